@@ -1,0 +1,56 @@
+"""Optimizers that are optimized by optimizers, to any depth, for PyTorch models.
+
+Names load when they are first used: ``import recopt`` imports neither torch nor mlflow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .declare import option, positive, real, unit
+    from .errors import RecoptError
+    from .strategy import Params, State, Strategy, Trial
+    from .task import Task
+
+__all__ = [
+    "Params",
+    "RecoptError",
+    "State",
+    "Strategy",
+    "Task",
+    "Trial",
+    "option",
+    "positive",
+    "real",
+    "unit",
+]
+
+__version__ = "0.1.0.dev0"
+
+_HOME = {
+    "Params": "strategy",
+    "RecoptError": "errors",
+    "State": "strategy",
+    "Strategy": "strategy",
+    "Task": "task",
+    "Trial": "strategy",
+    "option": "declare",
+    "positive": "declare",
+    "real": "declare",
+    "unit": "declare",
+}
+"""The submodule that each public name comes from (PEP 562)."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'recopt' has no attribute '{name}'")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

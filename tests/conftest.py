@@ -1,0 +1,34 @@
+"""What every test runs under: one thread, no telemetry, no settings of the user's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+# Before torch, numpy and mlflow are imported; processes that tests start inherit it.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", MPLBACKEND="Agg", MLFLOW_DISABLE_TELEMETRY="true")
+for _name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "MLFLOW_REGISTRY", "RECOPT_"))]:
+    del os.environ[_name]
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was() -> Iterator[None]:
+    """Each test starts from the same global seed, and one that leaves torch's defaults changed fails."""
+    torch.manual_seed(0)
+    yield
+    left = (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled())
+    torch.set_default_dtype(torch.float32)
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(True)
+    assert left == (torch.float32, 1, True), f"the test left torch's defaults changed: {left}"
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    """A seeded CPU generator."""
+    return torch.Generator().manual_seed(0)
