@@ -1,0 +1,78 @@
+"""Small classifiers: logistic regression, multilayer perceptron, convolutional network."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+}
+INITS = ("default", "normal", "xavier", "he")
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str) -> nn.Sequential:
+    """Flatten, then linear layers of the widths ``hidden`` with ``activation`` between them; logits."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    widths = [inputs, *hidden]
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+
+def cnn(shape: Sequence[int], channels: Sequence[int], outputs: int, activation: str) -> nn.Sequential:
+    """3 × 3 convolutions with BatchNorm, ``activation`` and halving by averages, then one linear layer; logits.
+
+    Averages and not maxima: their second derivative is what an unroll through the model needs, and they
+    can be mapped over tasks. A convolution before BatchNorm has no bias, which would have no effect.
+
+    Args:
+        shape: (channels, height, width) of an image; halved (rounding down) after each convolution, so
+            height and width must be at least 2 to the number of ``channels``.
+    """
+    layers: list[nn.Module] = []
+    before, height, width = shape
+    for after in channels:
+        layers += [
+            nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after),
+            ACTIVATIONS[activation](), nn.AvgPool2d(2),
+        ]
+        before, height, width = after, height // 2, width // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * height * width, outputs))
+
+
+@torch.no_grad()
+def initialize(model: nn.Module, init: str, scale: float) -> nn.Module:
+    """Draw the weights of ``model``'s linear and convolution layers afresh, in place, from the global generator.
+
+    Args:
+        init: ``default`` keeps torch's; ``normal`` is N(0, 0.01²) for weights and biases (Andrychowicz et
+            al. 2016); ``xavier`` is N(0, 2 / (in + out)), ``he`` N(0, 2 / in), biases 0.
+        scale: multiplies the weights whatever ``init`` is, and the biases too where they are drawn.
+    """
+    for layer in model.modules():
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            continue
+        if init != "default":
+            layer.weight.normal_(0, _deviation(layer.weight, init))
+        layer.weight.mul_(scale)
+        if layer.bias is not None:
+            if init == "normal":
+                layer.bias.normal_(0, 0.01)
+            elif init != "default":
+                layer.bias.zero_()
+            layer.bias.mul_(scale)
+    return model
+
+
+def _deviation(weight: Tensor, init: str) -> float:
+    receptive = weight[0, 0].numel()  # 1 for a matrix
+    fan_in, fan_out = weight.shape[1] * receptive, weight.shape[0] * receptive
+    return {"normal": 0.01, "xavier": math.sqrt(2 / (fan_in + fan_out)), "he": math.sqrt(2 / fan_in)}[init]

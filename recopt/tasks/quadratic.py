@@ -1,0 +1,73 @@
+"""Random least-squares problems."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..declare import option
+from ..errors import RecoptError
+from ..task import Batch, Split, Task
+
+
+class Linear(nn.Module):
+    """The vector ``theta``; called with a matrix W (dim × dim) it returns Wθ."""
+
+    theta: Tensor
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(start)
+
+    def forward(self, matrix: Tensor) -> Tensor:
+        return matrix @ self.theta
+
+
+class Quadratic(Task):
+    """Random least squares, f(θ) = ‖Wθ − y‖², W and y standard normal.
+
+    The family of Andrychowicz et al. 2016 (1606.04474, §3.1): W is dim × dim, y has dim entries, θ starts
+    at 0, and f is the *sum* of the squared residuals, neither halved nor divided by dim. The seed
+    draws W and y; all splits and indices are the same function. The minimum is 0 (W is regular almost surely).
+
+    With ``conditioning`` c ≥ 1, W is instead a random rotation of singular values spaced evenly
+    in their logarithm between s and s/c, s such that ‖W‖² is dim² as it is on average for a normal
+    W: the Hessian 2WᵀW then has condition number c².
+    """
+
+    dim = option(10, "how many variables")
+    conditioning = option(0.0, "condition number of W; 0 leaves W standard normal")
+    start = option("zero", "where θ starts: at 0, or standard normal", choices=("zero", "normal"))
+
+    def __init__(self, *, seed: int = 0, **options: object) -> None:
+        super().__init__(seed=seed, **options)
+        if self.dim < 1:
+            raise RecoptError(f"quadratic.dim must be at least 1, not {self.dim}.")
+        if self.conditioning != 0 and self.conditioning < 1:
+            raise RecoptError(f"quadratic.conditioning must be 0 or at least 1, not {self.conditioning:g}.")
+        self._drawn: tuple[int, Tensor, Tensor] | None = None
+
+    def model(self) -> nn.Module:
+        return Linear(torch.zeros(self.dim) if self.start == "zero" else torch.randn(self.dim))
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        """(W, y) of shapes (dim, dim) and (dim,): the same for every index and split."""
+        if self._drawn is None or self._drawn[0] != self.seed:
+            self._drawn = (self.seed, *self._draw())
+        return self._drawn[1:]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        matrix, target = batch
+        residual: Tensor = model(matrix) - target
+        return (residual**2).sum()
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        generator = self.generator(0)
+        matrix = torch.randn(self.dim, self.dim, generator=generator)
+        target = torch.randn(self.dim, generator=generator)
+        if self.conditioning:
+            # In float64: the condition number is meant exactly, and large ones too.
+            left, _, right = torch.linalg.svd(matrix.double())
+            spread = torch.logspace(0, -1, self.dim, base=self.conditioning, dtype=torch.float64)
+            matrix = (left * (spread * self.dim / spread.norm()) @ right).float()
+        return matrix, target

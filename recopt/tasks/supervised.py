@@ -1,0 +1,152 @@
+"""The base of tasks that learn labels from examples held in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..declare import option
+from ..errors import RecoptError
+from ..task import Batch, Split, Task
+
+SPLIT_SEED = 20160614
+"""Draws the validation examples: not a task's seed, so every task of a family holds out the same ones."""
+
+Examples = tuple[Tensor, Tensor]
+"""x of shape (N, …) and y of shape (N,), whole numbers for classes."""
+
+
+class Supervised(Task):
+    """Classification of examples held in memory. Subclasses implement :meth:`data` and :meth:`model`.
+
+    Training batches are consecutive pieces of one stream, which is the concatenation of the epochs; each
+    epoch is all training examples once, in an order drawn from (seed, epoch). So all
+    batches have ``batch_size`` examples, the one at an epoch's end being completed from the next epoch.
+
+    Held-out splits are passed over in order, in pieces of 256 examples or ``batch_size`` if that is more:
+    of equal size where a number of pieces near to that divides the split, so that the mean of the
+    pieces' means is the mean over the split; else they differ by one example, and so the weights by 1/256.
+
+    Subclasses may also override :meth:`prepare` (what becomes of raw x) and :meth:`loss` / :meth:`metrics`.
+
+    Class attributes:
+        held_out: the share of the training examples that is carved off as ``valid`` if ``data`` has none.
+
+    Raises:
+        RecoptError: if ``batch_size`` is negative or more than there are training examples.
+    """
+
+    batch_size = option(128, "examples in a training batch; 0 for all of them")
+
+    metric = "accuracy"
+    held_out: ClassVar[float] = 0.1
+
+    def __init__(self, *, seed: int = 0, **options: Any) -> None:
+        super().__init__(seed=seed, **options)
+        self._where = type(self).__name__.lower()
+        if self.batch_size < 0:
+            raise RecoptError(f"{self._where}.batch_size must be 0 or more, not {self.batch_size}.")
+        self._order: tuple[tuple[int, int], Tensor] | None = None
+        # One dict for a task and all its samples: whoever needs the data first loads it for all.
+        self._store: dict[str, Examples] = {}
+
+    def data(self) -> Mapping[str, Examples]:
+        """The examples (x, y) under ``train`` and ``test``, and ``valid`` unless it is to be carved from ``train``.
+
+        Called once for a task and all its samples. x may stay in whole numbers (uint8 images):
+        :meth:`prepare` turns each batch of it into floats.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no data.")
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """A batch of x as the model takes it: floats. uint8 is divided by 255, floats stay as they are."""
+        return x.float() / 255 if x.dtype == torch.uint8 else x
+
+    def examples(self, split: Split = "train") -> Examples:
+        """All of ``split`` as it is held: raw x, and y."""
+        if not self._store:
+            self._store.update(carve(dict(self.data()), self.held_out))
+            count = len(self._store["train"][1])
+            if self.batch_size > count:
+                self._store.clear()
+                place = f"{self._where}.batch_size is {self.batch_size}"
+                raise RecoptError(f"{place}, but there are {count} training examples: give fewer, or 0 for all.")
+        return self._store[split]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Hold the data on ``device``, here and in all samples of this task; batches are gathered there."""
+        for split, (x, y) in [(s, self.examples(s)) for s in SPLITS]:
+            self._store[split] = (x.to(device), y.to(device))
+        return self
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        """(x, y): prepared floats of shape (B, …), and labels of shape (B,)."""
+        x, y = self.examples(split)
+        if split != "train":
+            pieces = self.batches(split)
+            low, high = (len(y) * (index % pieces + k) // pieces for k in (0, 1))
+            return self.prepare(x[low:high]), y[low:high]
+        rows = self.rows(index).to(y.device)
+        return self.prepare(x[rows]), y[rows]
+
+    def rows(self, index: int) -> Tensor:
+        """Which training examples batch ``index`` holds: ``batch_size`` whole numbers."""
+        count = len(self.examples("train")[1])
+        size = self.batch_size or count
+        epoch, low = divmod(index * size, count)
+        head = self._epoch(epoch)[low : low + size]
+        return head if len(head) == size else torch.cat([head, self._epoch(epoch + 1)[: size - len(head)]])
+
+    def batches(self, split: Split) -> int:
+        """How many batches make one pass: exactly for held-out splits, rounded up for ``train``."""
+        count = len(self.examples(split)[1])
+        if split == "train":
+            return math.ceil(count / (self.batch_size or count))
+        least = math.ceil(count / max(256, self.batch_size))
+        return next((n for n in range(least, 2 * least + 1) if count % n == 0), least)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean cross entropy, in nats."""
+        x, y = batch
+        return functional.cross_entropy(model(x), y)
+
+    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """``accuracy``: the share of examples whose largest logit is at the label."""
+        x, y = batch
+        logits = model(x)
+        return {"accuracy": (logits.argmax(-1) == y).to(logits.dtype).mean()}
+
+    def _epoch(self, epoch: int) -> Tensor:
+        key = (self.seed, epoch)
+        if self._order is None or self._order[0] != key:
+            count = len(self.examples("train")[1])
+            self._order = (key, torch.randperm(count, generator=self.generator(epoch)))
+        return self._order[1]
+
+    def __copy__(self) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to another process: not the data, which it loads for itself."""
+        return self.__dict__ | {"_store": {}, "_order": None}
+
+
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+def carve(data: dict[str, Examples], share: float) -> dict[str, Examples]:
+    """``data`` with ``valid`` carved from ``train`` by :data:`SPLIT_SEED` if it has none: ``share``, rounded."""
+    if "valid" in data:
+        return data
+    x, y = data["train"]
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    cut = max(1, round(share * len(y)))
+    held, kept = order[:cut].sort().values, order[cut:].sort().values
+    return {**data, "train": (x[kept], y[kept]), "valid": (x[held], y[held])}

@@ -1,0 +1,173 @@
+"""What every shipped task promises: determinism, purity, finite gradients, and mapping over tasks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, grad_and_value, vmap
+
+import recopt.tasks
+from recopt import tree
+from recopt.bridge import Patched
+from recopt.errors import RecoptError
+from recopt.task import Split, Task
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("quadratic", {}),
+    ("quadratic", {"dim": 4, "conditioning": 100, "start": "normal"}),
+    ("rosenbrock", {"dim": 5}),
+    ("rosenbrock", {"noise": 0.5}),
+    ("rastrigin", {"dim": 3}),
+    ("digits", {}),
+    ("digits", {"net": "logistic", "batch_size": 0}),
+    ("digits", {"net": "cnn", "channels": [4, 4], "normalization": "standard"}),
+    ("digits", {"hidden": [8], "depth": 2, "activation": "gelu", "init": "he", "normalization": "symmetric"}),
+]
+every = pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{n}-{'-'.join(o)}" for n, o in CASES])
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+def drawn(task: Task) -> nn.Module:
+    torch.manual_seed(task.seed)
+    return task.model()
+
+
+def loss_of(task: Task, model: nn.Module) -> Any:
+    """The task's loss as a function of the parameters and buffers of a model of this shape."""
+
+    def loss(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Any) -> Tensor:
+        return task.loss(lambda *args: functional_call(model, (params, buffers), args), batch)  # type: ignore[arg-type]
+
+    return loss
+
+
+def parts(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return ({k: v.detach() for k, v in model.named_parameters()}, {k: v.clone() for k, v in model.named_buffers()})
+
+
+def same(one: Any, other: Any) -> bool:
+    pairs = list(zip(tree.tensors(one), tree.tensors(other), strict=True))
+    return bool(pairs) and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+
+
+@every
+def test_batches_are_a_pure_function_of_seed_index_and_split(name: str, options: dict[str, Any]) -> None:
+    first, second = (recopt.tasks.make(name, seed=7, **options) for _ in range(2))
+    for split in SPLITS:
+        forwards = [first.batch(i, split) for i in range(5)]
+        # Another order, another instance, and one that stands in for another seed in between.
+        second.sample(8).batch(3, split)
+        backwards = [second.batch(i, split) for i in reversed(range(5))][::-1]
+        assert all(same(a, b) for a, b in zip(forwards, backwards, strict=True))
+        assert same(first.sample(1).sample(7).batch(2, split), forwards[2])
+
+
+@every
+def test_seeds_differ_in_what_they_train(name: str, options: dict[str, Any]) -> None:
+    task = recopt.tasks.make(name, seed=1, **options)
+    other = task.sample(2)
+    assert type(other) is type(task)
+    assert (task.seed, other.seed) == (1, 2)
+    models = [parts(drawn(t)) for t in (task, task, other)]
+    assert same(models[0], models[1])
+    assert not (same(models[0], models[2]) and same(task.batch(0), other.batch(0)))
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_finite_and_agree_with_central_differences(
+    name: str, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    task = recopt.tasks.make(name, seed=3, **options)
+    model = drawn(task).to(dtype)
+    batch = tree.tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, task.batch(0))
+    params, buffers = parts(model)
+    loss = loss_of(task, model)
+    slope, value = grad_and_value(loss)(params, dict(buffers), batch)
+    assert value.dtype == dtype
+    assert value.ndim == 0
+    assert all(g.isfinite().all() and g.shape == params[k].shape and g.dtype == dtype for k, g in slope.items())
+    assert any(g.abs().max() > 0 for g in slope.values())
+    if dtype is torch.float64:
+        generator = torch.Generator().manual_seed(0)
+        way = {k: torch.randn(p.shape, generator=generator, dtype=dtype) for k, p in params.items()}
+        ahead, behind = (loss({k: p + s * way[k] for k, p in params.items()}, buffers, batch) for s in (1e-5, -1e-5))
+        exact = sum(float((slope[k] * way[k]).sum()) for k in params)
+        assert float(ahead - behind) / 2e-5 == pytest.approx(exact, rel=1e-6, abs=1e-7)
+
+
+@every
+def test_second_derivatives_are_finite(name: str, options: dict[str, Any]) -> None:
+    task = recopt.tasks.make(name, seed=3, **options)
+    model = drawn(task)
+    loss, batch = loss_of(task, model), task.batch(0)
+    params, buffers = parts(model)
+
+    def squared(at: dict[str, Tensor]) -> Tensor:
+        slope = grad(loss)(at, {k: v.clone() for k, v in buffers.items()}, batch)
+        return torch.stack([(g**2).sum() for g in slope.values()]).sum()
+
+    assert all(g.isfinite().all() for g in grad(squared)(params).values())
+
+
+@every
+def test_mapping_over_tasks_equals_a_loop(name: str, options: dict[str, Any]) -> None:
+    task = recopt.tasks.make(name, **options)
+    assert task.vectorize
+    tasks = [task.sample(seed) for seed in range(3)]
+    models = [drawn(t).double() for t in tasks]
+    batches = [tree.tree_map(lambda t: t.double() if t.is_floating_point() else t, t.batch(1)) for t in tasks]
+    both = grad_and_value(loss_of(task, models[0]))
+    inputs = [(*parts(m), b) for m, b in zip(models, batches, strict=True)]
+    looped = tree.stack([both(p, {k: v.clone() for k, v in f.items()}, b) for p, f, b in inputs])
+    mapped = vmap(both)(*(tree.stack(column) for column in zip(*inputs, strict=True)))
+    for one, other in zip(tree.tensors(looped), tree.tensors(mapped), strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-10)
+
+
+@every
+def test_a_patched_model_has_the_same_loss_and_metrics(name: str, options: dict[str, Any]) -> None:
+    task = recopt.tasks.make(name, seed=5, **options)
+    model, batch = drawn(task), task.batch(0)
+    patched = Patched(model).load([p.detach() for p in model.parameters()], list(model.buffers()))
+    assert torch.equal(task.loss(patched, batch), task.loss(model, batch))
+    patched, held = patched.eval(), task.batch(0, "test")
+    measured = task.metrics(model.eval(), held)
+    assert task.metric is None or task.metric in measured
+    assert all(v.ndim == 0 and v.isfinite() for v in measured.values())
+    model.train()
+
+
+@every
+def test_passes_are_counted(name: str, options: dict[str, Any]) -> None:
+    task = recopt.tasks.make(name, **options)
+    for split in SPLITS:
+        count = task.batches(split)
+        assert count >= 1
+        if split != "train":
+            assert same(task.batch(count, split), task.batch(0, split))
+
+
+def test_every_name_is_listed_with_the_first_line_of_its_class() -> None:
+    assert recopt.tasks.names() == sorted(recopt.tasks.names())
+    assert {name for name, _ in CASES} <= set(recopt.tasks.names())
+    for name in recopt.tasks.names():
+        described = (recopt.tasks.get(name).__doc__ or "").splitlines()[0]
+        assert recopt.tasks.describe(name) == described
+        assert issubclass(recopt.tasks.get(name), Task)
+
+
+@pytest.mark.parametrize("call", [recopt.tasks.get, recopt.tasks.describe, recopt.tasks.make])
+def test_an_unknown_name_is_refused(call: Any) -> None:
+    with pytest.raises(RecoptError, match=r"Unknown task 'quadratics'\. Did you mean 'quadratic'\?"):
+        call("quadratics")
+
+
+def test_the_list_needs_no_torch() -> None:
+    code = "import sys, recopt.tasks; recopt.tasks.names(); sys.exit(bool({'torch', 'sklearn'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
