@@ -1,0 +1,97 @@
+"""Simulated annealing with a relative temperature and an adaptive step.
+
+Kirkpatrick, Gelatt & Vecchi 1983; acceptance after Metropolis et al. 1953. At step n = 0, 1, … the point x and a
+candidate x' = x + step · r ⊙ spread · ε, ε standard normal, are scored side by side: on the same batch, or over the
+same window, so the comparison is paired and what they have in common cancels. With d = f(x') − f(x),
+
+    accept if d ≤ 0, else with probability exp(−d / (T s)),    T = temperature · coolingⁿ
+
+where s is the running size of |d|: T is in units of the differences that are met, so that multiplying the loss by
+a constant changes nothing. s is a mean of the first 10 differences and can only fall from then on: if it could
+grow, hot steps would grow with the differences that they make, and the point would climb without end (it does).
+A wild difference counts as at most ten times the others. A candidate whose loss is not finite is never accepted;
+if only the present point's is not, the candidate is.
+
+The step follows the rate of acceptance towards ``target`` (Rechenberg's 1/5 success rule in the form of Kern et al.
+2004): log r grows by adaptation · (1 − target) on acceptance and falls by adaptation · target on rejection; it
+stays where d = 0, which says nothing (a plateau must not blow the step up). It is one number per level.
+
+``spread`` (see ``recopt.draws.spreads``) is each tensor's own unit at the start: 1 for a coordinate such as a log
+learning rate, the root mean square for a network's weights; it does not follow the point.
+
+Under noise: both points are scored anew at every step, no best value is kept, so none can be a lucky one. Towards
+the end the rule becomes a paired descent, and is as sure of a step as one batch (or one window) is.
+
+State: ``{"steps": n, "ratio": log r, "size": s (0: none met yet), "spread": [one number per tensor]}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from recopt import Params, State, Strategy, Trial, positive, unit
+from recopt.draws import chance, normal, spreads
+
+MEMORY = 0.1
+"""The weight of the newest difference in the running size of differences, once there are 1 / MEMORY of them."""
+OUTLIER = 10.0
+"""A difference counts in that size as at most this many times the size so far."""
+
+
+class Annealing(Strategy):
+    """Simulated annealing: a random step, taken if it helps, sometimes if it does not, ever more rarely."""
+
+    order = 0
+    vectorize = False
+
+    temperature = positive(0.3, "first temperature, in units of the usual difference between two losses")
+    cooling = unit(0.98, "factor on the temperature at every step")
+    step = positive(0.3, "first step, in each tensor's unit (1 in the logarithm of a rate)")
+    target = unit(0.2, "the rate of acceptance that the step size is steered towards")
+    adaptation = positive(0.1, "how fast the step size follows the rate of acceptance")
+
+    def init(self, point: Params) -> State:
+        """The units of ``point``; no difference met yet."""
+        zero = point[0].detach().new_zeros(())
+        return {"steps": 0, "ratio": zero, "size": zero, "spread": spreads(point)}
+
+    @torch.no_grad()
+    def propose(self, point: Params, state: State, rng: Generator) -> list[Params]:
+        """``[point, candidate]``."""
+        length = self.step * state["ratio"].exp()
+        units = zip(point, state["spread"], normal(point, rng), strict=True)
+        return [point, [p + (length * spread).to(p) * noise for p, spread, noise in units]]
+
+    @torch.no_grad()
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
+        """Move to the candidate or stay, from the losses of the two trials."""
+        old, new = trials[0].loss, trials[1].loss
+        assert old is not None
+        assert new is not None
+        gap = new - old
+        size, known = state["size"].to(gap), state["size"].to(gap) > 0
+        heat = self.temperature * self.cooling ** state["steps"] * torch.where(known, size, gap.abs())
+        lucky = gap < -chance(gap, rng).log() * heat
+        accepted = new.isfinite() & ((gap <= 0) | lucky | ~old.isfinite())
+        push = self.adaptation * (accepted.to(gap) - self.target)
+        after = {
+            "steps": state["steps"] + 1,
+            "ratio": state["ratio"] + torch.where(gap == 0, 0.0, push).to(state["ratio"]),
+            "size": _followed(size, gap.abs(), state["steps"]).to(state["size"]),
+            "spread": state["spread"],
+        }
+        moves = zip(point, trials[1].point, strict=True)
+        return [torch.where(accepted, q - p, torch.zeros_like(p)) for p, q in moves], after
+
+
+def _followed(size: Tensor, new: Tensor, steps: int) -> Tensor:
+    """The running size after one more difference; ``new`` itself if it is the first that says anything."""
+    weight = 1 / (steps + 1)
+    mean = size + max(weight, MEMORY) * (torch.minimum(new, OUTLIER * size) - size)
+    if weight <= MEMORY:
+        mean = torch.minimum(mean, size)
+    mean = torch.where(size > 0, mean, new)
+    return torch.where(new.isfinite() & (new > 0), mean, size)
