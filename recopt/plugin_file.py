@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import re
 import sys
 import traceback
@@ -33,11 +34,14 @@ class _Loader(SourceFileLoader):
         return self.source_to_code(self.source, self.path)
 
 
-def import_file(path: Path) -> ModuleType:
+def import_file(path: Path, beside: bool = True) -> ModuleType:
     """The module in ``path``, run once per text: asking again gives the same module, until the file changes.
 
     It goes into ``sys.modules`` under a name made from its place and its text, so that files of the same name do not
-    collide, and its folder goes to the end of ``sys.path``.
+    collide.
+
+    Args:
+        beside: whether it may import what lies beside it; its folder then goes to the end of ``sys.path``.
 
     Raises:
         RecoptError: if it cannot be read, or raises; with the file, the line, and what it says.
@@ -47,7 +51,7 @@ def import_file(path: Path) -> ModuleType:
         source = path.read_bytes()
     except OSError as why:
         raise RecoptError(f"{path} cannot be read: {why.strerror}.") from None
-    digest = hashlib.sha256(f"{path}\0".encode() + source).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(path) + b"\0" + source).hexdigest()[:12]
     name = f"recopt_plugin_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
@@ -55,7 +59,7 @@ def import_file(path: Path) -> ModuleType:
     spec = spec_from_file_location(name, path, loader=loader)
     assert spec is not None  # given a loader, there is one
     module = module_from_spec(spec)
-    if str(path.parent) not in sys.path:
+    if beside and str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     sys.modules[name] = module  # before it runs, as dataclasses and typing look their module up
     try:
@@ -86,9 +90,9 @@ def _blame(path: Path, why: BaseException) -> str:
     return f"{place}: the file fails when it is imported ({one_line(why)})."
 
 
-def class_in_file(kind: Kind, path: Path) -> type | None:
+def class_in_file(kind: Kind, path: Path, beside: bool = True) -> type | None:
     """The plugin class in the file ``path``, which is run. As :func:`import_file` and :func:`class_in`."""
-    return class_in(kind, import_file(path), str(path))
+    return class_in(kind, import_file(path, beside), str(path))
 
 
 def class_in(kind: Kind, module: ModuleType, place: str) -> type | None:
@@ -109,12 +113,12 @@ def class_in(kind: Kind, module: ModuleType, place: str) -> type | None:
     return found[0]
 
 
-def _public(module: ModuleType, kind: Kind) -> list[type]:
-    classes = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base_of(kind)))
-    return [c for c in dict.fromkeys(classes) if c.__module__ == module.__name__ and not c.__name__.startswith("_")]
-
-
 def base_of(kind: Kind) -> type:
     """``Strategy`` or ``Task``."""
     module = importlib.import_module(f".{kind}", __package__)  # now, not above: it imports torch
     return cast(type, getattr(module, kind.capitalize()))
+
+
+def _public(module: ModuleType, kind: Kind) -> list[type]:
+    classes = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base_of(kind)))
+    return [c for c in dict.fromkeys(classes) if c.__module__ == module.__name__ and not c.__name__.startswith("_")]

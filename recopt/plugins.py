@@ -11,8 +11,8 @@ name is taken:
 
 So a user's file goes before a shipped one of the same name, with a :class:`ShadowedPlugin` warning, and an
 installed package never changes what a name means. A path that ends in ``.py`` is taken as it is. Only the file
-that is asked for is run, its folder is added at the end of ``sys.path`` (so that it may import what is
-beside it), and nothing is written into it.
+that is asked for is run; a user's folder is added at the end of ``sys.path``, so that a plugin may import what is
+beside it.
 """
 
 from __future__ import annotations
@@ -233,17 +233,17 @@ def _candidates(kind: Kind, folders: Sequence[PathLike]) -> Iterator[_Candidate]
         local, shipped = Path("strategies"), shipped_folder("strategies")
         if local.is_dir() and local.resolve() != shipped.resolve():
             yield from _in_folder(kind, local, "./strategies")
-        yield from _in_folder(kind, shipped, "shipped")
+        yield from _in_folder(kind, shipped, "shipped", beside=False)
     yield from _installed(kind)
 
 
-def _in_folder(kind: Kind, folder: Path, origin: str) -> Iterator[_Candidate]:
+def _in_folder(kind: Kind, folder: Path, origin: str, beside: bool = True) -> Iterator[_Candidate]:
     groups: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.py")):
         if not path.name.startswith(("_", ".")):
             groups.setdefault(_canonical(path.stem), []).append(path)
     for name, paths in groups.items():
-        load: Callable[[], type | None] = partial(class_in_file, kind, paths[0])
+        load: Callable[[], type | None] = partial(class_in_file, kind, paths[0], beside)
         if len(paths) > 1:
             load = partial(_refuse, f"{paths[0]} and {paths[1].name} have the same name, '{name}': rename one.")
         elif not _NAME.fullmatch(name):

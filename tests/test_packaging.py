@@ -1,0 +1,77 @@
+"""What is installed: the wheel holds the shipped strategies and specs inside the package, and works from elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import recopt
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel of a copy of this checkout, in which runs and Python have left things behind."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for folder in ("recopt", "strategies"):
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, checkout / name)
+    for left in (
+        "runs/spec.yaml",
+        "runs/mlflow.db",
+        "runs/1/spec.yaml",
+        "strategies/__pycache__/sgd.pyc",
+        "tests/x.py",
+    ):
+        (checkout / left).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / left).touch()
+    code = "import hatchling.build as b; print(b.build_wheel('.'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=True)
+    return zipfile.ZipFile(checkout / done.stdout.split()[-1])
+
+
+def test_the_wheel_holds_one_package_and_no_litter(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    assert {name.partition("/")[0] for name in names} == {"recopt", f"recopt-{recopt.__version__}.dist-info"}
+    inside = [name for name in names if name.startswith("recopt/")]
+    assert not {name.rpartition(".")[2] for name in inside} & {"pyc", "db", "log", "gz"}
+    assert [name for name in inside if name.startswith("recopt/_runs/")] == ["recopt/_runs/spec.yaml"]
+    shipped = {Path(name).name for name in inside if name.startswith("recopt/_strategies/")}
+    assert shipped == {path.name for path in (ROOT / "strategies").glob("*.py")}
+    assert {"recopt/py.typed", "recopt/plugins.py", "recopt/tasks/__init__.py"} <= set(names)
+
+
+def test_what_is_in_the_wheel_works_from_another_folder(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path / "site")
+    code = (
+        "import recopt, recopt.plugins as p, sys; p.load_task('quadratic'); s = p.load_strategy('sgd');"
+        "print(p.source_of(s)[0], recopt.__file__); sys.exit(any(i.problem for i in p.list_strategies()))"
+    )
+    env = {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    inside = tmp_path / "site" / "recopt"
+    assert done.stdout.split() == [str(inside / "_strategies" / "sgd.py"), str(inside / "__init__.py")]
+
+
+def test_the_tested_set_covers_what_is_required() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *extras["test"], *extras["dev"]]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
+    for requirement in required:
+        name = requirement.partition(";")[0]
+        for mark in "<>=!~[ ":
+            name = name.partition(mark)[0]
+        assert name.lower().replace("_", "-") in pinned, f"constraints.txt lacks {name}"
+    assert all("==" in line and "+" not in line and "://" not in line for line in lines)
