@@ -1,0 +1,140 @@
+"""The formats: IDX (MNIST and kin), CIFAR's binary records, SVHN's MATLAB files; members of archives."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import shutil
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor
+
+from ..errors import RecoptError
+
+CIFAR_RECORD = 1 + 3 * 32 * 32
+_UBYTE = 0x08
+# What reading a damaged compressed file can raise.
+_DAMAGE = (OSError, EOFError, zlib.error, struct.error, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
+
+
+def damaged(path: Path, why: object) -> RecoptError:
+    """The error for a file that is there but no good."""
+    if isinstance(why, OSError) and why.errno is not None:  # the disk's fault, not the file's
+        return RecoptError(f"{path} cannot be used: {why}.")
+    return RecoptError(f"{path} is damaged ({why}): delete it, and it will be fetched again.")
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """The unsigned bytes of an IDX file, plain or gzipped (``.gz``): uint8 of shape (N, *shape).
+
+    The header is two zero bytes, the type 0x08, the number of dimensions, then each dimension as a
+    big-endian 32-bit number.
+
+    Raises:
+        RecoptError: if it is not such a file, or has fewer or more bytes than its header says.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            zero, kind, rank = struct.unpack(">HBB", file.read(4))
+            if (zero, kind, rank) != (0, _UBYTE, 1 + len(shape)):
+                raise damaged(path, f"not an IDX file of unsigned bytes in {1 + len(shape)} dimensions")
+            sizes = struct.unpack(f">{rank}I", file.read(4 * rank))
+            if sizes[1:] != shape:
+                raise damaged(path, f"its items are of size {list(sizes[1:])} instead of {list(shape)}")
+            count = math.prod(sizes)
+            # One byte more than there should be: this also reads gzip's check sum.
+            content = bytearray(file.read(count + 1))
+    except _DAMAGE as error:
+        raise damaged(path, error) from error
+    if len(content) != count or not count:
+        raise damaged(path, f"{len(content):,} bytes where its header says {count:,}" if count else "empty")
+    return torch.frombuffer(content, dtype=torch.uint8).reshape(sizes)
+
+
+def read_cifar(path: Path) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, 32, 32) and labels (N,) of a file in CIFAR-10's binary version.
+
+    A record is a label and then the 1,024 red, green and blue values, row by row. How many there are is
+    told by the size of the file alone. Raises RecoptError if that is not a whole number of records.
+    """
+    try:
+        content = bytearray(path.read_bytes())
+    except OSError as error:
+        raise damaged(path, error) from error
+    if not content or len(content) % CIFAR_RECORD:
+        raise damaged(path, f"{len(content):,} bytes are not a whole number of records of {CIFAR_RECORD:,}")
+    records = torch.frombuffer(content, dtype=torch.uint8).reshape(-1, CIFAR_RECORD)
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].clone()
+
+
+def read_svhn(path: Path) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, 32, 32) and labels (N,) of one of SVHN's ``*_32x32.mat``; label 10, the digit 0, becomes 0.
+
+    Raises RecoptError if it is not such a file.
+    """
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, variable_names=("X", "y"))
+    except Exception as error:  # scipy raises whatever its parser trips over
+        raise damaged(path, error) from error
+    if not {"X", "y"} <= content.keys():
+        raise damaged(path, "it has no variables X and y")
+    x, y = content["X"], content["y"].reshape(-1)
+    if x.dtype != "uint8" or x.shape != (32, 32, 3, len(y)) or not len(y) or y.dtype.kind not in "ui":
+        raise damaged(path, f"X is {x.dtype} of shape {x.shape} for {len(y)} labels, not uint8 of (32, 32, 3, N)")
+    # A copy in that order: as it is, one image is scattered over the whole array.
+    images = torch.from_numpy(x).permute(3, 2, 0, 1).contiguous()
+    return images, torch.from_numpy(y % 10).to(torch.uint8)
+
+
+def extract(archive: Path, wanted: Mapping[str, Path]) -> None:
+    """Write the members ``wanted`` (name in the archive → where to) of a ``.zip`` or gzipped tar file.
+
+    Nothing else is unpacked, and no path out of the archive is used. Files appear in their place whole.
+
+    Raises:
+        RecoptError: if the archive is damaged or lacks one of them, or one cannot be written.
+    """
+    try:
+        with zipfile.ZipFile(archive) if archive.suffix == ".zip" else tarfile.open(archive, "r:gz") as opened:
+            for name, target in wanted.items():
+                _write(_member(opened, archive, name), target)
+    except _DAMAGE as error:
+        raise damaged(archive, error) from error
+
+
+def _member(opened: zipfile.ZipFile | tarfile.TarFile, archive: Path, name: str) -> IO[bytes]:
+    try:
+        if isinstance(opened, zipfile.ZipFile):
+            return opened.open(name)
+        info = opened.getmember(name)
+        # Only a regular file: a link could lead anywhere.
+        file = opened.extractfile(info) if info.isreg() else None
+    except KeyError:
+        file = None
+    if file is None:
+        raise damaged(archive, f"there is no file {name} in it")
+    return file
+
+
+def _write(source: IO[bytes], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with source, os.fdopen(handle, "wb") as file:
+            shutil.copyfileobj(source, file)
+        os.chmod(name, 0o644)  # mkstemp's files are private
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
