@@ -1,0 +1,90 @@
+"""One step of a level: normalize the signal, ask the strategy, bound the step; mapped over tasks if there are many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from . import tree
+from .bridge import Patched
+from .level import Level
+from .normalize import NORMALIZERS
+from .state import Signal
+from .strategy import Params, State, Strategy, Trial
+
+
+@dataclass
+class Step:
+    """A strategy's answer: deltas, its next states, and the signal as it read it."""
+
+    delta: Params
+    strategy: State
+    normal: State
+    signal: Params
+
+
+class Caller:
+    """A strategy's module, patched once and called with any values of its parameters."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.patched = Patched(strategy)
+        self.buffers = [b.detach() for b in strategy.buffers()]
+
+    def module(self, values: Params) -> Any:
+        """The strategy with its parameters at ``values``."""
+        return self.patched.load(values, self.buffers)
+
+    def init(self, point: Params, tasks: int) -> State:
+        """The strategy's state before the first step at ``point``, over tasks if there are many."""
+        if tasks == 1:
+            return self.strategy.init([p.detach() for p in point])
+        return tree.stack([self.strategy.init([p[n].detach() for p in point]) for n in range(tasks)])
+
+    def step(
+        self, values: Params, level: Level, point: Params, signal: Signal, strategy: State, normal: State,
+        rng: Generator, tasks: int,
+    ) -> Step:  # fmt: skip
+        """A first-order strategy's step at ``point`` on ``signal``."""
+        module = self.module(values)
+        normalize = NORMALIZERS[level.normalize or "none"]
+
+        def one(point: Params, loss: Tensor, grads: Params, strategy: State, normal: State) -> tuple[Any, ...]:
+            read, after = normalize(grads, normal, signal.bound)
+            delta, state = module(point, [Trial(point, loss, read)], strategy, rng)
+            if level.trust is not None:
+                delta = _bounded(delta, point, level.trust)
+            return delta, state, after, read
+
+        arguments = (point, signal.loss, signal.grads, strategy, normal)
+        return Step(*over_tasks(one, arguments, tasks, self.strategy.vectorize))
+
+
+def _bounded(delta: Params, point: Params, trust: float) -> Params:
+    """``delta`` with at most ``trust`` times the norm of ``point``, all tensors together."""
+    tiny = torch.finfo(delta[0].dtype).tiny
+    length = torch.stack([(d * d).sum() for d in delta]).sum().clamp_min(tiny).sqrt()
+    limit = trust * torch.stack([(p * p).sum() for p in point]).sum().clamp_min(tiny).sqrt()
+    factor = (limit / length).clamp_max(1.0)
+    return [d * factor for d in delta]
+
+
+def over_tasks(fn: Callable[..., Any], arguments: Sequence[Any], tasks: int, vectorize: bool) -> Any:
+    """``fn`` of ``arguments``, or of each task's share of them: mapped if it may be, else looped."""
+    if tasks == 1:
+        return fn(*arguments)
+    if not vectorize:
+        return tree.stack([fn(*tree.unstack(arguments, tasks)[n]) for n in range(tasks)])
+    shape: list[Any] = []
+
+    def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
+        out = fn(*tree.refill(arguments, leaves))
+        shape.append(out)
+        return tuple(tree.tensors(out))
+
+    leaves = torch.func.vmap(flat, randomness="different")(*tree.tensors(arguments))
+    return tree.refill(shape[0], leaves)

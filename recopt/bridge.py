@@ -1,0 +1,60 @@
+"""The only file that imports ``higher``: modules as functions of their parameters and buffers.
+
+``higher`` (Grefenstette et al. 2019, 1910.01727) patches a module so that its parameters are replaced by
+tensors that carry a graph. Its optimizers are not used: see docs/higher.md for what is wrong with them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .errors import RecoptError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import higher
+
+
+class Patched:
+    """A module patched once, then called with any parameters and buffers.
+
+    Args:
+        module: left untouched. Its class and submodules may be anything ``higher`` can patch.
+
+    Raises:
+        RecoptError: if the module is compiled or already patched.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        if hasattr(module, "_orig_mod"):
+            raise RecoptError("A compiled model cannot be patched: give the model itself, before torch.compile.")
+        # No initial copy (it would cut a self-loop's gradient), and no history of past parameters.
+        self.module: Any = higher.monkeypatch(module, copy_initial_weights=False, track_higher_grads=False)
+        self._places = [(m, name) for m in self.module.modules() for name, b in m._buffers.items() if b is not None]
+
+    def load(self, values: Sequence[Tensor], buffers: Sequence[Tensor] = ()) -> nn.Module:
+        """The module with these values in the order of ``parameters()`` and ``buffers()``.
+
+        Buffers are cloned, since a module may change them in place (batch statistics).
+        """
+        self.module.update_params(list(values))
+        for (owner, name), buffer in zip(self._places, buffers, strict=False):
+            owner._buffers[name] = buffer.clone()
+        return self.module  # type: ignore[no-any-return]
+
+    def buffers(self) -> list[Tensor]:
+        """The buffers as the last call left them, in the order that :meth:`load` takes."""
+        return [owner._buffers[name] for owner, name in self._places]
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Attention kernels that have a second derivative; the fused ones have none."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield

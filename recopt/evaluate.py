@@ -1,0 +1,128 @@
+"""Evaluations of the task slot: fresh models, losses and gradients, for one task or many side by side."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import tree
+from .bridge import Patched, twice_differentiable
+from .state import SlotState
+from .strategy import Params
+from .task import Split, Task
+
+
+def mix(*parts: int) -> int:
+    """One seed from several numbers (splitmix64 over the parts)."""
+    value = 0
+    for part in parts:
+        value = (value ^ part) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        value = ((value ^ value >> 27) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        value ^= value >> 31
+    return value >> 1
+
+
+class Evaluator:
+    """Draws tasks of a family and evaluates them.
+
+    Args:
+        family: the task that is sampled.
+        count: how many tasks run side by side; above 1 every tensor of the slot has a leading dimension.
+        seed: of the run. The first task of a run of one has exactly this seed.
+    """
+
+    def __init__(self, family: Task, count: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.family, self.count, self.seed, self.device, self.dtype = family, count, seed, device, dtype
+        self._drawn: dict[int, list[Task]] = {}
+        module = self.module(0)
+        self.names = [n for n, p in module.named_parameters() if p.requires_grad]
+        self._moving = [p.requires_grad for p in module.parameters()]
+        self.patched = Patched(module)
+
+    @property
+    def batched(self) -> bool:
+        """Whether the slot's tensors have a leading dimension over tasks."""
+        return self.count > 1
+
+    def tasks(self, draw: int) -> list[Task]:
+        """The tasks of draw number ``draw``."""
+        if draw not in self._drawn:
+            self._drawn = {k: v for k, v in self._drawn.items() if k >= draw - 2}
+            seeds = [self.seed if draw == n == 0 else mix(self.seed, draw, n) for n in range(self.count)]
+            self._drawn[draw] = [self.family.sample(seed) for seed in seeds]
+        return self._drawn[draw]
+
+    def module(self, draw: int, n: int = 0) -> torch.nn.Module:
+        """A fresh model of task ``n`` of a draw; torch's global generator is left as it was."""
+        task = self.tasks(draw)[n]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(task.seed)
+            return task.model().to(self.device, self.dtype)
+
+    def fresh(self, draw: int) -> SlotState:
+        """The task slot at the start of a draw."""
+        values = []
+        for n in range(self.count):
+            module = self.module(draw, n)
+            kept = [p.detach() for p in module.parameters() if not p.requires_grad]
+            moved = [p.detach() for p in module.parameters() if p.requires_grad]
+            values.append((moved, kept + [b.detach().clone() for b in module.buffers()]))
+        params, buffers = tree.stack(values) if self.batched else values[0]
+        return SlotState(params, buffers, draw=draw)
+
+    def batch(self, slot: SlotState, index: int, split: Split) -> Any:
+        """Batch ``index`` of the slot's tasks, on the run's device, floats in its dtype."""
+        found = [self._place(task.batch(index, split)) for task in self.tasks(slot.draw)]
+        return found if self.batched else found[0]
+
+    def _place(self, batch: Any) -> Any:
+        return tree.tree_map(
+            lambda t: t.to(self.device, self.dtype if t.is_floating_point() else None, non_blocking=True), batch
+        )
+
+    def load(self, params: Params, buffers: list[Tensor]) -> torch.nn.Module:
+        """The patched model with these values (of one task)."""
+        moved, still = iter(params), iter(buffers)
+        values = [next(moved) if moving else next(still) for moving in self._moving]
+        return self.patched.load(values, list(still))
+
+    def _loss(self, params: Params, buffers: list[Tensor], task: Task, batch: Any) -> tuple[Tensor, list[Tensor]]:
+        module = self.load(params, buffers)
+        loss = task.loss(module, batch)
+        kept = len(self._moving) - len(params)
+        return loss, [*buffers[:kept], *self.patched.buffers()]
+
+    def losses(self, slot: SlotState, params: Params, batch: Any) -> tuple[Tensor, list[Tensor]]:
+        """The loss at ``params``, 0-dimensional or one per task, and the buffers after it."""
+        tasks = self.tasks(slot.draw)
+        if not self.batched:
+            return self._loss(params, slot.buffers, tasks[0], batch)
+        if not tasks[0].vectorize:
+            found = [
+                self._loss([p[n] for p in params], [b[n] for b in slot.buffers], task, batch[n])
+                for n, task in enumerate(tasks)
+            ]
+            return tree.stack(found)
+        mapped = torch.func.vmap(lambda p, b, x: self._loss(p, b, tasks[0], x), randomness="different")
+        loss, buffers = mapped(params, slot.buffers, tree.stack(batch))
+        # Nothing of the mapped call may stay in the module.
+        self.load([p[0].detach() for p in params], [b[0].detach() for b in slot.buffers])
+        return loss, buffers
+
+    def gradient(self, slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Params, list[Tensor]]:
+        """Loss, gradient and buffers at the slot's value; with a graph through it, or none at all."""
+        params = slot.params if graph else [p.detach() for p in slot.params]
+        params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
+        with twice_differentiable() if graph else nullcontext(), torch.enable_grad():
+            loss, buffers = self.losses(slot, params, batch)
+            grads = torch.autograd.grad(loss.sum(), params, create_graph=graph, materialize_grads=True)
+        return (loss if graph else loss.detach()), list(grads), tree.detach(buffers)
+
+    def value(self, slot: SlotState, params: Params, batch: Any) -> Tensor:
+        """The loss at ``params`` alone, without a graph."""
+        with torch.no_grad():
+            return self.losses(slot, [p.detach() for p in params], batch)[0]

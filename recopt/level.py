@@ -1,0 +1,65 @@
+"""A level: "strategy ``by`` moves slot ``moves``", with what may be said about how. Level 1 is innermost."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+TASK = "task"
+GradientName = Literal["direct", "unroll", "online", "value"]
+NormalizeName = Literal["none", "clip", "rms", "unit", "cosine", "log_sign"]
+
+_OBJECTIVE = re.compile(r"mean|sum|last|improvement|steps_to:\s*[-+.\deE]+")
+
+
+def _objective(text: str) -> str:
+    if not _OBJECTIVE.fullmatch(text):
+        raise ValueError("should be mean, sum, last, improvement or 'steps_to: X'")
+    return text
+
+
+def _patterns(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class Level(BaseModel):
+    """One level. What is None is filled in by :meth:`recopt.graph.Graph.resolved`.
+
+    Attributes:
+        moves: the slot it moves: ``task`` or a strategy's slot.
+        by: the slot of the strategy it moves with.
+        only: glob patterns on parameter names; empty for all that nothing else moves.
+        every: steps of the optimizee's level between two steps of this one (the unroll length).
+        episode: steps after which the slot below starts afresh; None if it goes on.
+        gradient: where the signal comes from: ``direct`` (the task's own gradient), ``unroll``, ``online``
+            (the unroll of length 1, second derivatives dropped) or ``value`` (the meta-loss alone).
+        second_order: whether an unroll differentiates through the inner gradients.
+        objective: ``mean``, ``sum``, ``last``, ``improvement`` or ``steps_to: X`` over the window's losses.
+        on: the batches that the meta-loss is measured on.
+        normalize: what is done to the signal before the strategy reads it.
+        penalty_update: weight of the squared norm of the updates below in the meta-loss.
+        penalty_moved: weight of the squared norm of what this level moves.
+        trust: largest norm of a step relative to the norm of what is moved; None for no bound.
+        null_step: take a step back if the meta-loss rose after it.
+        guard: restore and shrink on non-finite or exploding losses.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    moves: str
+    by: str
+    only: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = ()
+    every: Annotated[int, Field(ge=1)] | None = None
+    episode: Annotated[int, Field(ge=1)] | None = None
+    gradient: GradientName | None = None
+    second_order: bool | None = None
+    objective: Annotated[str, AfterValidator(_objective)] | None = None
+    on: Literal["train", "valid"] | None = None
+    normalize: NormalizeName | None = None
+    penalty_update: Annotated[float, Field(ge=0)] = 0.0
+    penalty_moved: Annotated[float, Field(ge=0)] = 0.0
+    trust: Annotated[float, Field(gt=0)] | None = None
+    null_step: bool = False
+    guard: bool = True

@@ -1,0 +1,199 @@
+"""The way down: each level that has a signal steps the slot that it moves, the highest first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
+
+from . import tree
+from .apply import Step, over_tasks
+from .level import TASK
+from .state import Record, RunState, Signal, SlotState, Window
+from .strategy import Params, State, Trial
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+class Mover:
+    """Steps the levels of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.levels = engine, engine.levels
+        self._logged: dict[str, list[int]] = {}
+
+    def move(self, state: RunState, number: int) -> None:
+        """Step level ``number`` if it has a signal, or start its slot afresh if that is due."""
+        level, signal = self.levels[number], state.pending[number]
+        if level.moves in state.resets and number == max(self.engine.movers[level.moves]):
+            self._afresh(state, level.moves)
+        if level.gradient == "value" and level.moves != TASK:
+            self.engine.searcher.begin(number)
+            if signal is not None:
+                self._record(state, number, [], [], signal)
+            return
+        if level.moves in state.resets:
+            return
+        guard = state.guards.get(level.moves)
+        if signal is None or (guard is not None and guard.frozen):
+            return
+        if signal.bad is not None and bool(signal.bad.all()):
+            self._wait(state, number)
+            return
+        self._step(state, number, signal)
+
+    def finish(self, state: RunState) -> None:
+        """Forget this step's signals."""
+        if any(state.pending[n] is not None for n in self.engine.movers[TASK]) and TASK not in state.resets:
+            state.step += 1
+            state.slots[TASK].age += 1
+        for name, numbers in self.engine.movers.items():
+            if name != TASK and any(state.pending[n] is not None for n in numbers) and name not in state.resets:
+                state.slots[name].age += 1
+        state.pending = [None] * len(self.levels)
+        state.resets = []
+
+    # steps
+
+    def _step(self, state: RunState, number: int, signal: Signal) -> None:
+        engine, level, own = self.engine, self.levels[number], state.levels[number]
+        point = engine.point(state, number)
+        taped = any(engine.taping(n) for n in engine.above(number))
+        batched = engine.tasks > 1 and level.moves == TASK
+        rng = Generator()
+        rng.set_state(own.rng)
+        with torch.set_grad_enabled(taped):
+            made = self._first(state, number, signal, rng) if engine.graph.order(number) else self._zero(state, number, rng)
+            delta = self._checked(state, number, signal, made, point)
+            new = [p + d for p, d in zip(point, delta, strict=True)]
+        own.rng, own.steps = rng.get_state(), own.steps + 1
+        own.strategy, own.normal = made.strategy, made.normal
+        # What no tape runs over is a plain value; an optimizee's hyperparameters are leaves of the next window.
+        engine.put(state, number, new if taped else tree.detach(new))
+        if level.moves != TASK:
+            engine.leaves(state, level.moves)
+        self._record(state, number, new if taped else [], delta if taped else [], signal)
+        self._log(state, number, signal, made, delta, batched)
+
+    def _first(self, state: RunState, number: int, signal: Signal, rng: Generator) -> Step:
+        engine, level, own = self.engine, self.levels[number], state.levels[number]
+        tasks = engine.tasks if level.moves == TASK else 1
+        caller = engine.callers[level.by]
+        point = engine.point(state, number)
+        return caller.step(state.slots[level.by].params, level, point, signal, own.strategy, own.normal, rng, tasks)
+
+    def _zero(self, state: RunState, number: int, rng: Generator) -> Step:
+        """A zero-order strategy on the task itself: its proposals are scored on the batch at hand."""
+        engine, level, own = self.engine, self.levels[number], state.levels[number]
+        caller, slot = engine.callers[level.by], state.slots[TASK]
+        module = caller.module(state.slots[level.by].params)
+        batch = engine.evaluator.batch(slot, slot.seen - 1, "train")
+
+        def propose(point: Params, strategy: State) -> list[Params]:
+            return list(module.propose(point, strategy, rng))
+
+        found = over_tasks(propose, (engine.point(state, number), own.strategy), engine.tasks, False)
+        losses = []
+        for candidate in found:
+            params = list(slot.params)
+            for i, value in zip(engine.index[number], candidate, strict=True):
+                params[i] = value
+            losses.append(engine.evaluator.value(slot, params, batch))
+        engine.budget.spend(engine.searcher.payer(state), loss=engine.tasks * len(found))
+
+        def decide(point: Params, strategy: State, points: list[Params], losses: list[Tensor]) -> tuple[Params, State]:
+            trials = [Trial(p, x) for p, x in zip(points, losses, strict=True)]
+            delta, after = module(point, trials, strategy, rng)
+            return delta, after
+
+        arguments = (engine.point(state, number), own.strategy, found, losses)
+        delta, after = over_tasks(decide, arguments, engine.tasks, False)
+        return Step(delta, after, own.normal, [])
+
+    def _checked(self, state: RunState, number: int, signal: Signal, made: Step, point: Params) -> Params:
+        """The deltas as they are applied: shrunk by the guard, none where it acted, undone by a null step."""
+        level, own = self.levels[number], state.levels[number]
+        delta = made.delta
+        guard = state.guards.get(level.moves)
+        if guard is not None and bool((guard.scale < 1).any()):
+            scale = guard.scale
+            delta = [d * (scale.view(-1, *[1] * (d.ndim - 1)) if scale.ndim else scale).to(d) for d in delta]
+        if signal.bad is not None:
+            delta = tree.choose(signal.bad, [torch.zeros_like(d) for d in delta], delta)
+            made.strategy = tree.choose(signal.bad, tree.detach(own.strategy), made.strategy)
+        if level.null_step:
+            loss = signal.loss.detach()
+            if own.before is not None and own.score is not None and bool(loss.mean() > own.score.mean()):
+                delta = [b - p.detach() for b, p in zip(own.before, point, strict=True)]
+                own.before = None
+                self.engine.log(state, number + 1, {"null_step": 1})
+            else:
+                own.before, own.score = tree.detach(point), loss
+        return delta
+
+    def _wait(self, state: RunState, number: int) -> None:
+        """No step, since the guard has just put the slot back; the windows above still count it."""
+        signal = state.pending[number]
+        assert signal is not None
+        self._record(state, number, [], [], signal, null=True)
+
+    def _record(
+        self, state: RunState, number: int, point: Params, delta: Params, signal: Signal, null: bool = False
+    ) -> None:
+        """Note an update in the windows of the levels above."""
+        for n in self.engine.above(number):
+            window = state.levels[n].window
+            k = self.engine.graph.subjects[n].index(number)
+            if not window.records[k] and window.start[k] is None:
+                window.start[k] = Record([], [], signal.loss.detach())
+            keep = self.engine.taping(n)
+            window.records[k].append(Record(list(point) if keep else [], list(delta) if keep else [], null=null))
+
+    # fresh starts
+
+    def _afresh(self, state: RunState, name: str) -> None:
+        """Draw a slot anew: its value, the states of the levels that move it, and everything below."""
+        engine, slot = self.engine, state.slots[name]
+        draw = slot.draw + 1
+        if name == TASK:
+            state.slots[name] = engine.evaluator.fresh(draw)
+        else:
+            fresh = engine.graph.slots[name].afresh(engine.seed, draw).to(engine.device, engine.dtype)
+            state.slots[name] = SlotState([p.detach() for p in fresh.parameters()], [], draw=draw)
+            engine.leaves(state, name)
+        state.guards.pop(name, None)
+        for number in engine.movers[name]:
+            own = state.levels[number]
+            own.strategy, own.normal = engine.init(state, number), {}
+            own.before, own.score, own.search = None, None, None
+            for n in engine.above(number):
+                state.levels[n].window = Window.empty(len(engine.graph.subjects[n]))
+
+    # record
+
+    def _log(self, state: RunState, number: int, signal: Signal, made: Step, delta: Params, batched: bool) -> None:
+        level = self.levels[number]
+        values: dict[str, object] = {"update_norm": tree.norm(delta, batched).mean()}
+        if signal.grads is not None:
+            values["signal_norm"] = tree.norm(signal.grads, batched).mean()
+        if level.normalize != "none":
+            values["normalized_norm"] = tree.norm(made.signal, batched).mean()
+        if level.moves != TASK:
+            values["meta_loss"] = signal.loss.detach().mean()
+        self.engine.log(state, number + 1, values)
+        self.hyperparameters(state, number)
+
+    def hyperparameters(self, state: RunState, number: int) -> None:
+        """The hyperparameters a level has just stepped with, where they changed."""
+        name = self.levels[number].by
+        params = state.slots[name].params
+        seen = [id(p) for p in params]
+        if self._logged.get(name) == seen:
+            return
+        self._logged[name] = seen
+        strategy = self.engine.graph.slots[name]
+        found = strategy.natural(dict(zip(self.engine.graph.names[name], [p.detach() for p in params], strict=True)))
+        if found:
+            self.engine.log(state, number + 1, dict(found))

@@ -1,0 +1,80 @@
+"""Normalizers: what a level does to its signal before its strategy reads it (one task, any shapes).
+
+Each is a pure function ``(signal, state, bound) -> (signal, state)``, differentiable, so that it acts on
+the tape where the level is taped. ``bound`` is the product of the norms whose cosine the signal measures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Params = list[Tensor]
+State = dict[str, Any]
+Normalizer = Callable[[Params, State, Tensor | None], tuple[Params, State]]
+
+CLIP_NORM = 1.0
+RMS_DECAY = 0.99
+LOG_SIGN_P = 10.0
+
+
+def _tiny(like: Tensor) -> float:
+    # The least number whose square root is exact enough: signals may be as small as 1e-12 and still mean something.
+    return torch.finfo(like.dtype).tiny
+
+
+def _total(signal: Params) -> Tensor:
+    return torch.stack([(g * g).sum() for g in signal]).sum().clamp_min(_tiny(signal[0])).sqrt()
+
+
+def none(signal: Params, state: State, bound: Tensor | None) -> tuple[Params, State]:
+    """The signal as it is."""
+    return signal, state
+
+
+def clip(signal: Params, state: State, bound: Tensor | None) -> tuple[Params, State]:
+    """g · min(1, 1/‖g‖): the norm over all tensors is at most 1."""
+    factor = (CLIP_NORM / _total(signal)).clamp_max(1.0)
+    return [g * factor for g in signal], state
+
+
+def unit(signal: Params, state: State, bound: Tensor | None) -> tuple[Params, State]:
+    """g / ‖g‖ over all tensors; zero stays zero."""
+    length = _total(signal)
+    return [g / length for g in signal], state
+
+
+def rms(signal: Params, state: State, bound: Tensor | None) -> tuple[Params, State]:
+    """g / sqrt(v̂), per tensor, v the running mean of mean(g²) (decay 0.99), bias-corrected; zero stays zero."""
+    steps = state.get("steps", 0) + 1
+    before = state.get("square") or [torch.zeros_like(g.sum()) for g in signal]
+    square = [RMS_DECAY * v + (1 - RMS_DECAY) * (g * g).mean() for v, g in zip(before, signal, strict=True)]
+    correction = 1 - RMS_DECAY**steps
+    out = [g / (v / correction).clamp_min(_tiny(g)).sqrt() for v, g in zip(square, signal, strict=True)]
+    return out, {"steps": steps, "square": square}
+
+
+def cosine(signal: Params, state: State, bound: Tensor | None) -> tuple[Params, State]:
+    """g / (‖cotangents‖ ‖updates‖): for a log learning rate, the cosine of updates and what came after them."""
+    if bound is None:
+        raise ValueError("cosine needs a bound")
+    scale = bound.clamp_min(_tiny(bound))
+    return [g / scale for g in signal], state
+
+
+def log_sign(signal: Params, state: State, bound: Tensor | None) -> tuple[Params, State]:
+    """log|g|/p, or 0 below e⁻ᵖ, with the sign of g: Andrychowicz et al. 2016, App. A, p = 10, as one number.
+
+    The pair (log|g|/p, sign g) is folded into sign(g) · max(0, 1 + log|g|/p), which is 0 at e⁻ᵖ and 1 at 1.
+    """
+    floor = math.exp(-LOG_SIGN_P)
+    return [torch.sign(g) * (1 + g.abs().clamp_min(floor).log() / LOG_SIGN_P) for g in signal], state
+
+
+NORMALIZERS: dict[str, Normalizer] = {
+    "none": none, "clip": clip, "rms": rms, "unit": unit, "cosine": cosine, "log_sign": log_sign,
+}  # fmt: skip

@@ -1,0 +1,149 @@
+"""Run state: one tree. Checkpoint, resume, trial and rollback are all copies of (part of) it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import tree
+from .strategy import Params, State
+
+Pair = tuple[Tensor, Tensor]
+"""A taped tensor, and the gradient of the meta-loss with respect to it, everything before it held fixed."""
+
+
+@dataclass
+class Signal:
+    """What a level is told of its slot's value: the (meta-)loss and, for first-order strategies, the gradient.
+
+    ``loss`` is 0-dimensional, or over tasks. ``grads`` has one entry per parameter that the level moves.
+    ``pairs`` is the window behind it, for a level above that differentiates through it. ``bound`` is what
+    the cosine normalizer divides by. ``bad`` marks where a guard put the slot back: there is no step there.
+    """
+
+    loss: Tensor
+    grads: Params | None = None
+    pairs: list[Pair] = field(default_factory=list)
+    bound: Tensor | None = None
+    bad: Tensor | None = None
+
+
+@dataclass
+class Record:
+    """One update of a level below, and what came after it; live tensors carry the graph.
+
+    ``null`` marks an update that did not happen, since a guard had just put the slot back.
+    """
+
+    point: Params
+    update: Params
+    loss: Tensor | None = None
+    pairs: list[Pair] = field(default_factory=list)
+    null: bool = False
+
+
+@dataclass
+class Window:
+    """The updates since a level last stepped, per subject; ``start`` holds what was before the first of them."""
+
+    records: list[list[Record]]
+    start: list[Record | None]
+
+    @classmethod
+    def empty(cls, subjects: int) -> Window:
+        return cls([[] for _ in range(subjects)], [None] * subjects)
+
+
+@dataclass
+class Search:
+    """A zero-order level at work: points to score, scores so far, and the states to go back or on to."""
+
+    point: Params
+    candidates: list[Params]
+    start: RunState | None
+    scores: list[Tensor] = field(default_factory=list)
+    ends: list[RunState] = field(default_factory=list)
+
+
+@dataclass
+class Guard:
+    """What a slot can be put back to, and how far the steps of the levels that move it have been shrunk."""
+
+    point: Params
+    states: list[State]
+    reference: Tensor
+    scale: Tensor
+    seen: int = 0
+    strikes: int = 0
+    restored: int = 0
+    frozen: bool = False
+
+
+@dataclass
+class LevelState:
+    """A level's own state: it never belongs to the strategy's module, so tied levels do not share it."""
+
+    strategy: State
+    normal: State
+    rng: Tensor
+    window: Window
+    steps: int = 0
+    search: Search | None = None
+    before: Params | None = None
+    score: Tensor | None = None
+
+
+@dataclass
+class SlotState:
+    """A slot's value: what is moved and what is carried along.
+
+    ``draw`` counts fresh starts, ``age`` the updates and ``seen`` the evaluations since the last one.
+    """
+
+    params: Params
+    buffers: list[Tensor]
+    draw: int = 0
+    age: int = 0
+    seen: int = 0
+
+
+@dataclass
+class RunState:
+    """Everything a run is, at one moment. ``rng`` is torch's global generator, filled in by :meth:`copy`.
+
+    ``step`` counts updates of the task. ``middle`` marks the moment between the way up (signals) and the
+    way down (steps), where no tape is open. ``log`` holds points of the record not yet handed on.
+    """
+
+    slots: dict[str, SlotState]
+    levels: list[LevelState]
+    pending: list[Signal | None]
+    guards: dict[str, Guard] = field(default_factory=dict)
+    step: int = 0
+    middle: bool = False
+    resets: list[str] = field(default_factory=list)
+    log: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
+    rng: list[Tensor] = field(default_factory=list)
+
+    def copy(self) -> RunState:
+        """A snapshot, with the state of torch's global generators."""
+        out = tree.snapshot(self)
+        out.rng = global_rng()
+        return out
+
+
+def global_rng() -> list[Tensor]:
+    """The state of torch's global generators: the CPU's, and the current CUDA device's if it is in use."""
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def set_global_rng(state: list[Tensor]) -> None:
+    """Put back what :func:`global_rng` gave."""
+    if state:
+        torch.set_rng_state(state[0].cpu())
+    if len(state) > 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state[1].cpu())

@@ -1,0 +1,84 @@
+"""Trees: nested dicts, lists, tuples and dataclasses whose leaves are tensors and plain values.
+
+The engine never changes a tensor in place, so copying the containers of a tree copies the tree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def tree_map(fn: Callable[[Tensor], Any], tree: T) -> T:
+    """``tree`` with new containers and ``fn`` of every tensor; other leaves stay as they are."""
+    node: Any = tree
+    if isinstance(node, Tensor):
+        out: Any = fn(node)
+    elif isinstance(node, dict):
+        out = {key: tree_map(fn, value) for key, value in node.items()}
+    elif isinstance(node, tuple) and hasattr(node, "_fields"):
+        out = type(node)(*(tree_map(fn, value) for value in node))
+    elif isinstance(node, list | tuple):
+        out = type(node)(tree_map(fn, value) for value in node)
+    elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+        out = type(node)(**{f.name: tree_map(fn, getattr(node, f.name)) for f in dataclasses.fields(node)})
+    else:
+        out = node
+    return out  # type: ignore[no-any-return]
+
+
+def snapshot(tree: T) -> T:
+    """A copy of the containers; the tensors are shared."""
+    return tree_map(lambda leaf: leaf, tree)
+
+
+def detach(tree: T) -> T:
+    """``tree`` without any graph."""
+    return tree_map(lambda leaf: leaf.detach(), tree)
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """The tensors of ``tree``, in a fixed order."""
+    found: list[Tensor] = []
+    tree_map(lambda leaf: found.append(leaf), tree)
+    return found
+
+
+def refill(tree: T, leaves: Sequence[Tensor]) -> T:
+    """``tree`` with its tensors replaced by ``leaves``, in the order of :func:`tensors`."""
+    source: Iterator[Tensor] = iter(leaves)
+    return tree_map(lambda _: next(source), tree)
+
+
+def stack(trees: Sequence[T]) -> T:
+    """Trees of one shape as one tree whose tensors have a leading dimension."""
+    columns = zip(*(tensors(tree) for tree in trees), strict=True)
+    return refill(trees[0], [torch.stack(column) for column in columns])
+
+
+def unstack(tree: T, count: int) -> list[T]:
+    """The inverse of :func:`stack`."""
+    return [tree_map(lambda leaf, n=n: leaf[n], tree) for n in range(count)]
+
+
+def choose(mask: Tensor, yes: T, no: T) -> T:
+    """``yes`` where ``mask`` holds, else ``no``; ``mask`` is 0-dimensional or over the leading dimension."""
+    if mask.ndim == 0:
+        return snapshot(yes if bool(mask) else no)
+    pairs = zip(tensors(yes), tensors(no), strict=True)
+    return refill(yes, [torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs])
+
+
+def norm(items: Sequence[Tensor], batched: bool = False) -> Tensor:
+    """The Euclidean norm of all of ``items`` together; one per leading index if ``batched``."""
+    if not items:
+        return torch.zeros(())
+    if batched:
+        return torch.stack([i.detach().flatten(1).norm(dim=1) for i in items]).norm(dim=0)
+    return torch.stack([i.detach().norm() for i in items]).norm()
