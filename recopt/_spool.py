@@ -1,0 +1,161 @@
+"""The spool: records on their way to a store, kept in a local file until the store has them.
+
+Everything a run records goes through here, whether the store answers or not. Each record is
+idempotent (a point carries its own time stamp, so a store knows it again), so sending one twice does
+no harm, and a spool that outlives its run is sent by the next run on the same store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows, where an open file cannot be removed, which serves as the lock
+    fcntl = None
+
+Record = dict[str, Any]
+"""``run`` (id) and one of ``points`` [[key, value, milliseconds, step], …], ``tags``, ``end`` or ``folder``."""
+
+
+class Unreachable(Exception):
+    """The store did not take a record now, and may later. The message says what happened, in a few words."""
+
+
+class Refused(Exception):
+    """The store will never take this record (its run was deleted, say)."""
+
+
+def try_lock(file: IO[Any]) -> bool:
+    """Lock an open file until it is closed or this process ends. False if another has it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, waiting for whoever has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def spool_folder(root: Path, uri: str) -> Path:
+    """Where the spools of the store at ``uri`` lie, below the runs folder ``root``."""
+    return root / ".spool" / hashlib.sha256(uri.encode()).hexdigest()[:12]
+
+
+class Spool:
+    """One run's records, in a file of JSON lines, with a second file that says how far they were sent.
+
+    Raises:
+        BlockingIOError: if another process, still alive, owns this spool.
+        OSError: if the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._mark = path, path.with_suffix(".sent")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+        if not try_lock(self._file):
+            self._file.close()
+            raise BlockingIOError(f"{path} is in use")
+        self._end_last_line()
+
+    def append(self, record: Record) -> None:
+        """Keep ``record`` until it is sent. Values may be NaN."""
+        self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
+        self._file.flush()
+
+    def send(self, take: Callable[[Record], None], seconds: float) -> bool:
+        """Give unsent records to ``take`` in order, for about ``seconds``. True if none is left.
+
+        Raises:
+            Unreachable: as ``take`` did; what it took before is not sent again.
+        """
+        until, sent = time.monotonic() + seconds, self._sent()
+        start = sent
+        try:
+            with self.path.open("rb") as file:
+                file.seek(sent)
+                while time.monotonic() < until:
+                    line = file.readline()
+                    if not line.endswith(b"\n"):  # the end, or a line still being written
+                        return True
+                    _give(line, take)
+                    sent += len(line)
+            return sent == self.path.stat().st_size
+        finally:
+            if sent > start:
+                self._mark.write_text(str(sent))
+
+    def close(self, remove: bool) -> None:
+        """Let go of the file; ``remove`` it if all was sent."""
+        if remove and os.name == "posix":
+            self._unlink()
+        self._file.close()
+        if remove and os.name != "posix":
+            self._unlink()
+
+    def _end_last_line(self) -> None:
+        with self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
+                self._file.write("\n")
+                self._file.flush()
+
+    def _unlink(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._mark.unlink(missing_ok=True)
+
+    def _sent(self) -> int:
+        try:
+            return min(int(self._mark.read_text()), self.path.stat().st_size)
+        except (OSError, ValueError):
+            return 0
+
+
+def replay(folder: Path, take: Callable[[Record], None], seconds: float) -> bool:
+    """Send what runs that are over left in ``folder``, for about ``seconds``. True if nothing is left of them.
+
+    Raises:
+        Unreachable: as ``take`` did.
+    """
+    until, clear = time.monotonic() + seconds, True
+    for path in sorted(folder.glob("*.jsonl")):
+        try:
+            spool = Spool(path)
+        except OSError:
+            continue
+        done = False
+        try:
+            done = spool.send(take, until - time.monotonic())
+        finally:
+            spool.close(remove=done)
+        clear = clear and done
+    return clear
+
+
+def _give(line: bytes, take: Callable[[Record], None]) -> None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # a line cut short when its writer was killed
+        return
+    try:
+        take(record)
+    except Refused:
+        return

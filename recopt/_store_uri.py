@@ -1,0 +1,100 @@
+"""Where a store is: its address in full, and what can be said against it before MLflow tries.
+
+MLflow retries a database file that cannot be opened for a hundred seconds, and would put its tables
+into any other program's database; so these are looked at first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from .errors import RecoptError
+
+_REMEDY = "give sqlite:///FILE.db or http://HOST:PORT, or leave the store out to record below runs/"
+_SERVERS = ("http", "https", "postgresql", "mysql", "mssql")
+
+
+def resolve_store(store: str | None, root: Path) -> str:
+    """The full address of ``store`` (None: ``mlflow.db`` in ``root``), paths absolute.
+
+    Raises:
+        RecoptError: for a scheme that cannot be recorded to.
+    """
+    if store is None:
+        return f"sqlite:///{(root / 'mlflow.db').absolute()}"
+    scheme, colon, _ = store.partition(":")
+    if scheme == "sqlite":
+        return f"sqlite:///{_sqlite_file(store).absolute()}"
+    if not colon or scheme == "file" or len(scheme) == 1:
+        raise RecoptError(f"The store '{store}' is a folder, which MLflow no longer records to: {_REMEDY}.")
+    if scheme.partition("+")[0] not in _SERVERS:
+        raise RecoptError(f"The store '{store}' is of an unknown kind '{scheme}': {_REMEDY}.")
+    return store.rstrip("/") if scheme.startswith("http") else store
+
+
+def shown(uri: str) -> str:
+    """``uri`` without a password, and a file in this folder without the folder: for messages."""
+    uri = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:…@", uri)
+    return uri.replace(f"sqlite:///{Path.cwd()}/", "sqlite:///")
+
+
+def local_file(uri: str) -> Path | None:
+    """The database file of a SQLite store; None for a server."""
+    return _sqlite_file(uri) if uri.startswith("sqlite:") else None
+
+
+def check_sqlite(path: Path, create: bool) -> None:
+    """See that ``path`` is, or (``create``) can become, an MLflow database that we may write.
+
+    Raises:
+        RecoptError: otherwise, in one sentence.
+    """
+    if not path.exists():
+        if not create:
+            raise RecoptError(f"There are no runs yet: no store at {path}. Start one, or give --store.")
+        _make_folder(path)
+        return
+    if path.is_dir():
+        raise RecoptError(f"The store {path} is a folder: give a file in it, sqlite:///{path}/mlflow.db.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as why:
+        raise RecoptError(f"The store {path} cannot be read ({why.strerror}): {_REMEDY}.") from None
+    if head and head != b"SQLite format 3\0":
+        raise RecoptError(f"The store {path} is not a database: {_REMEDY}.")
+    _check_tables(path, create)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK | os.X_OK)
+    except OSError as why:
+        raise RecoptError(f"The folder {path.parent} cannot be made ({why.strerror}): {_REMEDY}.") from None
+    if not writable:
+        raise RecoptError(f"The folder {path.parent} cannot be written to: {_REMEDY}.")
+
+
+def _check_tables(path: Path, write: bool) -> None:
+    try:
+        with closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as base:
+            tables = {row[0] for row in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if write:
+                base.execute("BEGIN IMMEDIATE")
+                base.execute("ROLLBACK")
+    except sqlite3.Error as why:
+        raise RecoptError(f"The store {path} cannot be opened ({why}): {_REMEDY}.") from None
+    if tables and not {"experiments", "alembic_version"} & tables:
+        raise RecoptError(f"The store {path} is the database of another program: {_REMEDY}.")
+
+
+def _sqlite_file(uri: str) -> Path:
+    found = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(\?.*)?", uri)
+    if found is None or found[1] == ":memory:":
+        raise RecoptError(f"The store '{uri}' names no file: give sqlite:///FILE.db.")
+    return Path(found[1])

@@ -1,0 +1,200 @@
+"""The store that runs are recorded in, through MLflow. The only file that imports mlflow.
+
+Runs are always addressed by their ids, never through mlflow's "active run", which belongs to a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import urllib.parse
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ._spool import Record, Refused, Unreachable, locked, spool_folder
+from ._store_uri import check_sqlite, local_file, resolve_store, shown
+from .errors import RecoptError
+
+RUNS = Path("runs")
+PARENT = "mlflow.parentRunId"
+_PARAM = 6000  # characters of a parameter, the most that MLflow keeps
+_GONE_FOR_GOOD = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
+
+
+class Store:
+    """An opened store. ``client`` is an ``mlflow.MlflowClient``; make stores with :func:`open_store`."""
+
+    def __init__(self, uri: str, root: Path, client: Any) -> None:
+        self.uri, self.root, self.client = uri, root, client
+
+    @property
+    def spools(self) -> Path:
+        """The folder of what could not be sent yet."""
+        return spool_folder(self.root, self.uri)
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment ``name``, made if need be, its artifacts at an absolute place below ``root``."""
+        known = self.client.get_experiment_by_name(name)
+        if known is None:
+            folder = re.sub(r"[^\w.-]+", "_", name)
+            place = None if self.uri.startswith("http") else (self.root / "artifacts" / folder).absolute().as_uri()
+            try:
+                return str(self.client.create_experiment(name, artifact_location=place))
+            except Exception:  # another process may have made it since
+                known = self.client.get_experiment_by_name(name)
+                if known is None:
+                    raise
+        if known.lifecycle_stage != "active":
+            raise RecoptError(f"The experiment '{name}' was deleted in {shown(self.uri)}: restore it, or name another.")
+        return str(known.experiment_id)
+
+    def take(self, record: Record) -> None:
+        """Write one record of a spool.
+
+        Raises:
+            Unreachable: if the store does not answer, or cannot write now.
+            Refused: if it never will.
+        """
+        with _translated():
+            run = record["run"]
+            if points := record.get("points"):
+                metric = _mlflow().entities.Metric
+                self.client.log_batch(run, metrics=[metric(k, v, at, step) for k, v, at, step in points])
+            for key, value in record.get("tags", {}).items():
+                self.client.set_tag(run, key, value)
+            if folder := record.get("folder"):
+                self.client.log_artifacts(run, folder)
+            if status := record.get("end"):
+                self.client.set_terminated(run, status, record["time"])
+
+
+    def run(self, run: str) -> Any:
+        """The ``mlflow.entities.Run`` with id ``run``. Raises RecoptError if there is none, or it was deleted."""
+        try:
+            found = self.client.get_run(run)
+        except Exception as why:
+            if getattr(why, "error_code", "") not in _GONE_FOR_GOOD:
+                raise
+            raise RecoptError(f"There is no run {run} in {shown(self.uri)}: 'recopt runs' lists them.") from None
+        if found.info.lifecycle_stage != "active":
+            raise RecoptError(f"Run {run} was deleted in {shown(self.uri)}: restore it there first.")
+        return found
+
+    def log_params(self, run: str, values: Mapping[str, str]) -> None:
+        """Set params of ``run``, cut where they are longer than MLflow keeps."""
+        param = _mlflow().entities.Param
+        made = [param(metric_name(key), _cut(str(value))) for key, value in values.items()]
+        for start in range(0, len(made), 100):
+            self.client.log_batch(run, params=made[start : start + 100])
+
+    def last_steps(self, run: str) -> dict[str, int]:
+        """The last step that each metric of ``run`` has."""
+        # the public view of these drops the steps, and histories would be thousands of points
+        return {metric.key: int(metric.step) for metric in self.client.get_run(run).data._metric_objs}
+
+
+def open_store(store: str | None = None, root: Path = RUNS, create: bool = False) -> Store:
+    """The store at ``store`` (None: ``mlflow.db`` in ``root``); with ``create`` made if it does not exist.
+
+    Raises:
+        RecoptError: if it cannot be opened, with the reason and the remedy in one sentence.
+    """
+    root = root.absolute()  # a run may change the working directory
+    uri = resolve_store(store, root)
+    file = local_file(uri)
+    if file is not None:
+        check_sqlite(file, create)
+    try:
+        with locked(spool_folder(root, uri).with_suffix(".lock")) if create else _nothing(), _quiet():
+            client = _mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+    except OSError as why:
+        raise RecoptError(f"The runs folder {root} cannot be written to ({why.strerror}): choose another.") from None
+    except ModuleNotFoundError as why:
+        raise RecoptError(f"The store {shown(uri)} needs the package '{why.name}': install it.") from None
+    except Exception as why:
+        raise RecoptError(unopened(uri, why)) from why
+    return Store(uri, root, client)
+
+
+def metric_name(key: str) -> str:
+    """``key`` as MLflow admits it: letters, digits and ``_ - . : /`` and spaces, ``_`` for others."""
+    clean = re.sub(r"[^\w\-. :/]", "_", key, flags=re.ASCII)
+    return re.sub(r"/{2,}", "/", clean).strip("/")[:250] or "_"
+
+
+def local_artifacts(uri: str) -> Path | None:
+    """The folder that an artifact address names on this machine; None if it is elsewhere."""
+    if re.match(r"(?!file:)\w[\w+-]+:", uri):
+        return None
+    path = urllib.parse.urlparse(uri).path if uri.startswith("file:") else uri
+    return Path(urllib.request.url2pathname(path))
+
+
+def unopened(uri: str, why: Exception) -> str:
+    """One sentence on a store that could not be opened because of ``why``."""
+    text = " ".join(str(getattr(why, "message", why)).split())
+    if uri.startswith("http"):
+        reason = "it refused the connection" if "refused" in text else text[:160]
+        return f"The tracking server {shown(uri)} does not answer ({reason}): start it, or name no store."
+    if "out-of-date database schema" in text:
+        return f"The store {shown(uri)} is of another MLflow: back it up and run 'mlflow db upgrade {shown(uri)}'."
+    return f"The store {shown(uri)} cannot be opened ({text[:160]}): mend it, or give another."
+
+
+def _cut(value: str) -> str:
+    note = " … (cut here; the whole is in spec.yaml)"
+    return value if len(value) <= _PARAM else value[: _PARAM - len(note)] + note
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        with _quiet():
+            yield
+    except Exception as why:
+        text = " ".join(str(getattr(why, "message", why)).split())[:120]
+        if getattr(why, "error_code", "") in _GONE_FOR_GOOD:
+            raise Refused(text) from why
+        raise Unreachable(text) from why
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without mlflow's and alembic's accounts of making tables, and their dependencies' deprecations."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "mlflow.store.db.utils", "alembic")]
+    before = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _mlflow() -> Any:
+    """The module mlflow, imported when first used, without telemetry, and impatient of servers that are away."""
+    if "mlflow" not in sys.modules:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+        import mlflow.entities
+    return mlflow

@@ -1,0 +1,353 @@
+"""Recording: what reaches the store, what happens when it is away, and what a resumed run adds."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recopt import _spool
+from recopt._spool import Spool, Unreachable
+from recopt.errors import RecoptError
+from recopt.trace import Points, Trace
+from recopt.tracker import LevelInfo, Tracker
+from recopt.tracking import Store, metric_name, open_store
+
+LEVELS = [LevelInfo(1, "adam", "adam", "task", {"lr": "0.001"}), LevelInfo(2, "sgd", "sgd", "adam")]
+
+
+def started(root: Path, **changes: Any) -> Tracker:
+    given: dict[str, Any] = {"experiment": "tests", "name": "digits adam/sgd", "params": {"seed": "0"}, "tags": {},
+                             "levels": LEVELS, "root_dir": root, **changes}  # fmt: skip
+    return Tracker.start(given.pop("store", None), **given)
+
+
+def points(steps: range, level: int = 0, key: str = "loss") -> list[Points]:
+    return [Points(level, key, np.array(steps, np.int64), 1 / (1.0 + np.array(steps)))]
+
+
+def history(store: Store, run: str, key: str) -> list[tuple[int, float]]:
+    return sorted((metric.step, metric.value) for metric in store.client.get_metric_history(run, key))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store: making the tables takes longer than most tests."""
+    folder = tmp_path_factory.mktemp("made")
+    open_store(None, folder, create=True)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path: Path, made: Path) -> Path:
+    runs = tmp_path / "my runs"
+    runs.mkdir()
+    (runs / "mlflow.db").write_bytes(made.read_bytes())
+    return runs
+
+
+def test_a_run_is_a_parent_with_one_nested_run_for_each_level(root: Path) -> None:
+    tracker = started(root, tags={"task": "digits"})
+    trace = Trace()
+    for step in range(20):
+        trace.add(0, step, {"loss": 1 / (step + 1)})
+        trace.add(1, step, {"lr": 0.5})
+        trace.add(2, step, {"meta_loss": float(step)})
+    tracker.log(trace.drain(last=True))
+    tracker.finish("FINISHED", {"final_loss": 0.05, "evaluations": 20})
+
+    store = tracker.store
+    run = store.run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "digits adam/sgd"
+    assert run.data.params == {"seed": "0"}
+    assert run.data.tags["task"] == "digits"
+    assert run.data.tags["recopt.root"] == tracker.run_id
+    assert run.data.metrics == {"loss": 0.05, "final_loss": 0.05, "evaluations": 20.0, "diverged": 0.0}
+    assert history(store, tracker.run_id, "loss") == [(step, 1 / (step + 1)) for step in range(20)]
+    for level in LEVELS:
+        nested = store.run(tracker.levels[level.number])
+        expected = {
+            "mlflow.parentRunId": tracker.run_id, "mlflow.user": run.data.tags["mlflow.user"],
+            "recopt.root": tracker.run_id, "recopt.level": str(level.number),
+            "recopt.strategy": level.strategy, "recopt.moves": level.moves,
+        }  # fmt: skip
+        assert expected.items() <= nested.data.tags.items()
+        assert nested.data.params == {"strategy": level.strategy, "moves": level.moves, **level.params}
+        assert nested.info.status == "FINISHED"
+    assert history(store, tracker.levels[2], "meta_loss")[-1] == (19, 19.0)
+
+
+def test_artifacts_lie_below_the_runs_folder_wherever_it_was_started(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root.parent)
+    tracker = started(Path(root.name))
+    (tracker.folder / "spec.yaml").write_text("task: digits\n")
+    monkeypatch.chdir("/")
+    assert tracker.folder.is_absolute()
+    assert tracker.folder.is_relative_to(root / "artifacts" / "tests")
+    assert [file.path for file in tracker.store.client.list_artifacts(tracker.run_id)] == ["spec.yaml"]
+    tracker.finish("FINISHED", {})
+
+
+def test_what_is_not_finite_is_a_gap_and_says_diverged(root: Path) -> None:
+    tracker = started(root)
+    values = np.array([1.0, np.inf, -np.inf, np.nan])
+    tracker.log([Points(0, "loss", np.arange(4), values), Points(1, "lr[*bias]", np.arange(4), values)])
+    tracker.finish("FAILED", {"final_loss": float("inf"), "best_loss": 1.0})
+    metrics = tracker.store.run(tracker.run_id).data.metrics
+    assert metrics["diverged"] == metrics["best_loss"] == 1.0
+    assert np.isnan(metrics["final_loss"])
+    assert [step for step, value in history(tracker.store, tracker.run_id, "loss") if np.isnan(value)] == [1, 2, 3]
+    assert (1, 1.0) in history(tracker.store, tracker.run_id, "diverged")
+    assert len(history(tracker.store, tracker.levels[1], "lr__bias_")) == 4
+    assert tracker.store.run(tracker.run_id).info.status == "FAILED"
+
+
+def test_a_long_param_is_cut_with_a_note_and_many_are_kept(root: Path) -> None:
+    many = {f"p{n}": str(n) for n in range(250)}
+    tracker = started(root, params={"spec": "x" * 7000, "empty": "", **many})
+    kept = tracker.store.run(tracker.run_id).data.params
+    assert len(kept["spec"]) == 6000
+    assert kept["spec"].endswith("(cut here; the whole is in spec.yaml)")
+    assert kept["empty"] == ""
+    assert many.items() <= kept.items()
+    tracker.finish("FINISHED", {})
+
+
+@pytest.mark.parametrize("key", ["loss", "level1/lr", "a b-c.d:e", "lr[*bias]", "//x//", "β", "", "x" * 400])
+def test_any_key_becomes_a_name_that_mlflow_takes(root: Path, key: str) -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    _validate_metric_name(metric_name(key))
+
+
+def test_a_resumed_run_goes_on_in_the_same_runs_without_doubling_points(root: Path) -> None:
+    first = started(root)
+    first.log([*points(range(60)), *points(range(60), 2, "meta_loss")])
+    first.finish("KILLED", {"final_loss": 0.5})
+    again = started(root, resume=first.run_id, tags={"resumed": "1"})
+    assert (again.run_id, again.levels, again.folder) == (first.run_id, first.levels, first.folder)
+    assert again.store.run(again.levels[2]).info.status == "RUNNING"
+    again.log([*points(range(100)), *points(range(100), 2, "meta_loss")])  # from the start, as a loaded trace drains
+    again.finish("FINISHED", {"final_loss": 0.25})
+    assert [step for step, _ in history(again.store, again.run_id, "loss")] == list(range(100))
+    assert [step for step, _ in history(again.store, again.levels[2], "meta_loss")] == list(range(100))
+    run = again.store.run(again.run_id)
+    assert run.data.metrics["final_loss"] == 0.25
+    assert run.data.tags["resumed"] == "1"
+    assert run.info.status == "FINISHED"
+
+
+def test_a_run_that_cannot_be_resumed_is_refused(root: Path) -> None:
+    tracker = started(root)
+    with pytest.raises(RecoptError, match="is being recorded by another process"):
+        started(root, resume=tracker.run_id)
+    tracker.finish("FINISHED", {})
+    with pytest.raises(RecoptError, match="has no level 3: resume it with the stack"):
+        started(root, resume=tracker.run_id, levels=[*LEVELS, LevelInfo(3, "sgd", "sgd", "sgd")])
+    tracker.store.client.delete_run(tracker.run_id)
+    with pytest.raises(RecoptError, match="was deleted"):
+        started(root, resume=tracker.run_id)
+    with pytest.raises(RecoptError, match="There is no run 0000"):
+        started(root, resume="0" * 32)
+
+
+# a store that goes away
+
+
+class Flaky:
+    """A store's ``take`` that can be switched off, and what it got."""
+
+    def __init__(self, store: Store) -> None:
+        self.take, self.on, self.got, self.asked = store.take, True, [], 0  # type: ignore[var-annotated]
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        self.asked += 1
+        if not self.on:
+            raise Unreachable("no route to host")
+        self.take(dict(record))
+        self.got.append(record)
+
+
+def test_a_store_that_goes_away_and_comes_back_has_every_point_at_the_end(root: Path) -> None:
+    told: list[str] = []
+    tracker = started(root, notify=told.append)
+    flaky = tracker.store.take = Flaky(tracker.store)  # type: ignore[method-assign]
+    tracker._began -= 1e6  # so that time does not keep it from sending
+    tracker.log(points(range(10)))
+    tracker.flush()
+    assert len(flaky.got) == 1
+    flaky.on = False
+    for n in range(1, 6):
+        tracker.log(points(range(10 * n, 10 * n + 10)))
+        tracker.flush()
+    assert flaky.asked == 2  # once in vain; then it waits
+    assert len(told) == 1
+    assert "does not answer (no route to host); the run goes on" in told[0]
+    tracker._resume_at = 0.0
+    tracker.flush()
+    assert flaky.asked == 3
+    assert tracker._wait == 120.0
+    flaky.on = True
+    tracker.finish("FINISHED", {})
+    assert [step for step, _ in history(tracker.store, tracker.run_id, "loss")] == list(range(60))
+    assert list(tracker.store.spools.iterdir()) == []
+    assert len(told) == 1
+
+
+def test_what_a_dead_store_did_not_take_is_sent_by_the_next_run(root: Path) -> None:
+    told: list[str] = []
+    lost = started(root, notify=told.append)
+    Flaky(lost.store).on = False
+    flaky = lost.store.take = Flaky(lost.store)  # type: ignore[method-assign]
+    flaky.on = False
+    lost.log(points(range(2500)))
+    lost.finish("FINISHED", {"final_loss": 0.5})
+    store = open_store(None, root)
+    assert store.run(lost.run_id).info.status == "RUNNING"
+    assert history(store, lost.run_id, "loss") == []
+    spool = store.spools / f"{lost.run_id}.jsonl"
+    assert str(spool) in told[0]
+    started(root).finish("FINISHED", {})
+    assert [step for step, _ in history(store, lost.run_id, "loss")] == list(range(2500))
+    assert store.run(lost.run_id).info.status == "FINISHED"
+    assert not spool.exists()
+
+
+def test_a_run_deleted_in_the_meantime_does_not_block_the_others(root: Path) -> None:
+    tracker = started(root)
+    tracker.log(points(range(5)))
+    tracker.store.client.delete_run(tracker.run_id)
+    tracker.finish("FINISHED", {})
+    assert tracker.store.run(tracker.levels[1]).info.status == "FINISHED"
+    assert list(tracker.store.spools.iterdir()) == []
+
+
+def test_sending_is_exact_after_a_half_written_line_and_a_lost_mark(root: Path) -> None:
+    tracker = started(root)
+    tracker.log(points(range(1500)))
+    tracker._began -= 1e6
+    tracker.flush()
+    path = tracker._spool.path
+    tracker._spool.close(remove=False)
+    path.with_suffix(".sent").unlink()
+    with path.open("a") as file:
+        file.write('{"run":"cut sho')
+    again = started(root, resume=tracker.run_id)
+    again.log(points(range(1600)))
+    again.finish("FINISHED", {})
+    assert [step for step, _ in history(again.store, again.run_id, "loss")] == list(range(1600))
+
+
+def test_a_spool_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "a.jsonl")
+    with pytest.raises(BlockingIOError):
+        Spool(tmp_path / "a.jsonl")
+    spool.append({"run": "r"})
+    assert _spool.replay(tmp_path, lambda record: None, 1.0)
+    assert spool.path.exists()
+    spool.close(remove=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_send_stops_when_its_time_is_up_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    spool, got = Spool(tmp_path / "a.jsonl"), []
+    for n in range(5):
+        spool.append({"run": str(n), "x": float("nan")})
+
+    def slow(record: dict[str, Any]) -> None:
+        time.sleep(0.02)
+        got.append(record["run"])
+
+    assert not spool.send(slow, 0.03)
+    assert 1 <= len(got) < 5
+    assert spool.send(slow, 10)
+    assert got == ["0", "1", "2", "3", "4"]
+    spool.close(remove=False)
+
+
+# stores that cannot be opened
+
+
+def closed_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        ("file:///tmp/mlruns", "is a folder, which MLflow no longer records to"),
+        ("some/folder", "is a folder, which MLflow no longer records to"),
+        ("htp://localhost", "unknown kind 'htp'"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite:///FOLDER", "is a folder: give a file in it"),
+        ("sqlite:///FOLDER/words.db", "is not a database"),
+        ("sqlite:///FOLDER/other.db", "is the database of another program"),
+        ("sqlite:////proc/none/mlflow.db", "cannot be made"),
+        ("mysql+nodriver://u:secret@127.0.0.1/x", "mysql+nodriver://u:…@127.0.0.1/x"),
+        ("http://127.0.0.1:PORT", "does not answer (it refused the connection)"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_refused_in_one_sentence(tmp_path: Path, store: str, words: str) -> None:
+    (tmp_path / "words.db").write_text("not a database at all")
+    with sqlite3.connect(tmp_path / "other.db") as other:
+        other.execute("CREATE TABLE users (name TEXT)")
+    other.close()
+    address = store.replace("FOLDER", str(tmp_path)).replace("PORT", str(closed_port()))
+    begin = time.monotonic()
+    with pytest.raises(RecoptError) as refusal:
+        started(tmp_path / "runs", store=address)
+    assert time.monotonic() - begin < 8
+    assert words in str(refusal.value)
+    assert "secret" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_looking_for_runs_makes_no_store(tmp_path: Path) -> None:
+    with pytest.raises(RecoptError, match="There are no runs yet"):
+        open_store(None, tmp_path / "runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+# several processes
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from recopt.trace import Points
+from recopt.tracker import LevelInfo, Tracker
+number = int(sys.argv[2])
+tracker = Tracker.start(None, experiment="many", name=f"run {number}", params={}, tags={},
+                        levels=[LevelInfo(1, "sgd", "sgd", "task")], root_dir=Path(sys.argv[1]))
+for start in range(0, 1000, 100):
+    steps = np.arange(start, start + 100)
+    tracker.log([Points(level, f"m{k}", steps, steps * 1.0) for level in (0, 1) for k in range(5)])
+    tracker.flush()
+tracker.finish("FINISHED", {"number": number})
+assert "torch" not in sys.modules
+"""
+
+
+def test_four_processes_that_make_and_write_one_store_lose_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", WRITER, str(tmp_path / "runs")]
+    started = [subprocess.Popen([*command, str(n)], stderr=subprocess.PIPE, text=True) for n in range(4)]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [(p.returncode, e) for p, e in zip(started, errors, strict=True)] == [(0, "")] * 4
+    with sqlite3.connect(tmp_path / "runs" / "mlflow.db") as base:
+        assert base.execute("SELECT COUNT(*) FROM metrics WHERE key LIKE 'm_'").fetchone() == (4 * 2 * 5 * 1000,)
+        assert base.execute("SELECT COUNT(*) FROM runs WHERE status = 'FINISHED'").fetchone() == (8,)
+    base.close()
