@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .task import Task
 
 PathLike = str | Path
+Places = PathLike | Sequence[PathLike]
 
 _GROUPS: dict[Kind, str] = {"strategy": "recopt.strategies", "task": "recopt.tasks"}
 _NAME = re.compile(r"[A-Za-z][\w.-]*")
@@ -80,7 +81,7 @@ class _Candidate:
     summary: str | None = None  # given where it is known without importing
 
 
-def load_strategy(name: str, folders: Sequence[PathLike] = (), where: str = "") -> type[Strategy]:
+def load_strategy(name: str, folders: Places = (), where: str = "") -> type[Strategy]:
     """The strategy class called ``name``, or the one in the file ``name`` if that ends in ``.py``.
 
     Args:
@@ -93,7 +94,7 @@ def load_strategy(name: str, folders: Sequence[PathLike] = (), where: str = "") 
     return cast("type[Strategy]", _load("strategy", name, folders, where))
 
 
-def load_task(name: str, folders: Sequence[PathLike] = (), where: str = "") -> type[Task]:
+def load_task(name: str, folders: Places = (), where: str = "") -> type[Task]:
     """The task class called ``name``, or the one in the file ``name`` if that ends in ``.py``.
 
     Arguments and refusals as for :func:`load_strategy`.
@@ -101,7 +102,7 @@ def load_task(name: str, folders: Sequence[PathLike] = (), where: str = "") -> t
     return cast("type[Task]", _load("task", name, folders, where))
 
 
-def list_strategies(folders: Sequence[PathLike] = ()) -> list[PluginInfo]:
+def list_strategies(folders: Places = ()) -> list[PluginInfo]:
     """All strategies, sorted by name. One that is broken has its ``problem``, and hinders no other.
 
     Raises:
@@ -110,7 +111,7 @@ def list_strategies(folders: Sequence[PathLike] = ()) -> list[PluginInfo]:
     return _list("strategy", folders)
 
 
-def list_tasks(folders: Sequence[PathLike] = ()) -> list[PluginInfo]:
+def list_tasks(folders: Places = ()) -> list[PluginInfo]:
     """All tasks, as :func:`list_strategies`."""
     return _list("task", folders)
 
@@ -147,7 +148,7 @@ def shipped_folder(name: Literal["strategies", "runs"]) -> Path:
     raise RecoptError(f"This installation of recopt lacks its folder '{name}': install it again.")
 
 
-def _load(kind: Kind, name: str, folders: Sequence[PathLike], where: str) -> type:
+def _load(kind: Kind, name: str, folders: Places, where: str) -> type:
     if name.endswith(".py"):
         return _load_path(kind, Path(name), where)
     candidates = list(_candidates(kind, folders))
@@ -176,7 +177,7 @@ def _load_path(kind: Kind, path: Path, where: str) -> type:
     return found
 
 
-def _list(kind: Kind, folders: Sequence[PathLike]) -> list[PluginInfo]:
+def _list(kind: Kind, folders: Places) -> list[PluginInfo]:
     groups: dict[str, list[_Candidate]] = {}
     for candidate in _candidates(kind, folders):
         groups.setdefault(candidate.name, []).append(candidate)
@@ -217,9 +218,9 @@ def _canonical(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _candidates(kind: Kind, folders: Sequence[PathLike]) -> Iterator[_Candidate]:
+def _candidates(kind: Kind, folders: Places) -> Iterator[_Candidate]:
     """Every plugin there is, in the order of precedence; none is imported."""
-    for given in map(Path, folders):
+    for given in map(Path, [folders] if isinstance(folders, str | Path) else folders):
         if given.is_dir():
             yield from _in_folder(kind, given, f"{given}")
         elif given.is_file() and given.suffix == ".py":

@@ -32,7 +32,7 @@ ONLY_BY = {
     "plugin_file": {"plugins"},
 }
 """Modules of ours that only some may import: the layer that users call, and what takes strategies by name."""
-PUBLIC = {"draws"}
+PUBLIC = {"draws", "blocks"}
 """Submodules that are for plugins, besides what recopt itself exports."""
 
 

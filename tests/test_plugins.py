@@ -130,6 +130,7 @@ def test_the_shipped_folder_as_the_current_one_is_still_shipped(
 def test_a_single_file_is_found_by_name_and_by_path(here: Path) -> None:
     path = write(here / "sub" / "my_rule.py")
     named = load_strategy("my-rule", [path])
+    assert named is load_strategy("my-rule", "sub")  # one place needs no list
     assert named is load_strategy("sub/my_rule.py")
     assert named is load_strategy(str(path))
 
