@@ -21,7 +21,9 @@ class Budget:
     def __init__(self, levels: int) -> None:
         self.levels = [Spent() for _ in range(levels)]
 
-    def spend(self, number: int, *, loss: int = 0, gradient: int = 0, hypergradient: int = 0, seconds: float = 0.0) -> None:
+    def spend(
+        self, number: int, *, loss: int = 0, gradient: int = 0, hypergradient: int = 0, seconds: float = 0.0
+    ) -> None:
         """Charge level ``number`` (0-based)."""
         entry = self.levels[number]
         entry.loss += loss

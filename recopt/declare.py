@@ -123,5 +123,6 @@ def parse_options(owner: type, values: Mapping[str, Any], where: str) -> dict[st
         if name not in options:
             known = [*options, *declared(owner, Hyper)]
             raise unknown("option", name, known, f"of {where}")
-    return {name: o.parse(values[name], f"{where}.{name}") if name in values else o.default
-            for name, o in options.items()}
+    return {
+        name: o.parse(values[name], f"{where}.{name}") if name in values else o.default for name, o in options.items()
+    }

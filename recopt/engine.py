@@ -191,7 +191,9 @@ class Engine:
         if not any(self.levels[n].guard for n in numbers):
             return loss, None
         slot = state.slots[name]
-        now = state.guards.get(name) or guard.start(slot.params, [state.levels[n].strategy for n in numbers], loss.numel())
+        now = state.guards.get(name) or guard.start(
+            slot.params, [state.levels[n].strategy for n in numbers], loss.numel()
+        )
         wrong = guard.bad(now, loss, grads)
         if not bool(wrong.any()):
             states = [state.levels[n].strategy for n in numbers]

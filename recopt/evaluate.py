@@ -76,10 +76,11 @@ class Evaluator:
 
     def batch(self, slot: SlotState, index: int, split: Split) -> Any:
         """Batch ``index`` of the slot's tasks, on the run's device, floats in its dtype."""
-        found = [self._place(task.batch(index, split)) for task in self.tasks(slot.draw)]
+        found = [self.place(task.batch(index, split)) for task in self.tasks(slot.draw)]
         return found if self.batched else found[0]
 
-    def _place(self, batch: Any) -> Any:
+    def place(self, batch: Any) -> Any:
+        """A batch on the run's device, floats in its dtype."""
         return tree.tree_map(
             lambda t: t.to(self.device, self.dtype if t.is_floating_point() else None, non_blocking=True), batch
         )

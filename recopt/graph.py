@@ -10,6 +10,7 @@ import networkx as nx
 
 from .errors import RecoptError, unknown
 from .level import TASK, Level
+from .stack import notation
 from .strategy import Strategy
 
 WINDOW_OF_VALUES = 100
@@ -23,6 +24,8 @@ class Graph:
         levels: numbered from 1 in this order; a strategy's meta-loss comes from the lower-numbered levels
             that move by it, so a self-loop and a cycle need no special case.
         slots: the strategies by slot name.
+        task_names: the task's movable parameters, to match ``only`` patterns against; where they are not
+            known yet, :meth:`check_task` follows.
         labels: how each slot is written in stack notation, e.g. ``adam(lr=0.001)``.
 
     Raises:
@@ -33,6 +36,7 @@ class Graph:
         self,
         levels: Sequence[Level],
         slots: Mapping[str, Strategy],
+        task_names: Sequence[str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
         self.slots = dict(slots)
@@ -45,6 +49,8 @@ class Graph:
         for number in range(len(self.levels)):
             self._check_level(number)
         self._check_movers()
+        if task_names is not None:
+            self.check_task(task_names)
 
     # structure
 
@@ -160,14 +166,18 @@ class Graph:
         if names is not None and not self.moved(number, names):
             if level.only:
                 have = ", ".join(names) or "none"
-                self._refuse(number, f"'only' matches no parameter of '{level.moves}': {' '.join(level.only)}. Have: {have}.")
+                self._refuse(
+                    number, f"'only' matches no parameter of '{level.moves}': {' '.join(level.only)}. Have: {have}."
+                )
             self._refuse(number, f"'{level.moves}' has nothing to move: it declares no parameter.")
         if level.moves == TASK:
             self._check_task_level(number)
         else:
             self._check_upper_level(number)
         if self.order(number) == 0 and level.normalize != "none":
-            self._refuse(number, f"a zero-order strategy reads no signal to normalize: drop normalize={level.normalize}.")
+            self._refuse(
+                number, f"a zero-order strategy reads no signal to normalize: drop normalize={level.normalize}."
+            )
 
     def _check_task_level(self, number: int) -> None:
         level = self.levels[number]
@@ -186,21 +196,33 @@ class Graph:
     def _check_upper_level(self, number: int) -> None:
         level, subjects = self.levels[number], self.subjects[number]
         if not subjects:
-            self._refuse(number, f"no lower level moves by '{level.moves}', so nothing scores it: put it above one that does.")
+            self._refuse(
+                number, f"no lower level moves by '{level.moves}', so nothing scores it: put it above one that does."
+            )
         if self.order(number) == 0:
             if level.gradient != "value":
-                self._refuse(number, f"'{level.by}' is zero-order and reads values only: set gradient=value, not {level.gradient}.")
+                self._refuse(
+                    number,
+                    f"'{level.by}' is zero-order and reads values only: set gradient=value, not {level.gradient}.",
+                )
         elif level.gradient not in ("unroll", "online"):
-            self._refuse(number, f"'{level.by}' reads gradients: set gradient=unroll or online, or put a zero-order strategy here.")
+            self._refuse(
+                number,
+                f"'{level.by}' reads gradients: set gradient=unroll or online, or put a zero-order strategy here.",
+            )
         elif level.objective and level.objective.startswith("steps_to"):
             self._refuse(number, "steps_to has no gradient: use it with a zero-order strategy, or objective=mean here.")
         for m in subjects if self.order(number) else []:
             self._check_differentiable(number, m)
         if level.gradient == "online" and (level.every != 1 or level.second_order):
-            self._refuse(number, "gradient=online is the unroll of length 1 without second derivatives: use gradient=unroll.")
+            self._refuse(
+                number, "gradient=online is the unroll of length 1 without second derivatives: use gradient=unroll."
+            )
         if level.episode is not None and level.every and level.episode % level.every:
             near = level.every * max(1, round(level.episode / level.every))
-            self._refuse(number, f"an episode of {level.episode} does not hold whole windows of {level.every}: use {near}.")
+            self._refuse(
+                number, f"an episode of {level.episode} does not hold whole windows of {level.every}: use {near}."
+            )
         if level.on == "valid" and any(self.levels[m].moves != TASK for m in subjects):
             self._refuse(number, "on=valid needs a task right below: set it on the level over level 1.")
 
@@ -222,15 +244,18 @@ class Graph:
                     continue
                 both = set(self.moved(m, names)) & set(self.moved(number, names))
                 if both:
-                    self._refuse(number, f"level {m + 1} moves '{names[min(both)]}' too: give them disjoint 'only' patterns.")
+                    self._refuse(
+                        number, f"level {m + 1} moves '{names[min(both)]}' too: give them disjoint 'only' patterns."
+                    )
             for m in self.subjects[number] if level.episode else []:
                 slot = self.levels[m].moves
                 first, length = episodes.setdefault(slot, (number, level.episode or 0))
                 if length != level.episode:
-                    self._refuse(number, f"level {first + 1} ends episodes of '{slot}' after {length} steps: use the same length.")
+                    self._refuse(
+                        number,
+                        f"level {first + 1} ends episodes of '{slot}' after {length} steps: use the same length.",
+                    )
 
     def describe(self) -> str:
         """The stack notation, innermost first, or one arrow per level where the graph is no stack."""
-        from .stack import notation
-
         return notation(self.levels, self.labels)

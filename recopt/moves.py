@@ -65,7 +65,11 @@ class Mover:
         rng = Generator()
         rng.set_state(own.rng)
         with torch.set_grad_enabled(taped):
-            made = self._first(state, number, signal, rng) if engine.graph.order(number) else self._zero(state, number, rng)
+            made = (
+                self._first(state, number, signal, rng)
+                if engine.graph.order(number)
+                else self._zero(state, number, rng)
+            )
             delta = self._checked(state, number, signal, made, point)
             new = [p + d for p, d in zip(point, delta, strict=True)]
         own.rng, own.steps = rng.get_state(), own.steps + 1

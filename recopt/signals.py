@@ -48,7 +48,9 @@ class Collector:
         pairs = list(zip(slot.params, grads or [], strict=False)) if self.exact else []
         loss, bad = engine.guarded(state, TASK, loss, grads)
         if bad is not None and grads is not None:
-            grads = [torch.where(bad.view(-1, *[1] * (g.ndim - 1)) if bad.ndim else bad, 0.0, g).detach() for g in grads]
+            grads = [
+                torch.where(bad.view(-1, *[1] * (g.ndim - 1)) if bad.ndim else bad, 0.0, g).detach() for g in grads
+            ]
             pairs = []
         for n in numbers:
             own = None if grads is None else [grads[i] for i in engine.index[n]]
@@ -163,7 +165,11 @@ class Collector:
     def _cut(self, state: RunState, number: int) -> None:
         """Truncate the tape below a level, except where another level's window is still open over it."""
         engine, exact = self.engine, self.levels[number].second_order
-        open_ = [n for n in range(len(self.levels)) if n != number and engine.taping(n) and any(state.levels[n].window.records)]
+        open_ = [
+            n
+            for n in range(len(self.levels))
+            if n != number and engine.taping(n) and any(state.levels[n].window.records)
+        ]
         for m in self.under[number] if exact else set(self.graph.subjects[number]):
             needed = any(m in self.graph.subjects[n] or (exact and n in self.exact) for n in open_)
             if needed or state.pending[m] is None:

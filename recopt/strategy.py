@@ -86,7 +86,9 @@ class Strategy(nn.Module):
 
     def natural(self, coordinates: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each hyperparameter among ``coordinates`` (parameter name to value) in its natural unit."""
-        return {name: self._domains[name].natural(value) for name, value in coordinates.items() if name in self._domains}
+        return {
+            name: self._domains[name].natural(value) for name, value in coordinates.items() if name in self._domains
+        }
 
     def afresh(self, seed: int, draw: int) -> Self:
         """The same strategy made again, with initial meta-parameters drawn anew."""
@@ -102,8 +104,6 @@ class Strategy(nn.Module):
         """Points to score before the next step; the first-order default scores the point itself."""
         return [point]
 
-    def forward(
-        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
-    ) -> tuple[Params, State]:
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         """Deltas to add to ``point`` (same shapes), and the next state, from the scored ``trials``."""
         raise NotImplementedError(f"{type(self).__name__} has no forward.")

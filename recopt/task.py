@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -69,6 +70,13 @@ class Task:
         other = copy.copy(self)
         other.seed = seed
         return other
+
+    def draw(self, seeds: Sequence[int]) -> list[Task]:
+        """The tasks that one draw runs side by side, one per seed; their models have the same structure.
+
+        A family whose members differ in structure overrides this so that one draw holds members of one kind.
+        """
+        return [self.sample(seed) for seed in seeds]
 
     def to(self, device: torch.device | str) -> Self:
         """This task, its data held on ``device`` from now on where it holds any (shared with its samples)."""

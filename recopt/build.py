@@ -1,0 +1,114 @@
+"""From words to objects: a spec's task, strategies and graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from .engine import Engine, Sink
+from .errors import RecoptError, unknown
+from .evaluate import mix
+from .graph import Graph
+from .level import Level
+from .plugins import load_strategy, load_task
+from .spec import Named, Spec, explain
+from .stack import levels_of, parse
+from .strategy import Strategy
+from .task import Task
+
+_SETTING = re.compile(r"(?:level(?P<level>\d+)|(?P<slot>task|[A-Za-z_]\w*))\.(?P<key>\w+)")
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
+    """The task, seeded. Raises RecoptError on an unknown name or option."""
+    return load_task(named.name, folders)(seed=seed, **named.settings)
+
+
+def make_strategy(slot: str, named: Named, seed: int, folders: Sequence[str] = ()) -> Strategy:
+    """A strategy, its initial meta-parameters drawn from ``seed`` and its slot's name."""
+    made = load_strategy(named.name, folders, f"in slot '{slot}'")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(seed, 3, *slot.encode()))
+        return made(domains=named.domains or None, **named.settings)
+
+
+def make_strategies(found: Mapping[str, Named], seed: int, folders: Sequence[str] = ()) -> dict[str, Strategy]:
+    """All strategies of a spec, by slot."""
+    return {slot: make_strategy(slot, named, seed, folders) for slot, named in found.items()}
+
+
+def stack_levels(layers: Sequence[Sequence[Any]], strategies: Mapping[str, Strategy]) -> list[Level]:
+    """The levels of a parsed stack, with nothing filled in yet."""
+    return levels_of(layers, {slot: [n for n, _ in s.named_parameters()] for slot, s in strategies.items()})
+
+
+def with_settings(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A spec's mapping with ``level2.every=20``, ``adam.lr=0.1`` or ``task.batch_size=64`` set.
+
+    Raises:
+        RecoptError: if a setting does not read like that, or names what is not there.
+    """
+    for text in settings:
+        place, equals, value = text.partition("=")
+        match = _SETTING.fullmatch(place.strip())
+        if not match or not equals:
+            raise RecoptError(f"'{text}' should read like level2.every=20, adam.lr=0.1 or task.batch_size=64.")
+        _set(data, match, _value(value), place)
+    return data
+
+
+def _set(data: dict[str, Any], match: re.Match[str], value: Any, place: str) -> None:
+    key = match["key"]
+    if match["level"]:
+        number, levels = int(match["level"]), data["levels"]
+        if not 1 <= number <= len(levels):
+            raise RecoptError(f"There is no level{number} in '{place}': the graph has levels 1 to {len(levels)}.")
+        if key not in Level.model_fields:
+            raise unknown("setting", key, Level.model_fields, f"in '{place}'")
+        levels[number - 1][key] = value
+    elif match["slot"] == "task":
+        data["task"].setdefault("settings", {})[key] = value
+    elif match["slot"] in data["strategies"]:
+        data["strategies"][match["slot"]].setdefault("settings", {})[key] = value
+    else:
+        known = ["task", *data["strategies"], *(f"level{n + 1}" for n in range(len(data["levels"])))]
+        raise unknown("name", match["slot"], known, f"in '{place}'")
+
+
+def _value(text: str) -> Any:
+    try:
+        return parse(f"x(v={text})")[0][0].settings["v"]
+    except RecoptError:
+        return yaml.safe_load(text)
+
+
+def make_level(data: Mapping[str, Any], number: int) -> Level:
+    """A level from a mapping. Raises RecoptError naming ``number`` (from 1) and the field."""
+    try:
+        return Level.model_validate(dict(data))
+    except ValidationError as why:
+        raise RecoptError(f"In level{number}: {explain(why)}") from None
+
+
+def place(device: str) -> torch.device:
+    """The device called ``device``. Raises RecoptError if torch does not have it here."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as why:
+        first = str(why).splitlines()[0]
+        raise RecoptError(f"The device '{device}' is not available ({first}): use --device cpu.") from None
+    return found
+
+
+def make_engine(spec: Spec, graph: Graph, task: Task, sink: Sink | None = None) -> Engine:
+    """The engine of a spec."""
+    return Engine(
+        task, graph, seed=spec.seed, tasks=spec.tasks, device=place(spec.device), dtype=_DTYPES[spec.dtype], sink=sink
+    )

@@ -1,0 +1,45 @@
+"""Measurements on held-out data: the model as its user would use it, in evaluation mode."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .engine import Engine
+from .level import TASK
+from .task import Split
+
+
+def models(engine: Engine) -> list[nn.Module]:
+    """The models at the run's present point, one per task, as plain modules."""
+    slot = engine.state.slots[TASK]
+    found = []
+    for n in range(engine.tasks):
+        module = engine.evaluator.module(slot.draw, n)
+        params = [p[n] for p in slot.params] if engine.tasks > 1 else slot.params
+        others = [b[n] for b in slot.buffers] if engine.tasks > 1 else slot.buffers
+        moving, rest = iter(params), iter(others)
+        with torch.no_grad():
+            for p in module.parameters():
+                p.copy_(next(moving) if p.requires_grad else next(rest))
+            for b in module.buffers():
+                b.copy_(next(rest))
+        found.append(module)
+    return found
+
+
+def measure(engine: Engine, split: Split) -> dict[str, float]:
+    """The mean loss and metrics over one pass of ``split``, over all tasks; leaves no trace in the run."""
+    sums: dict[str, float] = {}
+    tasks = engine.evaluator.tasks(engine.state.slots[TASK].draw)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for task, module in zip(tasks, models(engine), strict=True):
+            module.eval()
+            count = task.batches(split)
+            for index in range(count):
+                batch = engine.evaluator.place(task.batch(index, split))
+                values = {"loss": task.loss(module, batch), **task.metrics(module, batch)}
+                for key, value in values.items():
+                    sums[key] = sums.get(key, 0.0) + float(value) / count / len(tasks)
+    return sums

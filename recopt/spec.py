@@ -1,0 +1,152 @@
+"""A run, written down: the task, the strategies, the levels, and how long. Read and written as YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from .errors import RecoptError, did_you_mean
+from .level import Level
+from .stack import Term, parse
+
+
+def _named(value: object) -> object:
+    """``adam(lr=0.1)`` or ``{name: adam, lr: 0.1}`` as name and settings."""
+    if isinstance(value, str):
+        if value.endswith(".py"):
+            return {"name": value}
+        term = parse(value)[0][0]
+        return {"name": term.name, "settings": term.settings}
+    return value
+
+
+class Named(BaseModel):
+    """A plugin by name (or a task by its file), with its settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    settings: dict[str, Any] = {}
+    domains: dict[str, str] = {}
+
+
+NamedOrText = Annotated[Named, BeforeValidator(_named)]
+
+
+class Spec(BaseModel):
+    """Everything that determines a run.
+
+    Attributes:
+        recopt: the version of this format.
+        tasks: how many tasks are trained side by side, all by the same strategies.
+        steps: updates of the task.
+        measure: steps between two measurements on held-out data; 0 for only at the start and the end.
+        plugins: folders and files with strategies and tasks, searched first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recopt: Literal[1] = 1
+    task: NamedOrText
+    strategies: dict[str, NamedOrText]
+    levels: list[Level]
+    tasks: Annotated[int, Field(ge=1)] = 1
+    steps: Annotated[int, Field(ge=1)] = 1000
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    measure: Annotated[int, Field(ge=0)] | None = None
+    plugins: list[str] = []
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Each slot as it is written in stack notation."""
+        return {slot: written(slot, named) for slot, named in self.strategies.items()}
+
+
+def written(slot: str, named: Named) -> str:
+    """One strategy in stack notation, with its label where that is not its name."""
+    label = "" if slot == named.name.replace("-", "_") else f"@{slot}"
+    settings = ", ".join(f"{k}={_short(v)}" for k, v in named.settings.items())
+    return f"{named.name}{label}({settings})" if settings else f"{named.name}{label}"
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def strategies_of(layers: Sequence[Sequence[Term]]) -> dict[str, Named]:
+    """The strategies of a stack by slot; the first place of a label has its settings."""
+    found: dict[str, Named] = {}
+    for term in (t for layer in layers for t in layer):
+        found.setdefault(term.slot, Named(name=term.name, settings=term.settings))
+    return found
+
+
+def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Term]]:
+    """The layers with the last one repeated, each time as a strategy of its own, up to ``depth`` layers."""
+    out = [list(layer) for layer in layers]
+    if depth is not None and depth < len(out):
+        raise RecoptError(
+            f"--depth {depth} is less than the {len(out)} levels of the stack: leave it out or give more."
+        )
+    while depth is not None and len(out) < depth:
+        number = len(out) + 1
+        out.append([Term(t.name, f"{t.name.replace('-', '_')}{number}", t.settings, t.only) for t in layers[-1]])
+    return out
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises RecoptError if it cannot be read or holds no mapping."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as why:
+        raise RecoptError(f"The spec {path} cannot be read ({why.strerror}): check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as why:
+        mark = getattr(why, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise RecoptError(f"The spec {path}{place} is no YAML: {getattr(why, 'problem', None) or why}.") from None
+    if not isinstance(data, dict):
+        raise RecoptError(f"The spec {path} should be a mapping with task, strategies and levels.")
+    return data
+
+
+def make_spec(data: Mapping[str, Any], where: str = "the spec") -> Spec:
+    """``data`` checked. Raises RecoptError with the exact place of the first mistake."""
+    try:
+        return Spec.model_validate(dict(data))
+    except ValidationError as why:
+        raise RecoptError(f"In {where}: {explain(why)}") from None
+
+
+def explain(why: ValidationError) -> str:
+    """The first mistake of a validation in one sentence: where, what, and the nearest name that exists."""
+    error = why.errors(include_url=False)[0]
+    parts = [str(p) for p in error["loc"] if not str(p).startswith("function-")]
+    place = ".".join(parts)
+    if len(parts) > 1 and parts[0] == "levels" and parts[1].isdigit():
+        place = ".".join([f"level{int(parts[1]) + 1}", *parts[2:]])
+    if error["type"] == "extra_forbidden":
+        model: type[BaseModel] = Level if parts[0] == "levels" or why.title == "Level" else Spec
+        if parts[0] in ("task", "strategies"):
+            model = Named
+        return f"there is no '{place}'.{did_you_mean(parts[-1], model.model_fields)}"
+    text = error["msg"].removeprefix("Value error, ")
+    return f"'{place}' {text[0].lower()}{text[1:]}, not {error['input']!r}." if place else f"{text}."
+
+
+def write_spec(spec: Spec) -> str:
+    """``spec`` as YAML, complete, so that it repeats the run."""
+    data = spec.model_dump(mode="json")
+    data["levels"] = [{k: v for k, v in level.items() if v is not None and v != []} for level in data["levels"]]
+    data["strategies"] = {k: _trimmed(v) for k, v in data["strategies"].items()}
+    data["task"] = _trimmed(data["task"])
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _trimmed(named: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in named.items() if v or k == "name"}
