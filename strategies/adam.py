@@ -23,9 +23,12 @@ from recopt import Params, State, Strategy, Trial, option, positive, unit
 class Adam(Strategy):
     """Adam: steps of about the learning rate whatever the gradient's scale, with optional weight decay."""
 
+    kernel = "recopt.kernels.adam:AdamKernel"
+    formula = "recopt.kernels.adam:AdamFormula"
+
     lr = positive(0.001, "learning rate")
     beta1 = unit(0.9, "decay of the running mean of gradients; 0: none", off=0.0)
-    beta2 = unit(0.999, "decay of the running mean of squared gradients", off=0.0)
+    beta2 = unit(0.999, "decay of the running mean of squared gradients")
     eps = positive(1e-8, "added to the root mean square; 0 makes the rule blind to the gradient's scale", off=0.0)
     weight_decay = positive(0.0, "weight decay; 0: none", off=0.0)
     decoupled = option(True, "decay the weights themselves (AdamW) instead of penalizing them in the gradient")
@@ -50,10 +53,16 @@ class Adam(Strategy):
         mean = [m + (1 - beta1) * (g - m) for m, g in zip(state["mean"], grads, strict=True)]
         square = [beta2 * v + (1 - beta2) * g * g for v, g in zip(state["square"], grads, strict=True)]
         rate, correction = lr / (1 - beta1**steps), (1 - beta2**steps).sqrt()
+        step, spread = mean, square
+        if steps == 1:
+            # Both means are then the gradient's own whatever the betas are. Written out, since the rounding errors of
+            # a derivative that is 0 would be a signal of full size after normalizing.
+            rate, correction = lr, torch.ones_like(correction)
+            step, spread = grads, [g * g for g in grads]
         # The root's slope at 0 is infinite, and infinity times a zero slope is NaN. The clamp cuts it there, and
         # is too small to be seen beside eps: a coordinate that never had a gradient does not move, as in torch.
-        roots = [v.clamp_min(torch.finfo(v.dtype).tiny).sqrt() for v in square]
-        deltas = [-rate * m / (r / correction + eps) for m, r in zip(mean, roots, strict=True)]
+        roots = [v.clamp_min(torch.finfo(v.dtype).tiny).sqrt() for v in spread]
+        deltas = [-rate * m / (r / correction + eps) for m, r in zip(step, roots, strict=True)]
         if decays and self.decoupled:
             deltas = [d - lr * decay * p for d, p in zip(deltas, point, strict=True)]
         return deltas, {"steps": steps, "mean": mean, "square": square}

@@ -9,7 +9,8 @@ same window, so the comparison is paired and what they have in common cancels. W
 where s is the running size of |d|: T is in units of the differences that are met, so that multiplying the loss by
 a constant changes nothing. s is a mean of the first 10 differences and can only fall from then on: if it could
 grow, hot steps would grow with the differences that they make, and the point would climb without end (it does).
-A wild difference counts as at most ten times the others. A candidate whose loss is not finite is never accepted;
+As it falls, the temperature follows a training run whose losses, and so their differences, become small by
+themselves. A wild difference counts as at most ten times the others. A candidate whose loss is not finite is never accepted;
 if only the present point's is not, the candidate is.
 
 The step follows the rate of acceptance towards ``target`` (Rechenberg's 1/5 success rule in the form of Kern et al.

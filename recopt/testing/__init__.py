@@ -1,0 +1,98 @@
+"""The conformance battery: what every strategy must do, tried out. For authors of plugins, and for our own.
+
+    from recopt.testing import assert_conforms
+
+    def test_my_rule_conforms():
+        assert_conforms(MyRule)                       # or a factory: lambda: MyRule(momentum=0.9)
+
+Each property is one function of ``RULES``, in the order in which they are tried; its finding says what to mend.
+Where one of the ``BASIC`` properties fails, the others would only repeat it and are not tried. Needs no test
+framework, draws nothing from torch's global generator, and takes well under a second for a small strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..strategy import Strategy
+from . import answers, derivatives, form, probe
+from .probe import Broken
+
+Make = Callable[[], Strategy]
+
+RULES: dict[str, Callable[[Make], None]] = {
+    rule.__name__: rule
+    for rule in (
+        form.settings,
+        form.documented,
+        form.signature,
+        form.order,
+        form.runs,
+        answers.shapes,
+        answers.empty,
+        answers.purity,
+        answers.repeatable,
+        answers.fresh_state,
+        answers.plain_state,
+        answers.steady_state,
+        answers.lost_trials,
+        derivatives.zero_gradients,
+        derivatives.derivatives,
+        derivatives.patched,
+        derivatives.vectorized,
+    )
+}
+BASIC = frozenset({"settings", "signature", "order", "runs"})
+"""Rules without which the ones after them could only repeat the finding."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A property that does not hold: its name in ``RULES``, and one sentence that says what to mend."""
+
+    rule: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.message}"
+
+
+def check(strategy: Make, source: str | None = None) -> list[Finding]:
+    """Try every property; empty if all hold.
+
+    Args:
+        strategy: the class, or a function that makes an instance.
+        source: the text of the plugin's file, whose imports are then looked at too.
+    """
+    found: list[Finding] = []
+    if source is not None:
+        found += _tried("imports", lambda _: form.imports(source), strategy)
+    for name, rule in RULES.items():
+        found += _tried(name, rule, strategy)
+        if name in BASIC and any(f.rule == name for f in found):
+            break
+    return found
+
+
+def assert_conforms(strategy: Make, source: str | None = None) -> None:
+    """Raise AssertionError with every finding of :func:`check`, one a line, if there is any."""
+    found = check(strategy, source)
+    if found:
+        name = getattr(strategy, "__name__", "The strategy")
+        raise AssertionError("\n".join([f"{name} does not conform:", *map(str, found)]))
+
+
+def _tried(name: str, rule: Callable[[Make], None], strategy: Make) -> list[Finding]:
+    def made() -> Strategy:
+        with probe.seeded():  # learned weights may be drawn from torch's global generator
+            return strategy()
+
+    try:
+        with probe.seeded():
+            rule(strategy if name == "settings" else made)
+    except Broken as why:
+        return [Finding(name, str(why))]
+    except Exception as why:
+        return [Finding(name, f"this could not be tried, for it raised {type(why).__name__}: {why}")]
+    return []

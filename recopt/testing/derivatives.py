@@ -1,0 +1,146 @@
+"""How a strategy is used by the levels around it: differentiated, patched, and mapped over tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import tree
+from ..apply import over_tasks
+from ..bridge import Patched
+from ..strategy import Params, State, Strategy, Trial
+from . import probe
+from .probe import PLAIN, Broken
+
+Make = Callable[[], Strategy]
+STEPS = 3
+WIDTH = 1e-3
+"""Half the width of a difference: its error is of the order WIDTH⁴, and rounding / WIDTH."""
+RELATIVE, ABSOLUTE = 1e-6, 1e-9
+"""How far a derivative may be off, relative to itself and to the whole that is differentiated."""
+
+
+def derivatives(make: Make) -> None:
+    """First-order only: deltas are differentiable by every parameter, as central differences say, in float64."""
+    strategy = make().double()
+    moved = [(n, p) for n, p in strategy.named_parameters() if p.requires_grad]
+    if strategy.order == 0 or not moved:
+        return
+    whole = _travelled(strategy)
+    if not whole.requires_grad:
+        raise Broken(
+            "its deltas carry no graph: compute them from the parameters with tensors (no float(), no .item())."
+        )
+    slopes = torch.autograd.grad(whole, [p for _, p in moved], allow_unused=True)
+    for k, ((name, p), slope) in enumerate(zip(moved, slopes, strict=True)):
+        direction = probe.some([tuple(p.shape)], 10 + k)[0]
+        direction = direction / direction.norm()
+        by_graph = 0.0 if slope is None else float((slope * direction).sum())
+        by_difference = _difference(strategy, p, direction)
+        allowed = RELATIVE * max(abs(by_graph), abs(by_difference)) + ABSOLUTE * abs(float(whole.detach()))
+        if not abs(by_graph - by_difference) <= allowed:
+            raise Broken(
+                f"by '{name}' autograd says {by_graph:.9g} and central differences say {by_difference:.9g}: keep "
+                "every use of parameters, gradients, point and state in the graph (no .detach(), .item(), .data)."
+            )
+
+
+def _travelled(strategy: Strategy) -> Tensor:
+    """A weighted sum of all that the strategy moved in a few steps: along its own gradients, graph and all."""
+    start = probe.some(PLAIN, 1)
+    end, _ = probe.walk(strategy, start, STEPS)
+    weights = probe.some(PLAIN, 2)
+    return torch.stack([(w * (b - a)).sum() for w, a, b in zip(weights, start, end, strict=True)]).sum()
+
+
+def _difference(strategy: Strategy, p: Tensor, direction: Tensor) -> float:
+    kept, values = p.detach().clone(), []
+    with torch.no_grad():
+        for n in (-2, -1, 1, 2):
+            p.copy_(kept + n * WIDTH * direction)
+            values.append(float(_travelled(strategy)))
+        p.copy_(kept)
+    return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * WIDTH)
+
+
+def zero_gradients(make: Make) -> None:
+    """First-order only: where there never was a gradient, deltas and their derivatives are finite all the same."""
+    strategy = make().double()
+    if strategy.order == 0:
+        return
+    point = probe.some(PLAIN, 1)
+    for start in (point, [torch.zeros_like(p) for p in point]):
+        state, moved = strategy.init(start), [p for p in strategy.parameters() if p.requires_grad]
+        for step in range(STEPS):
+            # The second step has gradients in every other entry: the others go on without.
+            grads = [torch.zeros_like(p) for p in start]
+            grads[1][:, ::2] = float(step == 1)
+            leaves = [g.requires_grad_() for g in grads]
+            delta, state = strategy(
+                start, [Trial(start, torch.zeros_like(start[0].sum()), leaves)], state, probe.generator()
+            )
+            if not probe.finite(delta):
+                raise Broken(f"gradients of 0 give deltas that are not finite at step {step + 1}: add eps to divisors.")
+        whole = torch.stack([d.sum() for d in delta]).sum()
+        if whole.requires_grad:
+            slopes = torch.autograd.grad(whole, [*moved, *leaves], allow_unused=True)
+            if not probe.finite([s for s in slopes if s is not None]):
+                raise Broken(
+                    "gradients of 0 give derivatives that are not finite: sqrt, norm and log have none at 0, so clamp "
+                    "what goes into them (v.clamp_min(torch.finfo(v.dtype).tiny).sqrt())."
+                )
+
+
+def patched(make: Make) -> None:
+    """Called with other values in the place of its parameters, it uses those, and they carry the graph."""
+    plain, other = make().double(), make().double()
+    values = []
+    with torch.no_grad():
+        for k, p in enumerate(plain.parameters()):
+            p.add_(0.1 * probe.some([tuple(p.shape)], 20 + k)[0])
+            values.append(p.clone().requires_grad_(p.requires_grad))
+    module: Any = Patched(other).load(values, list(plain.buffers()))
+    wanted, end = (probe.walk(s, probe.some(PLAIN, 1), STEPS)[0] for s in (plain, module))
+    if not probe.close(wanted, end, tolerance=1e-12):
+        raise Broken(
+            "with its parameters replaced it still uses the old values: read self.name anew in every call, and keep "
+            "no other reference to a parameter."
+        )
+    if not probe.close(_slopes(wanted, list(plain.parameters())), _slopes(end, values)):
+        raise Broken("with its parameters replaced its derivatives are lost: read self.name anew in every call.")
+
+
+def _slopes(end: Params, by: Sequence[Tensor]) -> Params:
+    by = [p for p in by if p.requires_grad]
+    whole = torch.stack([p.sum() for p in end]).sum()
+    if not by or not whole.requires_grad:
+        return []
+    return list(torch.autograd.grad(whole, by, allow_unused=True, materialize_grads=True))
+
+
+def vectorized(make: Make) -> None:
+    """Unless ``vectorize`` is False: mapped over several tasks at once, it answers as it does one by one."""
+    strategy, tasks = make().double(), 3
+    if not strategy.vectorize:
+        return
+    points = [probe.some(PLAIN, 30 + n) for n in range(tasks)]
+
+    def one(point: Params, state: State, steps: int) -> tuple[Params, State]:
+        rng = probe.generator()
+        for step in range(steps):
+            delta, state = probe.ask(strategy, point, state, rng, step)
+            point = [p + d for p, d in zip(point, delta, strict=True)]
+        return point, state
+
+    start = (tree.stack(points), tree.stack([strategy.init(p) for p in points]), STEPS)
+    remedy = "use no branch on values, no .item(), no change in place; or set vectorize = False."
+    try:
+        with torch.no_grad():
+            together, singly = (over_tasks(one, start, tasks, mapped) for mapped in (True, False))
+    except Exception as why:
+        raise Broken(f"it cannot be mapped over tasks ({type(why).__name__}: {why}): {remedy}") from why
+    if not probe.close(together, singly) or probe.layout(together) != probe.layout(singly):
+        raise Broken(f"mapped over tasks it answers otherwise than one by one: {remedy}")

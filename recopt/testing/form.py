@@ -1,0 +1,131 @@
+"""What a strategy is, before what it does: its settings, its signatures, what its file imports."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Callable
+
+from ..declare import Hyper, Option, declared
+from ..strategy import Params, Strategy
+from . import probe
+from .probe import PLAIN, Broken
+
+Make = Callable[[], Strategy]
+PUBLIC_MODULES = ("blocks", "draws")
+"""Submodules that are for plugins, besides what ``recopt`` itself exports."""
+STEPS = 3
+
+
+def imports(source: str) -> None:
+    """The file imports torch, recopt's public names and the standard library, nothing else."""
+    from .. import __all__
+
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            public = rest in __all__ or rest.partition(".")[0] in PUBLIC_MODULES
+            allowed = first == "torch" or first in sys.stdlib_module_names or (first == "recopt" and public)
+            if not allowed:
+                raise Broken(
+                    f"line {node.lineno} imports {name}: import only torch, the standard library and recopt's public "
+                    "names, so that the file works wherever recopt does."
+                )
+
+
+def settings(make: Make) -> None:
+    """It can be made without arguments: every default lies in its domain and among its choices."""
+    try:
+        strategy = make()
+    except Exception as why:
+        raise Broken(f"it cannot be made without arguments ({why}): give every setting a default that works.") from why
+    if not isinstance(strategy, Strategy):
+        raise Broken(f"it makes a {type(strategy).__name__}: derive the class from recopt.Strategy.")
+    for name, hyper in declared(type(strategy), Hyper).items():
+        try:
+            assert hyper.default == hyper.off or hyper.domain.coordinate(hyper.default) is not None
+        except ValueError as why:
+            raise Broken(f"the default of '{name}' is {hyper.default:g}: it must be {why}.") from None
+    for name, option in declared(type(strategy), Option).items():
+        try:
+            option.parse(option.default, name)
+        except Exception as why:
+            raise Broken(f"the default of option '{name}' is refused ({why}): give one that it takes.") from None
+
+
+def documented(make: Make) -> None:
+    """The class says in one line what it does."""
+    text = (make().__class__.__doc__ or "").strip()
+    if not text:
+        raise Broken("the class has no docstring: its first line is what listings show; write one.")
+
+
+def signature(make: Make) -> None:
+    """``init``, ``propose`` and ``forward`` take what the contract says; nothing is called ``params``."""
+    strategy = make()
+    for name, count in (("init", 1), ("propose", 3), ("forward", 4)):
+        taken = inspect.signature(getattr(strategy, name))
+        if "params" in taken.parameters:
+            raise Broken(f"{name} has an argument called 'params', which higher takes for itself: call it 'point'.")
+        try:
+            taken.bind(*range(count))
+        except TypeError:
+            wanted = ("point", "trials", "state", "rng") if name == "forward" else ("point", "state", "rng")
+            raise Broken(f"{name} must take ({', '.join(wanted[:count])}), not {taken}.") from None
+
+
+def order(make: Make) -> None:
+    """``order`` is 1 if and only if gradients are read."""
+    strategy = make().double()
+    point = probe.some(PLAIN, 1)
+
+    def end(with_gradients: bool, factor: float) -> Params:
+        at: Params = point
+        state, rng = strategy.init(point), probe.generator()
+        for step in range(STEPS):
+            points = strategy.propose(at, state, rng)
+            trials = [probe.scored(int(with_gradients), p, step, factor) for p in points]
+            delta, state = strategy(at, [t._replace(loss=t.loss and t.loss / factor) for t in trials], state, rng)
+            at = [p + d for p, d in zip(at, delta, strict=True)]
+        return at
+
+    if strategy.order not in (0, 1):
+        raise Broken(f"order is {strategy.order!r}: set it to 1 if it reads gradients and to 0 if only losses.")
+    if strategy.order == 1:
+        if probe.same(end(True, 1.0), end(True, -0.5)):
+            raise Broken("order is 1, but its deltas are the same whatever the gradients: set order = 0.")
+        return
+    given = end(True, 1.0)
+    try:
+        alike = probe.same(given, end(False, 1.0))
+    except Exception:
+        alike = False
+    if not alike:
+        raise Broken("order is 0, but it reads trial.grads, which are then None: set order = 1, or read losses only.")
+
+
+def runs(make: Make) -> None:
+    """A few plain steps work, and give what the contract says: a dict, lists of tensors, a pair."""
+    strategy, point = make().double(), probe.some(PLAIN, 1)
+    state, rng = strategy.init(point), probe.generator()
+    for step in range(STEPS):
+        if not isinstance(state, dict):
+            raise Broken(f"the state is a {type(state).__name__}: make it a dict.")
+        points = strategy.propose(point, state, rng)
+        if not (isinstance(points, list) and points and all(isinstance(p, list) for p in points)):
+            raise Broken("propose must give a list of at least one point, each a list of tensors.")
+        answer = strategy(point, [probe.scored(strategy.order, p, step) for p in points], state, rng)
+        if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], list)):
+            raise Broken("forward must give a pair: a list of deltas, and the next state.")
+        delta, state = answer
+        if not probe.finite(delta):
+            raise Broken(f"its deltas are not finite at step {step + 1} of an easy problem: look for a division by 0.")
+        point = [p + d.detach() for p, d in zip(point, delta, strict=True)]

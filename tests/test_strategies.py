@@ -1,0 +1,370 @@
+"""The shipped analytic and zero-order strategies: equal to torch.optim, and true to what their docstrings say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from recopt import Params, RecoptError, State, Strategy, Trial
+from recopt.plugins import load_strategy
+from recopt.testing import assert_conforms
+
+Loss = Callable[[Params], Tensor]
+ANALYTIC = ("sgd", "adam", "rmsprop", "adagrad")
+
+
+def make(name: str, **settings: Any) -> Strategy:
+    return load_strategy(name)(**settings).double()
+
+
+def start() -> Params:
+    rng = Generator().manual_seed(3)
+    return [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in [(), (4,), (3, 5)]]
+
+
+def gradients(point: Params, t: int) -> Params:
+    """Noisy gradients of Σ log cosh; the first entry of a tensor never has one, the last tensor none at first."""
+    rng = Generator().manual_seed(t)
+    found = [p.tanh() + 0.3 * torch.randn(p.shape, generator=rng, dtype=p.dtype) for p in point]
+    found[1][0] = 0.0
+    return [g * (t >= 5 or i < 2) for i, g in enumerate(found)]
+
+
+Case = tuple[str, dict[str, Any], type[torch.optim.Optimizer], dict[str, Any]]
+LIKE_TORCH: list[Case] = [
+    ("sgd", {}, torch.optim.SGD, {"lr": 0.01}),
+    ("sgd", {"lr": 0.1, "momentum": 0.9}, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    (
+        "sgd",
+        {"lr": 0.05, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
+        torch.optim.SGD,
+        {"lr": 0.05, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
+    ),
+    ("sgd", {"weight_decay": 0.3}, torch.optim.SGD, {"lr": 0.01, "weight_decay": 0.3}),
+    ("adam", {}, torch.optim.Adam, {}),
+    ("adam", {"lr": 0.1, "beta1": 0.5, "beta2": 0.9}, torch.optim.Adam, {"lr": 0.1, "betas": (0.5, 0.9)}),
+    ("adam", {"lr": 0.1, "beta1": 0}, torch.optim.Adam, {"lr": 0.1, "betas": (0.0, 0.999)}),
+    ("adam", {"lr": 0.1, "eps": 1e-3}, torch.optim.Adam, {"lr": 0.1, "eps": 1e-3}),
+    ("adam", {"lr": 0.1, "weight_decay": 0.2}, torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.2}),
+    (
+        "adam",
+        {"lr": 0.1, "weight_decay": 0.2, "decoupled": False},
+        torch.optim.Adam,
+        {"lr": 0.1, "weight_decay": 0.2},
+    ),
+    ("rmsprop", {}, torch.optim.RMSprop, {}),
+    ("rmsprop", {"lr": 0.05, "decay": 0.8, "eps": 1e-4}, torch.optim.RMSprop, {"lr": 0.05, "alpha": 0.8, "eps": 1e-4}),
+    ("rmsprop", {"momentum": 0.9}, torch.optim.RMSprop, {"momentum": 0.9}),
+    ("rmsprop", {"centered": True}, torch.optim.RMSprop, {"centered": True}),
+    (
+        "rmsprop",
+        {"centered": True, "momentum": 0.7, "weight_decay": 0.1},
+        torch.optim.RMSprop,
+        {"centered": True, "momentum": 0.7, "weight_decay": 0.1},
+    ),
+    ("adagrad", {}, torch.optim.Adagrad, {}),
+    ("adagrad", {"lr": 0.3, "eps": 1e-4}, torch.optim.Adagrad, {"lr": 0.3, "eps": 1e-4}),
+    ("adagrad", {"lr": 0.3, "initial": 0.5}, torch.optim.Adagrad, {"lr": 0.3, "initial_accumulator_value": 0.5}),
+    (
+        "adagrad",
+        {"lr": 0.3, "lr_decay": 0.1, "weight_decay": 0.2},
+        torch.optim.Adagrad,
+        {"lr": 0.3, "lr_decay": 0.1, "weight_decay": 0.2},
+    ),
+]
+
+
+def label(case: Case) -> str:
+    return "-".join([case[0], *case[1]])
+
+
+@pytest.mark.parametrize("case", LIKE_TORCH, ids=label)
+def test_equals_torch_over_100_steps(case: Case, rng: Generator) -> None:
+    name, settings, torchs, its_settings = case
+    strategy, point = make(name, **settings), start()
+    state = strategy.init(point)
+    theirs = [p.clone().requires_grad_() for p in start()]
+    optimizer = torchs(theirs, **its_settings)  # type: ignore[call-arg]
+    for t in range(100):
+        delta, state = strategy(point, [Trial(point, None, gradients(point, t))], state, rng)
+        point = [(p + d).detach() for p, d in zip(point, delta, strict=True)]
+        for p, g in zip(theirs, gradients([p.detach() for p in theirs], t), strict=True):
+            p.grad = g
+        optimizer.step()
+        gap = max(float((a - b).detach().abs().max()) for a, b in zip(point, theirs, strict=True))
+        assert gap < 1e-12, f"step {t}: {gap}"
+    assert all(float((a - b).abs().max()) > 1e-2 for a, b in zip(point, start(), strict=True))
+
+
+@pytest.mark.parametrize("case", LIKE_TORCH, ids=label)
+def test_every_variant_conforms(case: Case) -> None:
+    # Among others: derivatives by every hyperparameter against central differences, and finite where gradients are 0.
+    assert_conforms(lambda: load_strategy(case[0])(**case[1]))
+
+
+@pytest.mark.parametrize("name", ["annealing", "random-search", "hypergradient"])
+def test_the_others_conform(name: str) -> None:
+    assert_conforms(load_strategy(name))
+
+
+def test_variants_of_random_search_conform() -> None:
+    assert_conforms(lambda: load_strategy("random-search")(shape="gaussian", candidates=3))
+
+
+@pytest.mark.parametrize("name", ANALYTIC)
+def test_terms_that_are_off_are_no_hyperparameters(name: str) -> None:
+    moved = {n for n, _ in make(name).named_parameters()}
+    assert "lr" in moved
+    assert not moved & {"momentum", "weight_decay", "lr_decay", "initial"}
+    assert "weight_decay" in {n for n, _ in make(name, weight_decay=0.1).named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_without_eps_the_scale_of_the_gradient_does_not_matter(name: str, rng: Generator) -> None:
+    strategy = make(name, eps=0)
+    ends = []
+    for scale in (1.0, 2.0**40, 2.0**-40):
+        point, state = start(), strategy.init(start())
+        for t in range(20):
+            grads = [scale * g for g in gradients(start(), t)]
+            delta, state = strategy(point, [Trial(point, None, grads)], state, rng)
+            point = [(p + d).detach() for p, d in zip(point, delta, strict=True)]
+        ends.append(point)
+    assert all(torch.equal(a, b) for other in ends[1:] for a, b in zip(ends[0], other, strict=True))
+
+
+def test_nesterov_without_momentum_is_refused() -> None:
+    with pytest.raises(RecoptError, match="needs momentum"):
+        make("sgd", nesterov=True)
+
+
+def test_centered_rmsprop_survives_a_constant_gradient(rng: Generator) -> None:
+    strategy = make("rmsprop", centered=True, decay=0.5)
+    point = [torch.zeros(1000, dtype=torch.float64)]
+    state, grads = strategy.init(point), [torch.linspace(0.1, 7.3, 1000, dtype=torch.float64)]
+    for _ in range(200):  # long enough for v - m² to be rounding alone, of either sign
+        delta, state = strategy(point, [Trial(point, None, grads)], state, rng)
+        assert delta[0].isfinite().all()
+
+
+# hypergradient
+
+
+def test_hypergradient_steps_against_the_signal_by_kappa(rng: Generator) -> None:
+    strategy = make("hypergradient", kappa=0.25)
+    point, signal = start(), [torch.full_like(p, 0.5) for p in start()]
+    delta, state = strategy(point, [Trial(point, None, signal)], strategy.init(point), rng)
+    assert state == {}
+    assert all(torch.allclose(d, torch.full_like(d, -0.125), rtol=1e-14) for d in delta)
+    assert type(strategy).level == {"normalize": "cosine"}
+
+
+def test_hypergradient_agrees_with_the_multiplicative_rule_to_first_order(rng: Generator) -> None:
+    alpha, cosine = 0.03, torch.tensor(-0.7, dtype=torch.float64)
+    for kappa in (1e-2, 1e-3):
+        strategy = make("hypergradient", kappa=kappa)
+        point = [torch.tensor(math.log(alpha), dtype=torch.float64)]
+        delta, _ = strategy(point, [Trial(point, None, [cosine])], {}, rng)
+        published = alpha * (1 - kappa * float(cosine))
+        assert float((point[0] + delta[0]).detach().exp()) == pytest.approx(published, rel=kappa**2)
+
+
+# zero-order
+
+
+def descend(
+    strategy: Strategy, loss: Loss, point: Params, steps: int, seed: int = 0
+) -> tuple[list[Params], list[State]]:
+    """The points and states of a run, the start included."""
+    rng, state = Generator().manual_seed(seed), strategy.init(point)
+    points, states = [point], [state]
+    for _ in range(steps):
+        trials = [Trial(p, loss(p)) for p in strategy.propose(point, state, rng)]
+        delta, state = strategy(point, trials, state, rng)
+        point = [p + d for p, d in zip(point, delta, strict=True)]
+        points.append(point)
+        states.append(state)
+    return points, states
+
+
+def rosenbrock(point: Params) -> Tensor:
+    x = point[0]
+    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+
+
+def rastrigin(point: Params) -> Tensor:
+    x = point[0]
+    return (10 + x * x - 10 * torch.cos(2 * torch.pi * x)).sum()
+
+
+def bowl(point: Params) -> Tensor:
+    return torch.stack([(p * p).sum() for p in point]).sum()
+
+
+def vector(*numbers: float) -> Params:
+    return [torch.tensor(numbers, dtype=torch.float64)]
+
+
+def median_end(name: str, loss: Loss, point: Params, steps: int) -> float:
+    ends = [float(loss(descend(make(name), loss, point, steps, seed)[0][-1])) for seed in range(7)]
+    return sorted(ends)[3]
+
+
+def test_annealing_finds_its_way() -> None:
+    assert median_end("annealing", rosenbrock, vector(-1.2, 1.0), 600) < 0.3  # 24.2 at the start
+    assert median_end("annealing", rastrigin, vector(3.2, 3.2), 600) < 5.1  # 34.3; 18 in the nearest minimum
+
+
+def test_annealing_leaves_a_minimum_that_descent_stays_in() -> None:
+    x = vector(2.0, 2.0)  # a minimum of Rastrigin's, of 8
+    warm = [float(rastrigin(descend(make("annealing"), rastrigin, x, 300, s)[0][-1])) for s in range(7)]
+    assert sorted(warm)[3] < 5.1
+
+
+@pytest.mark.parametrize("name", ["annealing", "random-search"])
+@pytest.mark.parametrize("power", range(-6, 7))
+def test_the_scale_of_the_loss_does_not_matter(name: str, power: int) -> None:
+    one, _ = descend(make(name), rosenbrock, vector(-1.2, 1.0, 0.5), 200)
+    scaled, _ = descend(make(name), lambda p: 10.0**power * rosenbrock(p), vector(-1.2, 1.0, 0.5), 200)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(one, scaled, strict=True))
+
+
+@pytest.mark.parametrize("name", ["annealing", "random-search"])
+def test_float32_sees_the_same_draws(name: str) -> None:
+    double, _ = descend(make(name), bowl, start(), 30)
+    single, _ = descend(make(name).float(), bowl, [p.float() for p in start()], 30)
+    for a, b in zip(double, single, strict=True):
+        assert all(torch.allclose(p, q.double(), atol=1e-4) for p, q in zip(a, b, strict=True))
+
+
+def test_annealing_compares_the_present_point_with_one_candidate() -> None:
+    strategy, point = make("annealing", step=0.5), start()
+    first, second = strategy.propose(point, strategy.init(point), Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(first, point, strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(second, point, strict=True))
+
+
+def answer(strategy: Strategy, old: float, new: float, state: State | None = None) -> tuple[bool, State]:
+    """Whether the candidate at 2 was taken from the point at 1, with the state after."""
+    point, candidate = vector(1.0), vector(2.0)
+    trials = [Trial(p, torch.tensor(f, dtype=torch.float64)) for p, f in ((point, old), (candidate, new))]
+    delta, after = strategy(point, trials, state or strategy.init(point), Generator().manual_seed(1))
+    assert delta[0].item() in (0.0, 1.0)
+    return delta[0].item() == 1.0, after
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_annealing_never_takes_a_loss_that_is_not_finite(bad: float) -> None:
+    hot = make("annealing", temperature=1e9)
+    taken, after = answer(hot, 1.0, bad)
+    assert not taken
+    assert after["size"].item() == 0  # and learns no size from it
+    assert answer(hot, bad, 1.0)[0]
+    assert not answer(hot, bad, bad)[0]
+    assert answer(hot, 1.0, 2.0)[0]  # though it takes almost anything
+
+
+def test_annealing_takes_worse_points_as_often_as_metropolis() -> None:
+    strategy = make("annealing", temperature=0.5, target=0.5)
+    point, candidate = vector(1.0), vector(2.0)
+    state = {**strategy.init(point), "size": torch.tensor(2.0, dtype=torch.float64)}
+    trials = [Trial(point, torch.tensor(1.0)), Trial(candidate, torch.tensor(1.8))]
+    rng = Generator().manual_seed(0)
+    taken = sum(float(strategy(point, trials, state, rng)[0][0]) for _ in range(4000)) / 4000
+    assert taken == pytest.approx(math.exp(-0.8 / (0.5 * 2)), abs=0.025)  # three standard errors
+
+
+def test_annealing_cools_into_descent() -> None:
+    points, _ = descend(make("annealing", cooling=0.9), rosenbrock, vector(-1.2, 1.0), 400)
+    losses = [float(rosenbrock(p)) for p in points]
+    assert any(b > a for a, b in pairwise(losses[:100]))
+    assert all(b <= a for a, b in pairwise(losses[300:]))
+
+
+@pytest.mark.parametrize("step", [1e-3, 1e3])
+def test_annealing_steers_its_step_to_the_target_rate_of_acceptance(step: float) -> None:
+    strategy = make("annealing", step=step, target=0.3, cooling=1 - 1e-9)
+    point, moves = [torch.ones(4, dtype=torch.float64)], []
+    state, rng = strategy.init(point), Generator().manual_seed(0)
+    for _ in range(1500):
+        trials = [Trial(p, bowl(p)) for p in strategy.propose(point, state, rng)]
+        # A fixed temperature: the running size, which follows the step, would go on cooling it.
+        delta, state = strategy(point, trials, {**state, "size": torch.tensor(1.0, dtype=torch.float64)}, rng)
+        point = [p + d for p, d in zip(point, delta, strict=True)]
+        moves.append(bool(delta[0].any()))
+    assert sum(moves[500:]) / 1000 == pytest.approx(0.3, abs=0.03)
+
+
+def test_annealing_learns_nothing_from_a_plateau() -> None:
+    _, states = descend(make("annealing"), lambda p: torch.zeros((), dtype=torch.float64), vector(1.0), 50)
+    assert states[-1]["ratio"].item() == 0
+    assert states[-1]["size"].item() == 0
+
+
+def test_one_wild_difference_hardly_moves_annealings_size() -> None:
+    strategy, state = make("annealing"), None
+    for _ in range(5):
+        _, state = answer(strategy, 1.0, 1.5, state)
+    assert state is not None
+    assert state["size"].item() == pytest.approx(0.5)
+    _, after = answer(strategy, 1.0, 1e30, state)
+    assert 0.5 < after["size"].item() < 1.5
+    late = {**state, "steps": 50}
+    assert answer(strategy, 1.0, 1e30, late)[1]["size"].item() == pytest.approx(0.5)
+    assert answer(strategy, 1.0, 1.1, late)[1]["size"].item() == pytest.approx(0.46)
+
+
+def test_annealing_steps_by_one_in_a_logarithm_and_by_their_size_in_weights() -> None:
+    strategy = make("annealing", step=0.3)
+    point = [torch.tensor(-9.0, dtype=torch.float64), 0.02 * torch.randn(200, 50, dtype=torch.float64)]
+    rng, state = Generator().manual_seed(0), strategy.init(point)
+    steps = [[q - p for p, q in zip(point, strategy.propose(point, state, rng)[1], strict=True)] for _ in range(200)]
+    assert torch.stack([s[0] for s in steps]).std() == pytest.approx(0.3, rel=0.2)
+    assert steps[0][1].std() == pytest.approx(0.3 * 0.02, rel=0.1)
+
+
+def test_random_search_stays_in_its_box_around_the_start() -> None:
+    strategy = make("random-search", spread=0.5, candidates=4)
+    centre = [torch.tensor(-7.0, dtype=torch.float64)]
+    points, states = descend(strategy, lambda p: p[0], centre, 100)
+    assert -7.5 <= points[-1][0].item() < -7.45  # the best of 400 draws, at the edge: not a walk beyond it
+    candidates = strategy.propose(points[-1], states[-1], Generator())
+    assert torch.equal(candidates[0][0], points[-1][0])
+    assert len(candidates) == 5
+    assert all(abs(c[0].item() + 7.0) <= 0.5 for c in candidates)
+
+
+def test_random_search_moves_to_the_best_of_a_step_and_never_to_a_tie() -> None:
+    strategy, point = make("random-search", candidates=3), vector(0.0)
+    rng, state = Generator().manual_seed(0), strategy.init(point)
+    proposed = strategy.propose(point, state, rng)
+
+    def moved(*losses: float) -> int:
+        trials = [Trial(p, torch.tensor(f)) for p, f in zip(proposed, losses, strict=True)]
+        end = point[0] + strategy(point, trials, state, rng)[0][0]
+        return next(n for n, p in enumerate(proposed) if torch.equal(p[0], end))
+
+    assert moved(3.0, 2.0, 1.0, 4.0) == 2
+    assert moved(1.0, 1.0, 2.0, 1.0) == 0
+    assert moved(1.0, math.nan, -math.inf, 0.5) == 3
+    assert moved(math.nan, math.inf, math.nan, math.nan) == 0
+    assert moved(math.nan, 7.0, math.nan, 8.0) == 1
+
+
+def test_random_search_gaussian_has_its_spread() -> None:
+    strategy = make("random-search", shape="gaussian", spread=0.7)
+    point = [torch.zeros((), dtype=torch.float64)]
+    state, rng = strategy.init(point), Generator().manual_seed(0)
+    drawn = torch.stack([strategy.propose(point, state, rng)[1][0] for _ in range(500)])
+    assert drawn.std() == pytest.approx(0.7, rel=0.1)
+
+
+def test_random_search_without_candidates_is_refused() -> None:
+    with pytest.raises(RecoptError, match="1 or more"):
+        make("random-search", candidates=0)
