@@ -12,6 +12,7 @@ import threading
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,3 +159,23 @@ def serve() -> tuple[Server, http.server.ThreadingHTTPServer]:
     server.base = f"http://127.0.0.1:{listener.server_port}"
     threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
     return server, listener
+
+
+def fill(place: Path) -> None:
+    """A data folder at ``place`` with a small copy of every set."""
+    for inside in ("MNIST", "FashionMNIST"):
+        _write(place / inside / "raw", mnist(300, 40))
+    _write(place / "EMNIST" / "raw", {"gzip.zip": emnist(312, 52)})
+    records = {
+        "data_batch_1.bin": cifar_file(60),
+        "data_batch_2.bin": cifar_file(40, 1),
+        "test_batch.bin": cifar_file(30),
+    }
+    _write(place / "cifar-10-batches-bin", records)
+    _write(place / "SVHN", {"train_32x32.mat": svhn(100), "test_32x32.mat": svhn(30)})
+
+
+def _write(place: Path, files: Mapping[str, bytes]) -> None:
+    place.mkdir(parents=True)
+    for name, content in files.items():
+        (place / name).write_bytes(content)

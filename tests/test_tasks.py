@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from recopt.bridge import Patched
 from recopt.errors import RecoptError
 from recopt.task import Split, Task
 
+from . import data_server
+
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("quadratic", {}),
     ("quadratic", {"dim": 4, "conditioning": 100, "start": "normal"}),
@@ -26,10 +30,33 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("digits", {}),
     ("digits", {"net": "logistic", "batch_size": 0}),
     ("digits", {"net": "cnn", "channels": [4, 4], "normalization": "standard"}),
+    ("mnist", {}),
+    ("fashion-mnist", {"net": "cnn", "activation": "gelu"}),
+    ("emnist", {"hidden": [5, 6], "activation": "tanh"}),
+    ("cifar10", {"batch_size": 16}),
+    ("svhn", {"net": "cnn", "batch_size": 8}),
+    ("sequence", {"layers": 2, "width": 6, "length": 5}),
+    ("sequence", {"process": "copy", "vocabulary": 3}),
+    ("sequence", {"net": "transformer", "width": 8, "layers": 2}),
+    ("mixture", {"members": "quadratic", "weights": [3]}),
+    ("rescaled", {}),
+    ("rescaled", {"of": "digits(net=cnn, channels=[3, 3])", "spread": 1.0}),
+    ("rescaled", {"of": "sequence(width=4)", "spread": 1.0}),
     ("digits", {"hidden": [8], "depth": 2, "activation": "gelu", "init": "he", "normalization": "symmetric"}),
 ]
 every = pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{n}-{'-'.join(o)}" for n, o in CASES])
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder with small sets of random images in the true formats."""
+    place = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECOPT_DATA", str(place))
+        patch.setenv("RECOPT_OFFLINE", "1")
+        data_server.fill(place)
+        yield place
 
 
 def drawn(task: Task) -> nn.Module:
@@ -151,6 +178,29 @@ def test_passes_are_counted(name: str, options: dict[str, Any]) -> None:
         assert count >= 1
         if split != "train":
             assert same(task.batch(count, split), task.batch(0, split))
+
+
+@every
+def test_patched_models_can_be_mapped_over_tasks(name: str, options: dict[str, Any]) -> None:
+    task = recopt.tasks.make(name, **options)
+    tasks = task.draw([1, 2, 3])
+    assert all(t.vectorize for t in tasks)
+    models = [drawn(t).double() for t in tasks]
+    batches = [tree.tree_map(lambda t: t.double() if t.is_floating_point() else t, t.batch(1)) for t in tasks]
+    patched = Patched(models[0])
+
+    def loss(values: list[Tensor], buffers: list[Tensor], batch: Any) -> tuple[Tensor, list[Tensor]]:
+        return tasks[0].loss(patched.load(values, buffers), batch), patched.buffers()
+
+    values = [[p.detach().requires_grad_() for p in m.parameters()] for m in models]
+    looped = [loss(v, list(m.buffers()), b) for v, m, b in zip(values, models, batches, strict=True)]
+    stacked = tree.stack(values)
+    mapped = vmap(loss)(stacked, tree.stack([list(m.buffers()) for m in models]), tree.stack(batches))
+    for one, other in zip(tree.tensors(tree.stack(looped)), tree.tensors(mapped), strict=True):
+        assert torch.allclose(one.double(), other.double(), rtol=1e-9, atol=1e-9)
+    slopes = torch.autograd.grad(mapped[0].sum(), stacked, create_graph=True)
+    again = torch.autograd.grad(torch.stack([(s**2).sum() for s in slopes]).sum(), stacked, materialize_grads=True)
+    assert all(s.isfinite().all() for s in (*slopes, *again))
 
 
 def test_every_name_is_listed_with_the_first_line_of_its_class() -> None:

@@ -23,6 +23,26 @@ _TASKS: dict[str, Entry] = {
     "quadratic": Entry("quadratic", "Quadratic", "Random least squares, f(θ) = ‖Wθ − y‖², W and y standard normal."),
     "rosenbrock": Entry("rosenbrock", "Rosenbrock", "Rosenbrock's curved valley in any dimension, minimum 0 at 1."),
     "rastrigin": Entry("rastrigin", "Rastrigin", "Rastrigin's egg-box in any dimension, global minimum 0 at 0."),
+    "mnist": Entry("images", "MNIST", "Handwritten digits, 60,000 + 10,000 images of 28 × 28 (LeCun et al. 1998)."),
+    "fashion-mnist": Entry(
+        "images", "FashionMNIST", "Articles of clothing, 60,000 + 10,000 images of 28 × 28 (Xiao et al. 2017)."
+    ),
+    "emnist": Entry(
+        "images",
+        "EMNIST",
+        "Handwritten letters in 26 classes, 124,800 + 20,800 images of 28 × 28 (Cohen et al. 2017, Letters).",
+    ),
+    "cifar10": Entry(
+        "images", "CIFAR10", "Photographs in 10 classes, 50,000 + 10,000 colour images of 32 × 32 (Krizhevsky 2009)."
+    ),
+    "svhn": Entry(
+        "images", "SVHN", "House numbers' digits, 73,257 + 26,032 colour images of 32 × 32 (Netzer et al. 2011)."
+    ),
+    "sequence": Entry(
+        "sequence", "Sequence", "Next-token prediction on synthetic sequences by a small LSTM or transformer."
+    ),
+    "mixture": Entry("mixture", "Mixture", "A weighted mixture of other tasks; each draw is of one of them."),
+    "rescaled": Entry("rescaled", "Rescaled", "Another task with every coordinate of its model rescaled at random."),
     "digits": Entry("digits", "Digits", "scikit-learn's 1,797 real 8 × 8 images of digits."),
 }
 

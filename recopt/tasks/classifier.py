@@ -53,8 +53,6 @@ class Classifier(Supervised):
                 f"{self._where}.channels has {len(self.channels)} entries, each halving the image; "
                 f"images of {self.shape[1]} × {self.shape[2]} allow {most}."
             )
-        # Shared by a task and all its samples, as the data are.
-        self._moments: list[Tensor] = []
 
     def model(self) -> nn.Module:
         pixels = self.shape[0] * self.shape[1] * self.shape[2]
@@ -74,12 +72,11 @@ class Classifier(Supervised):
             return (x - mean) / deviation
         return x
 
-    def _standard(self, device: torch.device) -> list[Tensor]:
-        if not self._moments:
-            self._moments[:] = moments(self.examples("train"), self.white)
-        if self._moments[0].device != device:
-            self._moments[:] = [m.to(device) for m in self._moments]
-        return self._moments
+    def _standard(self, device: torch.device) -> tuple[Tensor, ...]:
+        kept = self._store.moments or moments(self.examples("train"), self.white)
+        if kept is not self._store.moments or kept[0].device != device:
+            self._store.moments = tuple(m.to(device) for m in kept)
+        return self._store.moments
 
 
 def moments(examples: Examples, white: float) -> tuple[Tensor, Tensor]:

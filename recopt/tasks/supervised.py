@@ -21,6 +21,18 @@ Examples = tuple[Tensor, Tensor]
 """x of shape (N, …) and y of shape (N,), whole numbers for classes."""
 
 
+class Store(dict[str, Examples]):
+    """The examples per split, empty until someone needs them, shared by a task and its samples.
+
+    Whoever needs them first loads them for all. ``moments`` is for what is derived from them once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.note = ""
+        self.moments: tuple[Tensor, ...] = ()
+
+
 class Supervised(Task):
     """Classification of examples held in memory. Subclasses implement :meth:`data` and :meth:`model`.
 
@@ -52,8 +64,11 @@ class Supervised(Task):
         if self.batch_size < 0:
             raise RecoptError(f"{self._where}.batch_size must be 0 or more, not {self.batch_size}.")
         self._order: tuple[tuple[int, int], Tensor] | None = None
-        # One dict for a task and all its samples: whoever needs the data first loads it for all.
-        self._store: dict[str, Examples] = {}
+        self._store = self.store()
+
+    def store(self) -> Store:
+        """An empty store, or one that is shared further than by this task and its samples."""
+        return Store()
 
     def data(self) -> Mapping[str, Examples]:
         """The examples (x, y) under ``train`` and ``test``, and ``valid`` unless it is to be carved from ``train``.
@@ -71,11 +86,6 @@ class Supervised(Task):
         """All of ``split`` as it is held: raw x, and y."""
         if not self._store:
             self._store.update(carve(dict(self.data()), self.held_out))
-            count = len(self._store["train"][1])
-            if self.batch_size > count:
-                self._store.clear()
-                place = f"{self._where}.batch_size is {self.batch_size}"
-                raise RecoptError(f"{place}, but there are {count} training examples: give fewer, or 0 for all.")
         return self._store[split]
 
     def to(self, device: torch.device | str) -> Self:
@@ -98,6 +108,9 @@ class Supervised(Task):
         """Which training examples batch ``index`` holds: ``batch_size`` whole numbers."""
         count = len(self.examples("train")[1])
         size = self.batch_size or count
+        if size > count:
+            place = f"{self._where}.batch_size is {size}"
+            raise RecoptError(f"{place}, but there are {count} training examples: give fewer, or 0 for all.")
         epoch, low = divmod(index * size, count)
         head = self._epoch(epoch)[low : low + size]
         return head if len(head) == size else torch.cat([head, self._epoch(epoch + 1)[: size - len(head)]])
@@ -135,7 +148,11 @@ class Supervised(Task):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is sent to another process: not the data, which it loads for itself."""
-        return self.__dict__ | {"_store": {}, "_order": None}
+        return {**self.__dict__, "_store": None, "_order": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._store = self.store()
 
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")

@@ -1,0 +1,20 @@
+"""Tasks written as words, for the options of other tasks: ``mnist(hidden=[40]) + quadratic(dim=20)``."""
+
+from __future__ import annotations
+
+from ..errors import RecoptError
+from ..stack import parse
+from ..task import Task
+from . import get
+
+
+def members(text: str, where: str) -> list[Task]:
+    """The tasks written ``name(option=value, …) + …``, in the notation of stacks.
+
+    Raises:
+        RecoptError: naming ``where``, if it is not so written; or for an unknown task or option.
+    """
+    layers = parse(text)
+    if len(layers) != 1 or "@" in text or any(term.only for term in layers[0]):
+        raise RecoptError(f"{where} should read like mnist(hidden=[40]) + quadratic, not '{text}'.")
+    return [get(term.name)(**term.settings) for term in layers[0]]

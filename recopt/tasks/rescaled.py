@@ -1,0 +1,146 @@
+"""Another task in coordinates of random scale."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..declare import option
+from ..errors import RecoptError
+from ..task import Batch, Split, Task
+from .members import members
+
+
+class Rescaled(Task):
+    """Another task with every coordinate of its model rescaled at random.
+
+    The random scaling of Lv, Jiang and Li 2017 (1703.03633), which keeps a learned rule from relying on
+    the size of gradients: what is trained is φ = θ / c in place of θ, with log c uniform on
+    [−spread, spread] for each coordinate, drawn by the seed. The loss as a function of θ, and its value
+    at the start, are those of the task itself.
+
+    Limits: the model is only called (its attributes are not passed through), and must work under
+    ``torch.func.functional_call``. Frozen parameters stay as they are.
+    """
+
+    of = option("quadratic", "the task, like mnist(hidden=[40])")
+    spread = option(3.0, "log scales are uniform on [-spread, spread]")
+
+    def __init__(self, *, seed: int = 0, **options: Any) -> None:
+        super().__init__(seed=seed, **options)
+        if self.spread < 0:
+            raise RecoptError(f"rescaled.spread must be 0 or more, not {self.spread:g}.")
+        written = members(self.of, "rescaled.of")
+        if len(written) != 1:
+            raise RecoptError(
+                f"rescaled.of must be one task, not '{self.of}': a mixture is written mixture(members=…)."
+            )
+        self._wrap(written[0].sample(seed))
+
+    @property
+    def inner(self) -> Task:
+        """The task in its own coordinates."""
+        return self._inner
+
+    def sample(self, seed: int) -> Self:
+        other = copy.copy(self)
+        other.seed = seed
+        other._wrap(self.inner.sample(seed))
+        return other
+
+    def draw(self, seeds: Sequence[int]) -> list[Task]:
+        drawn: list[Task] = []
+        for seed, task in zip(seeds, self.inner.draw(seeds), strict=True):
+            other = copy.copy(self)
+            other.seed = seed
+            other._wrap(task)
+            drawn.append(other)
+        return drawn
+
+    def to(self, device: torch.device | str) -> Self:
+        self.inner.to(device)
+        return self
+
+    def model(self) -> nn.Module:
+        return RescaledModel(self.inner.model(), self.spread, self.generator(0))
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        return self.inner.batch(index, split)
+
+    def batches(self, split: Split) -> int:
+        return self.inner.batches(split)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.inner.loss(model, batch)
+
+    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return self.inner.metrics(model, batch)
+
+    def _wrap(self, inner: Task) -> None:
+        self._inner = inner
+        self.vectorize, self.metric = inner.vectorize, inner.metric
+        self.higher_is_better = inner.higher_is_better
+
+
+class RescaledModel(nn.Module):
+    """``inner`` as a function of φ = θ / c. Parameters and buffers keep ``inner``'s names; c is in the buffers.
+
+    ``inner`` itself is kept out of sight and lends only its code: a module patched by ``higher`` ignores
+    what ``functional_call`` gives to its submodules.
+    """
+
+    def __init__(self, inner: nn.Module, spread: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self._hidden = (inner,)  # in a tuple: no submodule
+        self._names = tuple(name for name, _ in inner.named_parameters())
+        self._buffer_names = tuple(name for name, _ in inner.named_buffers())
+        self._scales: dict[str, str] = {}
+        for name, p in inner.named_parameters():
+            value = p.detach()
+            if p.requires_grad:
+                scale = torch.exp(spread * (2 * torch.rand(p.shape, generator=generator) - 1)).to(p)
+                self._scales[name] = f"scale_{len(self._scales)}"
+                self.register_buffer(self._scales[name], scale)
+                value = value / scale
+            owner, last = _place(self, name)
+            owner.register_parameter(last, nn.Parameter(value, requires_grad=p.requires_grad))
+        for name, buffer in inner.named_buffers():
+            owner, last = _place(self, name)
+            owner.register_buffer(last, buffer)
+
+    def forward(self, *arguments: Any) -> Any:
+        values: dict[str, Tensor] = dict(zip(self._names, self.parameters(), strict=True))
+        for name, scale in self._scales.items():
+            values[name] = values[name] * getattr(self, scale)
+        values |= {name: _get(self, name) for name in self._buffer_names}
+        inner = self._hidden[0]
+        if inner.training != self.training:
+            inner.train(self.training)
+        return functional_call(inner, values, arguments)
+
+
+class Owner(nn.Module):
+    """Owns parameters and buffers, and is never called. ``higher`` cannot patch a bare ``nn.Module``."""
+
+
+def _place(root: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that is to own the dotted ``name``, made of empty modules where there is none, and its last part."""
+    *path, last = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, Owner())
+        root = root.get_submodule(part)
+    return root, last
+
+
+def _get(root: nn.Module, name: str) -> Tensor:
+    *path, last = name.split(".")
+    for part in path:
+        root = root.get_submodule(part)
+    found: Tensor = getattr(root, last)
+    return found
