@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .declare import option, positive, real, unit
     from .errors import RecoptError
+    from .optimizer import Optimizer
     from .strategy import Params, State, Strategy, Trial
     from .task import Task
 
 __all__ = [
+    "Optimizer",
     "Params",
     "RecoptError",
     "State",
@@ -30,6 +32,7 @@ __all__ = [
 __version__ = "0.1.0.dev0"
 
 _HOME = {
+    "Optimizer": "optimizer",
     "Params": "strategy",
     "RecoptError": "errors",
     "State": "strategy",

@@ -23,6 +23,9 @@ from recopt import Params, State, Strategy, Trial, positive
 class Adagrad(Strategy):
     """Gradients divided by the root of the sum of their squares: a rate that falls by itself."""
 
+    kernel = "recopt.kernels.adagrad:AdagradKernel"
+    formula = "recopt.kernels.adagrad:AdagradFormula"
+
     lr = positive(0.01, "learning rate")
     eps = positive(1e-10, "added to the root", off=0.0)
     initial = positive(0.0, "the sum of squares before the first step", off=0.0)

@@ -28,6 +28,9 @@ from recopt import Params, State, Strategy, Trial, option, positive, unit
 class Rmsprop(Strategy):
     """Gradients divided by a running root mean square, with optional momentum, centring and weight decay."""
 
+    kernel = "recopt.kernels.rmsprop:RmspropKernel"
+    formula = "recopt.kernels.rmsprop:RmspropFormula"
+
     lr = positive(0.01, "learning rate")
     decay = unit(0.99, "decay of the running mean of squared gradients (alpha in torch)")
     eps = positive(1e-8, "added to the root mean square", off=0.0)

@@ -27,6 +27,9 @@ class Sgd(Strategy):
         RecoptError: if ``nesterov`` is asked for without momentum.
     """
 
+    kernel = "recopt.kernels.sgd:SgdKernel"
+    formula = "recopt.kernels.sgd:SgdFormula"
+
     lr = positive(0.01, "learning rate")
     momentum = unit(0.0, "decay of the momentum buffer; 0: none", off=0.0)
     weight_decay = positive(0.0, "coefficient of an L2 penalty, added to the gradient; 0: none", off=0.0)

@@ -1,0 +1,1 @@
+"""The parts of :class:`recopt.Optimizer`: slots, movers, towers, kernels, guards."""

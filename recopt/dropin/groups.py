@@ -1,0 +1,81 @@
+"""Parameter groups: their checks, their settings, and what a scheduler makes of their rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import RecoptError
+from .tower import Tower
+
+_OURS = ("params", "param_names", "stack", "maximize", "initial_lr", "name", "lr_start")
+
+
+def checked(group: Any, others: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
+    """``group`` as a new dict with a list of tensors (or names and tensors).
+
+    Raises:
+        RecoptError: if it is empty, has a tensor twice, or shares one with another group.
+    """
+    if not isinstance(group, dict) or "params" not in group:
+        raise RecoptError(f"Group {number} must be a dict with 'params', not {type(group).__name__}.")
+    given = group["params"]
+    params = [given] if isinstance(given, Tensor) else list(given) if not isinstance(given, set) else given
+    if isinstance(params, set):
+        raise RecoptError(f"Group {number} has its params in a set, whose order is not fixed: use a list.")
+    if not params:
+        raise RecoptError(f"Group {number} is empty: give it parameters or leave it out.")
+    tensors = [p[1] if isinstance(p, tuple) else p for p in params]
+    for other, taken in enumerate([*({id(p) for p in g["params"]} for g in others)]):
+        if any(id(p) in taken for p in tensors):
+            raise RecoptError(f"Groups {other} and {number} share a tensor: each may be in one group only.")
+    if len({id(p) for p in tensors}) < len(tensors):
+        raise RecoptError(f"Group {number} has a tensor twice: give each once (tied parameters are one tensor).")
+    return {**group, "params": params}
+
+
+def settings_of(group: dict[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the strategies of level 1 for this group: its own ones (taken out of it) before the common ones."""
+    own = {}
+    for key in [k for k in group if k not in _OURS]:
+        value = group.pop(key)
+        if value is not None:
+            own[key] = value
+    return {**common, **own}
+
+
+def start_lr(tower: Tower) -> float:
+    """The rate that a scheduler sees at the start: the first bottom strategy's ``lr``, or 1 if it has none."""
+    return float(tower.bottoms[0].place.by.value.get("lr", 1.0))
+
+
+def factor(group: Mapping[str, Any]) -> float:
+    """What a scheduler multiplies the updates of level 1 by: its rate relative to the start."""
+    return float(group["lr"]) / float(group["lr_start"])
+
+
+def fitting(
+    state_dict: Mapping[str, Any], key: str, stacks: list[str], shapes: list[Any], groups: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The part of ``state_dict`` that is ours, if it fits.
+
+    Raises:
+        RecoptError: with what differs.
+    """
+    saved = dict(state_dict.get("state", {})).get(key)
+    if saved is None:
+        raise RecoptError("This state_dict is not one of recopt.Optimizer: it was saved by another optimizer.")
+    if saved["stacks"] != stacks:
+        raise RecoptError(
+            f"This state_dict is of the stack {' and '.join(saved['stacks'])}, but this optimizer is "
+            f"{' and '.join(stacks)}: build it as the saved one was."
+        )
+    if saved["shapes"] != shapes:
+        raise RecoptError("This state_dict is of parameters of other shapes or in another order: use the same model.")
+    have = [len(g["params"]) for g in state_dict["param_groups"]]
+    want = [len(g["params"]) for g in groups]
+    if have != want:
+        raise RecoptError(f"This state_dict has groups of {have} parameters, not of {want}: use the same groups.")
+    return dict(saved)

@@ -1,0 +1,209 @@
+"""Movers: a level's strategy at work, with its state and the record of its last update.
+
+All do the same: ``step`` gives deltas and records them, ``pull`` is the vector-Jacobian product of the
+record with what came after it, with respect to the strategy's coordinates (DESIGN "No graph needed").
+
+- :class:`TapedMover` tapes the strategy's own ``forward``: any strategy, windows of any length.
+- :class:`KernelMover` uses the strategy's kernel, in place on a model's tensors.
+- :class:`FormulaMover` uses its formula on the few numbers of an upper level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from .. import tree
+from ..errors import RecoptError
+from ..strategy import Params, State, Trial
+from .kernel import Formula, Kernel, Sums
+from .slot import Slot
+
+NOT_A_NUMBER = float("nan")
+
+
+class TapedMover:
+    """Any strategy, taped with autograd on its own parameters only.
+
+    Args:
+        slot: whose strategy it is.
+        point: where it starts; only shapes, dtype and device count, and the strategy's ``init``.
+        window: updates taped before the level above steps.
+        seed: of the generator that the strategy draws from.
+        taped: whether a level above asks for hypergradients.
+    """
+
+    def __init__(self, slot: Slot, point: Params, window: int, seed: int, taped: bool) -> None:
+        self.slot, self.window, self.taped = slot, window, taped
+        self.rng = torch.Generator().manual_seed(seed)
+        self.state: State = tree.detach(slot.strategy.init([p.detach() for p in point]))
+        self.inputs: list[dict[str, Any]] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the record: a new window begins."""
+        self.inputs.clear()
+        self.leaves: Params = []
+        self.updates: list[Params] = []
+        self.suffix: list[Params] = []
+        self.live: State = self.state
+        self.start = self.state
+
+    @property
+    def recorded(self) -> int:
+        """Updates in the record."""
+        return len(self.updates)
+
+    def step(self, point: Params, grads: Params | None, loss: Tensor | None, scale: float) -> Params:
+        """The deltas, detached; ``point`` and ``grads`` must not be changed in place afterwards."""
+        trials = [Trial(point, loss, grads)]
+        return self.step_trials(point, trials, scale)
+
+    def step_trials(self, point: Params, trials: Sequence[Trial], scale: float) -> Params:
+        """Like :meth:`step`, from any trials."""
+        drawn = self.rng.get_state()
+        if not self.taped:
+            deltas, state = self._call(self.slot.tensors(), point, trials, self.state)
+            self.state = tree.detach(state)
+            return [d.detach() * scale for d in deltas]
+        if not self.leaves:
+            self.leaves = [t.requires_grad_() for t in self.slot.tensors()]
+        with torch.enable_grad():
+            deltas, self.live = self._call(self.leaves, point, trials, self.live)
+            deltas = [d * scale for d in deltas] if scale != 1.0 else deltas
+        self.state = tree.detach(self.live)
+        self.inputs.append({"point": point, "trials": [list(t) for t in trials], "scale": scale, "rng": drawn})
+        self.updates.append(deltas)
+        return [d.detach() for d in deltas]
+
+    def _call(self, coords: Params, point: Params, trials: Sequence[Trial], state: State) -> tuple[Params, State]:
+        named = dict(zip(self.slot.names, coords, strict=True))
+        out = functional_call(self.slot.strategy, named, (point, trials, state, self.rng))
+        return out  # type: ignore[no-any-return]
+
+    def feed(self, cotangents: Params, weight: float = 1.0) -> None:
+        """``cotangents`` came after all updates recorded so far: add them to each one's suffix sum."""
+        weighted = cotangents if weight == 1.0 else [c * weight for c in cotangents]
+        self.suffix = [[a + b for a, b in zip(s, weighted, strict=True)] for s in self.suffix]
+        self.suffix += [weighted] * (len(self.updates) - len(self.suffix))
+
+    def pull(self) -> Params:
+        """The hypergradient of the window, one tensor per coordinate; the record stays.
+
+        Raises:
+            RecoptError: if nothing that the strategy returned depends on its parameters.
+        """
+        outputs = [d for step in self.updates for d in step]
+        after = [c for step in self.suffix for c in step]
+        live = [(o, c.to(o.dtype)) for o, c in zip(outputs, after, strict=True) if o.requires_grad]
+        found: Sequence[Tensor | None] = [None] * len(self.leaves)
+        if live:
+            found = torch.autograd.grad(
+                [o for o, _ in live], self.leaves, [c for _, c in live], allow_unused=True, retain_graph=True
+            )
+        if all(g is None for g in found):
+            raise RecoptError(
+                f"The updates of '{self.slot.label}' do not depend on its parameters, so no level can move them: "
+                "use a zero-order strategy above it, or none."
+            )
+        return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, self.leaves, strict=True)]
+
+    def length(self) -> Tensor:
+        """The norm of the recorded updates."""
+        return tree.norm([d for step in self.updates for d in step])
+
+    def tree(self) -> dict[str, Any]:
+        """State, generator, and the inputs from which :meth:`load` makes the record anew."""
+        inputs = [dict(step) for step in self.inputs]
+        return {"state": self.state, "start": self.start, "rng": self.rng.get_state(),
+                "inputs": inputs, "suffix": self.suffix}  # fmt: skip
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Continue from :meth:`tree`; the slot must have its coordinates already."""
+        self.state = saved["start"]
+        self.clear()
+        for step in saved["inputs"]:
+            self.rng.set_state(step["rng"].cpu())
+            self.step_trials(step["point"], [Trial(*t) for t in step["trials"]], step["scale"])
+        self.suffix = [list(s) for s in saved["suffix"]]
+        self.state = saved["state"]
+        self.rng.set_state(saved["rng"].cpu())
+
+
+class KernelMover:
+    """A strategy's kernel at work in place on a model's tensors, one update recorded."""
+
+    def __init__(self, slot: Slot, kernel: Kernel, point: Params, taped: bool) -> None:
+        self.slot, self.kernel = slot, kernel
+        self.state = kernel.begin(point, taped)
+        self.recorded = 0
+        self.scale = 1.0
+
+    def step(self, point: Params, grads: Params, scale: float) -> None:
+        """Move ``point`` in place."""
+        self.kernel.step(point, grads, self.state, self.slot.value, scale)
+        self.recorded, self.scale = 1, scale
+
+    def measure(self, point: Params, cotangents: Params) -> Sums:
+        """What :meth:`pull` needs of the tensors."""
+        return self.kernel.measure(point, cotangents, self.state, self.slot.value, self.scale)
+
+    def pull(self, sums: dict[str, float]) -> list[float]:
+        """The hypergradient, one number per coordinate; NaN where the arithmetic fails."""
+        return chained(self.slot, self.kernel, sums, self.state, self.slot.value, self.scale)
+
+    def last(self, point: Params) -> Params:
+        """The last update, computed again."""
+        return self.kernel.last(point, self.state, self.slot.value, self.scale)
+
+    def tree(self) -> dict[str, Any]:
+        """State and record."""
+        return {"state": self.state, "recorded": self.recorded, "scale": self.scale}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Continue from :meth:`tree`."""
+        self.state, self.recorded, self.scale = saved["state"], saved["recorded"], saved["scale"]
+
+
+def chained(slot: Slot, form: Kernel | Formula, *arguments: Any) -> list[float]:
+    """``form.pull`` times d natural / d coordinate, in the order of the slot's names."""
+    try:
+        natural = form.pull(*arguments)
+        return [natural[name] * slope for name, slope in zip(slot.names, slot.slopes, strict=True)]
+    except (ZeroDivisionError, OverflowError, ValueError):
+        return [NOT_A_NUMBER] * len(slot.names)
+
+
+class FormulaMover:
+    """A strategy's formula at work on a few numbers, one update recorded."""
+
+    def __init__(self, slot: Slot, formula: Formula, size: int) -> None:
+        self.slot, self.formula = slot, formula
+        self.state = formula.begin(size)
+        self.recorded = 0
+        self.update: list[float] = []
+
+    def step(self, point: Sequence[float], grads: Sequence[float]) -> list[float]:
+        """The deltas; NaN where the arithmetic fails."""
+        try:
+            self.update = self.formula.step(point, grads, self.state, self.slot.value)
+        except (ZeroDivisionError, OverflowError, ValueError):
+            self.update = [NOT_A_NUMBER] * len(point)
+        self.recorded = 1
+        return self.update
+
+    def pull(self, cotangents: Sequence[float]) -> list[float]:
+        """The hypergradient, one number per coordinate."""
+        return chained(self.slot, self.formula, cotangents, self.state, self.slot.value)
+
+    def tree(self) -> dict[str, Any]:
+        """State and record."""
+        return {"state": self.state, "recorded": self.recorded, "update": self.update}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Continue from :meth:`tree`."""
+        self.state, self.recorded, self.update = saved["state"], saved["recorded"], list(saved["update"])

@@ -1,0 +1,37 @@
+"""The normalizers of recopt.normalize on a few plain numbers (one number is one tensor of theirs)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..normalize import CLIP_NORM, LOG_SIGN_P, RMS_DECAY
+from ..strategy import State
+
+TINY = 2.2250738585072014e-308
+
+
+def normalized(kind: str, signal: Sequence[float], state: State, bound: float) -> list[float]:
+    """``signal`` under the normalizer ``kind``; ``state`` is advanced in place, ``bound`` is read by ``cosine``."""
+    if kind == "none":
+        return list(signal)
+    if kind == "rms":
+        return _rms(signal, state)
+    if kind == "cosine":
+        return [g / max(bound, TINY) for g in signal]
+    if kind == "log_sign":
+        floor = math.exp(-LOG_SIGN_P)
+        return [math.copysign(1 + math.log(max(abs(g), floor)) / LOG_SIGN_P, g) if g else 0.0 for g in signal]
+    length = math.sqrt(max(sum(g * g for g in signal), TINY))
+    factor = 1 / length if kind == "unit" else min(CLIP_NORM / length, 1.0)
+    return [g * factor for g in signal]
+
+
+def _rms(signal: Sequence[float], state: State) -> list[float]:
+    steps = state["steps"] = state.get("steps", 0) + 1
+    square = state.setdefault("square", [0.0] * len(signal))
+    correction, out = 1 - RMS_DECAY**steps, []
+    for i, g in enumerate(signal):
+        v = square[i] = RMS_DECAY * square[i] + (1 - RMS_DECAY) * (g * g)
+        out.append(g / math.sqrt(max(v / correction, TINY)))
+    return out

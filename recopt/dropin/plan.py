@@ -1,0 +1,157 @@
+"""What a user asks of :class:`recopt.Optimizer`, as a checked graph of levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import RecoptError, unknown
+from ..graph import Graph
+from ..level import Level
+from ..plugins import load_strategy
+from ..stack import Term, levels_of, parse
+from ..strategy import Strategy
+
+Stack = str | Strategy | Sequence[str | Strategy]
+_SETTABLE = ("every", "normalize", "objective", "only", "on", "trust", "gradient")
+_OBJECTIVES = ("mean", "sum", "last")
+
+
+def layers_of(stack: Stack, depth: int | None) -> tuple[list[list[Term]], dict[str, Strategy]]:
+    """The layers of a stack, and the strategies that the user made himself, by slot.
+
+    Raises:
+        RecoptError: for a stack that is not in the notation, or a depth below its height.
+    """
+    own: dict[str, Strategy] = {}
+    if isinstance(stack, str):
+        layers = parse(stack)
+    else:
+        layers = []
+        for number, item in enumerate([stack] if isinstance(stack, Strategy) else stack, 1):
+            if isinstance(item, Strategy):
+                slot = f"{type(item).__name__.lower()}{number}"
+                own[slot] = item
+                layers.append([Term(slot, slot)])
+            elif isinstance(item, str):
+                layers += [[Term(t.name, f"{t.slot}{number}", t.settings, t.only) for t in la] for la in parse(item)]
+            else:
+                raise RecoptError(f"A stack holds names or strategies, not {item!r}: write 'adam/sgd'.")
+    if not layers:
+        raise RecoptError("The stack is empty: give at least one strategy, e.g. 'adam'.")
+    return _deepened(layers, own, depth), own
+
+
+def _deepened(layers: list[list[Term]], own: dict[str, Strategy], depth: int | None) -> list[list[Term]]:
+    if depth is None:
+        return layers
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < len(layers):
+        raise RecoptError(f"depth={depth!r} must be a whole number of at least {len(layers)}, the stack's height.")
+    taken = {term.slot for layer in layers for term in layer}
+    last = layers[-1]
+    while len(layers) < depth:
+        layer = []
+        for term in last:
+            slot = f"{term.slot}_{len(layers) + 1}"
+            while slot in taken:
+                slot += "_"
+            taken.add(slot)
+            if term.slot in own:
+                own[slot] = own[term.slot]
+            layer.append(Term(term.name, slot, term.settings))
+        layers = [*layers, layer]
+    return layers
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all towers of an optimizer share.
+
+    Attributes:
+        depth: height to which the last strategy is repeated.
+        normalize: for every level above the first, where ``levels`` says nothing.
+        every: for level 2, where ``levels`` says nothing.
+        levels: per level (1 is innermost), what :class:`recopt.level.Level` takes.
+        guard: whether guards act.
+        fused: whether closed forms are used.
+        seed: of what strategies draw.
+    """
+
+    depth: int | None
+    normalize: str | None
+    every: int | None
+    levels: Mapping[int, Mapping[str, Any]]
+    guard: bool
+    fused: bool
+    seed: int
+
+
+def plan(stack: Stack, names: Sequence[str], options: Options, overrides: Mapping[str, Any]) -> Graph:
+    """The graph of a stack over parameters ``names``.
+
+    Args:
+        overrides: settings of the strategies of level 1 (``lr=0.1``), before those in the stack.
+
+    Raises:
+        RecoptError: for anything unknown or impossible, with the place and the remedy.
+    """
+    layers, own = layers_of(stack, options.depth)
+    slots: dict[str, Strategy] = {}
+    for number, layer in enumerate(layers):
+        for term in layer:
+            if term.slot in slots:
+                continue
+            extra = dict(overrides) if number == 0 else {}
+            if term.slot in own and extra:
+                raise RecoptError(f"{min(extra)} belongs to the strategy that you made: give it there.")
+            slots[term.slot] = own.get(term.slot) or load_strategy(term.name)(**{**term.settings, **extra})
+    found = levels_of(layers, {label: [n for n, _ in s.named_parameters()] for label, s in slots.items()})
+    for number in options.levels:
+        if not 1 <= number <= len(found):
+            raise RecoptError(f"levels={{{number}: …}}: this stack has levels 1 to {len(found)}.")
+    found = [_set(level, number, options) for number, level in enumerate(found, 1)]
+    graph = Graph(found, slots, labels={t.slot: _written(t) for layer in layers for t in layer})
+    graph.check_task(names)
+    graph.levels = [_settled(graph, number) for number in range(len(graph.levels))]
+    return graph
+
+
+def _written(term: Term) -> str:
+    inside = ",".join(f"{k}={v}" for k, v in term.settings.items())
+    return f"{term.name}({inside})" if inside else term.name
+
+
+def _set(level: Level, number: int, options: Options) -> Level:
+    given, normalize, every = dict(options.levels.get(number, {})), options.normalize, options.every
+    for key in given:
+        if key not in _SETTABLE:
+            raise unknown("setting", key, _SETTABLE, f"in levels={{{number}: …}}")
+    if level.moves != "task" and normalize is not None:
+        given.setdefault("normalize", normalize)
+    if number == 2 and every is not None:
+        given.setdefault("every", every)
+        if every > 1:
+            given.setdefault("gradient", "unroll")
+    try:
+        return Level(**{**level.model_dump(exclude_none=True), **given})
+    except ValidationError as why:
+        first = why.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecoptError(f"levels={{{number}: …}}, {where}: {first['msg']}.") from None
+
+
+def _settled(graph: Graph, number: int) -> Level:
+    """The level as the drop-in runs it: a real run goes on, so what says when to start afresh falls away."""
+    level = graph.levels[number]
+    if level.second_order:
+        raise RecoptError(f"Level {number + 1}: recopt.Optimizer drops second derivatives; use recopt.run for them.")
+    if level.objective not in _OBJECTIVES:
+        known = ", ".join(_OBJECTIVES)
+        raise RecoptError(f"Level {number + 1}: objective={level.objective} needs recopt.run; here: {known}.")
+    above = [n for n in range(len(graph.levels)) if number in graph.subjects[n]]
+    if len({graph.levels[n].every for n in above}) > 1:
+        raise RecoptError(f"The levels over level {number + 1} step at different times: give them the same 'every'.")
+    return level.model_copy(update={"episode": None})

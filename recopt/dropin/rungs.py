@@ -1,0 +1,312 @@
+"""Rungs: one level of a tower at work. The lowest move a model's tensors, the others a slot's coordinates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import tree
+from ..errors import RecoptError
+from ..level import Level
+from ..normalize import NORMALIZERS
+from ..strategy import Params, State
+from .kernel import Sums, offered
+from .movers import FormulaMover, KernelMover, TapedMover
+from .normal import normalized
+from .slot import Slot
+
+STRIDE = 1.0
+"""The farthest a guarded level moves the coordinate of a bounded domain in one step: a factor of e."""
+
+
+@dataclass
+class Place:
+    """Where a level stands: its spec, its own slot, the window of the levels above it (0: none)."""
+
+    number: int
+    level: Level
+    by: Slot
+    window: int
+    seed: int
+    fused: bool
+    guard: bool
+
+    def weight(self, recorded: int, objective: str) -> float:
+        """∂J/∂f_t for the loss that came after ``recorded`` updates of a window."""
+        if objective == "last":
+            return 1.0 if recorded == self.window else 0.0
+        return 1.0 / self.window if objective == "mean" else 1.0
+
+
+@dataclass
+class Cohort:
+    """Tensors that had their first gradient at the same step: their indices in the tower, and a mover."""
+
+    indices: list[int]
+    mover: KernelMover | TapedMover
+    normal: State = field(default_factory=dict)
+
+
+class TaskRung:
+    """A level that moves the model."""
+
+    def __init__(self, place: Place, indices: Sequence[int]) -> None:
+        self.place, self.indices = place, list(indices)
+        self.cohorts: list[Cohort] = []
+        self.seen: set[int] = set()
+
+    def admit(self, points: Params, grads: Sequence[Tensor | None]) -> None:
+        """Make a cohort of those tensors that have a gradient for the first time."""
+        fresh = [i for i in self.indices if grads[i] is not None and i not in self.seen]
+        if fresh:
+            self.seen.update(fresh)
+            self.cohorts.append(Cohort(fresh, self._mover([points[i] for i in fresh])))
+
+    def _mover(self, point: Params) -> KernelMover | TapedMover:
+        place, taped = self.place, self.place.window > 0
+        kernel = offered(place.by.strategy, "kernel") if place.fused and place.by.scalar and place.window <= 1 else None
+        if kernel is not None:
+            return KernelMover(place.by, kernel, point, taped)
+        return TapedMover(place.by, point, place.window, place.seed + len(self.cohorts), taped)
+
+    def recorded(self) -> int:
+        """Updates since the level above stepped, in the oldest cohort."""
+        return self.cohorts[0].mover.recorded if self.cohorts else 0
+
+    def measure(self, points: Params, cotangents: Params) -> list[Sums]:
+        """What the kernels need of the tensors; one dict per cohort that has one."""
+        found = []
+        for cohort in self.cohorts:
+            mover = cohort.mover
+            if isinstance(mover, KernelMover) and mover.recorded:
+                found.append(mover.measure(*_of(cohort.indices, points, cotangents)))
+        return found
+
+    def feed(self, cotangents: Params, objective: str) -> None:
+        """What came after the recorded updates."""
+        for cohort in self.cohorts:
+            mover = cohort.mover
+            if isinstance(mover, TapedMover) and mover.recorded:
+                weight = self.place.weight(mover.recorded, objective)
+                mover.feed([cotangents[i] for i in cohort.indices], weight)
+
+    def pull(self, sums: Sequence[dict[str, float]]) -> list[Any]:
+        """The hypergradient, summed over the cohorts; numbers where the slot is scalar."""
+        read, total = iter(sums), None
+        for cohort in self.cohorts:
+            mover = cohort.mover
+            if not mover.recorded:
+                continue
+            found: list[Any]
+            if isinstance(mover, KernelMover):
+                found = mover.pull(next(read))
+            else:
+                found = plain(mover.pull(), self.place.by.scalar)
+                mover.clear()
+            total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
+        assert total is not None
+        return total
+
+    def length(self, points: Params) -> float:
+        """The norm of the recorded updates."""
+        parts = []
+        for cohort in self.cohorts:
+            mover = cohort.mover
+            if isinstance(mover, TapedMover):
+                parts += [d for step in mover.updates for d in step]
+            elif mover.recorded:
+                parts += mover.last([points[i] for i in cohort.indices])
+        return float(tree.norm(parts)) if parts else 0.0
+
+    def move(self, points: Params, grads: Sequence[Tensor | None], loss: Tensor | None, scale: float) -> None:
+        """One step of every cohort, in place on ``points``. Tensors without a gradient stay as they are."""
+        self.admit(points, grads)
+        for cohort in self.cohorts:
+            have = [grads[i] is not None for i in cohort.indices]
+            if not any(have):
+                continue
+            mine = [points[i] if there else points[i].clone() for i, there in zip(cohort.indices, have, strict=True)]
+            known = [grads[i] for i in cohort.indices]
+            signal = [torch.zeros_like(p) if g is None else g for g, p in zip(known, mine, strict=True)]
+            kind = self.place.level.normalize or "none"
+            if kind != "none":
+                signal, cohort.normal = NORMALIZERS[kind](signal, cohort.normal, None)
+            if isinstance(cohort.mover, KernelMover):
+                cohort.mover.step(mine, signal, scale)
+            else:
+                # The tape may hold what it was given, and both are about to change.
+                held = [p.clone() for p in mine]
+                deltas = cohort.mover.step(held, [g.clone() for g in signal], loss, scale)
+                torch._foreach_add_(mine, [d.to(p.dtype) for d, p in zip(deltas, mine, strict=True)])
+
+    def undo(self, points: Params) -> bool:
+        """Take the last update back; False where there is no record of it."""
+        done = False
+        for cohort in self.cohorts:
+            mover, mine = cohort.mover, [points[i] for i in cohort.indices]
+            if isinstance(mover, KernelMover) and mover.recorded:
+                torch._foreach_sub_(mine, mover.last(mine))
+                done = True
+            elif isinstance(mover, TapedMover) and mover.updates:
+                torch._foreach_sub_(mine, [d.detach() for d in mover.updates[-1]])
+                done = True
+        return done
+
+    def tree(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        saved = [
+            {"indices": c.indices, "fused": isinstance(c.mover, KernelMover), "mover": c.mover.tree(),
+             "normal": c.normal}
+            for c in self.cohorts
+        ]
+        return {"kind": "task", "cohorts": saved}
+
+    def load(self, saved: dict[str, Any], points: Params, where: str) -> None:
+        """Continue from :meth:`tree`. Raises RecoptError if it does not fit."""
+        _same_kind("task", saved, self.place.number, where)
+        self.cohorts, self.seen = [], set()
+        for part in saved["cohorts"]:
+            indices = [int(i) for i in part["indices"]]
+            mover = self._mover([points[i] for i in indices])
+            if part["fused"] != isinstance(mover, KernelMover):
+                raise RecoptError(f"{where} was saved with fused={part['fused']}: give the same.")
+            mover.load(part["mover"])
+            self.cohorts.append(Cohort(indices, mover, part["normal"]))
+            self.seen.update(indices)
+
+    def forget(self) -> None:
+        """Drop the record, so that no signal comes from it."""
+        for cohort in self.cohorts:
+            if isinstance(cohort.mover, TapedMover):
+                cohort.mover.clear()
+            else:
+                cohort.mover.recorded = 0
+
+
+class UpperRung:
+    """A level that moves the coordinates ``indices`` of the slot ``moves``."""
+
+    def __init__(self, place: Place, moves: Slot, indices: Sequence[int]) -> None:
+        self.place, self.moves, self.indices = place, moves, list(indices)
+        self.normal: State = {}
+        self.counts = {"skipped": 0, "bounded": 0}
+        formula = None
+        if place.fused and moves.scalar and place.by.scalar and place.window <= 1:
+            formula = offered(place.by.strategy, "formula")
+        self.mover: FormulaMover | TapedMover
+        if formula is not None:
+            self.mover = FormulaMover(place.by, formula, len(self.indices))
+        else:
+            self.mover = TapedMover(place.by, self._point(), place.window, place.seed, place.window > 0)
+
+    def _point(self) -> Params:
+        found = self.moves.tensors()
+        return [found[i] for i in self.indices]
+
+    def recorded(self) -> int:
+        """Updates since the level above stepped."""
+        return self.mover.recorded
+
+    def pull(self, cotangents: list[Any], objective: str) -> list[Any] | None:
+        """The hypergradient for the level above, if its window is full."""
+        if isinstance(self.mover, FormulaMover):
+            return self.mover.pull(cotangents) if self.mover.recorded else None
+        if not self.mover.recorded:
+            return None
+        self.mover.feed(_tensors(cotangents), self.place.weight(self.mover.recorded, objective))
+        if self.mover.recorded < self.place.window:
+            return None
+        return plain(self.mover.pull(), self.place.by.scalar)
+
+    def length(self) -> float:
+        """The norm of the recorded updates."""
+        if isinstance(self.mover, FormulaMover):
+            return math.sqrt(sum(u * u for u in self.mover.update))
+        return float(self.mover.length()) if self.mover.updates else 0.0
+
+    def move(self, signal: list[Any], bound: float, loss: Tensor | None) -> None:
+        """Normalize ``signal``, step, bound the step, and add it to the slot."""
+        kind = self.place.level.normalize or "none"
+        if not finite(signal):
+            self.counts["skipped"] += 1
+            return
+        if isinstance(self.mover, FormulaMover):
+            read: list[Any] = normalized(kind, signal, self.normal, bound)
+            deltas: list[Any] = self.mover.step([self.moves.coords[i] for i in self.indices], read)
+        else:
+            read, self.normal = NORMALIZERS[kind](_tensors(signal), self.normal, torch.tensor(bound))
+            deltas = plain(self.mover.step(self._point(), [r.clone() for r in read], loss, 1.0), self.moves.scalar)
+        if not finite(deltas):
+            self.counts["skipped"] += 1
+            return
+        deltas = self._bounded(deltas)
+        self.moves.add(self.indices, deltas)
+
+    def clear(self) -> None:
+        """The window is closed: what was taped for it is dropped."""
+        if isinstance(self.mover, TapedMover):
+            self.mover.clear()
+
+    def tree(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        kind = "formula" if isinstance(self.mover, FormulaMover) else "taped"
+        return {"kind": kind, "mover": self.mover.tree(), "normal": self.normal, "counts": dict(self.counts)}
+
+    def load(self, saved: dict[str, Any], points: Params, where: str) -> None:
+        """Continue from :meth:`tree`. Raises RecoptError if it does not fit."""
+        _same_kind("formula" if isinstance(self.mover, FormulaMover) else "taped", saved, self.place.number, where)
+        self.mover.load(saved["mover"])
+        self.normal, self.counts = saved["normal"], dict(saved["counts"])
+
+    def _bounded(self, deltas: list[Any]) -> list[Any]:
+        trust = self.place.level.trust
+        if trust is not None:
+            limit, length = trust * size([self.moves.coords[i] for i in self.indices]), size(deltas)
+            if length > limit:
+                deltas = [d * (limit / length) for d in deltas]
+        if self.place.guard and self.moves.scalar:
+            for k, i in enumerate(self.indices):
+                if abs(deltas[k]) > STRIDE and self.moves.bounded[i]:
+                    deltas[k] = math.copysign(STRIDE, deltas[k])
+                    self.counts["bounded"] += 1
+        return deltas
+
+
+def _same_kind(kind: str, saved: dict[str, Any], number: int, where: str) -> None:
+    if saved["kind"] != kind:
+        raise RecoptError(
+            f"{where}: level {number + 1} was saved as '{saved['kind']}' and is '{kind}' here: "
+            "build the optimizer with the same stack and the same 'fused'."
+        )
+
+
+def _of(indices: Sequence[int], *columns: Params) -> tuple[Params, ...]:
+    return tuple([c[i] for i in indices] for c in columns)
+
+
+def _tensors(items: Sequence[Any]) -> Params:
+    return [x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in items]
+
+
+def plain(items: Sequence[Tensor], scalar: bool) -> list[Any]:
+    """Numbers where ``scalar``, with one read from the device; else the tensors."""
+    return torch.stack([x.double() for x in items]).tolist() if scalar else list(items)
+
+
+def finite(items: Sequence[Any]) -> bool:
+    """Whether every number, or every element, is finite."""
+    if items and isinstance(items[0], Tensor):
+        return bool(torch.isfinite(tree.norm(items)))
+    return math.isfinite(sum(items))
+
+
+def size(items: Sequence[Any]) -> float:
+    """The Euclidean norm of all of ``items``."""
+    if items and isinstance(items[0], Tensor):
+        return float(tree.norm(items))
+    return math.sqrt(sum(x * x for x in items))

@@ -1,0 +1,136 @@
+"""A zero-order level in a training loop that goes on: points are scored one after another.
+
+There is one model and no way back, so a candidate is put in place, the next ``every`` steps below are made with it,
+and the mean of their losses is its score. Scores come from different stretches of the training and are noisy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import tree
+from ..errors import RecoptError
+from ..strategy import Params, Trial
+from .points import points_of, write_back
+from .slot import Slot
+
+
+class Searcher:
+    """A zero-order level that moves the coordinates ``indices`` of the slot ``moves``."""
+
+    def __init__(self, place: Any, moves: Slot, indices: Sequence[int]) -> None:
+        self.place, self.moves, self.indices = place, moves, list(indices)
+        self.rng = torch.Generator().manual_seed(place.seed)
+        self.counts = {"skipped": 0, "bounded": 0}
+        self.base = self._point()
+        self.state = tree.detach(self._strategy().init(self.base))
+        self.candidates: list[Params] = []
+        self.scores: list[float] = []
+        self.losses: list[float] = []
+        self.started = False
+
+    def _strategy(self) -> Any:
+        return self.place.by.strategy
+
+    def _point(self) -> Params:
+        found = self.moves.tensors()
+        return [found[i] for i in self.indices]
+
+    def move(self, signal: Any, bound: float, loss: Tensor | None) -> None:
+        """Count ``loss`` for the candidate in place; at the end of its window go on to the next."""
+        if loss is None:
+            raise RecoptError(
+                f"Level {self.place.number + 1} is zero-order and needs losses: call opt.step(closure), or "
+                "opt.step(loss=loss) after loss.backward()."
+            )
+        if self.started:
+            self.losses.append(float(loss))
+            if len(self.losses) < (self.place.level.every or 1):
+                return
+            self.scores.append(sum(self.losses) / len(self.losses))
+            self.losses = []
+        self.started = True
+        if self.candidates and len(self.scores) == len(self.candidates):
+            self._judge()
+        if not self.candidates:
+            self._values()
+            with torch.no_grad():
+                self.candidates = self._strategy().propose(self.base, self.state, self.rng)
+        self._place(self.candidates[len(self.scores)])
+
+    def _values(self) -> None:
+        """Give the strategy's module the present coordinates of its slot: a level above may have moved them."""
+        for p, c in zip(self._strategy().parameters(), self.place.by.tensors(), strict=True):
+            p.data.copy_(c)
+
+    def _judge(self) -> None:
+        like = self.base[0]
+        scored = zip(self.candidates, self.scores, strict=True)
+        trials = [Trial(point, like.new_tensor(score)) for point, score in scored]
+        with torch.no_grad():
+            deltas, self.state = self._strategy()(self.base, trials, self.state, self.rng)
+        if all(bool(torch.isfinite(d).all()) for d in deltas):
+            self.base = [b + d for b, d in zip(self.base, deltas, strict=True)]
+        else:
+            self.counts["skipped"] += 1
+        self.candidates, self.scores = [], []
+
+    def _place(self, point: Params) -> None:
+        now = [self.moves.coords[i] for i in self.indices]
+        target: list[Any] = [p.item() for p in point] if self.moves.scalar else list(point)
+        self.moves.add(self.indices, [t - n for t, n in zip(target, now, strict=True)])
+
+    def tree(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {"kind": "search", "rng": self.rng.get_state(), "base": self.base, "state": self.state,
+                "candidates": self.candidates, "scores": list(self.scores), "losses": list(self.losses),
+                "started": self.started, "counts": dict(self.counts)}  # fmt: skip
+
+    def load(self, saved: dict[str, Any], points: Params, where: str) -> None:
+        """Continue from :meth:`tree`."""
+        if saved["kind"] != "search":
+            raise RecoptError(f"{where}: level {self.place.number + 1} was first-order: build the same stack.")
+        self.rng.set_state(saved["rng"].cpu())
+        for name in ("base", "state", "candidates", "started"):
+            setattr(self, name, saved[name])
+        self.scores, self.losses, self.counts = list(saved["scores"]), list(saved["losses"]), dict(saved["counts"])
+
+
+def search(rungs: Sequence[Any], tensors: Sequence[Tensor], closure: Any) -> Any:
+    """Let the zero-order strategies of ``rungs`` move a model, in place, by the losses that ``closure`` computes.
+
+    Returns:
+        The first loss: that of the point itself where a strategy proposes it first.
+    """
+    first = None
+    for rung in rungs:
+        mine = [tensors[i] for i in rung.indices]
+        now = [p.clone() for p in points_of(mine)]
+        if not rung.cohorts:
+            rung.admit(points_of(tensors), points_of(tensors))
+        mover = rung.cohorts[0].mover
+        strategy = rung.place.by.strategy
+        trials = []
+        with torch.no_grad():
+            candidates = strategy.propose(now, mover.state, mover.rng)
+        for candidate in candidates:
+            _put(candidate, mine)
+            with torch.enable_grad():
+                loss = closure()
+            first = loss if first is None else first
+            trials.append(Trial(candidate, torch.as_tensor(loss).detach(), None))
+        deltas = mover.step_trials(now, trials, 1.0)
+        good = all(bool(torch.isfinite(d).all()) for d in deltas)
+        _put([p + d for p, d in zip(now, deltas, strict=True)] if good else now, mine)
+    return first
+
+
+def _put(values: Params, tensors: Sequence[Tensor]) -> None:
+    points = points_of(tensors)
+    for point, value in zip(points, values, strict=True):
+        point.copy_(value)
+    write_back(points, tensors)

@@ -1,0 +1,142 @@
+"""Closed forms of strategies/rmsprop.py (without centring and penalty).
+
+With r = √v, D = r + eps, q = g/D, b = μ b' + q: u = −lr b. With the state before held fixed
+∂v/∂decay = (v − g²)/decay and ∂b/∂μ = (b − q)/μ, hence with w = c/D and z = g w/D:
+
+    ⟨∂u/∂decay, c⟩ = lr/(2 decay) (⟨z,r⟩ − ⟨z,g²/r⟩),   ⟨∂u/∂eps, c⟩ = lr Σz,   ⟨∂u/∂μ, c⟩ = −lr (⟨b,c⟩ − ⟨g,w⟩)/μ
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ..dropin.kernel import Sums, Values
+from ..strategy import Params, State, Strategy
+from .arithmetic import chunks, dots, roots
+
+
+class RmspropKernel:
+    """RMSprop on tensors."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.momentum = strategy.on("momentum")
+
+    @staticmethod
+    def supports(strategy: Strategy) -> bool:
+        """Neither centring nor the L2 penalty: their derivatives go through more than the last gradient."""
+        return not strategy.centered and not strategy.on("weight_decay")
+
+    def begin(self, point: Params, taped: bool) -> State:
+        """The strategy's state, and room for the last gradient."""
+        state = self.strategy.init(point)
+        if taped:
+            state["grads"] = [torch.zeros_like(p) for p in point]
+        return state
+
+    def step(self, point: Params, grads: Params, state: State, value: Values, scale: float) -> None:
+        """θ += scale · u."""
+        rate, decay = -scale * value["lr"], value["decay"]
+        buffers, kept = state.get("momentum", grads), state.get("grads", grads)
+        for p, g, v, b, k in chunks(point, grads, state["square"], buffers, kept):
+            if "grads" in state:
+                torch._foreach_copy_(k, g)
+            torch._foreach_mul_(v, decay)
+            torch._foreach_addcmul_(v, g, g, 1 - decay)
+            divided = roots(v)
+            torch._foreach_add_(divided, value["eps"])
+            if self.momentum:
+                torch._foreach_mul_(b, value["momentum"])
+                torch._foreach_addcdiv_(b, g, divided)
+                torch._foreach_add_(p, b, alpha=rate)
+            else:
+                torch._foreach_addcdiv_(p, g, divided, rate)
+
+    def measure(self, point: Params, cotangents: Params, state: State, value: Values, scale: float) -> Sums:
+        """The sums of the formulas above."""
+        sums: Sums = {"gw": [], "z": [], "zr": [], "zg": [], "b": []}
+        for c, v, g in chunks(cotangents, state["square"], state["grads"]):
+            r = roots(v)
+            divided = torch._foreach_add(r, value["eps"])
+            w = torch._foreach_div(c, divided)
+            sums["gw"] += dots(g, w)
+            torch._foreach_div_(w, divided)
+            torch._foreach_mul_(w, g)
+            sums["z"] += [z.sum() for z in w]
+            sums["zr"] += dots(w, r)
+            share = torch._foreach_div(g, r)
+            torch._foreach_mul_(share, g)
+            sums["zg"] += dots(w, share)
+        if self.momentum:
+            sums["b"] = dots(state["momentum"], cotangents)
+        return sums
+
+    def pull(self, sums: Mapping[str, float], state: State, value: Values, scale: float) -> dict[str, float]:
+        """⟨∂u/∂value, c⟩."""
+        return _pull(sums, value, scale, self.momentum)
+
+    def last(self, point: Params, state: State, value: Values, scale: float) -> Params:
+        """u again."""
+        rate = -scale * value["lr"]
+        if self.momentum:
+            return list(torch._foreach_mul(state["momentum"], rate))
+        divided = roots(state["square"])
+        torch._foreach_add_(divided, value["eps"])
+        out = torch._foreach_div(state["grads"], divided)
+        torch._foreach_mul_(out, rate)
+        return list(out)
+
+
+def _pull(sums: Mapping[str, float], value: Values, scale: float, momentum: bool) -> dict[str, float]:
+    lr, decay = scale * value["lr"], value["decay"]
+    along = sums["b"] if momentum else sums["gw"]
+    out = {"lr": -scale * along, "eps": lr * sums["z"], "decay": lr / (2 * decay) * (sums["zr"] - sums["zg"])}
+    if momentum:
+        out["momentum"] = -lr * (along - sums["gw"]) / value["momentum"]
+    return out
+
+
+class RmspropFormula:
+    """RMSprop on a few numbers."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.momentum = strategy.on("momentum")
+
+    supports = RmspropKernel.supports
+
+    def begin(self, size: int) -> State:
+        """Zero means."""
+        return {name: [0.0] * size for name in ["square"] + ["momentum"] * self.momentum}
+
+    def step(self, point: Sequence[float], grads: Sequence[float], state: State, value: Values) -> list[float]:
+        """−lr · b."""
+        rate, decay, eps, sqrt = -value["lr"], value["decay"], value["eps"], math.sqrt
+        square, rows, steps = state["square"], [], []
+        for i, g in enumerate(grads):
+            v = square[i] = decay * square[i] + (1 - decay) * g * g
+            r = sqrt(v) or 1e-154
+            rows.append((g, r, r + eps))
+            steps.append(g / (r + eps))
+        state["rows"] = rows
+        if self.momentum:
+            mu = value["momentum"]
+            steps = state["momentum"] = [mu * b + s for b, s in zip(state["momentum"], steps, strict=True)]
+        return [rate * s for s in steps]
+
+    def pull(self, cotangents: Sequence[float], state: State, value: Values) -> dict[str, float]:
+        """⟨∂u/∂value, c⟩."""
+        gw = total = zr = zg = 0.0
+        for (g, r, d), c in zip(state["rows"], cotangents, strict=True):
+            w = c / d
+            z = g * w / d
+            gw += g * w
+            total += z
+            zr += z * r
+            zg += z * g * g / r
+        sums = {"gw": gw, "z": total, "zr": zr, "zg": zg}
+        if self.momentum:
+            sums["b"] = sum(b * c for b, c in zip(state["momentum"], cotangents, strict=True))
+        return _pull(sums, value, 1.0, self.momentum)
