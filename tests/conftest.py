@@ -32,3 +32,8 @@ def _torch_as_it_was() -> Iterator[None]:
 def rng() -> torch.Generator:
     """A seeded CPU generator."""
     return torch.Generator().manual_seed(0)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are no names: they are unreadable, and those of an archive carry the time they were made."""
+    return argname if isinstance(val, bytes) else None
