@@ -40,7 +40,7 @@ RULES: dict[str, Callable[[Make], None]] = {
         derivatives.zero_gradients,
         derivatives.derivatives,
         derivatives.patched,
-        derivatives.vectorized,
+        derivatives.many_tasks,
     )
 }
 BASIC = frozenset({"settings", "signature", "order", "runs"})

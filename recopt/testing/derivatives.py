@@ -16,7 +16,7 @@ from . import probe
 from .probe import PLAIN, Broken
 
 Make = Callable[[], Strategy]
-STEPS = 3
+STEPS, TASKS = 3, 3
 WIDTH = 1e-3
 """Half the width of a difference: its error is of the order WIDTH⁴, and rounding / WIDTH."""
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
@@ -121,26 +121,31 @@ def _slopes(end: Params, by: Sequence[Tensor]) -> Params:
     return list(torch.autograd.grad(whole, by, allow_unused=True, materialize_grads=True))
 
 
-def vectorized(make: Make) -> None:
-    """Unless ``vectorize`` is False: mapped over several tasks at once, it answers as it does one by one."""
-    strategy, tasks = make().double(), 3
-    if not strategy.vectorize:
-        return
-    points = [probe.some(PLAIN, 30 + n) for n in range(tasks)]
+def many_tasks(make: Make) -> None:
+    """Asked about several tasks at once, as the engine does, it answers as it does one by one."""
+    strategy = make().double()
+    points = [probe.some(PLAIN, 30 + n) for n in range(TASKS)]
 
-    def one(point: Params, state: State, steps: int) -> tuple[Params, State]:
+    def one(point: Params, state: State) -> tuple[Params, State]:
         rng = probe.generator()
-        for step in range(steps):
-            delta, state = probe.ask(strategy, point, state, rng, step)
-            point = [p + d for p, d in zip(point, delta, strict=True)]
+        with probe.seeded():
+            for step in range(STEPS):
+                delta, state = probe.ask(strategy, point, state, rng, step)
+                point = [p + d for p, d in zip(point, delta, strict=True)]
         return point, state
 
-    start = (tree.stack(points), tree.stack([strategy.init(p) for p in points]), STEPS)
-    remedy = "use no branch on values, no .item(), no change in place; or set vectorize = False."
-    try:
-        with torch.no_grad():
-            together, singly = (over_tasks(one, start, tasks, mapped) for mapped in (True, False))
-    except Exception as why:
-        raise Broken(f"it cannot be mapped over tasks ({type(why).__name__}: {why}): {remedy}") from why
+    states = [strategy.init(p) for p in points]
+    with torch.no_grad():
+        singly = tree.stack([one(p, s) for p, s in zip(points, states, strict=True)])
+        try:
+            together = over_tasks(one, (tree.stack(points), tree.stack(states)), TASKS, strategy.vectorize)
+        except Exception as why:
+            raise Broken(
+                f"it cannot be mapped over tasks ({type(why).__name__}: {' '.join(str(why).split())}): use no branch "
+                "on values, no .item() and no change in place, or set vectorize = False."
+            ) from why
     if not probe.close(together, singly) or probe.layout(together) != probe.layout(singly):
-        raise Broken(f"mapped over tasks it answers otherwise than one by one: {remedy}")
+        raise Broken(
+            "over several tasks it answers otherwise than one by one: make every number in the state that depends on "
+            "values a tensor, and set vectorize = False if it draws or branches."
+        )
