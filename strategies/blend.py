@@ -1,0 +1,163 @@
+"""A learned blend of known directions: a small network says, tensor by tensor, how much of each and how far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import silu
+
+from recopt import Params, State, Strategy, Trial, option, positive
+from recopt.blocks import TINY, cosine, flatten, log_ratio, norm, orthogonalize
+
+MOMENTA = (0.5, 0.9, 0.99)
+SECOND = 0.95
+TIMES = (1.0, 3.0, 10.0, 30.0)
+# Rows of the matrix whose Gram matrix the network's ratios and cosines come from; the last three are directions.
+G, FAST, MEAN, SLOW, X, S, ROOT = range(7)
+
+
+class Blend(Strategy):
+    """Moves each tensor along a learned mixture of known directions.
+
+    Seven directions are scaled to a length: orthogonalized momentum at two time scales (matrices; Jordan et al. 2024;
+    a vector's is the momentum itself), g/√v, m/√v at two time scales, the fast momentum, and the last move.
+    Two have a length of their own, from the ``memory`` last differences of points s and gradients y: the
+    move that the best fit of g by the y asks for, and the unexplained rest of g times the last secant's
+    inverse curvature (Anderson 1965; Barzilai & Borwein 1988).
+
+    What the network sees of a tensor are ratios and cosines between these vectors, over the tensor and over all
+    of them, the loss relative to the first and to the last, the step number and the tensor's sizes: nothing
+    that changes when the loss is multiplied by a number. It answers with the weights of the mixture and with a
+    change of the logarithm of the tensor's step, which is kept in the state.
+    """
+
+    learned: ClassVar[bool] = True
+    above: ClassVar[Mapping[str, Any]] = {"every": 20, "episode": 100, "gradient": "unroll", "second_order": False}
+
+    hidden = option(32, "units per layer of the network")
+    memory = option(8, "differences kept for the secant directions, at least 2")
+    scale = positive(0.4, "length of a first step: a matrix's largest singular value, four times a vector's mean move")
+    ridge = positive(1e-3, "ridge of the secant fit, relative to unit columns")
+
+    kinds: ClassVar[int] = 7
+    features: ClassVar[int] = len(TIMES) + 10 + 4 + 10
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.inner = nn.Linear(self.features, self.hidden)
+        self.middle = nn.Linear(self.hidden, self.hidden)
+        self.outer = nn.Linear(self.hidden, self.kinds + 3)
+        with torch.no_grad():
+            self.outer.weight.mul_(0.1)
+            self.outer.bias.zero_()
+            self.outer.bias[0] = 0.7
+
+    def init(self, point: Params) -> State:
+        """Zeros: vectors [n] and stacks of them, n the number of coordinates, and a number per tensor."""
+        flat = torch.zeros_like(flatten(point))
+        zero = flat.new_zeros(())
+        return {
+            "step": zero, "first": zero, "loss": zero, "log_step": flat.new_zeros(len(point)),
+            "point": flat, "grad": flat, "rest": flat, "v": flat, "m": flat.new_zeros(len(MOMENTA), flat.numel()),
+            "s": flat.new_zeros(self.memory, flat.numel()), "y": flat.new_zeros(self.memory, flat.numel()),
+        }
+
+    def forward(
+        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
+    ) -> tuple[Params, State]:
+        loss, grads = trials[0].loss, trials[0].grads
+        assert loss is not None and grads is not None
+        x, g = flatten(point), flatten(grads)
+        later = (state["step"] > 0).to(g.dtype)
+        first, before = (torch.where(later > 0, state[key], loss) for key in ("first", "loss"))
+        s, y = (x - state["point"]) * later, (g - state["grad"]) * later
+        size = 1 / (norm(y) + TINY)
+        past_s, past_y = torch.cat([(s * size)[None], state["s"][:-1]]), torch.cat([(y * size)[None], state["y"][:-1]])
+        jump, rest, probe = self.secant(g, s, y, past_s, past_y)
+
+        step, rows, m, v = self.rows(g, x, s, state)
+        cuts = [p.numel() for p in point]
+        parts = rows.split(cuts, 1)
+        gram = torch.stack([part @ part.T for part in parts])
+        everywhere = torch.stack([
+            *torch.tanh(state["step"] / step.new_tensor(TIMES)),
+            cosine(g, s), cosine(y, past_y[1]), cosine(s, y), cosine(g, state["grad"]),
+            log_ratio(norm(rest), norm(g)), log_ratio(norm(g - state["rest"]), norm(g)),
+            log_ratio(norm(jump), norm(s)), log_ratio(norm(probe), norm(s)),
+            log_ratio(loss, first), log_ratio(loss, before),
+        ])
+        known = torch.cat([everywhere.expand(len(point), -1), self.shapes(point), self.ratios(gram, point, state)], 1)
+        out = self.outer(silu(self.middle(silu(self.inner(known)))))
+        log_step = (state["log_step"] + 0.3 * torch.tanh(out[:, -1])).clamp(-8, 8)
+        reach = self.scale * log_step.exp()
+        deltas = [
+            (w[-2] * j + w[-3] * q - r * (w[: self.kinds] @ directions(part, p))).view_as(p)
+            for p, part, w, r, j, q in zip(
+                point, parts, out, reach, jump.split(cuts), probe.split(cuts), strict=True
+            )
+        ]
+        return deltas, {
+            "step": step, "first": first, "loss": loss, "log_step": log_step,
+            "point": x, "grad": g, "rest": rest, "v": v, "m": m, "s": past_s, "y": past_y,
+        }
+
+    def rows(self, g: Tensor, x: Tensor, s: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The step number, the rows [10, n] that everything is made of, and the means m [3, n] and v [n]."""
+        betas = g.new_tensor(MOMENTA)[:, None]
+        step = state["step"] + 1
+        m = betas * state["m"] + (1 - betas) * g
+        v = SECOND * state["v"] + (1 - SECOND) * g.square()
+        mean = m / (1 - betas**step)
+        root = (v / (1 - SECOND**step)).clamp(min=TINY**2).sqrt()
+        rows = torch.cat([torch.stack([g, *mean, x, s, root]), torch.stack([g, mean[1], mean[2]]) / root])
+        return step, rows, m, v
+
+    def secant(
+        self, g: Tensor, s: Tensor, y: Tensor, past_s: Tensor, past_y: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """From the differences s, y [n] of the last step and ``memory`` past ones, in units of the norm of y.
+
+        Returns the move -Σ γ_k s_k with Σ γ_k y_k the ridge fit of g; the rest g - Σ γ_k y_k; and that rest
+        times -sᵀy / yᵀy (0 where the curvature is not positive).
+        """
+        eye = torch.eye(self.memory, dtype=g.dtype, device=g.device)
+        fit = torch.linalg.solve(past_y @ past_y.T + self.ridge * eye, (past_y @ g)[:, None])[:, 0]
+        rest = g - fit @ past_y
+        return -(fit @ past_s), rest, -(s @ y).clamp(min=0) / (y @ y + TINY**2) * rest
+
+    def shapes(self, point: Params) -> Tensor:
+        """What is known of each tensor before the first step: [tensors, 4]."""
+        sides = [(p.shape[0], p.numel() // p.shape[0]) if p.dim() > 1 else (1, p.numel()) for p in point]
+        return point[0].new_tensor([
+            [float(p.dim() > 1), i / max(len(point) - 1, 1), math.log(min(ab)) / 5, math.log(max(ab)) / 5]
+            for i, (p, ab) in enumerate(zip(point, sides, strict=True))
+        ])
+
+    def ratios(self, gram: Tensor, point: Params, state: State) -> Tensor:
+        """Ratios and cosines within each tensor, from the Gram matrices [tensors, 10, 10]: [tensors, 10]."""
+        size = gram.diagonal(dim1=-2, dim2=-1).clamp(min=TINY**2).sqrt()
+        cos = gram / (size[:, :, None] + TINY) / (size[:, None, :] + TINY)
+        count = gram.new_tensor([p.numel() for p in point]).sqrt()
+        return torch.stack([
+            cos[:, G, S], cos[:, FAST, MEAN], cos[:, MEAN, SLOW], cos[:, FAST, S],
+            *(log_ratio(size[:, k], size[:, ROOT]) for k in (FAST, MEAN, SLOW)),
+            log_ratio(size[:, S], size[:, X]), log_ratio(size[:, X], count), state["log_step"] / 3,
+        ], 1)
+
+
+def directions(part: Tensor, like: Tensor) -> Tensor:
+    """The seven directions [7, size] of one tensor from its rows [10, size], each scaled to the same length.
+
+    For a matrix that is the length at which an orthogonal matrix's singular values are 1; for a
+    vector, a root mean square of 1/4.
+    """
+    around, length = part[FAST : MEAN + 1], 0.25
+    if like.dim() > 1:
+        around = orthogonalize(around.reshape(2, like.shape[0], -1)).reshape(2, -1)
+        length = max(like.shape[0], like.numel() // like.shape[0]) ** -0.5
+    around = torch.cat([around, part[ROOT + 1 :], part[FAST : FAST + 1], -part[S : S + 1]])
+    return around * (length / around.square().mean(1, keepdim=True).clamp(min=TINY**2).sqrt())

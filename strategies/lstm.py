@@ -1,0 +1,72 @@
+"""The coordinatewise LSTM update rule of Andrychowicz et al. 2016 (1606.04474)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from recopt import Params, State, Strategy, Trial, option, positive
+from recopt.blocks import flatten, lstm_cell, unflatten
+
+
+class Lstm(Strategy):
+    """Every coordinate is moved by a small LSTM with a state of its own; all coordinates share its weights.
+
+    The input of a coordinate is its gradient g as ``(max(log|g| / p, -1), clip(e^p g, -1, 1))`` with p = 10 (their
+    appendix A), its delta the linear read-out of the last layer times ``scale`` (theirs: 0.1). Weights are drawn
+    as those of ``torch.nn.LSTM`` are, by torch's global generator.
+    """
+
+    learned: ClassVar[bool] = True
+    above: ClassVar[Mapping[str, Any]] = {"every": 20, "episode": 100, "gradient": "unroll", "second_order": False}
+
+    hidden = option(20, "units per layer")
+    layers = option(2, "LSTM layers")
+    preprocess = option(True, "log-sign inputs; without it the gradient itself")
+    scale = positive(0.1, "what the read-out is multiplied by")
+
+    p: ClassVar[float] = 10.0
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        bound = self.hidden**-0.5
+        widths = [2 if self.preprocess else 1, *[self.hidden] * (self.layers - 1)]
+        self.weights = nn.ParameterList(_uniform(bound, 4 * self.hidden, n + self.hidden) for n in widths)
+        self.biases = nn.ParameterList(_uniform(bound, 4 * self.hidden) for _ in widths)
+        self.read_out = _uniform(bound, 1, self.hidden)
+        self.read_out_bias = nn.Parameter(torch.zeros(1))
+
+    def init(self, point: Params) -> State:
+        """Zero h and c, [hidden, n] for each layer, n the number of coordinates."""
+        columns = sum(p.numel() for p in point)
+        zeros = point[0].new_zeros(self.hidden, columns)
+        return {"h": [zeros] * self.layers, "c": [zeros] * self.layers}
+
+    def inputs(self, flat: Tensor) -> Tensor:
+        """The features [features, n] of the gradient ``flat`` [n]."""
+        if not self.preprocess:
+            return flat[None]
+        log = flat.abs().clamp(min=math.exp(-self.p)).log() / self.p
+        return torch.stack([log, (flat * math.exp(self.p)).clamp(-1, 1)])
+
+    def forward(
+        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
+    ) -> tuple[Params, State]:
+        grads = trials[0].grads
+        assert grads is not None
+        x = self.inputs(flatten(grads))
+        hs, cs = [], []
+        for layer in range(self.layers):
+            x, c = lstm_cell(x, state["h"][layer], state["c"][layer], self.weights[layer], self.biases[layer])
+            hs.append(x)
+            cs.append(c)
+        out = (self.scale * self.read_out) @ x + self.scale * self.read_out_bias
+        return unflatten(out[0], point), {"h": hs, "c": cs}
+
+
+def _uniform(bound: float, *shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
