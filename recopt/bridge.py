@@ -37,15 +37,19 @@ class Patched:
         # No initial copy (it would cut a self-loop's gradient), and no history of past parameters.
         self.module: Any = higher.monkeypatch(module, copy_initial_weights=False, track_higher_grads=False)
         self._places = [(m, name) for m in self.module.modules() for name, b in m._buffers.items() if b is not None]
+        self._weights = [(m._parameters, name) for m in self.module.modules() for name in m._param_names]
 
     def load(self, values: Sequence[Tensor], buffers: Sequence[Tensor] = ()) -> nn.Module:
         """The module with these values in the order of ``parameters()`` and ``buffers()``.
 
         Buffers are cloned, since a module may change them in place (batch statistics).
         """
-        self.module.update_params(list(values))
-        for (owner, name), buffer in zip(self._places, buffers, strict=False):
-            owner._buffers[name] = buffer.clone()
+        # What update_params does, without its checks: a task may read a weight without calling the model.
+        self.module.fast_params = values
+        for (owner, name), value in zip(self._weights, self.module._expand_params(values), strict=True):
+            owner[name] = value
+        for (module, name), buffer in zip(self._places, buffers, strict=False):
+            module._buffers[name] = buffer.clone()
         return self.module  # type: ignore[no-any-return]
 
     def buffers(self) -> list[Tensor]:

@@ -194,16 +194,19 @@ class Engine:
         now = state.guards.get(name) or guard.start(
             slot.params, [state.levels[n].strategy for n in numbers], loss.numel()
         )
-        wrong = guard.bad(now, loss, grads)
-        if not bool(wrong.any()):
+        size = tree.norm(grads, batched=loss.ndim > 0) if grads else torch.zeros_like(loss.detach())
+        losses, norms = torch.stack([loss.detach(), size.to(loss)]).view(2, -1).tolist()
+        found = guard.bad(now, losses, norms)
+        if not any(found):
             states = [state.levels[n].strategy for n in numbers]
-            state.guards[name] = guard.passed(now, loss, slot.params, states)
+            state.guards[name] = guard.passed(now, losses, slot.params, states)
             return loss, None
+        wrong = torch.tensor(found, device=loss.device).view(loss.shape)
         slot.params = tree.choose(wrong, now.point, tree.detach(slot.params))
         for n, good in zip(numbers, now.states, strict=True):
             state.levels[n].strategy = tree.choose(wrong, good, tree.detach(state.levels[n].strategy))
         self.leaves(state, name) if name != TASK else None
-        state.guards[name] = guard.failed(now, wrong)
+        state.guards[name] = guard.failed(now, found)
         self.log(state, numbers[0] + 1, {"restored": state.guards[name].restored})
         if state.guards[name].frozen:
             self.log(state, numbers[0] + 1, {"frozen": 1})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,37 +21,35 @@ PATIENCE = 30
 
 def start(point: Params, states: list[State], tasks: int) -> Guard:
     """A guard that has seen nothing yet."""
-    shape = (tasks,) if tasks > 1 else ()
-    like = point[0]
-    return Guard(tree.detach(point), tree.detach(states), like.new_zeros(shape), like.new_ones(shape))
+    return Guard(tree.detach(point), tree.detach(states), [0.0] * tasks, [1.0] * tasks)
 
 
-def bad(guard: Guard, loss: Tensor, grads: Params | None) -> Tensor:
-    """Where ``loss`` (0-dimensional or over tasks) or ``grads`` are not finite, or the loss has exploded."""
-    loss = loss.detach()
-    wrong = ~torch.isfinite(loss)
-    if grads is not None:
-        wrong = wrong | ~torch.isfinite(tree.norm(grads, batched=loss.ndim > 0).to(loss))
-    return wrong | (loss.abs() > EXPLODE * guard.reference) if guard.seen else wrong
+def bad(guard: Guard, losses: list[float], norms: list[float]) -> list[bool]:
+    """For each task: whether its loss or gradient norm is not finite, or the loss has exploded."""
+    return [
+        not (math.isfinite(loss) and math.isfinite(norm)) or (guard.seen > 0 and abs(loss) > EXPLODE * reference)
+        for loss, norm, reference in zip(losses, norms, guard.reference, strict=True)
+    ]
 
 
-def passed(guard: Guard, loss: Tensor, point: Params, states: list[State]) -> Guard:
+def passed(guard: Guard, losses: list[float], point: Params, states: list[State]) -> Guard:
     """The guard after a good evaluation at ``point``."""
-    known = guard.seen < FIRST
-    reference = torch.maximum(guard.reference, loss.detach().abs()) if known else guard.reference
-    scale = (guard.scale * GROW).clamp_max(1.0)
-    return Guard(tree.detach(point), tree.detach(states), reference, scale, guard.seen + 1, 0, guard.restored)
+    known = guard.reference
+    if guard.seen < FIRST:
+        known = [max(r, abs(loss)) for r, loss in zip(known, losses, strict=True)]
+    scale = [min(1.0, s * GROW) for s in guard.scale]
+    return Guard(tree.detach(point), tree.detach(states), known, scale, guard.seen + 1, 0, guard.restored)
 
 
-def failed(guard: Guard, wrong: Tensor) -> Guard:
+def failed(guard: Guard, wrong: list[bool]) -> Guard:
     """The guard after it acted where ``wrong``: steps are halved there; frozen after many failures in a row."""
-    strikes = guard.strikes + 1 if bool(wrong.all()) else 0
-    scale = torch.where(wrong, guard.scale * SHRINK, guard.scale)
-    count = guard.restored + int(wrong.sum())
+    strikes = guard.strikes + 1 if all(wrong) else 0
+    scale = [s * SHRINK if w else s for s, w in zip(guard.scale, wrong, strict=True)]
+    count = guard.restored + sum(wrong)
     return Guard(guard.point, guard.states, guard.reference, scale, guard.seen, strikes, count, strikes >= PATIENCE)
 
 
 def capped(guard: Guard, loss: Tensor, wrong: Tensor) -> Tensor:
     """``loss`` with what exploded replaced by the worst that would have passed, so that scores stay finite."""
-    worst = EXPLODE * torch.where(guard.reference > 0, guard.reference, torch.ones_like(guard.reference))
-    return torch.where(wrong, worst.to(loss), loss)
+    worst = loss.new_tensor([EXPLODE * (r or 1.0) for r in guard.reference])
+    return torch.where(wrong, worst.view(loss.shape), loss)

@@ -121,9 +121,9 @@ class Mover:
         level, own = self.levels[number], state.levels[number]
         delta = made.delta
         guard = state.guards.get(level.moves)
-        if guard is not None and bool((guard.scale < 1).any()):
-            scale = guard.scale
-            delta = [d * (scale.view(-1, *[1] * (d.ndim - 1)) if scale.ndim else scale).to(d) for d in delta]
+        if guard is not None and min(guard.scale) < 1:
+            scale = delta[0].new_tensor(guard.scale if len(guard.scale) > 1 else guard.scale[0])
+            delta = [d * (scale.view(-1, *[1] * (d.ndim - 1)) if scale.ndim else scale) for d in delta]
         if signal.bad is not None:
             delta = tree.choose(signal.bad, [torch.zeros_like(d) for d in delta], delta)
             made.strategy = tree.choose(signal.bad, tree.detach(own.strategy), made.strategy)

@@ -70,12 +70,12 @@ class Search:
 
 @dataclass
 class Guard:
-    """What a slot can be put back to, and how far the steps of the levels that move it have been shrunk."""
+    """What a slot can be put back to, and how far the steps of the levels that move it have been shrunk, per task."""
 
     point: Params
     states: list[State]
-    reference: Tensor
-    scale: Tensor
+    reference: list[float]
+    scale: list[float]
     seen: int = 0
     strikes: int = 0
     restored: int = 0

@@ -46,7 +46,7 @@ def detach(tree: T) -> T:
 def tensors(tree: Any) -> list[Tensor]:
     """The tensors of ``tree``, in a fixed order."""
     found: list[Tensor] = []
-    tree_map(lambda leaf: found.append(leaf), tree)
+    tree_map(found.append, tree)
     return found
 
 
@@ -76,9 +76,10 @@ def choose(mask: Tensor, yes: T, no: T) -> T:
 
 
 def norm(items: Sequence[Tensor], batched: bool = False) -> Tensor:
-    """The Euclidean norm of all of ``items`` together; one per leading index if ``batched``."""
+    """The Euclidean norm of all of ``items`` together, without a graph; one per leading index if ``batched``."""
     if not items:
         return torch.zeros(())
+    plain = [item.detach() for item in items]
     if batched:
-        return torch.stack([i.detach().flatten(1).norm(dim=1) for i in items]).norm(dim=0)
-    return torch.stack([i.detach().norm() for i in items]).norm()
+        return torch.stack([i.flatten(1).norm(dim=1) for i in plain]).norm(dim=0)
+    return torch.stack(torch._foreach_norm(plain)).norm()
