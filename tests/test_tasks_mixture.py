@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import recopt.tasks
+from recopt.bridge import Patched
 from recopt.errors import RecoptError
 from recopt.tasks.digits import Digits
 from recopt.tasks.mixture import Mixture
@@ -59,11 +60,24 @@ def test_a_draw_is_of_one_member() -> None:
     assert set(kinds) == {Quadratic, Digits}
 
 
+def test_the_model_of_another_member_is_refused() -> None:
+    mixture = Mixture(members="digits(activation=relu) + digits(activation=tanh)")
+    one, other = (next(t for t in map(mixture.sample, range(20)) if t.member.activation == a) for a in ("relu", "tanh"))  # type: ignore[attr-defined]
+    model = one.model()
+    assert one.loss(model, one.batch(0)).isfinite()
+    assert one.loss(Patched(model).load(list(model.parameters())), one.batch(0)).isfinite()
+    for call in (other.loss, other.metrics):
+        with pytest.raises(RecoptError, match=r"A member of mixture \(Digits\) got the model of another"):
+            call(model, other.batch(0))
+
+
 def test_mixtures_of_mixtures_draw_one_kind() -> None:
     nested = recopt.tasks.make("mixture", members="mixture(members=quadratic + rosenbrock) + rastrigin")
-    for n in range(8):
-        assert len({type(t) for t in nested.draw([n, 100 + n])}) == 1
+    kinds = [{type(t) for t in nested.draw([n, 100 + n, 200 + n])} for n in range(40)]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert {kind.pop().__name__ for kind in kinds} == {"Quadratic", "Rosenbrock", "Rastrigin"}
     scaled = recopt.tasks.make("rescaled", of="mixture(members=quadratic + rosenbrock)")
+    assert scaled.loss(scaled.model(), scaled.batch(0)).isfinite()
     for n in range(8):
         drawn = scaled.draw([n, 100 + n])
         assert all(isinstance(t, Rescaled) for t in drawn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from ..declare import option
 from ..errors import RecoptError
 from ..task import Batch, Split, Task
 from .members import members
+from .rescaled import Rescaled
 
 
 class Mixture(Task):
@@ -24,7 +26,11 @@ class Mixture(Task):
     (:meth:`draw`) is of one member, so that their models have one structure and can be mapped over.
 
     Limits: members are shipped tasks, by name; a strategy that learns from them must not depend on how many
-    parameters there are.
+    parameters there are. Whoever calls :meth:`loss` must give the member's own kind of model.
+
+    Raises:
+        RecoptError: if a member is written wrongly, the weights do not fit, or :meth:`loss` or
+            :meth:`metrics` get a model that is built of other modules than the member's.
     """
 
     members = option("quadratic + rosenbrock", "the tasks, like mnist + quadratic(dim=20)")
@@ -34,6 +40,9 @@ class Mixture(Task):
         super().__init__(seed=seed, **options)
         self._members = members(self.members, "mixture.members")
         self._weights = torch.tensor(_checked(self.weights, len(self._members)), dtype=torch.float64)
+        with torch.random.fork_rng(devices=[]):
+            # A mixture inside this one varies in itself, and sees to that itself.
+            self._structures = [() if _varies(task) else _structure(task.model()) for task in self._members]
         self._at(seed)
 
     @property
@@ -47,8 +56,7 @@ class Mixture(Task):
         return other
 
     def draw(self, seeds: Sequence[int]) -> list[Task]:
-        chosen = self.sample(seeds[0]).member
-        return [task for seed in seeds for task in chosen.draw([seed])]
+        return self.sample(seeds[0]).member.draw(seeds)
 
     def to(self, device: torch.device | str) -> Self:
         for task in self._members:
@@ -65,17 +73,42 @@ class Mixture(Task):
         return self.member.batches(split)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        self._check(model)
         return self.member.loss(model, batch)
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        self._check(model)
         return self.member.metrics(model, batch)
+
+    def _check(self, model: Any) -> None:
+        if not isinstance(model, nn.Module):  # a function of the batch: there is nothing to compare
+            return
+        # With another member's model, of the same shapes, the loss would be wrong without a sign of it.
+        wanted = self._structures[self._chosen]
+        if wanted and _structure(model) != wanted:
+            raise RecoptError(
+                f"A member of mixture ({type(self.member).__name__}) got the model of another: "
+                "members of different structure cannot share one model."
+            )
 
     def _at(self, seed: int) -> None:
         self.seed = seed
-        chosen = int(torch.multinomial(self._weights, 1, generator=self.generator(0)))
-        self._member = self._members[chosen].sample(seed)
+        # The key keeps a mixture within a mixture from choosing by the same throw.
+        dice = self.generator(zlib.crc32(self.members.encode()))
+        self._chosen = int(torch.multinomial(self._weights, 1, generator=dice))
+        self._member = self._members[self._chosen].sample(seed)
         self.vectorize, self.metric = self._member.vectorize, self._member.metric
         self.higher_is_better = self._member.higher_is_better
+
+
+def _structure(model: nn.Module) -> tuple[str, ...]:
+    """The kinds of modules that the model is built of, whether it is patched by ``higher`` or rescaled or neither."""
+    model = getattr(model, "_hidden", (model,))[0]
+    return tuple(getattr(module, "_wrapped_name", type(module).__name__) for module in model.modules())
+
+
+def _varies(task: Task) -> bool:
+    return isinstance(task, Mixture) or (isinstance(task, Rescaled) and _varies(task.inner))
 
 
 def _checked(weights: Sequence[Any], count: int) -> Sequence[float]:

@@ -15,6 +15,9 @@ from ..errors import RecoptError
 from ..task import Batch, Split, Task
 from .members import members
 
+_SCALES = 170303633
+"""The key of the scales: another stream than any that the task itself draws from."""
+
 
 class Rescaled(Task):
     """Another task with every coordinate of its model rescaled at random.
@@ -67,7 +70,7 @@ class Rescaled(Task):
         return self
 
     def model(self) -> nn.Module:
-        return RescaledModel(self.inner.model(), self.spread, self.generator(0))
+        return RescaledModel(self.inner.model(), self.spread, self.generator(_SCALES))
 
     def batch(self, index: int, split: Split = "train") -> Batch:
         return self.inner.batch(index, split)
