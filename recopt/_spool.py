@@ -23,7 +23,8 @@ except ImportError:  # pragma: no cover - Windows, where an open file cannot be 
     fcntl = None
 
 Record = dict[str, Any]
-"""``run`` (id) and one of ``points`` [[key, value, milliseconds, step], …], ``tags``, ``end`` or ``folder``."""
+"""``run`` (id) and one of ``points`` [[key, value, milliseconds, step], …], ``files`` (with the ``folder`` they are
+relative to), or ``end`` (a status, with its ``time``)."""
 
 
 class Unreachable(Exception):
@@ -60,27 +61,15 @@ def spool_folder(root: Path, uri: str) -> Path:
     return root / ".spool" / hashlib.sha256(uri.encode()).hexdigest()[:12]
 
 
-class Spool:
-    """One run's records, in a file of JSON lines, with a second file that says how far they were sent.
-
-    Raises:
-        BlockingIOError: if another process, still alive, owns this spool.
-        OSError: if the file cannot be written.
-    """
+class Outbox:
+    """The sending side of a spool: reads records from the file's mark on, and moves the mark."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._mark = path, path.with_suffix(".sent")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
-        if not try_lock(self._file):
-            self._file.close()
-            raise BlockingIOError(f"{path} is in use")
-        self._end_last_line()
 
-    def append(self, record: Record) -> None:
-        """Keep ``record`` until it is sent. Values may be NaN."""
-        self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
-        self._file.flush()
+    def waiting(self) -> int:
+        """How many bytes are not sent yet."""
+        return self.path.stat().st_size - self._sent()
 
     def send(self, take: Callable[[Record], None], seconds: float) -> bool:
         """Give unsent records to ``take`` in order, for about ``seconds``. True if none is left.
@@ -104,6 +93,35 @@ class Spool:
             if sent > start:
                 self._mark.write_text(str(sent))
 
+    def _sent(self) -> int:
+        try:
+            return min(int(self._mark.read_text()), self.path.stat().st_size)
+        except (OSError, ValueError):
+            return 0
+
+
+class Spool(Outbox):
+    """One run's records, in a file of JSON lines, with a second file that says how far they were sent.
+
+    Raises:
+        BlockingIOError: if another process, still alive, owns this spool.
+        OSError: if the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+        if not try_lock(self._file):
+            self._file.close()
+            raise BlockingIOError(f"{path} is in use")
+        self._end_last_line()
+
+    def append(self, record: Record) -> None:
+        """Keep ``record`` until it is sent. Values may be NaN."""
+        self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
+        self._file.flush()
+
     def close(self, remove: bool) -> None:
         """Let go of the file; ``remove`` it if all was sent."""
         if remove and os.name == "posix":
@@ -122,12 +140,6 @@ class Spool:
         self.path.unlink(missing_ok=True)
         self._mark.unlink(missing_ok=True)
 
-    def _sent(self) -> int:
-        try:
-            return min(int(self._mark.read_text()), self.path.stat().st_size)
-        except (OSError, ValueError):
-            return 0
-
 
 def replay(folder: Path, take: Callable[[Record], None], seconds: float) -> bool:
     """Send what runs that are over left in ``folder``, for about ``seconds``. True if nothing is left of them.
@@ -137,6 +149,8 @@ def replay(folder: Path, take: Callable[[Record], None], seconds: float) -> bool
     """
     until, clear = time.monotonic() + seconds, True
     for path in sorted(folder.glob("*.jsonl")):
+        if time.monotonic() >= until:
+            return False
         try:
             spool = Spool(path)
         except OSError:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .trace import Floats, Ints, Points, Trace
+from .thinning import Floats, Ints
+from .trace import Points, Trace
 
 FIGURES = frozenset({
     "meta_loss", "update_norm", "signal_norm", "normalized_norm",

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RecoptError
+from .thinning import Floats, Ints, Thinning
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 _PENDING_ROWS = 1024  # rows held before they are converted: one device synchronisation per so many steps
 _OWN_STORAGE = 4096  # bytes: a scalar that is a view into something larger is copied, so as not to keep that alive
 
@@ -36,35 +35,6 @@ class Points(NamedTuple):
     key: str
     steps: Ints
     values: Floats
-
-
-@dataclass(frozen=True)
-class Thinning:
-    """Which points of a long column to show: about ``limit`` of them, decided point by point.
-
-    The steps are cut into strides, and the first point of a column within each is kept. A stride is a
-    power of two: the smallest that cuts ``total`` steps into at most ``limit``; beyond ``total`` (or,
-    where that is unknown, beyond ``limit / 8``) it doubles whenever the step does. So the choice
-    depends on nothing but a point's step and the one before it: a run that is resumed makes the same.
-    """
-
-    limit: int = 2000
-    total: int | None = None
-
-    def stride_start(self, steps: Ints) -> Ints:
-        """The first step of the stride that each of ``steps`` (any shape) falls into."""
-        base = 1
-        while self.total is not None and base * self.limit < self.total:
-            base *= 2
-        head = base * self.limit if self.total is not None else max(1, self.limit // 8)
-        doublings = np.frexp((steps // head).astype(np.float64))[1]
-        return steps - steps % (base << doublings.astype(np.int64))
-
-    def keep(self, steps: Ints, before: int | None = None) -> NDArray[np.bool_]:
-        """A mask over ascending ``steps`` (n,), where ``before`` is the step that came just before them."""
-        starts = self.stride_start(steps)
-        first = True if before is None else self.stride_start(np.array([before], np.int64))[0] != starts[:1]
-        return np.concatenate([np.broadcast_to(first, starts[:1].shape), starts[1:] != starts[:-1]])
 
 
 @dataclass
@@ -180,13 +150,24 @@ class Trace:
                     seen.given = seen.step
         return [points for points in news if len(points.steps)]
 
-    def truncate(self, step: int) -> None:
-        """Forget every point after ``step``: a run resumed from a checkpoint at ``step`` makes them again."""
-        for table in self._rows.values():
+    def lengths(self) -> list[list[Any]]:
+        """How much there is now, as plain lists: what :meth:`truncate` goes back to."""
+        return [
+            [level, list(keys), sum(len(chunk.steps) for chunk in rows.chunks) + len(rows.pending)]
+            for (level, keys), rows in self._rows.items()
+        ]
+
+    def truncate(self, lengths: Sequence[Sequence[Any]]) -> None:
+        """Forget every point that came after :meth:`lengths` gave ``lengths``: a resumed run makes them again."""
+        wanted = {(level, tuple(keys)): count for level, keys, count in lengths}
+        for name, table in self._rows.items():
             table.convert()
-            table.chunks = [chunk.rows(chunk.steps <= step) for chunk in table.chunks]
+            left = wanted.get(name, 0)
+            for number, chunk in enumerate(table.chunks):
+                table.chunks[number] = chunk.rows(slice(max(0, left)))
+                left -= len(chunk.steps)
             table.drained = 0
-        self._rows = {name: rows for name, rows in self._rows.items() if any(len(c.steps) for c in rows.chunks)}
+        self._rows = {name: rows for name, rows in self._rows.items() if wanted.get(name, 0)}
         self._drained = {}
 
     def _news(self, level: int, key: str) -> Points:

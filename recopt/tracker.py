@@ -7,17 +7,20 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ._spool import Spool, Unreachable, replay
+from ._spool import Record, Spool, Unreachable, replay
 from ._store_uri import shown
 from .errors import RecoptError
 from .trace import Points
 from .tracking import PARENT, RUNS, Store, local_artifacts, metric_name, open_store, unopened
+from .tracking_sender import Sender
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+_SHORT = 5.0  # seconds: shorter runs need no second process
 _BATCH = 1000  # points in one call, the most that mlflow takes
 
 
@@ -32,6 +35,65 @@ class LevelInfo:
     params: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Post:
+    """Gets records to the store: into the spool first, from there by a process beside a run that is not short."""
+
+    def __init__(self, store: Store, path: Path, notify: Callable[[str], None]) -> None:
+        self._store, self._spool, self._notify = store, Spool(path), notify
+        self._sender: Sender | None = None
+        self._sender_at, self._told = time.monotonic() + _SHORT, False
+
+    def keep(self, record: Record) -> None:
+        """Write ``record`` into the spool."""
+        try:
+            self._spool.append(record)
+        except OSError as why:  # a full disk, say
+            self._tell(f"{self._spool.path} cannot be written ({why.strerror}): the run goes on, but the record of it "
+                       "has gaps; its trace has everything if that can still be written.")
+
+    def flush(self) -> None:
+        """See to it that the spool is being sent; takes no time."""
+        if self._sender is None and time.monotonic() > self._sender_at:
+            self._sender_at = math.inf  # once: if no process can be started, all is sent at the end
+            with suppress(OSError):
+                self._sender = Sender(self._store.uri, self._store.root, self._spool.path)
+        if self._sender is not None and (why := self._sender.trouble()):
+            self._tell_away(why)
+
+    def send_others(self, seconds: float) -> None:
+        """Send what earlier runs had to leave."""
+        self._attempt(lambda: replay(self._store.spools, self._store.take, seconds))
+
+    def finish(self) -> None:
+        """Send all that is left, or leave it to a later run."""
+        answered = True
+        if self._sender is not None:
+            answered = self._sender.finish()
+            if not answered:
+                self._tell_away(self._sender.trouble() or "it took too long")
+            self._sender.close()
+        done = answered and self._attempt(lambda: self._spool.send(self._store.take, seconds=60.0))
+        self._spool.close(remove=done)
+        if done:
+            self.send_others(10.0)
+
+    def _attempt(self, send: Callable[[], bool]) -> bool:
+        try:
+            return send()
+        except Unreachable as why:
+            self._tell_away(str(why))
+            return False
+
+    def _tell_away(self, why: str) -> None:
+        self._tell(f"The store {shown(self._store.uri)} does not answer ({why}): the run goes on, and what it records "
+                   f"is kept in {self._spool.path} and sent later, at the latest by the next run on this store.")
+
+    def _tell(self, sentence: str) -> None:
+        if not self._told:
+            self._told = True
+            self._notify(sentence)
+
+
 class Tracker:
     """Records one run and its levels. Nothing here stops a run: what the store does not take is kept and sent later.
 
@@ -43,17 +105,13 @@ class Tracker:
     def __init__(self, store: Store, runs: Mapping[int, str], notify: Callable[[str], None]) -> None:
         self.store, self.run_id = store, runs[0]
         self.levels = {number: run for number, run in runs.items() if number}
-        info = store.client.get_run(self.run_id).info
-        local = local_artifacts(info.artifact_uri)
+        local = local_artifacts(store.client.get_run(self.run_id).info.artifact_uri)
         self._remote = local is None
-        self.folder = local or (store.root / "local" / self.run_id).absolute()
+        self.folder = local or store.root / "local" / self.run_id
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._spool = Spool(store.spools / f"{self.run_id}.jsonl")
-        self._notify, self._told = notify, False
-        self._began, self._spent = time.monotonic(), 0.0
-        self._wait, self._resume_at = 30.0, 0.0
+        self._post, self._diverged = _Post(store, store.spools / f"{self.run_id}.jsonl", notify), False
         self._latest: dict[tuple[str, str], int] = {}
-        self._diverged = False
+        self._published: dict[str, tuple[int, int]] = {}
 
     @classmethod
     def start(
@@ -89,7 +147,7 @@ class Tracker:
             raise
         except Exception as why:
             raise RecoptError(unopened(opened.uri, why)) from why
-        tracker._attempt(lambda: replay(opened.spools, opened.take, seconds=2.0))
+        tracker._post.send_others(2.0)
         return tracker
 
     def log(self, points: Iterable[Points]) -> None:
@@ -113,30 +171,36 @@ class Tracker:
                 self._latest[run, key] = max(known, int(steps[-1]))
         for run, batch in batches.items():
             for start in range(0, len(batch), _BATCH):
-                self._spool.append({"run": run, "points": batch[start : start + _BATCH]})
+                self._post.keep({"run": run, "points": batch[start : start + _BATCH]})
 
     def flush(self) -> None:
-        """Send what waits, as far as that costs the run no more than two percent of its time."""
-        allowed = 0.02 * (time.monotonic() - self._began) - self._spent
-        if allowed > 0 and time.monotonic() >= self._resume_at:
-            self._attempt(lambda: self._spool.send(self.store.take, allowed))
+        """See to it that what was logged is on its way; takes no time. What a short run logs is sent at its end."""
+        self._post.flush()
 
     def publish(self) -> None:
-        """Let the store have the files in ``folder`` as they are now. Without effect where it reads them there."""
-        if self._remote:
-            self._spool.append({"run": self.run_id, "folder": str(self.folder)})
+        """Let the store have the files in ``folder`` that are new or changed; it may read them there itself.
+
+        Files whose names begin with a dot are left out.
+        """
+        if not self._remote:
+            return
+        files = {file.relative_to(self.folder).as_posix(): (stat.st_mtime_ns, stat.st_size)
+                 for file in sorted(self.folder.rglob("[!.]*")) if file.is_file() and (stat := file.stat())}
+        changed = [name for name, state in files.items() if self._published.get(name) != state]
+        self._published = files
+        if changed:
+            self._post.keep({"run": self.run_id, "folder": str(self.folder), "files": changed})
 
     def finish(self, status: Status, summary: Mapping[str, float]) -> None:
         """End the run and its levels; ``summary`` becomes metrics of the run, with ``diverged`` 0 or 1."""
         now = int(time.time() * 1000)
         last = {"diverged": float(self._diverged), **summary}
         points = [[metric_name(key), _finite(value), now, 0] for key, value in last.items()]
-        self._spool.append({"run": self.run_id, "points": points})
+        self._post.keep({"run": self.run_id, "points": points})
         self.publish()
         for run in [*self.levels.values(), self.run_id]:
-            self._spool.append({"run": run, "end": status, "time": now})
-        done = self._attempt(lambda: self._spool.send(self.store.take, seconds=60.0))
-        self._spool.close(remove=done)
+            self._post.keep({"run": run, "end": status, "time": now})
+        self._post.finish()
 
     def _place(self, level: int, key: str) -> tuple[str, str]:
         if level == 0:
@@ -144,22 +208,6 @@ class Tracker:
         if level in self.levels:
             return self.levels[level], metric_name(key)
         return self.run_id, metric_name(f"level{level}/{key}")
-
-    def _attempt(self, send: Callable[[], bool]) -> bool:
-        """``send()``, unless the store fails; then wait before the next attempt, longer each time."""
-        start = time.monotonic()
-        try:
-            done = send()
-            self._wait = 30.0
-        except Unreachable as why:
-            done = False
-            self._resume_at, self._wait = time.monotonic() + self._wait, min(600.0, 2 * self._wait)
-            if not self._told:
-                self._told = True
-                self._notify(f"The store {shown(self.store.uri)} does not answer ({why}); the run goes on, and what it "
-                             f"records is kept in {self._spool.path} and sent later, at the latest by the next run.")
-        self._spent += time.monotonic() - start
-        return done
 
 
 def _create(

@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,14 @@ from .errors import RecoptError
 RUNS = Path("runs")
 PARENT = "mlflow.parentRunId"
 _PARAM = 6000  # characters of a parameter, the most that MLflow keeps
+_NOISY = ("mlflow", "mlflow.store.db.utils", "alembic", "urllib3.connectionpool")
+_SETTINGS = {  # what a user has set stays
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 _GONE_FOR_GOOD = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
 
 
@@ -61,18 +68,23 @@ class Store:
             Unreachable: if the store does not answer, or cannot write now.
             Refused: if it never will.
         """
-        with _translated():
+        try:
             run = record["run"]
             if points := record.get("points"):
                 metric = _mlflow().entities.Metric
                 self.client.log_batch(run, metrics=[metric(k, v, at, step) for k, v, at, step in points])
-            for key, value in record.get("tags", {}).items():
-                self.client.set_tag(run, key, value)
-            if folder := record.get("folder"):
-                self.client.log_artifacts(run, folder)
+            for name in record.get("files", []):
+                file = Path(record["folder"]) / name
+                if file.is_file():  # it may have been removed since
+                    where = Path(name).parent.as_posix()
+                    self.client.log_artifact(run, str(file), None if where == "." else where)
             if status := record.get("end"):
                 self.client.set_terminated(run, status, record["time"])
-
+        except Exception as why:
+            text = " ".join(str(getattr(why, "message", why)).split())[:120]
+            if getattr(why, "error_code", "") in _GONE_FOR_GOOD:
+                raise Refused(text) from why
+            raise Unreachable("it refused the connection" if "refused" in text else text) from why
 
     def run(self, run: str) -> Any:
         """The ``mlflow.entities.Run`` with id ``run``. Raises RecoptError if there is none, or it was deleted."""
@@ -111,7 +123,7 @@ def open_store(store: str | None = None, root: Path = RUNS, create: bool = False
     if file is not None:
         check_sqlite(file, create)
     try:
-        with locked(spool_folder(root, uri).with_suffix(".lock")) if create else _nothing(), _quiet():
+        with locked(spool_folder(root, uri).with_suffix(".lock")) if create else nullcontext(), _quiet():
             client = _mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
     except OSError as why:
@@ -120,7 +132,7 @@ def open_store(store: str | None = None, root: Path = RUNS, create: bool = False
         raise RecoptError(f"The store {shown(uri)} needs the package '{why.name}': install it.") from None
     except Exception as why:
         raise RecoptError(unopened(uri, why)) from why
-    return Store(uri, root, client)
+    return Store(uri, root, _Polite(client))
 
 
 def metric_name(key: str) -> str:
@@ -153,46 +165,45 @@ def _cut(value: str) -> str:
     return value if len(value) <= _PARAM else value[: _PARAM - len(note)] + note
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        with _quiet():
-            yield
-    except Exception as why:
-        text = " ".join(str(getattr(why, "message", why)).split())[:120]
-        if getattr(why, "error_code", "") in _GONE_FOR_GOOD:
-            raise Refused(text) from why
-        raise Unreachable(text) from why
+class _Polite:
+    """An mlflow client whose calls neither print nor wait long, and leave the program's own mlflow as it was."""
 
+    def __init__(self, client: Any) -> None:
+        self._client = client
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+
+        def politely(*args: Any, **kwargs: Any) -> Any:
+            with _quiet():
+                return call(*args, **kwargs)
+
+        return politely
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without mlflow's and alembic's accounts of making tables, and their dependencies' deprecations."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "mlflow.store.db.utils", "alembic")]
-    before = [logger.level for logger in loggers]
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels, before = [logger.level for logger in loggers], {name: os.environ.get(name) for name in _SETTINGS}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for logger in loggers:
                 logger.setLevel(logging.ERROR)
+            for name, value in _SETTINGS.items():
+                os.environ.setdefault(name, value)
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+        for name, was in before.items():
+            if was is None:
+                os.environ.pop(name, None)
 
 
 def _mlflow() -> Any:
-    """The module mlflow, imported when first used, without telemetry, and impatient of servers that are away."""
-    if "mlflow" not in sys.modules:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    """The module mlflow, imported when first used, without telemetry."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow

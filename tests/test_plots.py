@@ -75,7 +75,15 @@ def test_smoothing_is_the_mean_of_what_is_within_reach() -> None:
 
 
 def test_drawing_leaves_pyplot_alone_and_imports_matplotlib_only_when_used() -> None:
-    code = ("import sys; import recopt.plots as p; from recopt.trace import Trace; "
-            "assert 'matplotlib' not in sys.modules; t = Trace(); t.add(0, 0, {'loss': 1.0}); p.plot_run(t); assert 'matplotlib.figure' in sys.modules;"
-            "assert not {'matplotlib.pyplot', 'mlflow', 'torch'} & set(sys.modules)")  # fmt: skip
+    code = """
+import sys
+import recopt.plots
+from recopt.trace import Trace
+assert "matplotlib" not in sys.modules
+trace = Trace()
+trace.add(0, 0, {"loss": 1.0})
+recopt.plots.plot_run(trace)
+assert "matplotlib.figure" in sys.modules
+assert not {"matplotlib.pyplot", "mlflow", "torch"} & set(sys.modules)
+"""
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

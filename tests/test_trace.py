@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from recopt.errors import RecoptError
-from recopt.trace import Thinning, Trace, load_trace, save_trace
+from recopt.thinning import Thinning
+from recopt.trace import Trace, load_trace, save_trace
 
 
 def filled(steps: range, total: int | None = None) -> Trace:
@@ -125,27 +127,40 @@ def test_the_last_point_is_given_once() -> None:
 
 
 def test_truncating_forgets_what_came_after() -> None:
-    trace = filled(range(100))
+    trace = filled(range(50))
+    lengths = trace.lengths()
+    for step in range(49, 100):  # another point at the last step, too
+        trace.add(0, step, {"loss": 0.0})
+        trace.add(3, step, {"restored": 1.0})
     trace.drain()
-    trace.truncate(49)
+    trace.truncate(lengths)
+    assert trace.lengths() == lengths
     assert trace.series(0, "loss")[0].tolist() == list(range(50))
     assert trace.series(2, "lr")[0].tolist() == [0, 10, 20, 30, 40]
+    assert trace.keys() == [(0, "loss"), (2, "meta_loss"), (2, "lr")]
     for step in range(50, 60):
         trace.add(0, step, {"loss": 0.0})
     assert given(trace)[0, "loss"] == list(range(60))
-    trace.truncate(-1)
+    trace.truncate([])
     assert trace.keys() == []
 
 
-def test_a_resumed_run_thins_as_an_unbroken_one_does(tmp_path: Path) -> None:
-    unbroken = filled(range(9000), total=9000)
-    save_trace(filled(range(5000), total=9000), tmp_path / "trace.npz")
+@pytest.mark.parametrize("at", [0, 1, 1023, 1024, 4321, 4999])
+def test_a_resumed_run_thins_as_an_unbroken_one_does(tmp_path: Path, at: int) -> None:
+    unbroken, killed = filled(range(9000), total=9000), filled(range(at), total=9000)
+    lengths = json.loads(json.dumps(killed.lengths()))  # as a checkpoint keeps them
+    for step in range(at, 5000):
+        killed.add(0, step, {"loss": -1.0})
+    save_trace(killed, tmp_path / "trace.npz")
     resumed = load_trace(tmp_path / "trace.npz", total=9000)
-    resumed.truncate(4321)
-    for step in range(4322, 9000):
+    resumed.truncate(lengths)
+    for step in range(at, 9000):
         resumed.add(0, step, {"loss": 1 / (step + 1)})
         if step % 10 == 0:
             resumed.add(2, step, {"meta_loss": float(step), "lr": torch.tensor(0.1 * step)})
+    for name in unbroken.keys():  # noqa: SIM118 - not a mapping
+        for one, other in zip(unbroken.series(*name), resumed.series(*name), strict=True):
+            np.testing.assert_array_equal(one, other)
     assert given(resumed, last=True) == given(unbroken, last=True)
 
 

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,63 +165,108 @@ def test_a_run_that_cannot_be_resumed_is_refused(root: Path) -> None:
 # a store that goes away
 
 
-class Flaky:
-    """A store's ``take`` that can be switched off, and what it got."""
-
-    def __init__(self, store: Store) -> None:
-        self.take, self.on, self.got, self.asked = store.take, True, [], 0  # type: ignore[var-annotated]
-
-    def __call__(self, record: Mapping[str, Any]) -> None:
-        self.asked += 1
-        if not self.on:
-            raise Unreachable("no route to host")
-        self.take(dict(record))
-        self.got.append(record)
+def unreachable(record: object) -> None:
+    raise Unreachable("no route to host")
 
 
-def test_a_store_that_goes_away_and_comes_back_has_every_point_at_the_end(root: Path) -> None:
-    told: list[str] = []
-    tracker = started(root, notify=told.append)
-    flaky = tracker.store.take = Flaky(tracker.store)  # type: ignore[method-assign]
-    tracker._began -= 1e6  # so that time does not keep it from sending
-    tracker.log(points(range(10)))
-    tracker.flush()
-    assert len(flaky.got) == 1
-    flaky.on = False
-    for n in range(1, 6):
-        tracker.log(points(range(10 * n, 10 * n + 10)))
-        tracker.flush()
-    assert flaky.asked == 2  # once in vain; then it waits
-    assert len(told) == 1
-    assert "does not answer (no route to host); the run goes on" in told[0]
-    tracker._resume_at = 0.0
-    tracker.flush()
-    assert flaky.asked == 3
-    assert tracker._wait == 120.0
-    flaky.on = True
-    tracker.finish("FINISHED", {})
-    assert [step for step, _ in history(tracker.store, tracker.run_id, "loss")] == list(range(60))
-    assert list(tracker.store.spools.iterdir()) == []
-    assert len(told) == 1
-
-
-def test_what_a_dead_store_did_not_take_is_sent_by_the_next_run(root: Path) -> None:
+def test_what_a_store_that_is_away_did_not_take_is_sent_by_the_next_run(root: Path) -> None:
     told: list[str] = []
     lost = started(root, notify=told.append)
-    Flaky(lost.store).on = False
-    flaky = lost.store.take = Flaky(lost.store)  # type: ignore[method-assign]
-    flaky.on = False
-    lost.log(points(range(2500)))
+    lost.store.take = unreachable  # type: ignore[method-assign]
+    for start in range(0, 2500, 100):
+        lost.log(points(range(start, start + 100)))
+        lost.flush()
     lost.finish("FINISHED", {"final_loss": 0.5})
     store = open_store(None, root)
     assert store.run(lost.run_id).info.status == "RUNNING"
     assert history(store, lost.run_id, "loss") == []
     spool = store.spools / f"{lost.run_id}.jsonl"
+    assert len(told) == 1
+    assert "does not answer (no route to host): the run goes on" in told[0]
     assert str(spool) in told[0]
     started(root).finish("FINISHED", {})
     assert [step for step, _ in history(store, lost.run_id, "loss")] == list(range(2500))
     assert store.run(lost.run_id).info.status == "FINISHED"
-    assert not spool.exists()
+    assert list(store.spools.iterdir()) == []
+
+
+def test_a_disk_that_is_full_does_not_stop_the_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    tracker = started(root, notify=told.append)
+
+    def full(record: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tracker._post._spool, "append", full)
+        tracker.log(points(range(10)))
+        tracker.log(points(range(10, 20)))
+    tracker.log(points(range(20, 30)))
+    tracker.finish("FINISHED", {})
+    assert len(told) == 1
+    assert "cannot be written (No space left on device): the run goes on" in told[0]
+    assert [step for step, _ in history(tracker.store, tracker.run_id, "loss")] == list(range(20, 30))
+
+
+# the process beside a long run
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
+
+
+def test_a_long_run_is_sent_while_it_goes_and_whole_at_the_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recopt.tracker._SHORT", 0.0)
+    tracker = started(root)
+    tracker.log(points(range(1000)))
+    tracker.flush()
+    assert until(lambda: len(history(tracker.store, tracker.run_id, "loss")) == 1000)
+    tracker.log(points(range(1500)))
+    tracker.finish("FINISHED", {})
+    assert [step for step, _ in history(tracker.store, tracker.run_id, "loss")] == list(range(1500))
+    assert tracker.store.run(tracker.run_id).info.status == "FINISHED"
+    assert list(tracker.store.spools.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+import numpy as np
+import recopt.tracker
+from recopt.trace import Points
+recopt.tracker._SHORT = 0.0
+tracker = recopt.tracker.Tracker.start(None, experiment="tests", name="killed", params={}, tags={}, levels=[],
+                                       root_dir=Path(sys.argv[1]))
+tracker.flush()
+time.sleep(0.01)
+tracker.log([Points(0, "loss", np.arange(3000), np.ones(3000))])
+print(tracker.run_id, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_run_had_recorded_still_arrives(root: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(root)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    run = process.stdout.readline().strip()
+    process.communicate(timeout=60)
+    assert process.returncode == -9
+    store = open_store(None, root)
+    assert until(lambda: len(history(store, run, "loss")) == 3000)
+
+
+def test_a_process_that_cannot_be_started_is_done_without(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recopt.tracker._SHORT", 0.0)
+    monkeypatch.setattr("sys.executable", "/none/python")
+    tracker = started(root)
+    tracker.log(points(range(10)))
+    tracker.flush()
+    tracker.flush()
+    tracker.finish("FINISHED", {})
+    assert len(history(tracker.store, tracker.run_id, "loss")) == 10
 
 
 def test_a_run_deleted_in_the_meantime_does_not_block_the_others(root: Path) -> None:
@@ -236,10 +281,11 @@ def test_a_run_deleted_in_the_meantime_does_not_block_the_others(root: Path) -> 
 def test_sending_is_exact_after_a_half_written_line_and_a_lost_mark(root: Path) -> None:
     tracker = started(root)
     tracker.log(points(range(1500)))
-    tracker._began -= 1e6
-    tracker.flush()
-    path = tracker._spool.path
-    tracker._spool.close(remove=False)
+    spool = tracker._post._spool
+    assert spool.send(tracker.store.take, 60)
+    assert spool.waiting() == 0
+    spool.close(remove=False)
+    path = spool.path
     path.with_suffix(".sent").unlink()
     with path.open("a") as file:
         file.write('{"run":"cut sho')
