@@ -102,6 +102,17 @@ def load_task(name: str, folders: Places = (), where: str = "") -> type[Task]:
     return cast("type[Task]", _load("task", name, folders, where))
 
 
+def is_known(kind: Kind, name: str, folders: Places = ()) -> bool:
+    """Whether there is a plugin of that name, or a file, without importing any.
+
+    Raises:
+        RecoptError: if one of ``folders`` is not there.
+    """
+    if name.endswith(".py"):
+        return Path(name).is_file()
+    return any(candidate.name == _canonical(name) for candidate in _candidates(kind, folders))
+
+
 def list_strategies(folders: Places = ()) -> list[PluginInfo]:
     """All strategies, sorted by name. One that is broken has its ``problem``, and hinders no other.
 
@@ -206,8 +217,13 @@ def _summary(plugin: type) -> str:
 
 
 def _shadowed(taken: _Candidate, others: Iterable[_Candidate]) -> list[str]:
-    """The origins of ``others``, but for copies: a checkout's folder beside the installed package is no surprise."""
+    """The origins of ``others``, but for copies of what is taken."""
     return [o.origin for o in others if not (taken.path and o.path and _same(taken.path, o.path))]
+
+
+def _is_copy(path: Path | None, folder: Path) -> bool:
+    """Whether ``folder`` has it too, to the byte: in a checkout, all that is installed is there twice."""
+    return path is not None and (folder / path.name).is_file() and _same(path, folder / path.name)
 
 
 def _same(a: Path, b: Path) -> bool:
@@ -233,7 +249,8 @@ def _candidates(kind: Kind, folders: Places) -> Iterator[_Candidate]:
     else:
         local, shipped = Path("strategies"), shipped_folder("strategies")
         if local.is_dir() and local.resolve() != shipped.resolve():
-            yield from _in_folder(kind, local, "./strategies")
+            found = _in_folder(kind, local, "./strategies")
+            yield from (candidate for candidate in found if not _is_copy(candidate.path, shipped))
         yield from _in_folder(kind, shipped, "shipped", beside=False)
     yield from _installed(kind)
 

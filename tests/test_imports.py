@@ -23,7 +23,7 @@ BASIC = {"declare", "domains", "errors"}
 ONLY = {"higher": {"bridge"}, "mlflow": {"tracking"}}
 """Third parties that one module keeps to itself."""
 CLI = {"cli", "run", "export", "__init__", "__main__"}
-FINDERS = {*CLI, "optimizer", "dropin"}
+FINDERS = {*CLI, "build", "optimizer", "dropin"}
 ONLY_BY = {
     "cli": {"__main__"},
     "tracking": {*CLI, "tracker"},

@@ -111,11 +111,15 @@ def first_line(plugin: type) -> str:
 
 
 def test_a_copy_of_a_shipped_file_shadows_nothing(here: Path, shipped: Path) -> None:
-    write(here / "strategies" / "plain.py", (shipped / "plain.py").read_text())
+    for folder in ("strategies", "mine"):
+        write(here / folder / "plain.py", (shipped / "plain.py").read_text())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_strategy("plain")
-    assert list_strategies()[0].shadows == ()
+        load_strategy("plain", "mine")
+    # A checkout's folder, when recopt is installed: these are the shipped ones.
+    assert [(info.origin, info.shadows) for info in list_strategies()] == [("shipped", ())]
+    assert [(info.origin, info.shadows) for info in list_strategies("mine")] == [("mine", ())]
 
 
 def test_the_shipped_folder_as_the_current_one_is_still_shipped(
