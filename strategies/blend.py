@@ -23,8 +23,8 @@ G, FAST, MEAN, SLOW, X, S, ROOT = range(7)
 class Blend(Strategy):
     """Moves each tensor along a learned mixture of known directions.
 
-    Seven directions are scaled to a length: orthogonalized momentum at two time scales (matrices; Jordan et al. 2024;
-    a vector's is the momentum itself), g/√v, m/√v at two time scales, the fast momentum, and the last move.
+    Seven directions are scaled to a length: orthogonalized Nesterov momentum at two time scales (matrices; Jordan et
+    al. 2024; a vector's is the momentum itself), g/√v, m/√v at two time scales, the fast momentum, and the last move.
     Two have a length of their own, from the ``memory`` last differences of points s and gradients y: the
     move that the best fit of g by the y asks for, and the unexplained rest of g times the last secant's
     inverse curvature (Anderson 1965; Barzilai & Borwein 1988).
@@ -40,7 +40,8 @@ class Blend(Strategy):
 
     hidden = option(32, "units per layer of the network")
     memory = option(8, "differences kept for the secant directions, at least 2")
-    scale = positive(0.4, "length of a first step: a matrix's largest singular value, four times a vector's mean move")
+    scale = positive(1.0, "length of the first step: a matrix's singular values, twenty times a vector's mean move")
+    decay = positive(5.0, "steps after which the nominal step has halved; it falls as 1 / (1 + t / decay)")
     ridge = positive(1e-3, "ridge of the secant fit, relative to unit columns")
 
     kinds: ClassVar[int] = 7
@@ -54,7 +55,7 @@ class Blend(Strategy):
         with torch.no_grad():
             self.outer.weight.mul_(0.1)
             self.outer.bias.zero_()
-            self.outer.bias[0] = 0.7
+            self.outer.bias[:2] = 0.5
 
     def init(self, point: Params) -> State:
         """Zeros: vectors [n] and stacks of them, n the number of coordinates, and a number per tensor."""
@@ -93,7 +94,7 @@ class Blend(Strategy):
         known = torch.cat([everywhere.expand(len(point), -1), self.shapes(point), self.ratios(gram, point, state)], 1)
         out = self.outer(silu(self.middle(silu(self.inner(known)))))
         log_step = (state["log_step"] + 0.3 * torch.tanh(out[:, -1])).clamp(-8, 8)
-        reach = self.scale * log_step.exp()
+        reach = self.scale / (1 + state["step"] / self.decay) * log_step.exp()
         deltas = [
             (w[-2] * j + w[-3] * q - r * (w[: self.kinds] @ directions(part, p))).view_as(p)
             for p, part, w, r, j, q in zip(
@@ -153,11 +154,16 @@ def directions(part: Tensor, like: Tensor) -> Tensor:
     """The seven directions [7, size] of one tensor from its rows [10, size], each scaled to the same length.
 
     For a matrix that is the length at which an orthogonal matrix's singular values are 1; for a
-    vector, a root mean square of 1/4.
+    vector, a root mean square of 1/20. Before a momentum is orthogonalized, its rows and columns are divided
+    by their root mean squares (a factored √v, as in Shazeer & Stern 2018), each kept above a tenth of their mean.
     """
-    around, length = part[FAST : MEAN + 1], 0.25
+    betas = part.new_tensor(MOMENTA[:2])[:, None]
+    around, length = betas * part[FAST : MEAN + 1] + (1 - betas) * part[G], 0.05
     if like.dim() > 1:
-        around = orthogonalize(around.reshape(2, like.shape[0], -1)).reshape(2, -1)
+        v = part[ROOT].reshape(like.shape[0], -1).square()
+        rows, columns = v.mean(1, keepdim=True).sqrt(), v.mean(0, keepdim=True).sqrt()
+        around = around.reshape(2, *v.shape) / (rows / rows.mean() + 0.1) / (columns / columns.mean() + 0.1)
+        around = orthogonalize(around).reshape(2, -1)
         length = max(like.shape[0], like.numel() // like.shape[0]) ** -0.5
     around = torch.cat([around, part[ROOT + 1 :], part[FAST : FAST + 1], -part[S : S + 1]])
     return around * (length / around.square().mean(1, keepdim=True).clamp(min=TINY**2).sqrt())
