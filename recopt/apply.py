@@ -33,11 +33,10 @@ class Caller:
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
         self.patched = Patched(strategy)
-        self.buffers = [b.detach() for b in strategy.buffers()]
 
     def module(self, values: Params) -> Any:
         """The strategy with its parameters at ``values``."""
-        return self.patched.load(values, self.buffers)
+        return self.patched.load(values)
 
     def init(self, point: Params, tasks: int) -> State:
         """The strategy's state before the first step at ``point``, over tasks if there are many."""

@@ -7,12 +7,14 @@ tensors that carry a graph. Its optimizers are not used: see docs/higher.md for 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from .errors import RecoptError
 
@@ -55,6 +57,24 @@ class Patched:
     def buffers(self) -> list[Tensor]:
         """The buffers as the last call left them, in the order that :meth:`load` takes."""
         return [owner._buffers[name] for owner, name in self._places]
+
+
+class _Watch(TorchFunctionMode):
+    """Notes whether attention is called."""
+
+    seen: bool = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (scaled_dot_product_attention, multi_head_attention_forward):
+            self.seen = True
+        return func(*args, **(kwargs or {}))
+
+
+def attends(call: Callable[[], object]) -> bool:
+    """Whether ``call`` uses attention, whose fused kernels have no second derivative."""
+    with _Watch() as watch:
+        call()
+    return bool(watch.seen)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -18,13 +18,21 @@ from .level import TASK
 from .moves import Mover
 from .search import Searcher
 from .signals import Collector
-from .state import LevelState, RunState, Signal, SlotState, Window
+from .state import Guard, LevelState, RunState, Signal, SlotState, Window
 from .strategy import Params, State
 from .task import Task
 
 Sink = Callable[[int, int, Mapping[str, Any]], None]
-REPLAY = 25
+REPLAY = 100
 """Steps between two of the moments from which a checkpoint can be replayed, at least."""
+
+
+class Checked(NamedTuple):
+    """A slot's loss, finite; where a guard put the slot back (None: nowhere); the gradient's norm if it is known."""
+
+    loss: Tensor
+    bad: Tensor | None = None
+    norm: float | None = None
 
 
 class Engine:
@@ -85,6 +93,7 @@ class Engine:
     def put(self, state: RunState, number: int, values: Params) -> None:
         """Set what a level moves."""
         slot = state.slots[self.levels[number].moves]
+        slot.version += 1
         for i, value in zip(self.index[number], values, strict=True):
             slot.params[i] = value
 
@@ -181,33 +190,41 @@ class Engine:
 
     # guards
 
-    def guarded(self, state: RunState, name: str, loss: Tensor, grads: Params | None) -> tuple[Tensor, Tensor | None]:
-        """Check a slot's new loss and gradient; put the slot back where they are bad.
-
-        Returns:
-            The loss, finite; and where the slot was put back, or None if nowhere.
-        """
+    def guarded(
+        self, state: RunState, name: str, loss: Tensor, grads: Params | None, explosions: bool = True
+    ) -> Checked:
+        """Check a slot's new loss and gradient; put the slot back where they are bad."""
         numbers = self.movers[name]
         if not any(self.levels[n].guard for n in numbers):
-            return loss, None
+            return Checked(loss)
         slot = state.slots[name]
-        now = state.guards.get(name) or guard.start(
-            slot.params, [state.levels[n].strategy for n in numbers], loss.numel()
-        )
+        states = [state.levels[n].strategy for n in numbers]
+        now = state.guards.get(name) or guard.start(slot.params, states, loss.numel())
+        was = guard.frozen(now)
         size = tree.norm(grads, batched=loss.ndim > 0) if grads else torch.zeros_like(loss.detach())
         losses, norms = torch.stack([loss.detach(), size.to(loss)]).view(2, -1).tolist()
-        found = guard.bad(now, losses, norms)
-        if not any(found):
+        found = guard.bad(now, losses, norms, explosions)
+        if any(found):
+            wrong = self._put_back(state, name, now, found, loss)
+            loss = guard.capped(now, loss, wrong)
             states = [state.levels[n].strategy for n in numbers]
-            state.guards[name] = guard.passed(now, losses, slot.params, states)
-            return loss, None
-        wrong = torch.tensor(found, device=loss.device).view(loss.shape)
+        after = state.guards[name] = guard.judged(now, found, losses, slot.params, states)
+        stopped = guard.frozen(after)
+        if any(found):
+            new = {"frozen": sum(stopped)} if stopped != was else {}
+            self.log(state, numbers[0] + 1, {"restored": after.restored, **new})
+        if not any(found) and not any(stopped):
+            return Checked(loss, norm=sum(norms) / len(norms))
+        still = [f or s for f, s in zip(found, stopped, strict=True)]
+        return Checked(loss, torch.tensor(still, device=loss.device).view(loss.shape))
+
+    def _put_back(self, state: RunState, name: str, now: Guard, found: list[bool], loss: Tensor) -> Tensor:
+        """Put a slot, and the states of the levels that move it, back to the last good ones where ``found``."""
+        slot, wrong = state.slots[name], torch.tensor(found, device=loss.device).view(loss.shape)
         slot.params = tree.choose(wrong, now.point, tree.detach(slot.params))
-        for n, good in zip(numbers, now.states, strict=True):
+        for n, good in zip(self.movers[name], now.states, strict=True):
             state.levels[n].strategy = tree.choose(wrong, good, tree.detach(state.levels[n].strategy))
-        self.leaves(state, name) if name != TASK else None
-        state.guards[name] = guard.failed(now, found)
-        self.log(state, numbers[0] + 1, {"restored": state.guards[name].restored})
-        if state.guards[name].frozen:
-            self.log(state, numbers[0] + 1, {"frozen": 1})
-        return guard.capped(now, loss, wrong), wrong
+        slot.version += 1
+        if name != TASK:
+            self.leaves(state, name)
+        return wrong

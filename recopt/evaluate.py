@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import tree
-from .bridge import Patched, twice_differentiable
+from .bridge import Patched, attends, twice_differentiable
 from .state import SlotState
 from .strategy import Params
 from .task import Split, Task
@@ -38,6 +38,7 @@ class Evaluator:
     def __init__(self, family: Task, count: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
         self.family, self.count, self.seed, self.device, self.dtype = family, count, seed, device, dtype
         self._drawn: dict[int, list[Task]] = {}
+        self._attends: bool | None = None
         module = self.module(0)
         self.names = [n for n, p in module.named_parameters() if p.requires_grad]
         self._moving = [p.requires_grad for p in module.parameters()]
@@ -81,9 +82,13 @@ class Evaluator:
 
     def place(self, batch: Any) -> Any:
         """A batch on the run's device, floats in its dtype."""
-        return tree.tree_map(
-            lambda t: t.to(self.device, self.dtype if t.is_floating_point() else None, non_blocking=True), batch
-        )
+        return tree.tree_map(self._there, batch)
+
+    def _there(self, leaf: Tensor) -> Tensor:
+        dtype = self.dtype if leaf.is_floating_point() else leaf.dtype
+        if leaf.dtype == dtype and leaf.device == self.device:
+            return leaf
+        return leaf.to(self.device, dtype, non_blocking=True)
 
     def load(self, params: Params, buffers: list[Tensor]) -> torch.nn.Module:
         """The patched model with these values (of one task)."""
@@ -118,7 +123,10 @@ class Evaluator:
         """Loss, gradient and buffers at the slot's value; with a graph through it, or none at all."""
         params = slot.params if graph else [p.detach() for p in slot.params]
         params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
-        with twice_differentiable() if graph else nullcontext(), torch.enable_grad():
+        if graph and self._attends is None:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                self._attends = attends(lambda: self.losses(slot, params, batch))
+        with twice_differentiable() if graph and self._attends else nullcontext(), torch.enable_grad():
             loss, buffers = self.losses(slot, params, batch)
             grads = torch.autograd.grad(loss.sum(), params, create_graph=graph, materialize_grads=True)
         return (loss if graph else loss.detach()), list(grads), tree.detach(buffers)

@@ -1,4 +1,7 @@
-"""Guards: a slot whose loss is not finite, or explodes, is put back and its level's steps are shrunk."""
+"""Guards: a slot whose loss is not finite, or explodes, is put back and its level's steps are shrunk.
+
+With many tasks each has its own mask, scale and count of strikes: one that fails does not touch the others.
+"""
 
 from __future__ import annotations
 
@@ -16,37 +19,47 @@ FIRST = 10
 """How many good losses make the reference."""
 SHRINK, GROW = 0.5, 1.02
 PATIENCE = 30
-"""Restorations in a row after which a level is frozen."""
+"""Restorations without a good step between them after which a level is frozen."""
 
 
 def start(point: Params, states: list[State], tasks: int) -> Guard:
     """A guard that has seen nothing yet."""
-    return Guard(tree.detach(point), tree.detach(states), [0.0] * tasks, [1.0] * tasks)
+    return Guard(tree.detach(point), tree.detach(states), [0.0] * tasks, [1.0] * tasks, [0] * tasks)
 
 
-def bad(guard: Guard, losses: list[float], norms: list[float]) -> list[bool]:
-    """For each task: whether its loss or gradient norm is not finite, or the loss has exploded."""
-    return [
-        not (math.isfinite(loss) and math.isfinite(norm)) or (guard.seen > 0 and abs(loss) > EXPLODE * reference)
-        for loss, norm, reference in zip(losses, norms, guard.reference, strict=True)
-    ]
+def bad(guard: Guard, losses: list[float], norms: list[float], explosions: bool = True) -> list[bool]:
+    """For each task: whether its loss or gradient norm is not finite, or the loss has exploded.
+
+    ``explosions`` is False for meta-losses that have no natural zero, such as an improvement.
+    """
+    found = []
+    for loss, norm, reference in zip(losses, norms, guard.reference, strict=True):
+        explodes = explosions and reference > 0 and loss > EXPLODE * reference
+        found.append(not (math.isfinite(loss) and math.isfinite(norm)) or explodes)
+    return found
 
 
-def passed(guard: Guard, losses: list[float], point: Params, states: list[State]) -> Guard:
-    """The guard after a good evaluation at ``point``."""
-    known = guard.reference
-    if guard.seen < FIRST:
-        known = [max(r, abs(loss)) for r, loss in zip(known, losses, strict=True)]
-    scale = [min(1.0, s * GROW) for s in guard.scale]
-    return Guard(tree.detach(point), tree.detach(states), known, scale, guard.seen + 1, 0, guard.restored)
+def frozen(guard: Guard) -> list[bool]:
+    """For each task: whether its slot has failed so often that nothing moves it any more."""
+    return [strikes >= PATIENCE for strikes in guard.strikes]
 
 
-def failed(guard: Guard, wrong: list[bool]) -> Guard:
-    """The guard after it acted where ``wrong``: steps are halved there; frozen after many failures in a row."""
-    strikes = guard.strikes + 1 if all(wrong) else 0
-    scale = [s * SHRINK if w else s for s, w in zip(guard.scale, wrong, strict=True)]
-    count = guard.restored + sum(wrong)
-    return Guard(guard.point, guard.states, guard.reference, scale, guard.seen, strikes, count, strikes >= PATIENCE)
+def judged(guard: Guard, wrong: list[bool], losses: list[float], point: Params, states: list[State]) -> Guard:
+    """The guard after an evaluation at ``point``, which (like ``states``) was put back where that was ``wrong``."""
+    known, scale, strikes = list(guard.reference), list(guard.scale), list(guard.strikes)
+    for n, (failed, loss) in enumerate(zip(wrong, losses, strict=True)):
+        if failed:
+            scale[n] *= SHRINK
+            strikes[n] += 1
+            continue
+        if guard.seen < FIRST:
+            known[n] = max(known[n], abs(loss))
+        scale[n] = min(1.0, scale[n] * GROW)
+        # The first evaluation after a failure is of the point that was put back: only the next one judges a step.
+        if not (guard.wrong and guard.wrong[n]) and strikes[n] < PATIENCE:
+            strikes[n] = 0
+    seen, restored = guard.seen + (not all(wrong)), guard.restored + sum(wrong)
+    return Guard(tree.detach(point), tree.detach(states), known, scale, strikes, seen, restored, list(wrong))
 
 
 def capped(guard: Guard, loss: Tensor, wrong: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from . import tree
+from . import guard, tree
 from .apply import Step, over_tasks
 from .level import TASK
 from .state import Record, RunState, Signal, SlotState, Window
@@ -36,8 +36,8 @@ class Mover:
             return
         if level.moves in state.resets:
             return
-        guard = state.guards.get(level.moves)
-        if signal is None or (guard is not None and guard.frozen):
+        guarded = state.guards.get(level.moves)
+        if signal is None or (guarded is not None and all(guard.frozen(guarded))):
             return
         if signal.bad is not None and bool(signal.bad.all()):
             self._wait(state, number)
@@ -46,12 +46,12 @@ class Mover:
 
     def finish(self, state: RunState) -> None:
         """Forget this step's signals."""
-        if any(state.pending[n] is not None for n in self.engine.movers[TASK]) and TASK not in state.resets:
-            state.step += 1
-            state.slots[TASK].age += 1
         for name, numbers in self.engine.movers.items():
-            if name != TASK and any(state.pending[n] is not None for n in numbers) and name not in state.resets:
-                state.slots[name].age += 1
+            if name in state.resets or all(state.pending[n] is None for n in numbers):
+                continue
+            state.slots[name].age += 1
+            if name == TASK:
+                state.step += 1
         state.pending = [None] * len(self.levels)
         state.resets = []
 
@@ -62,8 +62,10 @@ class Mover:
         point = engine.point(state, number)
         taped = any(engine.taping(n) for n in engine.above(number))
         batched = engine.tasks > 1 and level.moves == TASK
+        draws = not engine.callers[level.by].strategy.vectorize
         rng = Generator()
-        rng.set_state(own.rng)
+        if draws:
+            rng.set_state(own.rng)
         with torch.set_grad_enabled(taped):
             made = (
                 self._first(state, number, signal, rng)
@@ -72,7 +74,7 @@ class Mover:
             )
             delta = self._checked(state, number, signal, made, point)
             new = [p + d for p, d in zip(point, delta, strict=True)]
-        own.rng, own.steps = rng.get_state(), own.steps + 1
+        own.rng, own.steps = rng.get_state() if draws else own.rng, own.steps + 1
         own.strategy, own.normal = made.strategy, made.normal
         # What no tape runs over is a plain value; an optimizee's hyperparameters are leaves of the next window.
         engine.put(state, number, new if taped else tree.detach(new))
@@ -120,9 +122,9 @@ class Mover:
         """The deltas as they are applied: shrunk by the guard, none where it acted, undone by a null step."""
         level, own = self.levels[number], state.levels[number]
         delta = made.delta
-        guard = state.guards.get(level.moves)
-        if guard is not None and min(guard.scale) < 1:
-            scale = delta[0].new_tensor(guard.scale if len(guard.scale) > 1 else guard.scale[0])
+        guarded = state.guards.get(level.moves)
+        if guarded is not None and min(guarded.scale) < 1:
+            scale = delta[0].new_tensor(guarded.scale if len(guarded.scale) > 1 else guarded.scale[0])
             delta = [d * (scale.view(-1, *[1] * (d.ndim - 1)) if scale.ndim else scale) for d in delta]
         if signal.bad is not None:
             delta = tree.choose(signal.bad, [torch.zeros_like(d) for d in delta], delta)
@@ -179,13 +181,14 @@ class Mover:
 
     def _log(self, state: RunState, number: int, signal: Signal, made: Step, delta: Params, batched: bool) -> None:
         level = self.levels[number]
-        values: dict[str, object] = {"update_norm": tree.norm(delta, batched).mean()}
+        values: dict[str, object] = {"update_norm": _mean(tree.norm(delta, batched))}
         if signal.grads is not None:
-            values["signal_norm"] = tree.norm(signal.grads, batched).mean()
+            known = signal.norm is not None
+            values["signal_norm"] = signal.norm if known else _mean(tree.norm(signal.grads, batched))
         if level.normalize != "none":
-            values["normalized_norm"] = tree.norm(made.signal, batched).mean()
+            values["normalized_norm"] = _mean(tree.norm(made.signal, batched))
         if level.moves != TASK:
-            values["meta_loss"] = signal.loss.detach().mean()
+            values["meta_loss"] = _mean(signal.loss)
         self.engine.log(state, number + 1, values)
         self.hyperparameters(state, number)
 
@@ -201,3 +204,8 @@ class Mover:
         found = strategy.natural(dict(zip(self.engine.graph.names[name], [p.detach() for p in params], strict=True)))
         if found:
             self.engine.log(state, number + 1, dict(found))
+
+
+def _mean(value: Tensor) -> Tensor:
+    """Over tasks, without a graph."""
+    return value.detach().mean() if value.ndim else value.detach()

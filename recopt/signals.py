@@ -44,17 +44,17 @@ class Collector:
             loss = engine.evaluator.value(slot, slot.params, batch)
             engine.budget.spend(payer, loss=engine.tasks)
         slot.seen += 1
-        engine.log(state, 0, {"loss": loss.detach().mean()})
+        engine.log(state, 0, {"loss": loss.detach().mean() if loss.ndim else loss.detach()})
         pairs = list(zip(slot.params, grads or [], strict=False)) if self.exact else []
-        loss, bad = engine.guarded(state, TASK, loss, grads)
+        loss, bad, size = engine.guarded(state, TASK, loss, grads)
         if bad is not None and grads is not None:
-            grads = [
-                torch.where(bad.view(-1, *[1] * (g.ndim - 1)) if bad.ndim else bad, 0.0, g).detach() for g in grads
-            ]
-            pairs = []
+            still = [bad.view(-1, *[1] * (g.ndim - 1)) if bad.ndim else bad for g in grads]
+            grads = [torch.where(s, 0.0, g).detach() for s, g in zip(still, grads, strict=True)]
+            pairs = [(t, g) for (t, _), g in zip(pairs, grads, strict=False)]
         for n in numbers:
             own = None if grads is None else [grads[i] for i in engine.index[n]]
-            state.pending[n] = Signal(loss, own, pairs, bad=bad)
+            known = size if own is not None and len(own) == len(slot.params) else None
+            state.pending[n] = Signal(loss, own, pairs, bad=bad, norm=known)
 
     def collect(self, state: RunState, number: int) -> bool:
         """Fill level ``number``'s window with what came after the updates below; True if it is now full."""
@@ -142,7 +142,9 @@ class Collector:
 
     def _deliver(self, state: RunState, number: int, signal: Signal) -> None:
         """Hand a level its own signal, past the guard of the slot that it moves."""
-        loss, bad = self.engine.guarded(state, self.levels[number].moves, signal.loss, signal.grads)
+        level = self.levels[number]
+        absolute = level.objective in ("mean", "sum", "last")
+        loss, bad, _ = self.engine.guarded(state, level.moves, signal.loss, signal.grads, absolute)
         if bad is not None:
             signal = Signal(loss, [torch.zeros_like(g) for g in signal.grads or []], [], signal.bound, bad)
         state.pending[number] = signal
@@ -175,7 +177,9 @@ class Collector:
             if needed or state.pending[m] is None:
                 continue
             name = self.levels[m].moves
-            engine.put(state, m, tree.detach(engine.point(state, m)))
+            params = state.slots[name].params
+            for i in engine.index[m]:
+                params[i] = params[i].detach()
             if name != TASK:
                 engine.leaves(state, name)
             own = state.levels[m]

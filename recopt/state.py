@@ -22,6 +22,7 @@ class Signal:
     ``loss`` is 0-dimensional, or over tasks. ``grads`` has one entry per parameter that the level moves.
     ``pairs`` is the window behind it, for a level above that differentiates through it. ``bound`` is what
     the cosine normalizer divides by. ``bad`` marks where a guard put the slot back: there is no step there.
+    ``norm`` is that of ``grads``, the mean over tasks, where it is known.
     """
 
     loss: Tensor
@@ -29,6 +30,7 @@ class Signal:
     pairs: list[Pair] = field(default_factory=list)
     bound: Tensor | None = None
     bad: Tensor | None = None
+    norm: float | None = None
 
 
 @dataclass
@@ -70,21 +72,28 @@ class Search:
 
 @dataclass
 class Guard:
-    """What a slot can be put back to, and how far the steps of the levels that move it have been shrunk, per task."""
+    """What a slot can be put back to, and how far the steps of the levels that move it have been shrunk, per task.
+
+    ``strikes`` counts restorations since a step last went well, ``wrong`` says where the last evaluation was one.
+    """
 
     point: Params
     states: list[State]
     reference: list[float]
     scale: list[float]
+    strikes: list[int]
     seen: int = 0
-    strikes: int = 0
     restored: int = 0
-    frozen: bool = False
+    wrong: list[bool] = field(default_factory=list)
 
 
 @dataclass
 class LevelState:
-    """A level's own state: it never belongs to the strategy's module, so tied levels do not share it."""
+    """A level's own state: it never belongs to the strategy's module, so tied levels do not share it.
+
+    ``before`` and ``score`` are what a null step goes back to. ``deaf`` counts the updates in windows that had no
+    hypergradient, −1 once one had. ``logged`` is the version of the strategy's slot that was last recorded.
+    """
 
     strategy: State
     normal: State
@@ -94,13 +103,16 @@ class LevelState:
     search: Search | None = None
     before: Params | None = None
     score: Tensor | None = None
+    deaf: int = 0
+    logged: int = -1
 
 
 @dataclass
 class SlotState:
     """A slot's value: what is moved and what is carried along.
 
-    ``draw`` counts fresh starts, ``age`` the updates and ``seen`` the evaluations since the last one.
+    ``draw`` counts fresh starts, ``age`` the updates and ``seen`` the evaluations since the last one, and
+    ``version`` every change of ``params``.
     """
 
     params: Params
@@ -108,6 +120,7 @@ class SlotState:
     draw: int = 0
     age: int = 0
     seen: int = 0
+    version: int = 0
 
 
 @dataclass

@@ -20,6 +20,8 @@ def tree_map(fn: Callable[[Tensor], Any], tree: T) -> T:
     node: Any = tree
     if isinstance(node, Tensor):
         out: Any = fn(node)
+    elif type(node) is list and node and isinstance(node[0], Tensor):
+        out = [fn(leaf) if isinstance(leaf, Tensor) else tree_map(fn, leaf) for leaf in node]
     elif isinstance(node, dict):
         out = {key: tree_map(fn, value) for key, value in node.items()}
     elif isinstance(node, tuple) and hasattr(node, "_fields"):
@@ -39,8 +41,12 @@ def snapshot(tree: T) -> T:
 
 
 def detach(tree: T) -> T:
-    """``tree`` without any graph."""
-    return tree_map(lambda leaf: leaf.detach(), tree)
+    """``tree`` without any graph; tensors that have none are shared."""
+    return tree_map(_plain, tree)
+
+
+def _plain(leaf: Tensor) -> Tensor:
+    return leaf.detach() if leaf.requires_grad else leaf
 
 
 def tensors(tree: Any) -> list[Tensor]:
@@ -72,7 +78,8 @@ def choose(mask: Tensor, yes: T, no: T) -> T:
     if mask.ndim == 0:
         return snapshot(yes if bool(mask) else no)
     pairs = zip(tensors(yes), tensors(no), strict=True)
-    return refill(yes, [torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs])
+    # What is no tensor (a count of steps) is common to all tasks, and most of them go on.
+    return refill(no, [torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs])
 
 
 def norm(items: Sequence[Tensor], batched: bool = False) -> Tensor:
