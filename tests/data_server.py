@@ -164,18 +164,19 @@ def serve() -> tuple[Server, http.server.ThreadingHTTPServer]:
 def fill(place: Path) -> None:
     """A data folder at ``place`` with a small copy of every set."""
     for inside in ("MNIST", "FashionMNIST"):
-        _write(place / inside / "raw", mnist(300, 40))
-    _write(place / "EMNIST" / "raw", {"gzip.zip": emnist(312, 52)})
+        put(place / inside / "raw", mnist(300, 40))
+    put(place / "EMNIST" / "raw", {"gzip.zip": emnist(312, 52)})
     records = {
         "data_batch_1.bin": cifar_file(60),
         "data_batch_2.bin": cifar_file(40, 1),
         "test_batch.bin": cifar_file(30),
     }
-    _write(place / "cifar-10-batches-bin", records)
-    _write(place / "SVHN", {"train_32x32.mat": svhn(100), "test_32x32.mat": svhn(30)})
+    put(place / "cifar-10-batches-bin", records)
+    put(place / "SVHN", {"train_32x32.mat": svhn(100), "test_32x32.mat": svhn(30)})
 
 
-def _write(place: Path, files: Mapping[str, bytes]) -> None:
-    place.mkdir(parents=True)
+def put(place: Path, files: Mapping[str, bytes]) -> None:
+    """Files at ``place``, by name."""
+    place.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (place / name).write_bytes(content)
