@@ -81,10 +81,9 @@ class Store:
             if status := record.get("end"):
                 self.client.set_terminated(run, status, record["time"])
         except Exception as why:
-            text = " ".join(str(getattr(why, "message", why)).split())[:120]
             if getattr(why, "error_code", "") in _GONE_FOR_GOOD:
-                raise Refused(text) from why
-            raise Unreachable("it refused the connection" if "refused" in text else text) from why
+                raise Refused(_reason(why)) from why
+            raise Unreachable(_reason(why)) from why
 
     def run(self, run: str) -> Any:
         """The ``mlflow.entities.Run`` with id ``run``. Raises RecoptError if there is none, or it was deleted."""
@@ -151,13 +150,20 @@ def local_artifacts(uri: str) -> Path | None:
 
 def unopened(uri: str, why: Exception) -> str:
     """One sentence on a store that could not be opened because of ``why``."""
-    text = " ".join(str(getattr(why, "message", why)).split())
     if uri.startswith("http"):
-        reason = "it refused the connection" if "refused" in text else text[:160]
-        return f"The tracking server {shown(uri)} does not answer ({reason}): start it, or name no store."
-    if "out-of-date database schema" in text:
+        return f"The tracking server {shown(uri)} does not answer ({_reason(why)}): start it, or name no store."
+    if "out-of-date database schema" in str(why):
         return f"The store {shown(uri)} is of another MLflow: back it up and run 'mlflow db upgrade {shown(uri)}'."
-    return f"The store {shown(uri)} cannot be opened ({text[:160]}): mend it, or give another."
+    return f"The store {shown(uri)} cannot be opened ({_reason(why)}): mend it, or give another."
+
+
+def _reason(why: Exception) -> str:
+    """What happened, in a few words."""
+    text = " ".join(str(getattr(why, "message", why)).split())
+    known = {"refused": "it refused the connection", "timed out": "it did not answer in time",
+             "NameResolution": "its name is not known", "is locked": "another program has it locked",
+             "disk is full": "the disk is full"}  # fmt: skip
+    return next((words for sign, words in known.items() if sign in text), text[:160])
 
 
 def _cut(value: str) -> str:

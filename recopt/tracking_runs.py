@@ -171,11 +171,10 @@ def _find(store: Store, ref: str) -> RunRow:
     if re.fullmatch(r"[0-9a-f]{32}", ref):
         run = store.run(ref)
         return _row(store.run(run.data.tags.get("recopt.root", ref)))
-    if "'" not in ref:
-        named = _roots(store, f"{_ROOTS} AND attributes.run_name = '{ref}'", 1)
-        if named:
-            return named[0]
     rows = _roots(store, _ROOTS)
+    named = [row for row in rows if row.name == ref]
+    if named:
+        return named[0]
     begun = [row for row in rows if row.id.startswith(ref)] if re.fullmatch(r"[0-9a-f]+", ref) else []
     if len(begun) == 1:
         return begun[0]
