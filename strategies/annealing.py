@@ -10,8 +10,8 @@ where s is the running size of |d|: T is in units of the differences that are me
 a constant changes nothing. s is a mean of the first 10 differences and can only fall from then on: if it could
 grow, hot steps would grow with the differences that they make, and the point would climb without end (it does).
 As it falls, the temperature follows a training run whose losses, and so their differences, become small by
-themselves. A wild difference counts as at most ten times the others. A candidate whose loss is not finite is never accepted;
-if only the present point's is not, the candidate is.
+themselves. A wild difference counts as at most ten times the others. A candidate whose loss is not finite is never
+accepted; if only the present point's is not, the candidate is.
 
 The step follows the rate of acceptance towards ``target`` (Rechenberg's 1/5 success rule in the form of Kern et al.
 2004): log r grows by adaptation · (1 − target) on acceptance and falls by adaptation · target on rejection; it
@@ -23,12 +23,19 @@ learning rate, the root mean square for a network's weights; it does not follow 
 Under noise: both points are scored anew at every step, no best value is kept, so none can be a lucky one. Towards
 the end the rule becomes a paired descent, and is as sure of a step as one batch (or one window) is.
 
+A level above the task scores each point over a window of ``window`` evaluations of the task. The default of 100 was
+measured (digits, MLP, SGD and Adam, 12 seeds, a rate made 35 % longer at the start and after 300 steps): from 100 on
+the paired difference has the sign that it has in the long run, at 2 to 60 times its spread over seeds, but for Adam
+at the edge of stability (lr 0.05), where nothing short of the whole run has it. At 1 to 20 it is within its spread
+of 0, or has the wrong sign, wherever the rate is near the largest stable one: greed (Wu et al. 2018, 1803.02021).
+
 State: ``{"steps": n, "ratio": log r, "size": s (0: none met yet), "spread": [one number per tensor]}``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -47,6 +54,7 @@ class Annealing(Strategy):
 
     order = 0
     vectorize = False
+    level: ClassVar[Mapping[str, Any]] = {"window": 100}
 
     temperature = positive(0.3, "first temperature, in units of the usual difference between two losses")
     cooling = unit(0.98, "factor on the temperature at every step")

@@ -13,13 +13,16 @@ Under noise, honestly: a win is a win on one batch only. The present point is sc
 winner is found out and replaced; no best value is remembered, and the least of many noisy losses is not reported
 as one. The more candidates, the luckier the winner of a step: longer windows, not more candidates, buy certainty.
 
+A level above the task scores each point over a window of 100 evaluations of the task: the shortest at which the
+paired difference of two learning rates has the sign that it has in the long run (measured: see ``annealing``).
+
 State: ``{"center": [c per tensor], "unit": [one number per tensor]}``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator
@@ -33,6 +36,7 @@ class RandomSearch(Strategy):
 
     order = 0
     vectorize = False
+    level: ClassVar[Mapping[str, Any]] = {"window": 100}
 
     spread = positive(2.3, "half width of the box, or standard deviation, in each tensor's unit (2.3: one decade)")
     shape = option("box", "the distribution of candidates", choices=("box", "gaussian"))

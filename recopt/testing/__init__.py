@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ..strategy import Strategy
 from . import answers, derivatives, form, probe
 from .probe import Broken
+from .tasks import TASK_BASIC, TASK_RULES, MakeTask
 
 Make = Callable[[], Strategy]
 
@@ -96,3 +97,19 @@ def _tried(name: str, rule: Callable[[Make], None], strategy: Make) -> list[Find
     except Exception as why:
         return [Finding(name, f"this could not be tried, for it raised {type(why).__name__}: {why}")]
     return []
+
+
+def check_task(task: MakeTask) -> list[Finding]:
+    """Try every property of a task; empty if all hold. ``task`` is the class, or makes one from ``seed=``."""
+    found: list[Finding] = []
+    for name, rule in TASK_RULES.items():
+        try:
+            with probe.seeded():
+                rule(task)
+        except Broken as why:
+            found.append(Finding(name, str(why)))
+        except Exception as why:
+            found.append(Finding(name, f"this could not be tried, for it raised {type(why).__name__}: {why}"))
+        if found and found[-1].rule == name and name in TASK_BASIC:
+            break
+    return found

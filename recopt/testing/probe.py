@@ -43,13 +43,13 @@ def some(shapes: Sequence[Shape], seed: int, dtype: torch.dtype = torch.float64,
 def scored(order: int, point: Params, step: int, factor: float = 1.0) -> Trial:
     """``point`` as a trial of step ``step``: its loss, and where ``order`` is 1 its gradients, of ½‖p‖² + n·p.
 
-    The noise n changes with the step and needs no generator (a draw means something else where tasks are mapped);
-    the gradients are differentiable by the point.
+    Both are differentiable by the point. The noise n changes with the step, and needs no generator (a draw means
+    something else where tasks are mapped).
     """
     noise = [_ripple(p, step + 0.3 * k) for k, p in enumerate(point)]
     parts = [(p * p / 2 + n * p).sum() for p, n in zip(point, noise, strict=True)]
     grads = [factor * (p + n) for p, n in zip(point, noise, strict=True)]
-    return Trial(point, factor * torch.stack(parts).sum().detach(), grads if order == 1 else None)
+    return Trial(point, factor * torch.stack(parts).sum(), grads if order == 1 else None)
 
 
 def _ripple(like: Tensor, phase: float) -> Tensor:
