@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .declare import option, positive, real, unit
     from .errors import RecoptError
+    from .graph import Graph
+    from .level import Level
     from .optimizer import Optimizer
+    from .result import Result
+    from .session import RunFailed, run
     from .strategy import Params, State, Strategy, Trial
     from .task import Task
 
 __all__ = [
+    "Graph",
+    "Level",
     "Optimizer",
     "Params",
     "RecoptError",
+    "Result",
+    "RunFailed",
     "State",
     "Strategy",
     "Task",
@@ -26,15 +34,20 @@ __all__ = [
     "option",
     "positive",
     "real",
+    "run",
     "unit",
 ]
 
 __version__ = "0.1.0.dev0"
 
 _HOME = {
+    "Graph": "graph",
+    "Level": "level",
     "Optimizer": "optimizer",
     "Params": "strategy",
     "RecoptError": "errors",
+    "Result": "result",
+    "RunFailed": "session",
     "State": "strategy",
     "Strategy": "strategy",
     "Task": "task",
@@ -42,6 +55,7 @@ _HOME = {
     "option": "declare",
     "positive": "declare",
     "real": "declare",
+    "run": "session",
     "unit": "declare",
 }
 """The submodule that each public name comes from (PEP 562)."""

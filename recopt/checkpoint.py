@@ -68,11 +68,11 @@ def unpack(node: Any, tensors: dict[str, Tensor], device: torch.device, keep: bo
     return {unpack(k, tensors, device, keep): unpack(v, tensors, device, keep) for k, v in node["$dict"]}
 
 
-def save(engine: Engine, path: Path) -> None:
+def save(engine: Engine, path: Path, note: Any = None) -> None:
     """Write what :func:`load` continues from, bit for bit; the file is replaced as a whole or not at all.
 
     What is written is the last moment at which no tape was open, and how many steps have passed since:
-    a graph cannot be saved, but the steps can be taken again.
+    a graph cannot be saved, but the steps can be taken again. ``note`` (plain JSON) is kept with it.
     """
     found: dict[int, tuple[str, Tensor]] = {}
     header = {
@@ -80,6 +80,7 @@ def save(engine: Engine, path: Path) -> None:
         "step": engine.state.step,
         "replay": engine.replay,
         "budget": engine.budget.plain(),
+        "note": note,
         "state": pack(engine.clean, found),
     }
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in found.values()}
@@ -93,6 +94,11 @@ def save(engine: Engine, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def check(path: Path) -> int:
+    """The step that a checkpoint was written at. Raises RecoptError if there is none, or it is damaged."""
+    return int(_open(path)[0]["step"])
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -111,8 +117,8 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
-def load(engine: Engine, path: Path) -> None:
-    """Bring ``engine``, made from the same spec, to where the checkpoint was written.
+def load(engine: Engine, path: Path) -> Any:
+    """Bring ``engine``, made from the same spec, to where the checkpoint was written; the note kept with it.
 
     Raises:
         RecoptError: if there is no checkpoint, it is damaged, or it belongs to another graph or task.
@@ -127,6 +133,7 @@ def load(engine: Engine, path: Path) -> None:
             f"The checkpoint {path} is of another graph ('{odd}' differs): resume it with the spec beside it."
         )
     engine.resume(state, header["replay"], Budget.from_plain(header["budget"]))
+    return header.get("note")
 
 
 def read(path: Path) -> tuple[RunState, int]:

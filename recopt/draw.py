@@ -12,8 +12,8 @@ from .graph import Graph
 from .level import TASK, Level
 
 
-def draw_text(graph: Graph) -> str:
-    """One line per level, the highest first, with what it moves and how."""
+def draw_text(graph: Graph, task: str = TASK) -> str:
+    """One line per level, the highest first, with what it moves and how; ``task`` is what the task is called."""
     rows = []
     for number in reversed(range(len(graph.levels))):
         level = graph.levels[number]
@@ -53,7 +53,7 @@ def _heights(graph: Graph) -> dict[str, int]:
     return heights
 
 
-def draw(graph: Graph) -> Any:
+def draw(graph: Graph, task: str = TASK) -> Any:
     """A matplotlib figure: slots as boxes, the task at the bottom, levels as arrows from strategy to optimizee."""
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyArrowPatch
@@ -90,8 +90,8 @@ def draw(graph: Graph) -> Any:
     return figure
 
 
-def draw_svg(graph: Graph, path: Path) -> None:
+def draw_file(graph: Graph, path: Path, task: str = TASK) -> None:
     """Write the picture to ``path`` (``.svg`` or ``.png``). Raises RecoptError for another ending."""
     if path.suffix not in (".svg", ".png"):
         raise RecoptError(f"A graph is drawn to .svg or .png, not '{path.name}': change the ending.")
-    draw(graph).savefig(path, dpi=150)
+    draw(graph, task).savefig(path, dpi=150)

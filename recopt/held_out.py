@@ -7,12 +7,26 @@ from torch import nn
 
 from .engine import Engine
 from .level import TASK
+from .state import RunState
 from .task import Split
 
 
-def models(engine: Engine) -> list[nn.Module]:
-    """The models at the run's present point, one per task, as plain modules."""
-    slot = engine.state.slots[TASK]
+def settled(engine: Engine, strictly: bool = False) -> RunState:
+    """The run's state, or where a zero-order level is trying something else, the state that it will go back to.
+
+    Args:
+        strictly: also where the trial is of the value that is held at present, since its window may be dropped too.
+    """
+    for number in reversed(engine.searcher.numbers):
+        search = engine.state.levels[number].search
+        if search is not None and search.start is not None and (strictly or search.scores):
+            return search.start
+    return engine.state
+
+
+def models(engine: Engine, state: RunState | None = None) -> list[nn.Module]:
+    """The models at a state of the run (None: the present one), one per task, as plain modules."""
+    slot = (state or engine.state).slots[TASK]
     found = []
     for n in range(engine.tasks):
         module = engine.evaluator.module(slot.draw, n)
@@ -28,13 +42,13 @@ def models(engine: Engine) -> list[nn.Module]:
     return found
 
 
-def measure(engine: Engine, split: Split) -> dict[str, float]:
+def measure(engine: Engine, split: Split, state: RunState | None = None) -> dict[str, float]:
     """The mean loss and metrics over one pass of ``split``, over all tasks; leaves no trace in the run."""
     sums: dict[str, float] = {}
-    tasks = engine.evaluator.tasks(engine.state.slots[TASK].draw)
+    tasks = engine.evaluator.tasks((state or engine.state).slots[TASK].draw)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        for task, module in zip(tasks, models(engine), strict=True):
+        for task, module in zip(tasks, models(engine, state), strict=True):
             module.eval()
             count = task.batches(split)
             for index in range(count):

@@ -102,6 +102,26 @@ def load_task(name: str, folders: Places = (), where: str = "") -> type[Task]:
     return cast("type[Task]", _load("task", name, folders, where))
 
 
+def load_any(name: str, folders: Places = ()) -> tuple[Kind, type]:
+    """The strategy or the task called ``name`` (of a name that is both, the strategy), or in the file ``name``.
+
+    Raises:
+        RecoptError: as :func:`load_strategy`.
+    """
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise RecoptError(f"There is no file '{name}': give the path of a file with a strategy or a task.")
+        found = class_in_file("strategy", Path(name))
+        return ("task", load_task(name)) if found is None else ("strategy", found)
+    kinds: tuple[Kind, Kind] = ("strategy", "task")
+    for kind in kinds:
+        for candidate in _candidates(kind, folders):
+            found = candidate.load() if candidate.name == _canonical(name) else None
+            if found is not None:
+                return kind, found
+    raise unknown("strategy or task", name, {c.name for kind in kinds for c in _candidates(kind, folders)})
+
+
 def is_known(kind: Kind, name: str, folders: Places = ()) -> bool:
     """Whether there is a plugin of that name, or a file, without importing any.
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from .budget import Budget
 from .engine import Engine
-from .held_out import models
+from .held_out import models, settled
 from .plots import plot_run
 from .spec import Spec
 from .trace import Trace
@@ -66,7 +66,7 @@ class Result:
 
     def models(self) -> list[nn.Module]:
         """The trained models, one per task."""
-        return models(self.engine)
+        return models(self.engine, settled(self.engine))
 
     def model(self) -> nn.Module:
         """The trained model of the first task."""
@@ -101,9 +101,10 @@ def summary(engine: Engine, trace: Trace, before: dict[str, float], after: dict[
 def found_hyperparameters(engine: Engine) -> dict[int, dict[str, float]]:
     """The natural value of every scalar hyperparameter, by the level that steps with it (from 1)."""
     found: dict[int, dict[str, float]] = {}
+    slots = settled(engine).slots
     for number, level in enumerate(engine.levels, 1):
         strategy = engine.graph.slots[level.by]
-        values = [p.detach() for p in engine.state.slots[level.by].params]
+        values = [p.detach() for p in slots[level.by].params]
         natural = strategy.natural(dict(zip(engine.graph.names[level.by], values, strict=True)))
         found[number] = {k: float(v) for k, v in natural.items() if isinstance(v, torch.Tensor) and v.ndim == 0}
     return found

@@ -63,6 +63,12 @@ def get(name: str) -> type[Task]:
     return cast("type[Task]", getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.name))
 
 
+def name_of(task: type[Task]) -> str | None:
+    """The name that a task's class is asked for by; None if it does not come with recopt."""
+    home = (task.__module__.removeprefix(f"{__name__}."), task.__name__)
+    return next((name for name, entry in _TASKS.items() if (entry.module, entry.name) == home), None)
+
+
 def make(name: str, seed: int = 0, **options: Any) -> Task:
     """The task ``name`` with ``options``. Raises RecoptError on an unknown name or option."""
     return get(name)(seed=seed, **options)

@@ -1,0 +1,74 @@
+"""The command line. Importing this, and showing help, loads neither torch nor mlflow: commands load what they use."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import rich_click as click
+
+from ..errors import RecoptError
+from . import look, make, runs, work
+
+click.rich_click.COMMAND_GROUPS = {
+    "recopt": [
+        {"name": "Run", "commands": ["run", "graph", "runs", "ui", "export"]},
+        {"name": "Strategies and tasks", "commands": ["strategies", "tasks", "show", "new", "check"]},
+    ]
+}
+click.rich_click.OPTIONS_PANEL_TITLE = "Options"
+INTERRUPTED = 130
+MISTAKE = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="recopt", message="recopt %(version)s")
+def recopt() -> None:
+    """Optimizers that are optimized by optimizers, to any depth, for PyTorch models.
+
+    Try: recopt run digits adam/hypergradient/annealing
+    """
+
+
+for _command in (
+    work.run, work.graph, runs.runs, runs.ui, runs.export, look.strategies, look.tasks, look.show, look.check, make.new,
+):  # fmt: skip
+    recopt.add_command(_command)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: with 0, with 1 where a user's code failed, with 2 for a mistake."""
+    if not sys.warnoptions:
+        _quieten()
+    sys.exit(_status(args))
+
+
+def _status(args: Sequence[str] | None) -> int:
+    try:
+        return int(recopt.main(list(args) if args is not None else None, "recopt", standalone_mode=False) or 0)
+    except click.ClickException as why:
+        context = getattr(why, "ctx", None)
+        hint = f" '{context.command_path} --help' shows what there is." if context else ""
+        return _refuse(why.format_message().rstrip(".") + "." + hint)
+    except RecoptError as why:
+        status = 1 if type(why).__name__ == "RunFailed" else MISTAKE  # by name: its module loads torch
+        return _refuse(str(why), status)
+    except (click.Abort, KeyboardInterrupt):
+        return _refuse("Stopped.", INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _refuse(text: str, status: int = MISTAKE) -> int:
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {text}", err=True)
+    return status
+
+
+def _quieten() -> None:
+    """Show our own warnings in one line, and none of those that libraries give each other."""
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", message="(Strategy|Task) '.*' is taken from ")
+    warnings.showwarning = lambda message, *_, **__: click.echo(f"Note: {message}", err=True)

@@ -1,0 +1,96 @@
+"""What a terminal shows while a run goes on: how far it is, its loss, and the hyperparameters of every level."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as Screen
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..result import found_hyperparameters
+from .report import hypers, short, span
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+EVERY = 0.2
+MEMORY = 20
+"""Refreshes that the rate is taken over."""
+
+
+class Live:
+    """A few lines at the foot of the terminal; nothing where there is no terminal."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self.on = console.is_terminal
+        self._screen = Screen(console=console, auto_refresh=False, transient=True) if self.on else None
+        self._next = 0.0
+        self._marks: list[tuple[float, int]] = []
+        self._far = 0
+
+    def __enter__(self) -> Live:
+        if self._screen:
+            self._screen.start()
+            self._screen.update(Text("Setting up …", style="dim"), refresh=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the lines away."""
+        if self._screen:
+            self._screen.stop()
+            self._screen = None
+
+    def begin(self, session: Session) -> None:
+        """Start the clock."""
+        self._far = session.first_step
+        self._marks = [(time.monotonic(), self._far)]
+
+    def show(self, session: Session) -> None:
+        """Refresh, if that was not done just now."""
+        now = time.monotonic()
+        if self._screen is None or now < self._next:
+            return
+        self._next = now + EVERY
+        self._far = max(self._far, session.step)  # trials go back
+        self._marks = [*self._marks[-MEMORY:], (now, self._far)]
+        self._screen.update(Group(self._head(session), *self._levels(session)), refresh=True)
+
+    def _head(self, session: Session) -> RenderableType:
+        steps = session.spec.steps
+        (t0, n0), (t1, n1) = self._marks[0], self._marks[-1]
+        rate = (n1 - n0) / max(t1 - t0, 1e-9)
+        left = span((steps - n1) / rate) + " left" if rate > 0 else ""
+        line = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=steps, completed=n1, width=24)
+        line.add_row(f"step {n1:,} of {steps:,}", bar, f"{rate:,.0f} a second", left, _figures(session))
+        return line
+
+    def _levels(self, session: Session) -> list[RenderableType]:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="ellipsis")
+        found = found_hyperparameters(session.engine)
+        for number, level in enumerate(session.spec.levels, 1):
+            table.add_row(f"{number}  {level.by}", Text(hypers(found[number]), style="cyan"))
+        return [table]
+
+
+def _figures(session: Session) -> str:
+    """The training loss of late (its median over ten steps), and what was last measured on held-out data."""
+    losses = session.trace.series(0, "loss")[1]
+    text = f"loss {short(float(np.median(losses[-10:])))}" if len(losses) else ""
+    metric = session.plan.task.metric
+    if metric is None:
+        return text
+    values = session.trace.series(0, f"valid_{metric}")[1]
+    return f"{text}  {metric} {short(float(values[-1]))}" if len(values) else text

@@ -1,0 +1,169 @@
+"""``recopt strategies``, ``tasks``, ``show`` and ``check``: what there is, and whether it does what it must."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from ..plugins import PluginInfo
+
+PLUGINS = click.option("--plugins", multiple=True, metavar="DIR",
+                       help="A folder or file with strategies and tasks, searched first; may be repeated.")  # fmt: skip
+
+
+@click.command()
+@PLUGINS
+def strategies(plugins: tuple[str, ...]) -> None:
+    """List the strategies, one line each."""
+    from ..plugins import list_strategies
+
+    _list(list_strategies(plugins))
+
+
+@click.command()
+@PLUGINS
+def tasks(plugins: tuple[str, ...]) -> None:
+    """List the tasks, one line each."""
+    from ..plugins import list_tasks
+
+    _list(list_tasks(plugins))
+
+
+def _list(found: list[PluginInfo]) -> None:
+    from rich.markup import escape
+
+    from .report import console, table
+
+    rows = table("name", "", "from")
+    for info in found:
+        text = f"[red]{escape(info.problem)}[/]" if info.problem else escape(info.summary)
+        rows.add_row(f"[bold]{info.name}[/]", text, escape(info.origin))
+    out = console()
+    out.print(rows)
+    out.print("\nrecopt show NAME tells more of one.", style="dim")
+
+
+@click.command()
+@click.argument("name")
+@PLUGINS
+def show(name: str, plugins: tuple[str, ...]) -> None:
+    """Show a strategy or a task: what it does, its hyperparameters, their domains and defaults."""
+    from ..declare import Hyper, Option, declared
+    from ..plugins import load_any
+    from .report import console
+
+    kind, found = load_any(name, plugins)
+    hypers, options = declared(found, Hyper), declared(found, Option)
+    out = console()
+    out.print(f"{name}, a {kind}", style="bold", markup=False)
+    out.print(_doc(found), markup=False)
+    if kind == "strategy":
+        out.print(_kind(found), markup=False)
+        if hypers:
+            out.print(_hypers(hypers), markup=True)
+    if hypers and options:
+        out.print()
+    if options:
+        out.print(_options(options), markup=True)
+    if not hypers and not options:
+        out.print("It has no settings.")
+    out.print(_example(name, kind, hypers, options), style="dim", markup=False)
+
+
+def _doc(plugin: type) -> str:
+    import inspect
+
+    text = plugin.__dict__.get("__doc__") or ""
+    return inspect.cleandoc(text) + "\n"
+
+
+def _kind(strategy: Any) -> str:
+    reads = "gradients" if strategy.order else "losses only (zero-order)"
+    learned = "; its weights are meta-parameters, to be trained" if strategy.learned else ""
+    settings = [f"{key} {value}" for key, value in strategy.level.items()]
+    above = [f"{key} {value}" for key, value in strategy.above.items()]
+    lines = [f"Reads {reads}{learned}."]
+    if settings:
+        lines.append(f"Its level has, if nothing else is said: {', '.join(settings)}.")
+    if above:
+        lines.append(f"A level that moves it has, if nothing else is said: {', '.join(above)}.")
+    return "\n".join(lines) + "\n"
+
+
+_RANGES = {"positive": "above 0", "unit": "0 to 1", "real": "any"}
+
+
+def _hypers(hypers: dict[str, Any]) -> Any:
+    from rich.markup import escape
+
+    from .report import table
+
+    rows = table("hyperparameter", "default", "domain", "", right=(1,))
+    for name, hyper in hypers.items():
+        domain = _RANGES.get(hyper.domain.name, hyper.domain.name)
+        off = f", or {hyper.off:g}" if hyper.off is not None else ""
+        rows.add_row(f"[bold]{name}[/]", f"{hyper.default:g}", f"{hyper.domain.name} ({domain}{off})",
+                     escape(hyper.help))  # fmt: skip
+    return rows
+
+
+def _options(options: dict[str, Any]) -> Any:
+    from rich.markup import escape
+
+    from .report import table
+
+    rows = table("option", "default", "values", "", right=(1,))
+    for name, option in options.items():
+        values = ", ".join(map(str, option.choices)) if option.choices else _type(option.default)
+        rows.add_row(f"[bold]{name}[/]", escape(_word(option.default)), escape(values), escape(option.help))
+    return rows
+
+
+def _type(value: object) -> str:
+    names = {bool: "true or false", int: "whole number", float: "number", str: "word", tuple: "list"}
+    return names.get(type(value), "")
+
+
+def _word(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_word, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _example(name: str, kind: str, hypers: dict[str, Any], options: dict[str, Any]) -> str:
+    first = next(iter(hypers or options), None)
+    default = (hypers or options)[first].default if first else None
+    value = f"{default:g}" if isinstance(default, float) else _word(default)
+    text = f"'{name}({first}={value})'" if first else name
+    return f"\nrecopt run digits {text}" if kind == "strategy" else f"\nrecopt run {text} adam"
+
+
+@click.command()
+@click.argument("plugin")
+@PLUGINS
+def check(plugin: str, plugins: tuple[str, ...]) -> int:
+    """Try whether PLUGIN, a strategy's or a task's name or file, does all that the contract asks.
+
+    Ends with 0 if it does, with 1 if not.
+    """
+    from ..plugins import load_any, source_of
+
+    kind, found = load_any(plugin, plugins)
+    source = source_of(found)[1]
+    from ..testing import RULES, check_task
+    from ..testing import check as check_strategy
+    from ..testing.tasks import TASK_RULES
+
+    if kind == "strategy":
+        findings, count = check_strategy(found, source), len(RULES) + 1
+    else:
+        findings, count = check_task(found), len(TASK_RULES)
+    if not findings:
+        click.echo(f"{plugin} conforms: {count} properties of a {kind} hold.")
+        return 0
+    click.echo(f"{plugin} does not conform:")
+    for finding in findings:
+        click.echo(f"  {finding}")
+    return 1

@@ -1,0 +1,57 @@
+"""``recopt new``: a plugin to start from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import rich_click as click
+
+from ..errors import RecoptError
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@click.group()
+def new() -> None:
+    """Write a task or a strategy to start from; it runs as it is."""
+
+
+@new.command()
+@click.argument("name")
+def task(name: str) -> None:
+    """Write NAME.py, a task of your own: a model, its data, its loss."""
+    path = write_template("task", name, Path())
+    click.echo(f"{path}\n\nrecopt run {path} adam\nrecopt check {path}")
+
+
+@new.command()
+@click.argument("name")
+def strategy(name: str) -> None:
+    """Write strategies/NAME.py, a strategy of your own: an update rule with hyperparameters."""
+    path = write_template("strategy", name, Path("strategies"))
+    click.echo(f"{path}\n\nrecopt run digits {path.stem}\nrecopt check {path}")
+
+
+def write_template(kind: str, name: str, folder: Path) -> Path:
+    """Write the template of ``kind`` as ``name``, given with or without a folder and ``.py``.
+
+    Raises:
+        RecoptError: if the name cannot be a plugin's, or the file is there already.
+    """
+    given = Path(name)
+    stem = given.stem if given.suffix == ".py" else given.name
+    stem = stem.replace("-", "_")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", stem):
+        raise RecoptError(f"'{name}' cannot be the name of a {kind}: use letters, digits and '_', a letter first.")
+    path = (given.parent if given.parent != Path() or given.suffix == ".py" else folder) / f"{stem}.py"
+    if path.exists():
+        raise RecoptError(f"{path} is there already: give another name.")
+    text = (TEMPLATES / f"{kind}.py").read_text()
+    made = "".join(part[:1].upper() + part[1:] for part in stem.split("_") if part)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("Template", made))
+    except OSError as why:
+        raise RecoptError(f"{path} cannot be written ({why.strerror}): choose another place.") from None
+    return path

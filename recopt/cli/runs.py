@@ -1,0 +1,97 @@
+"""``recopt runs``, ``ui`` and ``export``: what was recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from ..errors import RecoptError
+from .work import STORE
+
+if TYPE_CHECKING:
+    from ..tracking_runs import RunRow
+
+
+@click.command()
+@STORE
+@click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="How many, latest first.")
+def runs(store: str | None, limit: int) -> None:
+    """List what was run, the latest first."""
+    from ..tracking_runs import list_runs
+    from .report import console, table
+
+    found = list_runs(store, limit)
+    if not found:
+        raise RecoptError("There are no runs yet: start one with 'recopt run'.")
+    rows = table("run", "started", "task", "stack", "status", "steps", "final loss", "test", "seconds",
+                 right=(5, 6, 7, 8))  # fmt: skip
+    for row in found:
+        rows.add_row(row.id[:8], f"{row.started:%Y-%m-%d %H:%M}", *_about(row))
+    console().print(rows)
+
+
+def _about(row: RunRow) -> list[str]:
+    from rich.markup import escape
+
+    from .report import short
+
+    colour = {"FINISHED": "green", "FAILED": "red", "KILLED": "yellow"}.get(row.status, "cyan")
+    tests = {key: value for key, value in row.metrics.items() if key.startswith("test_")}
+    metric = next((key for key in tests if key != "test_loss"), "test_loss")
+    test = f"{metric.removeprefix('test_')} {short(tests[metric])}" if metric in tests else ""
+    final = short(row.metrics["final_loss"]) if "final_loss" in row.metrics else ""
+    seconds = f"{row.seconds:.0f}" if row.seconds is not None else ""
+    steps = row.params.get("steps", "")
+    return [escape(Path(row.params.get("task", "")).name), escape(row.params.get("stack", row.name)),
+            f"[{colour}]{row.status.lower()}[/]", steps, final, test, seconds]  # fmt: skip
+
+
+@click.command()
+@click.argument("run", required=False)
+@STORE
+@click.option("--port", type=click.IntRange(1, 65535), help="The first free one from 5000, if not given.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to serve on.")
+@click.option("--no-browser", is_flag=True, help="Only print the link.")
+def ui(run: str | None, store: str | None, port: int | None, host: str, no_browser: bool) -> None:
+    """Browse the runs in MLflow's pages, at RUN if one is given; until Ctrl-C."""
+    from ..tracking_ui import ui as serve
+
+    serve(store, host, port, run, say=click.echo, browser=not no_browser)
+
+
+@click.command()
+@click.argument("run")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@STORE
+def export(run: str, folder: Path, store: str | None) -> None:
+    """Write what a later program needs to use the strategies that RUN trained, and its model, into DIR."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecoptError(f"{folder} is there already: name a folder that is empty or does not exist.")
+    from ..checkpoint import check
+    from ..session import CHECKPOINT
+    from ..tracking_runs import fetch_run, find_run
+
+    found = find_run(store, run)
+    source = fetch_run(found, store)
+    check(source / CHECKPOINT)
+    _export(source, folder, f"the spec of run {found.id}")
+    click.echo(f"{folder}")
+
+
+def _export(source: Path, folder: Path, where: str) -> None:
+    from ..build import make_engine
+    from ..checkpoint import load
+    from ..export import write_export
+    from ..plan import relocated, replan
+    from ..session import CHECKPOINT
+    from ..spec import read_spec
+
+    made = replan(relocated(read_spec(source / "spec.yaml"), source), where=where, device="cpu")
+    engine = make_engine(made.spec, made.graph, made.task)
+    load(engine, source / CHECKPOINT)
+    try:
+        write_export(engine, made.spec, folder)
+    except OSError as why:
+        raise RecoptError(f"{folder} cannot be written ({why.strerror}): choose another place.") from None

@@ -1,0 +1,1 @@
+"""What ``recopt new`` writes; ``Template`` becomes the name that is given."""

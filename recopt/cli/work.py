@@ -1,0 +1,165 @@
+"""``recopt run`` and ``recopt graph``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from ..errors import RecoptError
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..session import Session
+
+Command = Callable[..., Any]
+
+WHAT: list[Callable[[Command], Command]] = [
+    click.argument("task", required=False),
+    click.argument("stack", required=False),
+    click.option("--depth", type=click.IntRange(1), help="Repeat the stack's last strategy up to so many levels."),
+    click.option("--steps", type=click.IntRange(1), help="Updates of the task (1,000 if nothing says otherwise)."),
+    click.option("--seed", type=click.IntRange(0), help="Of everything random in the run (0)."),
+    click.option("--tasks", type=click.IntRange(1), help="Tasks to train side by side, by the same strategies (1)."),
+    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
+                 help="level2.every=20, adam.lr=0.1, task.batch_size=64 …; may be repeated."),
+    click.option("--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
+                 help="Repeat a run from its spec; other options change it."),
+    click.option("--plugins", multiple=True, metavar="DIR",
+                 help="A folder or file with strategies and tasks, searched first; may be repeated."),
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (cpu)."),
+    click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of all tensors (float32)."),
+]  # fmt: skip
+
+
+def _what(command: Command) -> Command:
+    for add in reversed(WHAT):
+        command = add(command)
+    return command
+
+
+STORE = click.option("--store", metavar="URI", help="An MLflow address (sqlite:///runs/mlflow.db).")
+
+
+@click.command()
+@_what
+@click.option(
+    "--measure",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Steps between two measurements on held-out data; 0: only at the start and the end.",
+)
+@STORE
+@click.option("--resume", metavar="RUN", help="Go on with a run, by its id or the beginning of it, or its name.")
+@click.option("--name", help="What to call the run where runs are listed.")
+@click.option("--no-track", is_flag=True, help="Record nothing.")
+@click.option("--save-every", type=click.FloatRange(0), default=15.0, show_default=True, metavar="SECONDS",
+              help="Seconds between two checkpoints.")  # fmt: skip
+def run(resume: str | None, store: str | None, name: str | None, no_track: bool, save_every: float, **what: Any) -> int:
+    """Train TASK with STACK, a stack of strategies, innermost first.
+
+    TASK is a name (recopt tasks), with options in brackets: 'digits(net=cnn)'; or a file, my_task.py.
+
+    STACK reads like adam/hypergradient/annealing, or 'adam(lr=1e-3)/sgd(lr=1e-2)': the second strategy moves the
+    hyperparameters of the first, the third those of the second. 'adam[*weight]+sgd[*bias]' gives groups of
+    parameters a strategy each; lstm@a/lstm@a moves itself.
+    """
+    run_id = None
+    if resume:
+        made, run_id = _resumed(resume, store, name, no_track, what)
+    else:
+        made = _planned(what)
+    from ..session import Options, Session
+    from .live import Live
+    from .report import report
+
+    with Live() as live:
+        how = Options(store=store, track=not no_track, name=name, resume=run_id, save_seconds=save_every,
+                      progress=live.show if live.on else None)  # fmt: skip
+        session = Session(made, how)
+        live.begin(session)
+        try:
+            result = session.run()
+        except KeyboardInterrupt:
+            live.stop()
+            click.echo(_stopped_at_once(session, store), err=True)
+            return 130
+    report(result, store)
+    return 130 if result.status == "KILLED" else 0
+
+
+def _stopped_at_once(session: Session, store: str | None) -> str:
+    if session.tracker is None:
+        return "Stopped."
+    from .report import resume_words
+
+    return f"Stopped at once; from its last checkpoint, go on with: {resume_words(session.tracker.run_id, store)}"
+
+
+@click.command()
+@_what
+@click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Draw into FILE.svg or FILE.png instead.")  # fmt: skip
+def graph(output: Path | None, **what: Any) -> None:
+    """Draw what recopt run would run, without running it. TASK and STACK as for recopt run."""
+    if output is not None and output.suffix not in (".svg", ".png"):
+        raise RecoptError(f"A graph is drawn to .svg or .png, not '{output.name}': change the ending.")
+    made = _planned(what)
+    from ..build import make_engine
+    from ..draw import draw_file, draw_text
+
+    make_engine(made.spec, made.graph, made.task)  # what the task has to say against the graph
+    if output is None:
+        click.echo(draw_text(made.graph, made.spec.task.name))
+        return
+    try:
+        draw_file(made.graph, output, made.spec.task.name)
+    except OSError as why:
+        raise RecoptError(
+            f"The picture cannot be written to {output} ({why.strerror}): choose another place."
+        ) from None
+    click.echo(f"{output}")
+
+
+def _planned(what: dict[str, Any]) -> Plan:
+    spec, task, stack = what.pop("spec"), what["task"], what["stack"]
+    if task is not None and stack is None and spec is None:
+        raise RecoptError(f"What is to train '{task}'? Give a stack too, as in: recopt run {task} adam/hypergradient.")
+    if spec is None and task is None:
+        raise RecoptError("Give a task and a stack, as in: recopt run digits adam/hypergradient; or --spec FILE.yaml.")
+    if what["depth"] is not None and stack is None:
+        raise RecoptError("--depth repeats the last strategy of a stack: give TASK and STACK too.")
+    from ..plan import replan
+    from ..spec import read_spec
+
+    what["plugins"] = list(what["plugins"]) or None
+    if spec is None:
+        return replan({}, **what)
+    from ..plan import relocated
+
+    return replan(relocated(read_spec(spec), spec.parent), where=str(spec), **what)
+
+
+def _resumed(ref: str, store: str | None, name: str | None, no_track: bool, what: dict[str, Any]) -> tuple[Plan, str]:
+    """The plan of a recorded run, with more steps if asked, and the run's id."""
+    given = [key for key, value in what.items() if value not in (None, ()) and key not in ("steps", "device")]
+    given += ["name"] * (name is not None) + ["no-track"] * no_track
+    if given:
+        shown = {"task": "TASK", "stack": "STACK", "settings": "--set"}.get(given[0], f"--{given[0]}")
+        raise RecoptError(f"--resume goes on with a run as it was: leave {shown} out (--steps, --device may be given).")
+    from ..checkpoint import check
+    from ..plan import relocated, replan
+    from ..session import CHECKPOINT
+    from ..spec import read_spec
+    from ..tracking_runs import fetch_run, find_run
+
+    found = find_run(store, ref)
+    folder = fetch_run(found, store)
+    step = check(folder / CHECKPOINT)
+    data = relocated(read_spec(folder / "spec.yaml"), folder)
+    steps = what["steps"] or data.get("steps", 0)
+    if step >= steps:
+        raise RecoptError(f"Run {found.id} has done its {step:,} steps: give a larger --steps to go on.")
+    return replan(data, where=f"the spec of run {found.id}", steps=steps, device=what["device"]), found.id

@@ -1,0 +1,190 @@
+"""What a run is to do, from words or from objects: the resolved spec, the graph and the task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .build import make_level, make_strategies, make_task, stack_levels, with_settings
+from .declare import Option, declared
+from .errors import RecoptError
+from .graph import Graph
+from .plugins import is_known, source_of
+from .spec import Named, Spec, deepen, make_spec, strategies_of
+from .stack import parse
+from .strategy import Strategy
+from .task import Task
+from .tasks import name_of
+
+
+class Plan(NamedTuple):
+    """A run that can begin: ``spec`` is complete, ``graph`` and ``task`` are made from it."""
+
+    spec: Spec
+    graph: Graph
+    task: Task
+
+
+def plan(
+    task: str, stack: str, *, depth: int | None = None, settings: Sequence[str] = (), **fields: Any
+) -> Plan:  # fmt: skip
+    """A run from its words.
+
+    Args:
+        task: a name or a ``.py`` file, with options in brackets: ``digits(net=cnn)``.
+        stack: in stack notation, innermost first.
+        depth: repeat the last strategy of the stack up to so many levels.
+        settings: ``level2.every=20``, ``adam.lr=0.1``, ``task.batch_size=64`` …
+        fields: fields of :class:`recopt.spec.Spec`; None where they are left open.
+
+    Raises:
+        RecoptError: for anything in it that is unknown or cannot work.
+    """
+    return replan({}, task=task, stack=stack, depth=depth, settings=settings, **fields)
+
+
+def replan(
+    data: Mapping[str, Any], *, task: str | None = None, stack: str | None = None, depth: int | None = None,
+    settings: Sequence[str] = (), where: str = "the spec", **fields: Any,
+) -> Plan:  # fmt: skip
+    """A run from a spec's mapping, with what is given besides in the place of what it says.
+
+    Arguments and refusals as for :func:`plan`; ``where`` names the mapping in refusals.
+    """
+    data = {**data, **{key: value for key, value in fields.items() if value is not None}}
+    if task is not None:
+        data["task"] = task_named(task).model_dump()
+    if stack is not None:
+        data |= _stacked(stack, depth, data.get("plugins") or [])
+    elif depth is not None:
+        raise RecoptError("'depth' repeats the last strategy of a stack: give the stack too.")
+    if settings:
+        data = with_settings(make_spec(data, where).model_dump(exclude_unset=True, mode="json"), settings)
+    return resolve(data, where)
+
+
+def _stacked(stack: str, depth: int | None, folders: Sequence[str]) -> dict[str, Any]:
+    """A stack as the ``strategies`` and ``levels`` of a spec, with nothing filled in yet."""
+    layers = deepen(parse(stack), depth)
+    found = strategies_of(layers)
+    levels = stack_levels(layers, make_strategies(found, 0, folders))
+    return {
+        "strategies": {slot: named.model_dump() for slot, named in found.items()},
+        "levels": [level.model_dump(exclude_unset=True, mode="json") for level in levels],
+    }
+
+
+def task_named(text: str) -> Named:
+    """A task in words: a name or a ``.py`` file, with options in brackets. Raises RecoptError if it is neither."""
+    if text.endswith(".py"):
+        return Named(name=text)
+    name, bracket, rest = text.partition(".py(")
+    if bracket:
+        term = parse(f"file({rest}")[0][0]
+        return Named(name=f"{name}.py", settings=term.settings)
+    refusal = RecoptError(f"'{text}' should name one task, like digits or digits(net=cnn), or a file, my_task.py.")
+    try:
+        layers = parse(text)
+    except RecoptError:
+        raise refusal from None
+    if len(layers) != 1 or len(layers[0]) != 1 or layers[0][0].only:
+        raise refusal
+    return Named(name=layers[0][0].name, settings=layers[0][0].settings)
+
+
+def resolve(data: Mapping[str, Any], where: str = "the spec") -> Plan:
+    """A spec's mapping, checked and complete, with its graph and task."""
+    levels = data.get("levels")
+    for number, level in enumerate(levels if isinstance(levels, list) else [], 1):
+        if isinstance(level, Mapping):
+            make_level(level, number)
+    spec = make_spec(data, where)
+    slots = make_strategies(spec.strategies, spec.seed, spec.plugins)
+    task = make_task(spec.task, spec.seed, spec.plugins)
+    graph = Graph(spec.levels, slots, labels=spec.labels)
+    return Plan(_complete(spec, graph), graph, task)
+
+
+def _complete(spec: Spec, graph: Graph) -> Spec:
+    every = spec.measure if spec.measure is not None else max(1, spec.steps // 10)
+    return spec.model_copy(update={"levels": graph.levels, "measure": every})
+
+
+def plan_of(task: str | Task, stack: str | Graph, *, seed: int = 0, depth: int | None = None,
+            settings: Sequence[str] = (), **fields: Any) -> Plan:  # fmt: skip
+    """A plan in which the task, the graph, or both, may be objects that the caller made.
+
+    The spec describes them as well as it can be said in words; it repeats the run if their classes can be found
+    by name.
+
+    Raises:
+        RecoptError: as :func:`plan`; and where ``depth`` or ``settings`` are given for a graph that is made already.
+    """
+    fields = {"seed": seed, **{key: value for key, value in fields.items() if value is not None}}
+    if isinstance(task, str) and isinstance(stack, str):
+        return plan(task, stack, depth=depth, settings=settings, **fields)
+    if isinstance(stack, str):
+        spec, graph, _ = plan("quadratic", stack, depth=depth, settings=settings, **fields)
+        strategies: Mapping[str, Named] = spec.strategies
+    else:
+        if depth is not None or settings:
+            raise RecoptError("'depth' and 'settings' are for a stack in words: put them into the graph's levels.")
+        graph, strategies = stack, {slot: _strategy_in_words(s) for slot, s in stack.slots.items()}
+    if isinstance(task, str):
+        named = task_named(task)
+        made = make_task(named, seed, fields.get("plugins") or [])
+    else:
+        named, made = _task_in_words(task), task
+    spec = make_spec({**fields, "task": named, "strategies": strategies, "levels": graph.levels})
+    return Plan(_complete(spec, graph), graph, made)
+
+
+def _strategy_in_words(strategy: Strategy) -> Named:
+    settings = {key: value for key, value in strategy._made_with.items() if key != "domains"}
+    return Named(name=_file_name(type(strategy)), settings=settings, domains=dict(strategy._made_with["domains"] or {}))
+
+
+def _task_in_words(task: Task) -> Named:
+    options = declared(type(task), Option)
+    settings = {key: value for key, value in task._options.items() if value != options[key].default}
+    return Named(name=name_of(type(task)) or _file_name(type(task)), settings=settings)
+
+
+def _file_name(plugin: type) -> str:
+    try:
+        return source_of(plugin)[0].stem.replace("_", "-")
+    except RecoptError:
+        return plugin.__name__.lower()
+
+
+def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A spec's mapping with files that are not there replaced by those beside the spec, in ``folder``.
+
+    A run keeps copies of the plugins that it used in ``plugins/`` beside its spec; what the spec names goes first,
+    so that a file that was mended is used.
+    """
+    out = dict(data)
+    task = out.get("task")
+    named = {"name": task} if isinstance(task, str) and task.endswith(".py") else task
+    if isinstance(named, Mapping) and str(named.get("name")).endswith(".py"):
+        out["task"] = {**named, "name": _beside(str(named["name"]), folder, "task")}
+    kept = folder / "plugins" / "strategies"
+    if kept.is_dir():
+        there = [place for place in out.get("plugins") or [] if Path(str(place)).exists()]
+        strategies = out.get("strategies")
+        names = [_plain_name(value) for value in strategies.values()] if isinstance(strategies, Mapping) else []
+        lost = any(not is_known("strategy", name, there) for name in names if name)
+        out["plugins"] = [*there, str(kept)] if lost else there
+    return out
+
+
+def _plain_name(value: object) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("name")
+    return value.partition("(")[0].strip() if isinstance(value, str) else ""
+
+
+def _beside(name: str, folder: Path, kind: str) -> str:
+    copies = [folder / name, folder / "plugins" / kind / Path(name).name]
+    return name if Path(name).is_file() else next((str(copy) for copy in copies if copy.is_file()), name)

@@ -1,0 +1,59 @@
+"""What the record of a run begins with: params and tags, its spec, the picture of its graph, plugins' sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .draw import draw_file
+from .export import copy_sources
+from .plan import Plan
+from .spec import Spec, write_spec
+from .tracker import LevelInfo, Tracker
+
+
+def start_record(
+    plan: Plan, store: str | None, *, experiment: str, name: str | None, resume: str | None, root: Path
+) -> Tracker:
+    """Begin to record a run, or (``resume``: its id) go on with one.
+
+    Raises:
+        RecoptError: if the store cannot be opened, or there is no such run to go on with.
+    """
+    spec, graph, _ = plan
+    stack = graph.describe()
+    tracker = Tracker.start(
+        store, experiment=experiment, name=name or f"{Path(spec.task.name).stem} {stack}",
+        params=_params(spec, stack), tags={"recopt.stack": stack, "recopt.task": spec.task.name},
+        levels=_levels(spec), resume=resume, root_dir=root,
+    )  # fmt: skip
+    (tracker.folder / "spec.yaml").write_text(write_spec(spec))
+    draw_file(graph, tracker.folder / "graph.svg")
+    keep_sources(plan, tracker.folder / "plugins")
+    tracker.publish()
+    return tracker
+
+
+def _params(spec: Spec, stack: str) -> dict[str, str]:
+    chosen = {f"task.{key}": str(value) for key, value in spec.task.settings.items()}
+    for slot, named in spec.strategies.items():
+        chosen |= {f"{slot}.{key}": str(value) for key, value in named.settings.items()}
+    return {
+        "task": spec.task.name, "stack": stack, "depth": str(len(spec.levels)), "steps": str(spec.steps),
+        "seed": str(spec.seed), "tasks": str(spec.tasks), "device": spec.device, "dtype": spec.dtype, **chosen,
+    }  # fmt: skip
+
+
+def _levels(spec: Spec) -> list[LevelInfo]:
+    found = []
+    for number, level in enumerate(spec.levels, 1):
+        chosen = {key: str(value) for key, value in level.model_dump(exclude_none=True).items()}
+        name = f"level{number} {level.by}"
+        found.append(LevelInfo(number, name, spec.strategies[level.by].name, level.moves, chosen))
+    return found
+
+
+def keep_sources(plan: Plan, folder: Path) -> None:
+    """Copies of the user's own plugins, as they were run, beside what they produced."""
+    for slot in plan.graph.slots.values():
+        copy_sources(type(slot), folder / "strategies")
+    copy_sources(type(plan.task), folder / "task")

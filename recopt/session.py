@@ -1,0 +1,308 @@
+"""A run from start to end: built from a plan, recorded, checkpointed, interrupted, resumed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Literal
+
+from . import checkpoint
+from .build import make_engine
+from .engine import Engine
+from .errors import RecoptError
+from .export import write_export
+from .graph import Graph
+from .held_out import measure, settled
+from .plan import Plan, plan_of
+from .plots import save_plots
+from .plugins import source_of
+from .recording import start_record
+from .result import Result, found_hyperparameters, summary
+from .task import Split, Task
+from .trace import Trace, load_trace, save_trace
+from .tracker import Status, Tracker
+from .tracking import RUNS
+
+EXPERIMENT = "recopt"
+CHECKPOINT_SECONDS = 15.0
+FLUSH_SECONDS = 1.0
+CHECKPOINT, TRACE, TRACEBACK = "checkpoint.safetensors", "trace.npz", "traceback.txt"
+
+
+class RunFailed(RecoptError):
+    """An error in a user's strategy or task; the run is marked failed, with its traceback and checkpoint kept."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out, as opposed to what it computes.
+
+    Attributes:
+        store: an MLflow address; None for ``runs/mlflow.db``.
+        track: whether to record at all.
+        resume: the id of a recorded run to go on with.
+        progress: called after every step.
+        root: the folder that the default store and its artifacts are in.
+        save_seconds: seconds between checkpoints, at least; more where one takes more than 5 % of that.
+    """
+
+    store: str | None = None
+    track: bool = True
+    experiment: str = EXPERIMENT
+    name: str | None = None
+    resume: str | None = None
+    progress: Callable[[Session], None] | None = None
+    root: Path = RUNS
+    save_seconds: float = CHECKPOINT_SECONDS
+
+
+class Interrupts:
+    """Ctrl-C (or SIGTERM) as a wish to stop between two steps; the second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for sign in (signal.SIGINT, signal.SIGTERM):
+                self._before[sign] = signal.signal(sign, self._ask)
+        return self
+
+    def _ask(self, sign: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
+        for sign, handler in self._before.items():
+            signal.signal(sign, handler)
+
+
+class Session:
+    """One run being carried out.
+
+    Raises:
+        RecoptError: from the constructor, for what cannot work, before anything is recorded.
+        RunFailed: from the constructor, if a user's task or strategy cannot even be set up.
+    """
+
+    def __init__(self, plan: Plan, options: Options) -> None:
+        self.plan, self.options = plan, options
+        self.spec, self.graph = plan.spec, plan.graph
+        self.trace = Trace(self.spec.steps)
+        self.before: dict[str, float] = {}
+        self.tracker: Tracker | None = None
+        self.engine: Engine = self._call(self._make)
+        self.started = time.monotonic()
+        self._saved = self._flushed = self.started
+        self._pause = options.save_seconds
+        self._measured = 0
+        if options.track:
+            self.tracker = self._record()
+        self.first_step = self._resume() if options.resume else 0
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the run's files are."""
+        return self.tracker.folder if self.tracker else None
+
+    @property
+    def step(self) -> int:
+        """Updates of the task so far; goes back where a trial begins anew."""
+        return self.engine.state.step
+
+    def _make(self) -> Engine:
+        engine = make_engine(self.spec, self.graph, self.plan.task, self._add)
+        # A data set that is missing, or a batch size that is too large, is to be said before anything is recorded.
+        engine.evaluator.batch(engine.state.slots["task"], 0, "train")
+        return engine
+
+    def _add(self, level: int, step: int, values: Mapping[str, Any]) -> None:
+        self.trace.add(level, step, values)  # which is another trace once the run is resumed
+
+    def _record(self) -> Tracker:
+        how = self.options
+        return start_record(
+            self.plan, how.store, experiment=how.experiment, name=how.name, resume=how.resume, root=how.root
+        )
+
+    # saving
+
+    def _resume(self) -> int:
+        folder = self.folder
+        if folder is None:
+            raise RecoptError("A run that is not recorded cannot be resumed: leave --no-track out.")
+        lengths = self._call(lambda: checkpoint.load(self.engine, folder / CHECKPOINT))
+        if (folder / TRACE).is_file():
+            self.trace = load_trace(folder / TRACE, self.spec.steps)
+            self.trace.truncate(lengths or [])
+        named = [key for level, key in self.trace.keys() if level == 0]  # noqa: SIM118 - not a mapping
+        for key in (key for key in named if key.startswith("test_")):
+            self.before[key.removeprefix("test_")] = float(self.trace.series(0, key)[1][0])
+        if "valid_loss" in named:
+            self._measured = int(self.trace.series(0, "valid_loss")[0][-1])
+        return self.step
+
+    def save(self) -> None:
+        """Write the trace, then the checkpoint, which says how much of the trace belongs to it."""
+        if self.folder is None:
+            return
+        begin = time.monotonic()
+        save_trace(self.trace, self.folder / TRACE)
+        checkpoint.save(self.engine, self.folder / CHECKPOINT, note=self.trace.lengths())
+        self._saved = time.monotonic()
+        self._pause = max(self.options.save_seconds, 20 * (self._saved - begin))
+
+    # running
+
+    def run(self) -> Result:
+        """Run to the end, or until interrupted: then the result's status is ``KILLED``.
+
+        Raises:
+            RunFailed: for an error in a user's strategy or task.
+            KeyboardInterrupt: if interrupted twice; what counts is then the last checkpoint.
+        """
+        with Interrupts() as interrupts:
+            try:
+                if self.step == 0 and not self.before:
+                    self.before = self._measure("test")
+                    self.save()
+                while self.step < self.spec.steps and not interrupts.asked:
+                    self._call(self.engine.step)
+                    self._between()
+                return self._finish("KILLED" if self.step < self.spec.steps else "FINISHED")
+            except KeyboardInterrupt:
+                if self.tracker:
+                    self.tracker.finish("KILLED", summary(self.engine, self.trace, self.before, {}))
+                raise
+
+    def _between(self) -> None:
+        now, every = time.monotonic(), self.spec.measure
+        if every:
+            state = settled(self.engine, strictly=True)
+            if state.step // every > self._measured // every:
+                self._measured = state.step
+                self._measure("valid", state)
+        if self.options.progress:
+            self.options.progress(self)
+        if self.tracker and now - self._flushed > FLUSH_SECONDS:
+            self._flushed = now
+            self.tracker.log(self.trace.drain())
+            self.tracker.flush()
+        if now - self._saved > self._pause:
+            self.save()
+
+    def _measure(self, split: Split, state: Any = None, record: bool = True) -> dict[str, float]:
+        state = state or settled(self.engine)
+        values: dict[str, float] = self._call(lambda: measure(self.engine, split, state))
+        if record:
+            self.trace.add(0, state.step, {f"{split}_{key}": value for key, value in values.items()})
+        return values
+
+    def _finish(self, status: Literal["FINISHED", "KILLED"]) -> Result:
+        self.save()
+        self.engine.hand_on(self.engine.state)
+        # An interrupted run may go on: what is measured here is then no part of its record.
+        after = self._measure("test", record=status == "FINISHED")
+        found, run_id, folder = found_hyperparameters(self.engine), None, self.folder
+        if self.tracker and folder:
+            save_trace(self.trace, folder / TRACE)
+            save_plots(self.trace, folder, self.graph.describe(), self._names())
+            write_export(self.engine, self.spec, folder / "export")
+            self._end(status, after)
+            run_id = self.tracker.run_id
+        return Result(
+            self.spec, self.graph.describe(), self.trace, self.before, after, found, self.engine.budget, status,
+            self.engine, run_id, folder,
+        )  # fmt: skip
+
+    def _names(self) -> dict[int, str]:
+        return {number: level.by for number, level in enumerate(self.spec.levels, 1)}
+
+    def _end(self, status: Status, after: dict[str, float]) -> None:
+        assert self.tracker is not None
+        self.tracker.log(self.trace.drain(last=True))
+        self.tracker.finish(status, summary(self.engine, self.trace, self.before, after))
+
+    # failing
+
+    def _call(self, work: Callable[[], Any]) -> Any:
+        """``work()``; an error in a user's code is kept with the run, which is begun for that if need be."""
+        try:
+            return work()
+        except RecoptError:
+            if self.tracker:
+                self._keep(traceback.format_exc())
+            raise
+        except Exception as why:
+            where = self._keep(traceback.format_exc())
+            kept = f" The traceback is in {where / TRACEBACK}." if where else ""
+            raise RunFailed(f"{self._blame(why)}.{kept}") from why
+
+    def _blame(self, why: Exception) -> str:
+        """What failed, where, and how, in one sentence without its full stop."""
+        files = set()
+        for plugin in (type(self.plan.task), *(type(s) for s in self.graph.slots.values())):
+            try:
+                files.add(str(source_of(plugin)[0]))
+            except RecoptError:
+                continue
+        lines = [f for f in traceback.extract_tb(why.__traceback__) if f.filename in files]
+        place = f" in {lines[-1].filename}, line {lines[-1].lineno}," if lines else ""
+        text = " ".join(str(why).split()).removesuffix(".")
+        when = f"Step {self.step + 1}" if hasattr(self, "engine") else "Setting up the run"
+        return f"{when} failed{place} with {type(why).__name__}{': ' if text else ''}{text[:300]}"
+
+    def _keep(self, text: str) -> Path | None:
+        """Mark the run failed and keep ``text`` and a checkpoint with it; the folder they are in."""
+        made = hasattr(self, "engine")
+        if not made and self.options.track and not self.options.resume:
+            self.tracker = self._record()
+        if self.tracker is None or self.folder is None:
+            return None
+        (self.folder / TRACEBACK).write_text(text)
+        if made:
+            self.save()
+            self._end("FAILED", {})
+        else:
+            self.tracker.finish("FAILED", {})
+        return self.folder
+
+
+def run(
+    task: str | Task, stack: str | Graph, *, steps: int | None = None, depth: int | None = None, seed: int = 0,
+    tasks: int | None = None, settings: Sequence[str] = (), device: str | None = None, dtype: str | None = None,
+    measure: int | None = None, plugins: Sequence[str | Path] = (), store: str | None = None, track: bool = True,
+    name: str | None = None, progress: Callable[[Session], None] | None = None,
+) -> Result:  # fmt: skip
+    """Run a graph of levels on a task, as ``recopt run`` does.
+
+    Args:
+        task: a name such as ``"digits(net=cnn)"``, a ``.py`` file, or a :class:`recopt.Task`.
+        stack: in stack notation, ``"adam(lr=1e-3)/hypergradient"``, or a :class:`recopt.Graph`.
+        steps: updates of the task; 1,000 if not given.
+        depth: repeat the last strategy of the stack up to so many levels.
+        tasks: how many tasks are trained side by side.
+        settings: ``"level2.every=20"``, ``"adam.lr=0.1"``, ``"task.batch_size=64"`` …
+        device, dtype: ``"cpu"``, ``"cuda"`` …; ``"float32"`` or ``"float64"``.
+        measure: steps between two measurements on held-out data; 0 for only at the start and the end.
+        plugins: folders and files with strategies and tasks, searched first.
+        store: an MLflow address; None for ``runs/mlflow.db``. ``track=False`` records nothing.
+        progress: called after every step with the session.
+
+    Raises:
+        RecoptError: for what cannot work, before anything runs.
+        RunFailed: for an error in a strategy or task, with the traceback kept beside the run.
+    """
+    made = plan_of(
+        task, stack, seed=seed, depth=depth, settings=settings, steps=steps, tasks=tasks, device=device, dtype=dtype,
+        measure=measure, plugins=[str(place) for place in plugins] or None,
+    )  # fmt: skip
+    return Session(made, Options(store=store, track=track, name=name, progress=progress)).run()
