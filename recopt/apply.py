@@ -64,10 +64,14 @@ class Caller:
 
 
 def _bounded(delta: Params, point: Params, trust: float) -> Params:
-    """``delta`` with at most ``trust`` times the norm of ``point``, all tensors together."""
+    """``delta`` with at most ``trust`` times the norm of ``point``, all tensors together.
+
+    A hyperparameter's coordinate counts as 1: it is a logarithm or a logit, whose size says nothing.
+    """
     tiny = torch.finfo(delta[0].dtype).tiny
     length = torch.stack([(d * d).sum() for d in delta]).sum().clamp_min(tiny).sqrt()
-    limit = trust * torch.stack([(p * p).sum() for p in point]).sum().clamp_min(tiny).sqrt()
+    sizes = [(p * p).sum() if p.ndim else torch.ones_like(p) for p in point]
+    limit = trust * torch.stack(sizes).sum().clamp_min(tiny).sqrt()
     factor = (limit / length).clamp_max(1.0)
     return [d * factor for d in delta]
 
@@ -77,7 +81,7 @@ def over_tasks(fn: Callable[..., Any], arguments: Sequence[Any], tasks: int, vec
     if tasks == 1:
         return fn(*arguments)
     if not vectorize:
-        return tree.stack([fn(*tree.unstack(arguments, tasks)[n]) for n in range(tasks)])
+        return tree.stack([fn(*share) for share in tree.unstack(arguments, tasks)])
     shape: list[Any] = []
 
     def flat(*leaves: Tensor) -> tuple[Tensor, ...]:

@@ -53,11 +53,11 @@ class Engine:
         self.graph, self.levels, self.sink, self.tasks, self.seed = graph, graph.levels, sink, tasks, seed
         self.device, self.dtype = torch.device(device), dtype
         self.evaluator = Evaluator(task, tasks, seed, self.device, dtype)
-        graph.check_task(self.evaluator.names)
+        graph.check_task(self.evaluator.drawn(0).names)
         for strategy in graph.slots.values():
             strategy.to(self.device, dtype)
         self.callers = {name: Caller(strategy) for name, strategy in graph.slots.items()}
-        self.index = [graph.moved(n, graph.names[level.moves]) for n, level in enumerate(self.levels)]
+        self._index = [graph.moved(n, graph.names[level.moves]) for n, level in enumerate(self.levels)]
         self.movers = {s: [n for n, x in enumerate(self.levels) if x.moves == s] for s in (TASK, *graph.slots)}
         self.budget = Budget(len(self.levels))
         self.collector, self.mover, self.searcher = Collector(self), Mover(self), Searcher(self)
@@ -85,16 +85,25 @@ class Engine:
         tasks = self.tasks if self.levels[number].moves == TASK else 1
         return self.callers[self.levels[number].by].init(self.point(state, number), tasks)
 
+    def index(self, state: RunState, number: int) -> list[int]:
+        """Which of its slot's parameters a level moves; for the task it may change with the draw."""
+        if self.levels[number].moves != TASK:
+            return self._index[number]
+        drawn = self.evaluator.drawn(state.slots[TASK].draw)
+        if number not in drawn.index:
+            drawn.index[number] = self.graph.moved(number, drawn.names)
+        return drawn.index[number]
+
     def point(self, state: RunState, number: int) -> Params:
         """What a level moves, at its present value."""
         params = state.slots[self.levels[number].moves].params
-        return [params[i] for i in self.index[number]]
+        return [params[i] for i in self.index(state, number)]
 
     def put(self, state: RunState, number: int, values: Params) -> None:
         """Set what a level moves."""
         slot = state.slots[self.levels[number].moves]
         slot.version += 1
-        for i, value in zip(self.index[number], values, strict=True):
+        for i, value in zip(self.index(state, number), values, strict=True):
             slot.params[i] = value
 
     def leaves(self, state: RunState, name: str) -> None:
@@ -102,7 +111,7 @@ class Engine:
         slot = state.slots[name]
         for number in self.movers[name]:
             if name != TASK and self.taping(number):
-                for i in self.index[number]:
+                for i in self._index[number]:
                     if not slot.params[i].requires_grad:
                         slot.params[i] = slot.params[i].detach().requires_grad_()
 

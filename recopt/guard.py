@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from . import tree
-from .state import Guard, Params, State
+from .state import Guard
+from .strategy import Params, State
 
 EXPLODE = 10.0
 """A loss above this multiple of the largest among the first good ones is an explosion."""

@@ -22,7 +22,6 @@ class Mover:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.levels = engine, engine.levels
-        self._logged: dict[str, list[int]] = {}
 
     def move(self, state: RunState, number: int) -> None:
         """Step level ``number`` if it has a signal, or start its slot afresh if that is due."""
@@ -30,9 +29,10 @@ class Mover:
         if level.moves in state.resets and number == max(self.engine.movers[level.moves]):
             self._afresh(state, level.moves)
         if level.gradient == "value" and level.moves != TASK:
-            self.engine.searcher.begin(number)
-            if signal is not None:
-                self._record(state, number, [], [], signal)
+            if self.engine.searcher.due(number):
+                # Noted first, so that the state to come back to holds the note as well.
+                self._record(state, number, [], [], None if level.moves in state.resets else signal)
+                self.engine.searcher.begin(number)
             return
         if level.moves in state.resets:
             return
@@ -70,7 +70,7 @@ class Mover:
             made = (
                 self._first(state, number, signal, rng)
                 if engine.graph.order(number)
-                else self._zero(state, number, rng)
+                else self._zero(state, number, signal, rng)
             )
             delta = self._checked(state, number, signal, made, point)
             new = [p + d for p, d in zip(point, delta, strict=True)]
@@ -80,7 +80,7 @@ class Mover:
         engine.put(state, number, new if taped else tree.detach(new))
         if level.moves != TASK:
             engine.leaves(state, level.moves)
-        self._record(state, number, new if taped else [], delta if taped else [], signal)
+        self._record(state, number, new, delta, signal)
         self._log(state, number, signal, made, delta, batched)
 
     def _first(self, state: RunState, number: int, signal: Signal, rng: Generator) -> Step:
@@ -90,7 +90,7 @@ class Mover:
         point = engine.point(state, number)
         return caller.step(state.slots[level.by].params, level, point, signal, own.strategy, own.normal, rng, tasks)
 
-    def _zero(self, state: RunState, number: int, rng: Generator) -> Step:
+    def _zero(self, state: RunState, number: int, signal: Signal, rng: Generator) -> Step:
         """A zero-order strategy on the task itself: its proposals are scored on the batch at hand."""
         engine, level, own = self.engine, self.levels[number], state.levels[number]
         caller, slot = engine.callers[level.by], state.slots[TASK]
@@ -100,21 +100,25 @@ class Mover:
         def propose(point: Params, strategy: State) -> list[Params]:
             return list(module.propose(point, strategy, rng))
 
-        found = over_tasks(propose, (engine.point(state, number), own.strategy), engine.tasks, False)
+        point = engine.point(state, number)
+        found = over_tasks(propose, (point, own.strategy), engine.tasks, False)
         losses = []
         for candidate in found:
+            if all(torch.equal(a, b) for a, b in zip(candidate, point, strict=True)):
+                losses.append(signal.loss)
+                continue
             params = list(slot.params)
-            for i, value in zip(engine.index[number], candidate, strict=True):
+            for i, value in zip(engine.index(state, number), candidate, strict=True):
                 params[i] = value
             losses.append(engine.evaluator.value(slot, params, batch))
-        engine.budget.spend(engine.searcher.payer(state), loss=engine.tasks * len(found))
+            engine.budget.spend(engine.searcher.payer(state), loss=engine.tasks)
 
         def decide(point: Params, strategy: State, points: list[Params], losses: list[Tensor]) -> tuple[Params, State]:
             trials = [Trial(p, x) for p, x in zip(points, losses, strict=True)]
             delta, after = module(point, trials, strategy, rng)
             return delta, after
 
-        arguments = (engine.point(state, number), own.strategy, found, losses)
+        arguments = (point, own.strategy, found, losses)
         delta, after = over_tasks(decide, arguments, engine.tasks, False)
         return Step(delta, after, own.normal, [])
 
@@ -129,6 +133,8 @@ class Mover:
         if signal.bad is not None:
             delta = tree.choose(signal.bad, [torch.zeros_like(d) for d in delta], delta)
             made.strategy = tree.choose(signal.bad, tree.detach(own.strategy), made.strategy)
+            if own.normal:
+                made.normal = tree.choose(signal.bad, tree.detach(own.normal), made.normal)
         if level.null_step:
             loss = signal.loss.detach()
             if own.before is not None and own.score is not None and bool(loss.mean() > own.score.mean()):
@@ -146,16 +152,17 @@ class Mover:
         self._record(state, number, [], [], signal, null=True)
 
     def _record(
-        self, state: RunState, number: int, point: Params, delta: Params, signal: Signal, null: bool = False
+        self, state: RunState, number: int, point: Params, delta: Params, signal: Signal | None, null: bool = False
     ) -> None:
-        """Note an update in the windows of the levels above."""
+        """Note an update in the windows of the levels above; ``signal`` is what came before it, if anything did."""
         for n in self.engine.above(number):
             window = state.levels[n].window
             k = self.engine.graph.subjects[n].index(number)
-            if not window.records[k] and window.start[k] is None:
+            if signal is not None and not window.records[k] and window.start[k] is None:
                 window.start[k] = Record([], [], signal.loss.detach())
             keep = self.engine.taping(n)
-            window.records[k].append(Record(list(point) if keep else [], list(delta) if keep else [], null=null))
+            update = list(delta) if keep else tree.detach(delta) if self.levels[n].penalty_update else []
+            window.records[k].append(Record(list(point) if keep else [], update, null=null))
 
     # fresh starts
 
@@ -165,9 +172,12 @@ class Mover:
         draw = slot.draw + 1
         if name == TASK:
             state.slots[name] = engine.evaluator.fresh(draw)
+            state.slots[name].version = slot.version + 1
         else:
             fresh = engine.graph.slots[name].afresh(engine.seed, draw).to(engine.device, engine.dtype)
-            state.slots[name] = SlotState([p.detach() for p in fresh.parameters()], [], draw=draw)
+            state.slots[name] = SlotState(
+                [p.detach() for p in fresh.parameters()], [], draw=draw, version=slot.version + 1
+            )
             engine.leaves(state, name)
         state.guards.pop(name, None)
         for number in engine.movers[name]:
@@ -194,12 +204,11 @@ class Mover:
 
     def hyperparameters(self, state: RunState, number: int) -> None:
         """The hyperparameters a level has just stepped with, where they changed."""
-        name = self.levels[number].by
+        name, own = self.levels[number].by, state.levels[number]
         params = state.slots[name].params
-        seen = [id(p) for p in params]
-        if self._logged.get(name) == seen:
+        if own.logged == state.slots[name].version:
             return
-        self._logged[name] = seen
+        own.logged = state.slots[name].version
         strategy = self.engine.graph.slots[name]
         found = strategy.natural(dict(zip(self.engine.graph.names[name], [p.detach() for p in params], strict=True)))
         if found:

@@ -52,12 +52,23 @@ class Searcher:
                     return False
         return True
 
+    def due(self, number: int) -> bool:
+        """Whether level ``number`` may begin a search: one at a time, by turns, among levels of which neither is below.
+
+        Two searches that overlap without one holding the other would take back each other's choices.
+        """
+        levels, below = self.engine.state.levels, self.engine.collector.under
+        if levels[number].search is not None:
+            return False
+        rivals = [n for n in self.numbers if n != number and n not in below[number] and number not in below[n]]
+        return all(levels[n].search is None and levels[n].steps >= levels[number].steps for n in rivals)
+
     def begin(self, number: int) -> None:
         """Ask for proposals and set the first; remember the state to come back to."""
         engine, state = self.engine, self.engine.state
         own, level = state.levels[number], engine.levels[number]
-        if own.search is not None:
-            return
+        # Its window opens now, whatever was noted while it waited for its turn.
+        engine.collector.reopen(own)
         if not self.active(state):
             engine.hand_on(state)
         point = tree.detach(engine.point(state, number))
@@ -76,8 +87,11 @@ class Searcher:
         engine, state = self.engine, self.engine.state
         own = state.levels[number]
         search = own.search
-        assert search is not None
-        search.scores.append(value(engine.levels[number], own.window, engine.collector.slots(number)))
+        if search is None:
+            engine.collector.reopen(own)
+            return False
+        point = engine.point(state, number)
+        search.scores.append(value(engine.levels[number], own.window, engine.collector.slots(number), point))
         engine.collector.judged(state, number)
         if len(search.scores) < len(search.candidates):
             self._back(number, search)
@@ -90,8 +104,7 @@ class Searcher:
         assert search.start is not None
         state.levels[number].search = None
         search.ends.append(state.copy())
-        engine.state = tree.snapshot(search.start)
-        set_global_rng(search.start.rng)
+        self._go(search.start)
         engine.state.levels[number].search = search
         self._set(engine.state, number, search.candidates[len(search.scores)])
 
@@ -109,13 +122,22 @@ class Searcher:
         new = [p + d for p, d in zip(search.point, delta, strict=True)]
         winner = nearest(new, search.candidates, search.scores)
         if winner < len(search.ends):
-            engine.state = state = tree.snapshot(search.ends[winner])
-            set_global_rng(search.ends[winner].rng)
+            self._go(search.ends[winner])
+            state = engine.state
             own = state.levels[number]
         own.strategy, own.rng, own.steps = after, rng.get_state(), own.steps + 1
         self._set(state, number, new)
         state.pending[number] = Signal(search.scores[winner])
         self._log(number, search, winner, delta)
+
+    def _go(self, to: RunState) -> None:
+        """Make a copy of ``to`` the run's state."""
+        engine = self.engine
+        engine.state = tree.snapshot(to)
+        set_global_rng(to.rng)
+        engine.collector.held_out = None
+        for name in engine.graph.slots:
+            engine.leaves(engine.state, name)
 
     def _set(self, state: RunState, number: int, values: Params) -> None:
         self.engine.put(state, number, tree.detach(values))

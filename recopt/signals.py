@@ -10,12 +10,16 @@ from torch import Tensor
 from . import tree
 from .errors import RecoptError
 from .level import TASK
-from .state import Record, RunState, Signal, Window
+from .state import LevelState, Record, RunState, Signal, Window
 from .strategy import Params
-from .tape import Closing, DisconnectedError, close
+from .tape import Closing, close
 
 if TYPE_CHECKING:
     from .engine import Engine
+
+
+DEAF = 10
+"""Updates below a level, in at least two windows, without any hypergradient: then it is taken for disconnected."""
 
 
 class Collector:
@@ -41,7 +45,8 @@ class Collector:
             loss, grads, slot.buffers = engine.evaluator.gradient(slot, batch, self._graph_needed(state))
             engine.budget.spend(payer, gradient=engine.tasks)
         else:
-            loss = engine.evaluator.value(slot, slot.params, batch)
+            with torch.no_grad():
+                loss, slot.buffers = engine.evaluator.losses(slot, slot.params, batch)
             engine.budget.spend(payer, loss=engine.tasks)
         slot.seen += 1
         engine.log(state, 0, {"loss": loss.detach().mean() if loss.ndim else loss.detach()})
@@ -52,7 +57,7 @@ class Collector:
             grads = [torch.where(s, 0.0, g).detach() for s, g in zip(still, grads, strict=True)]
             pairs = [(t, g) for (t, _), g in zip(pairs, grads, strict=False)]
         for n in numbers:
-            own = None if grads is None else [grads[i] for i in engine.index[n]]
+            own = None if grads is None else [grads[i] for i in engine.index(state, n)]
             known = size if own is not None and len(own) == len(slot.params) else None
             state.pending[n] = Signal(loss, own, pairs, bad=bad, norm=known)
 
@@ -94,7 +99,7 @@ class Collector:
             engine.log(state, 0, {"valid_loss": loss.detach().mean()})
             self.held_out = Signal(loss, grads, list(zip(slot.params, grads, strict=False)))
         held = self.held_out
-        own = [held.grads[i] for i in engine.index[m]] if held.grads else None
+        own = [held.grads[i] for i in engine.index(state, m)] if held.grads else None
         return Signal(held.loss, own, held.pairs, bad=signal.bad)
 
     # exact windows
@@ -121,24 +126,39 @@ class Collector:
         """The signal of a full window, to the levels that move the same slot; a new window begins."""
         engine, level, own = self.engine, self.levels[number], state.levels[number]
         over = [e for e in self.exact if number in self.under[e]]
+        # A search may come back to before this window closed, and close it again.
         others = any(n != number and engine.taping(n) for n in range(len(self.levels)))
+        others = others or engine.searcher.active(state)
         how = Closing(exact=any(e not in self.closing for e in over), keep=others)
         moved = engine.point(state, number)
-        try:
-            with torch.set_grad_enabled(how.exact):
-                signal = close(level, own.window, self.slots(number), moved, how)
-        except DisconnectedError:
-            raise RecoptError(
-                f"Level {number + 1} gets no hypergradient: the updates of '{level.moves}' do not depend on "
-                f"{', '.join(self.graph.names[level.moves][i] for i in engine.index[number])}. "
-                "Read the parameters inside the strategy's forward, without detaching them."
-            ) from None
+        with torch.set_grad_enabled(how.exact):
+            signal = close(level, own.window, self.slots(number), moved, how)
+        self._heard(own, number, signal)
+        if signal.grads is None:
+            signal.grads = [torch.zeros_like(p) for p in moved]
         engine.budget.spend(engine.searcher.payer(state), hypergradient=1)
         own.window = self._next_window(own.window, how.exact)
         self._deliver(state, number, signal)
         if not over:
             self._cut(state, number)
         self._episode(state, number)
+
+    def _heard(self, own: LevelState, number: int, signal: Signal) -> None:
+        """Refuse a level that never had a hypergradient.
+
+        A rule may use a hyperparameter only from some step on (Adam's betas from its second), so a few updates are
+        not enough to tell.
+        """
+        if own.deaf < 0:
+            return
+        again = own.deaf > 0
+        own.deaf = own.deaf + (self.levels[number].every or 1) if signal.grads is None else -1
+        if again and own.deaf >= DEAF:
+            raise RecoptError(
+                f"Level {number + 1} gets no hypergradient: the updates of '{self.levels[number].moves}' do not "
+                f"depend on {', '.join(self.graph.names[self.levels[number].moves][i] for i in self.engine.index(state, number))}. "
+                "Read the parameters inside the strategy's forward, without detaching them."
+            )
 
     def _deliver(self, state: RunState, number: int, signal: Signal) -> None:
         """Hand a level its own signal, past the guard of the slot that it moves."""
@@ -178,7 +198,7 @@ class Collector:
                 continue
             name = self.levels[m].moves
             params = state.slots[name].params
-            for i in engine.index[m]:
+            for i in engine.index(state, m):
                 params[i] = params[i].detach()
             if name != TASK:
                 engine.leaves(state, name)
@@ -208,6 +228,9 @@ class Collector:
 
     def judged(self, state: RunState, number: int) -> None:
         """What follows when a zero-order level's window has closed."""
-        own = state.levels[number]
-        own.window = self._next_window(own.window, False)
+        self.reopen(state.levels[number])
         self._episode(state, number)
+
+    def reopen(self, own: LevelState) -> None:
+        """Begin a new window at the present evaluation, without a tape."""
+        own.window = self._next_window(own.window, False)

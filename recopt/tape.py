@@ -21,10 +21,6 @@ from .objective import score
 from .state import Pair, Params, Record, Signal, Window
 
 
-class DisconnectedError(RuntimeError):
-    """A level's hypergradient is None for everything it moves: the strategy below ignores it."""
-
-
 @dataclass(frozen=True)
 class Closing:
     """How a window ends: ``exact`` if a level above goes on differentiating, ``keep`` if others need the graph."""
@@ -38,22 +34,31 @@ def _spread(weight: Tensor, like: Tensor) -> Tensor:
     return weight.view(-1, *[1] * (like.ndim - 1)) if weight.ndim else weight
 
 
-def _weighted(level: Level, records: Sequence[Record], start: Record | None) -> tuple[Tensor, list[list[Pair]]]:
-    """The score of one subject's window (0-dimensional), and its pairs record by record, the start's first."""
+def _done(records: Sequence[Record]) -> list[Record]:
+    return [r for r in records if r.loss is not None]
+
+
+def _scored(level: Level, records: Sequence[Record], start: Record | None) -> tuple[Tensor, list[list[Pair]]]:
+    """The score of one subject's updates (0-dimensional), and its pairs record by record, the start's first."""
     losses = [r.loss for r in records if r.loss is not None]
     value, weights = score(level.objective or "mean", losses, start.loss if start else None)
     share = 1 / value.numel()
-    pairs = []
-    for record, weight in zip([start or Record([], []), *records], weights, strict=True):
-        found = [(t, c * _spread(weight * share, c)) for t, c in record.pairs]
-        if level.penalty_update:
-            found += [(u, 2 * level.penalty_update * share * u) for u in record.update]
-        pairs.append(found)
-    value = value.mean()
-    updates = [u for r in records for u in r.update] if level.penalty_update else []
-    if updates:
-        value = value + level.penalty_update * share * torch.stack([(u * u).sum() for u in updates]).sum()
-    return value, pairs
+    pairs = [
+        [(t, c * _spread(weight * share, c)) for t, c in record.pairs]
+        for record, weight in zip([start or Record([], []), *records], weights, strict=True)
+    ]
+    return value.mean(), pairs
+
+
+def _penalty(level: Level, records: Sequence[Record]) -> tuple[Tensor, list[Pair]]:
+    """The penalty on one subject's updates, the mean over tasks, and its pairs."""
+    updates = [u for r in records for u in r.update]
+    if not updates:
+        return torch.zeros(()), []
+    tasks = next(r.loss.numel() for r in records if r.loss is not None)
+    weight = level.penalty_update / tasks
+    value = weight * torch.stack([(u * u).sum() for u in updates]).sum()
+    return value, [(u, 2 * weight * u) for u in updates]
 
 
 def _bound(records: Sequence[Record], pairs: Sequence[Sequence[Pair]]) -> Tensor:
@@ -73,59 +78,69 @@ def close(level: Level, window: Window, slots: Sequence[str], moved: Params, how
     """The signal of a full window: meta-loss, hypergradient with respect to ``moved``, and what is behind it.
 
     ``slots`` names what each subject moves: several that move one slot (parameter groups) have one loss.
-
-    Raises:
-        DisconnectedError: if no entry of ``moved`` has any influence on what the window recorded.
+    The signal's ``grads`` are None if no entry of ``moved`` has any influence on what the window recorded.
     """
     total: Tensor | None = None
     pairs: list[Pair] = []
     bound: Tensor | None = None
     counted: set[str] = set()
     for records, start, slot in zip(window.records, window.start, slots, strict=True):
-        done = [r for r in records if r.loss is not None]
-        if not done or (slot in counted and level.second_order):
-            continue
-        value, found = _weighted(level, done, start)
-        if slot not in counted:
-            total = value if total is None else total + value
-        counted.add(slot)
-        pairs += [pair for step in found for pair in step]
-        if level.normalize == "cosine":
-            extra = _bound(done, found[1:])
-            bound = extra if bound is None else bound + extra
+        done = _done(records)
+        # With second derivatives the pairs are of the whole slot, for all of its groups.
+        if done and not (slot in counted and level.second_order):
+            value, found = _scored(level, done, start)
+            if slot not in counted:
+                total = value if total is None else total + value
+            counted.add(slot)
+            pairs += [pair for step in found for pair in step]
+            if level.normalize == "cosine":
+                extra = _bound(done, found[1:])
+                bound = extra if bound is None else bound + extra
     if total is None:
         raise ValueError("an empty window has no score")
-    if level.penalty_moved:
-        total = total + level.penalty_moved * torch.stack([(p * p).sum() for p in moved]).sum()
-        pairs += [(p, 2 * level.penalty_moved * p) for p in moved]
+    more, at = _penalties(level, window, moved)
+    total, pairs = total + more, pairs + at
     grads = product(pairs, moved, how)
     if not how.exact:
         total, pairs = total.detach(), [(t, c.detach()) for t, c in pairs]
     return Signal(loss=total, grads=grads, pairs=pairs, bound=bound)
 
 
-def value(level: Level, window: Window, slots: Sequence[str]) -> Tensor:
+def _penalties(level: Level, window: Window, moved: Params) -> tuple[Tensor, list[Pair]]:
+    """What is added to a window's score, and its pairs."""
+    total, pairs = moved[0].new_zeros(()), []
+    for records in window.records if level.penalty_update else []:
+        value, found = _penalty(level, _done(records))
+        total, pairs = total + value.to(total), pairs + found
+    if level.penalty_moved:
+        total = total + level.penalty_moved * torch.stack([(p * p).sum() for p in moved]).sum()
+        pairs += [(p, 2 * level.penalty_moved * p) for p in moved]
+    return total, pairs
+
+
+def value(level: Level, window: Window, slots: Sequence[str], moved: Params) -> Tensor:
     """The score of a full window alone, 0-dimensional."""
     found: dict[str, Tensor] = {}
     for records, start, slot in zip(window.records, window.start, slots, strict=True):
-        done = [r for r in records if r.loss is not None]
+        done = _done(records)
         if done and slot not in found:
-            found[slot] = _weighted(level, done, start)[0].detach()
-    return torch.stack(list(found.values())).sum()
+            found[slot] = _scored(level, done, start)[0].detach()
+    total = torch.stack(list(found.values())).sum()
+    return total + _penalties(level, window, moved)[0].detach().to(total)
 
 
-def product(pairs: Sequence[Pair], moved: Params, how: Closing) -> Params:
-    """Σ cᵀ ∂t/∂moved over the ``pairs`` (t, c)."""
+def product(pairs: Sequence[Pair], moved: Params, how: Closing) -> Params | None:
+    """Σ cᵀ ∂t/∂moved over the ``pairs`` (t, c); None if no t depends on ``moved``."""
     live = [(t, c) for t, c in pairs if t.requires_grad]
     if not pairs:
         return [torch.zeros_like(p) for p in moved]
     if not live:
-        raise DisconnectedError
+        return None
     outputs = [t for t, _ in live]
     cotangents = [c if how.exact else c.detach() for _, c in live]
     found = torch.autograd.grad(
         outputs, moved, cotangents, retain_graph=how.keep or how.exact, create_graph=how.exact, allow_unused=True
     )
     if all(g is None for g in found):
-        raise DisconnectedError
+        return None
     return [torch.zeros_like(p) if g is None else g for g, p in zip(found, moved, strict=True)]

@@ -83,7 +83,7 @@ def graph(stack: str, settings: Settings | None = None, rules: Mapping[str, type
     for term in (t for layer in layers for t in layer):
         if term.slot not in slots:
             kind = (rules or {}).get(term.name) or load_strategy(term.name)
-            slots[term.slot] = kind(**term.settings, **{"domains": d for s, d in (domains or {}).items() if s == term.slot})
+            slots[term.slot] = kind(**term.settings, domains=(domains or {}).get(term.slot))
     found = levels_of(layers, {k: [n for n, _ in s.named_parameters()] for k, s in slots.items()})
     levels = [
         Level(**{**level.model_dump(exclude_unset=True), **settings.get(0, {}), **settings.get(n, {})})
