@@ -18,6 +18,7 @@ from . import state as state_module
 from .budget import Budget
 from .engine import Engine
 from .errors import RecoptError
+from .level import TASK
 from .state import RunState
 
 FORMAT = "1"
@@ -110,11 +111,24 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as why:
         raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged ({why}).") from None
+    if not isinstance(header, dict):
+        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (its header is no mapping).")
     if header.get("format") != FORMAT:
         raise RecoptError(
             f"{path} has format {header.get('format')}, and this recopt reads {FORMAT}: use the one that wrote it."
         )
     return header, tensors
+
+
+def _state(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> RunState:
+    try:
+        state = unpack(header["state"], tensors, device)
+        _, _, _ = int(header["step"]), int(header["replay"]), Budget.from_plain(header["budget"])
+    except (KeyError, TypeError, ValueError, AttributeError) as why:
+        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged ({why!r}).") from None
+    if not isinstance(state, RunState):
+        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (it holds no state).")
+    return state
 
 
 def load(engine: Engine, path: Path) -> Any:
@@ -124,8 +138,11 @@ def load(engine: Engine, path: Path) -> Any:
         RecoptError: if there is no checkpoint, it is damaged, or it belongs to another graph or task.
     """
     header, tensors = _open(path)
-    state: RunState = unpack(header["state"], tensors, engine.device)
-    mine = {name: [tuple(p.shape) for p in slot.params] for name, slot in engine.state.slots.items()}
+    state = _state(path, header, tensors, engine.device)
+    # The tasks of another draw may have models of another structure.
+    task = engine.evaluator.fresh(state.slots[TASK].draw)
+    own = {**engine.state.slots, TASK: task}
+    mine = {name: [tuple(p.shape) for p in slot.params] for name, slot in own.items()}
     theirs = {name: [tuple(p.shape) for p in slot.params] for name, slot in state.slots.items()}
     if mine != theirs or len(state.levels) != len(engine.levels):
         odd = next((n for n in {*mine, *theirs} if mine.get(n) != theirs.get(n)), "levels")
@@ -139,4 +156,4 @@ def load(engine: Engine, path: Path) -> Any:
 def read(path: Path) -> tuple[RunState, int]:
     """The state in a checkpoint (its last clean moment), on the CPU, and the step it was written at."""
     header, tensors = _open(path)
-    return unpack(header["state"], tensors, torch.device("cpu")), header["step"]
+    return _state(path, header, tensors, torch.device("cpu")), header["step"]

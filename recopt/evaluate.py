@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +27,17 @@ def mix(*parts: int) -> int:
     return value >> 1
 
 
+@dataclass
+class Drawn:
+    """The tasks of one draw, which run side by side, and what their models have in common."""
+
+    tasks: list[Task]
+    names: list[str]
+    moving: list[bool]
+    patched: Patched
+    index: dict[int, list[int]] = field(default_factory=dict)
+
+
 class Evaluator:
     """Draws tasks of a family and evaluates them.
 
@@ -36,30 +48,39 @@ class Evaluator:
     """
 
     def __init__(self, family: Task, count: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.family, self.count, self.seed, self.device, self.dtype = family, count, seed, device, dtype
-        self._drawn: dict[int, list[Task]] = {}
-        self._attends: bool | None = None
-        module = self.module(0)
-        self.names = [n for n, p in module.named_parameters() if p.requires_grad]
-        self._moving = [p.requires_grad for p in module.parameters()]
-        self.patched = Patched(module)
+        self.family, self.count, self.seed, self.device, self.dtype = family.to(device), count, seed, device, dtype
+        self._found: dict[int, Drawn] = {}
+        self._attends: dict[int, bool] = {}
 
     @property
     def batched(self) -> bool:
         """Whether the slot's tensors have a leading dimension over tasks."""
         return self.count > 1
 
+    def drawn(self, draw: int) -> Drawn:
+        """Draw number ``draw``: a pure function of the seed and its number."""
+        found = self._found.get(draw)
+        if found is None:
+            # A run may go back by one draw, where trials are taken back; older ones are not needed again.
+            self._found = {k: v for k, v in self._found.items() if k >= draw - 2}
+            seeds = [self.seed if draw == n == 0 else mix(self.seed, draw, n) for n in range(self.count)]
+            tasks = self.family.draw(seeds)
+            module = self._made(tasks[0])
+            names = [n for n, p in module.named_parameters() if p.requires_grad]
+            same = type(self.family).draw is Task.draw and self._found
+            patched = next(iter(self._found.values())).patched if same else Patched(module)
+            found = self._found[draw] = Drawn(tasks, names, [p.requires_grad for p in module.parameters()], patched)
+        return found
+
     def tasks(self, draw: int) -> list[Task]:
         """The tasks of draw number ``draw``."""
-        if draw not in self._drawn:
-            self._drawn = {k: v for k, v in self._drawn.items() if k >= draw - 2}
-            seeds = [self.seed if draw == n == 0 else mix(self.seed, draw, n) for n in range(self.count)]
-            self._drawn[draw] = [self.family.sample(seed) for seed in seeds]
-        return self._drawn[draw]
+        return self.drawn(draw).tasks
 
     def module(self, draw: int, n: int = 0) -> torch.nn.Module:
         """A fresh model of task ``n`` of a draw; torch's global generator is left as it was."""
-        task = self.tasks(draw)[n]
+        return self._made(self.tasks(draw)[n])
+
+    def _made(self, task: Task) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
             return task.model().to(self.device, self.dtype)
@@ -90,46 +111,55 @@ class Evaluator:
             return leaf
         return leaf.to(self.device, dtype, non_blocking=True)
 
-    def load(self, params: Params, buffers: list[Tensor]) -> torch.nn.Module:
+    def load(self, draw: int, params: Params, buffers: list[Tensor]) -> torch.nn.Module:
         """The patched model with these values (of one task)."""
+        drawn = self.drawn(draw)
         moved, still = iter(params), iter(buffers)
-        values = [next(moved) if moving else next(still) for moving in self._moving]
-        return self.patched.load(values, list(still))
+        values = [next(moved) if moving else next(still) for moving in drawn.moving]
+        return drawn.patched.load(values, list(still))
 
-    def _loss(self, params: Params, buffers: list[Tensor], task: Task, batch: Any) -> tuple[Tensor, list[Tensor]]:
-        module = self.load(params, buffers)
-        loss = task.loss(module, batch)
-        kept = len(self._moving) - len(params)
-        return loss, [*buffers[:kept], *self.patched.buffers()]
+    def _loss(
+        self, draw: int, params: Params, buffers: list[Tensor], task: Task, batch: Any
+    ) -> tuple[Tensor, list[Tensor]]:
+        drawn = self.drawn(draw)
+        loss = task.loss(self.load(draw, params, buffers), batch)
+        kept = len(drawn.moving) - len(params)
+        return loss, [*buffers[:kept], *drawn.patched.buffers()]
 
     def losses(self, slot: SlotState, params: Params, batch: Any) -> tuple[Tensor, list[Tensor]]:
         """The loss at ``params``, 0-dimensional or one per task, and the buffers after it."""
         tasks = self.tasks(slot.draw)
         if not self.batched:
-            return self._loss(params, slot.buffers, tasks[0], batch)
+            return self._loss(slot.draw, params, slot.buffers, tasks[0], batch)
         if not tasks[0].vectorize:
             found = [
-                self._loss([p[n] for p in params], [b[n] for b in slot.buffers], task, batch[n])
+                self._loss(slot.draw, [p[n] for p in params], [b[n] for b in slot.buffers], task, batch[n])
                 for n, task in enumerate(tasks)
             ]
             return tree.stack(found)
-        mapped = torch.func.vmap(lambda p, b, x: self._loss(p, b, tasks[0], x), randomness="different")
+        mapped = torch.func.vmap(lambda p, b, x: self._loss(slot.draw, p, b, tasks[0], x), randomness="different")
         loss, buffers = mapped(params, slot.buffers, tree.stack(batch))
         # Nothing of the mapped call may stay in the module.
-        self.load([p[0].detach() for p in params], [b[0].detach() for b in slot.buffers])
+        self.load(slot.draw, [p[0].detach() for p in params], [b[0].detach() for b in slot.buffers])
         return loss, buffers
 
     def gradient(self, slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Params, list[Tensor]]:
         """Loss, gradient and buffers at the slot's value; with a graph through it, or none at all."""
         params = slot.params if graph else [p.detach() for p in slot.params]
         params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
-        if graph and self._attends is None:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
-                self._attends = attends(lambda: self.losses(slot, params, batch))
-        with twice_differentiable() if graph and self._attends else nullcontext(), torch.enable_grad():
+        plain = not (graph and self._attention(slot, params, batch))
+        with nullcontext() if plain else twice_differentiable(), torch.enable_grad():
             loss, buffers = self.losses(slot, params, batch)
             grads = torch.autograd.grad(loss.sum(), params, create_graph=graph, materialize_grads=True)
         return (loss if graph else loss.detach()), list(grads), tree.detach(buffers)
+
+    def _attention(self, slot: SlotState, params: Params, batch: Any) -> bool:
+        """Whether the model uses attention; found out once for each patched model."""
+        key = id(self.drawn(slot.draw).patched)
+        if key not in self._attends:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                self._attends[key] = attends(lambda: self.losses(slot, params, batch))
+        return self._attends[key]
 
     def value(self, slot: SlotState, params: Params, batch: Any) -> Tensor:
         """The loss at ``params`` alone, without a graph."""

@@ -133,7 +133,7 @@ class Collector:
         moved = engine.point(state, number)
         with torch.set_grad_enabled(how.exact):
             signal = close(level, own.window, self.slots(number), moved, how)
-        self._heard(own, number, signal)
+        self._heard(state, number, signal)
         if signal.grads is None:
             signal.grads = [torch.zeros_like(p) for p in moved]
         engine.budget.spend(engine.searcher.payer(state), hypergradient=1)
@@ -143,20 +143,22 @@ class Collector:
             self._cut(state, number)
         self._episode(state, number)
 
-    def _heard(self, own: LevelState, number: int, signal: Signal) -> None:
+    def _heard(self, state: RunState, number: int, signal: Signal) -> None:
         """Refuse a level that never had a hypergradient.
 
         A rule may use a hyperparameter only from some step on (Adam's betas from its second), so a few updates are
         not enough to tell.
         """
+        own, level = state.levels[number], self.levels[number]
         if own.deaf < 0:
             return
         again = own.deaf > 0
-        own.deaf = own.deaf + (self.levels[number].every or 1) if signal.grads is None else -1
+        own.deaf = own.deaf + (level.every or 1) if signal.grads is None else -1
         if again and own.deaf >= DEAF:
+            names = [self.graph.names[level.moves][i] for i in self.engine.index(state, number)]
             raise RecoptError(
-                f"Level {number + 1} gets no hypergradient: the updates of '{self.levels[number].moves}' do not "
-                f"depend on {', '.join(self.graph.names[self.levels[number].moves][i] for i in self.engine.index(state, number))}. "
+                f"Level {number + 1} gets no hypergradient: the updates of '{level.moves}' do not depend on "
+                f"{', '.join(names)}. "
                 "Read the parameters inside the strategy's forward, without detaching them."
             )
 
