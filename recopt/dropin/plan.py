@@ -133,8 +133,6 @@ def _set(level: Level, number: int, options: Options) -> Level:
         given.setdefault("normalize", normalize)
     if number == 2 and every is not None:
         given.setdefault("every", every)
-        if every > 1:
-            given.setdefault("gradient", "unroll")
     try:
         return Level(**{**level.model_dump(exclude_none=True), **given})
     except ValidationError as why:

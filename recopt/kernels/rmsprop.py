@@ -31,8 +31,8 @@ class RmspropKernel:
         return not strategy.centered and not strategy.on("weight_decay")
 
     def begin(self, point: Params, taped: bool) -> State:
-        """The strategy's state, and room for the last gradient."""
-        state = self.strategy.init(point)
+        """The strategy's state, how many steps were made, and room for the last gradient."""
+        state = {**self.strategy.init(point), "made": 0}
         if taped:
             state["grads"] = [torch.zeros_like(p) for p in point]
         return state
@@ -40,6 +40,7 @@ class RmspropKernel:
     def step(self, point: Params, grads: Params, state: State, value: Values, scale: float) -> None:
         """θ += scale · u."""
         rate, decay = -scale * value["lr"], value["decay"]
+        state["made"] += 1
         buffers, kept = state.get("momentum", grads), state.get("grads", grads)
         for p, g, v, b, k in chunks(point, grads, state["square"], buffers, kept):
             if "grads" in state:
@@ -76,7 +77,12 @@ class RmspropKernel:
 
     def pull(self, sums: Mapping[str, float], state: State, value: Values, scale: float) -> dict[str, float]:
         """⟨∂u/∂value, c⟩."""
-        return _pull(sums, value, scale, self.momentum)
+        out = _pull(sums, value, scale)
+        if self.momentum:
+            # Exactly 0 while the buffer before was: not the rounding error of a difference.
+            before = (sums["b"] - sums["gw"]) / value["momentum"] if state["made"] > 1 else 0.0
+            out |= {"lr": -scale * sums["b"], "momentum": -scale * value["lr"] * before}
+        return out
 
     def last(self, point: Params, state: State, value: Values, scale: float) -> Params:
         """u again."""
@@ -90,13 +96,11 @@ class RmspropKernel:
         return list(out)
 
 
-def _pull(sums: Mapping[str, float], value: Values, scale: float, momentum: bool) -> dict[str, float]:
+def _pull(sums: Mapping[str, float], value: Values, scale: float) -> dict[str, float]:
+    """Without momentum."""
     lr, decay = scale * value["lr"], value["decay"]
-    along = sums["b"] if momentum else sums["gw"]
-    out = {"lr": -scale * along, "eps": lr * sums["z"], "decay": lr / (2 * decay) * (sums["zr"] - sums["zg"])}
-    if momentum:
-        out["momentum"] = -lr * (along - sums["gw"]) / value["momentum"]
-    return out
+    slope = lr / (2 * decay) * (sums["zr"] - sums["zg"])
+    return {"lr": -scale * sums["gw"], "eps": lr * sums["z"], "decay": slope}
 
 
 class RmspropFormula:
@@ -122,8 +126,9 @@ class RmspropFormula:
             steps.append(g / (r + eps))
         state["rows"] = rows
         if self.momentum:
-            mu = value["momentum"]
-            steps = state["momentum"] = [mu * b + s for b, s in zip(state["momentum"], steps, strict=True)]
+            mu, before = value["momentum"], state["momentum"]
+            state["before"] = before
+            steps = state["momentum"] = [mu * b + s for b, s in zip(before, steps, strict=True)]
         return [rate * s for s in steps]
 
     def pull(self, cotangents: Sequence[float], state: State, value: Values) -> dict[str, float]:
@@ -136,7 +141,9 @@ class RmspropFormula:
             total += z
             zr += z * r
             zg += z * g * g / r
-        sums = {"gw": gw, "z": total, "zr": zr, "zg": zg}
+        out = _pull({"gw": gw, "z": total, "zr": zr, "zg": zg}, value, 1.0)
         if self.momentum:
-            sums["b"] = sum(b * c for b, c in zip(state["momentum"], cotangents, strict=True))
-        return _pull(sums, value, 1.0, self.momentum)
+            out["lr"] = -sum(b * c for b, c in zip(state["momentum"], cotangents, strict=True))
+            before = sum(b * c for b, c in zip(state["before"], cotangents, strict=True))
+            out["momentum"] = -value["lr"] * before
+        return out

@@ -1,0 +1,104 @@
+"""What a tower costs: the whole step (forward, backward, step) against torch.optim.Adam's on the same work.
+
+    python benchmarks/dropin_speed.py [--rounds N] [--steps N] [--threads N] [--published]
+
+MLP 784-128-10, batch 256, CPU, two threads. Each round times a block of steps of every optimizer in turn, and
+only ratios within a round are used, so that what else the machine does falls on all alike; the figure is the
+median over rounds with the quartiles. Targets: height 2 at most 1.3 times; each further level at most 1 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import recopt
+
+BATCH, WIDTH, HIDDEN, CLASSES = 256, 784, 128, 10
+
+
+def workload(make: Callable[[nn.Module], torch.optim.Optimizer]) -> Callable[[int], float]:
+    """A function that makes some steps and returns the seconds per step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, CLASSES))
+    x, y = torch.randn(BATCH, WIDTH), torch.randint(0, CLASSES, (BATCH,))
+    optimizer = make(model)
+
+    def block(steps: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        return (time.perf_counter() - begin) / steps
+
+    return block
+
+
+def published(height: int) -> Callable[[int], float]:
+    """The published towers (pip: gradient-descent-the-ultimate-optimizer): Adam / SGD / …, on the same work."""
+    from gradient_descent_the_ultimate_optimizer import gdtuo
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, CLASSES))
+    x, y = torch.randn(BATCH, WIDTH), torch.randint(0, CLASSES, (BATCH,))
+    optimizer = gdtuo.NoOpOptimizer()
+    for _ in range(height - 1):
+        optimizer = gdtuo.SGD(1e-7, optimizer=optimizer)
+    wrapped = gdtuo.ModuleWrapper(model, optimizer=gdtuo.Adam(optimizer=optimizer))
+    wrapped.initialize()
+
+    def block(steps: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(steps):
+            wrapped.begin()
+            loss = nn.functional.cross_entropy(wrapped.forward(x), y)
+            wrapped.zero_grad()
+            loss.backward(create_graph=True)
+            wrapped.step()
+        return (time.perf_counter() - begin) / steps
+
+    return block
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--published", action="store_true", help="also time the published implementation")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    stacks: dict[str, tuple[str, int]] = {
+        "adam": ("adam", 1), "adam/sgd": ("adam/sgd", 2), "adam/sgd x5": ("adam/sgd", 5),
+        "adam/sgd x10": ("adam/sgd", 10),
+        "adam/sgd x20": ("adam/sgd", 20), "adam x2": ("adam", 2), "adam x10": ("adam", 10), "adam x20": ("adam", 20),
+    }  # fmt: skip
+    work = {"torch.optim.Adam": workload(lambda m: torch.optim.Adam(m.parameters()))}
+    for name, (stack, depth) in stacks.items():
+        work[name] = workload(lambda m, s=stack, d=depth: recopt.Optimizer(m.parameters(), s, depth=d))
+    if options.published:
+        work |= {f"published height {h}": published(h) for h in (1, 2, 20)}
+    for block in work.values():
+        block(20)
+    ratios: dict[str, list[float]] = {name: [] for name in work}
+    base = []
+    for _ in range(options.rounds):
+        times = {name: block(options.steps) for name, block in work.items()}
+        base.append(times["torch.optim.Adam"])
+        for name, seconds in times.items():
+            ratios[name].append(seconds / base[-1])
+    print(f"torch.optim.Adam: {statistics.median(base) * 1e3:.3f} ms a step, {options.threads} threads")
+    for name, found in ratios.items():
+        low, middle, high = statistics.quantiles(found, n=4)
+        print(f"{name:24s} {middle:6.3f}   [{low:.3f}, {high:.3f}]")
+
+
+if __name__ == "__main__":
+    main()
