@@ -30,17 +30,19 @@ def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
     return load_task(named.name, folders)(seed=seed, **named.settings)
 
 
-def make_strategy(slot: str, named: Named, seed: int, folders: Sequence[str] = ()) -> Strategy:
-    """A strategy, its initial meta-parameters drawn from ``seed`` and its slot's name."""
-    made = load_strategy(named.name, folders, f"in slot '{slot}'")
+def make_strategy(slot: str, named: Named, seed: int, folders: Sequence[str] = (), where: str = "") -> Strategy:
+    """A strategy, its initial meta-parameters drawn from ``seed`` and its slot's name; refusals name ``where``."""
+    made = load_strategy(named.name, folders, where or f"in slot '{slot}'")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed, 3, *slot.encode()))
         return made(domains=named.domains or None, **named.settings)
 
 
-def make_strategies(found: Mapping[str, Named], seed: int, folders: Sequence[str] = ()) -> dict[str, Strategy]:
-    """All strategies of a spec, by slot."""
-    return {slot: make_strategy(slot, named, seed, folders) for slot, named in found.items()}
+def make_strategies(
+    found: Mapping[str, Named], seed: int, folders: Sequence[str] = (), where: str = ""
+) -> dict[str, Strategy]:
+    """All strategies of a spec, by slot; refusals name ``where``, or the slot."""
+    return {slot: make_strategy(slot, named, seed, folders, where) for slot, named in found.items()}
 
 
 def stack_levels(layers: Sequence[Sequence[Any]], strategies: Mapping[str, Strategy]) -> list[Level]:
@@ -68,7 +70,8 @@ def _set(data: dict[str, Any], match: re.Match[str], value: Any, place: str) -> 
     if match["level"]:
         number, levels = int(match["level"]), data["levels"]
         if not 1 <= number <= len(levels):
-            raise RecoptError(f"There is no level{number} in '{place}': the graph has levels 1 to {len(levels)}.")
+            have = f"levels 1 to {len(levels)}" if len(levels) > 1 else "one level"
+            raise RecoptError(f"There is no level{number} in '{place}': the graph has {have}.")
         if key not in Level.model_fields:
             raise unknown("setting", key, Level.model_fields, f"in '{place}'")
         levels[number - 1][key] = value

@@ -68,7 +68,7 @@ def _stacked(stack: str, depth: int | None, folders: Sequence[str]) -> dict[str,
     """A stack as the ``strategies`` and ``levels`` of a spec, with nothing filled in yet."""
     layers = deepen(parse(stack), depth)
     found = strategies_of(layers)
-    levels = stack_levels(layers, make_strategies(found, 0, folders))
+    levels = stack_levels(layers, make_strategies(found, 0, folders, f"in '{stack}'"))
     return {
         "strategies": {slot: named.model_dump() for slot, named in found.items()},
         "levels": [level.model_dump(exclude_unset=True, mode="json") for level in levels],

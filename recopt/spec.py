@@ -19,7 +19,10 @@ def _named(value: object) -> object:
     if isinstance(value, str):
         if value.endswith(".py"):
             return {"name": value}
-        term = parse(value)[0][0]
+        layers = parse(value)
+        term = layers[0][0]
+        if len(layers) > 1 or len(layers[0]) > 1 or term.only:
+            raise RecoptError(f"'{value}' in a spec should name one plugin, like adam(lr=0.1).")
         return {"name": term.name, "settings": term.settings}
     return value
 
@@ -135,8 +138,17 @@ def explain(why: ValidationError) -> str:
         if parts[0] in ("task", "strategies"):
             model = Named
         return f"there is no '{place}'.{did_you_mean(parts[-1], model.model_fields)}"
-    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return f"'{place}' is missing."
+    text = _EXPECTED.get(error["type"].partition("_")[0], error["msg"].removeprefix("Value error, "))
     return f"'{place}' {text[0].lower()}{text[1:]}, not {error['input']!r}." if place else f"{text}."
+
+
+_EXPECTED = {
+    "int": "should be a whole number", "float": "should be a number", "bool": "should be true or false",
+    "string": "should be text", "list": "should be a list", "dict": "should be a mapping",
+}  # fmt: skip
+"""By the beginning of pydantic's names of errors: what was expected."""
 
 
 def write_spec(spec: Spec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -50,8 +51,9 @@ def _status(args: Sequence[str] | None) -> int:
         return int(recopt.main(list(args) if args is not None else None, "recopt", standalone_mode=False) or 0)
     except click.ClickException as why:
         context = getattr(why, "ctx", None)
-        hint = f" '{context.command_path} --help' shows what there is." if context else ""
-        return _refuse(why.format_message().rstrip(".") + "." + hint)
+        text = re.sub(r"\.? \((Did you mean .*\?)\)", r". \1", why.format_message())
+        text += "" if text.endswith((".", "?")) else "."
+        return _refuse(f"{text} See '{context.command_path} --help'." if context else text)
     except RecoptError as why:
         status = 1 if type(why).__name__ == "RunFailed" else MISTAKE  # by name: its module loads torch
         return _refuse(str(why), status)

@@ -1,0 +1,304 @@
+"""The command line as a user meets it: commands in a folder of their own, mistakes, and what they leave behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from PIL import Image
+
+from recopt.cli import main
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Recopt = Callable[..., Done]
+SHORT = ("--steps", "6", "--no-track")
+
+
+@pytest.fixture
+def recopt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Recopt:
+    """Runs a command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> Done:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(args)
+        return Done(int(end.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def write(text: str, name: str = "mine.py") -> str:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return name
+
+
+RULE = """
+from recopt import Strategy, positive
+class Mine(Strategy):
+    '''Plain steps.'''
+    rate = positive(0.1)
+    def forward(self, point, trials, state, rng):
+        {body}
+        return [-self.rate * g for g in trials[0].grads], state
+"""
+STEPS = RULE.format(body="")
+
+# Each mistake: the arguments, and what the one sentence says of the place and the remedy.
+MISTAKES = {
+    "strategy": (("run", "digits", "adm/sgd"), "Unknown strategy 'adm' in 'adm/sgd'. Did you mean 'adam'?"),
+    "task": (("run", "digit", "adam"), "Unknown task 'digit'. Did you mean 'digits'?"),
+    "kind": (("run", "adam", "digits"), "'digits' in 'digits' is a task, not a strategy."),
+    "option of task": (("run", "digits(nett=cnn)", "adam"), "Unknown option 'nett' of digits. Did you mean 'net'?"),
+    "value of option": (("run", "digits(net=cmn)", "adam"), "Did you mean 'cnn'?"),
+    "hyperparameter": (("run", "digits", "adam(lrr=1)"), "Unknown option 'lrr' of adam. Did you mean 'lr'?"),
+    "domain": (("run", "digits", "adam(lr=-1)"), "adam.lr must be a number above 0, not -1."),
+    "domain by --set": (("run", "digits", "adam", "--set", "adam.beta1=1.5"), "adam.beta1 must be a number between 0"),
+    "no number": (("run", "digits", "adam(lr=fast)"), "adam.lr must be a number, not 'fast'."),
+    "pattern": (("run", "digits", "adam[*wait]"), "'only' matches no parameter of 'task': *wait."),
+    "pattern above": (("run", "digits", "adam/sgd[lrr]"), "'only' matches no parameter of 'adam': lrr."),
+    "setting's form": (("run", "digits", "adam", "--set", "steps"), "'steps' should read like level2.every=20"),
+    "setting's level": (
+        ("run", "digits", "adam", "--set", "level2.every=3"),
+        "There is no level2 in 'level2.every': the graph has one level.",
+    ),
+    "setting's key": (("run", "digits", "adam/sgd", "--set", "level2.evry=3"), "Did you mean 'every'?"),
+    "setting's slot": (("run", "digits", "adam", "--set", "adm.lr=3"), "Unknown name 'adm' in 'adm.lr'."),
+    "setting's value": (
+        ("run", "digits", "adam/sgd", "--set", "level2.every=x"),
+        "In level2: 'every' should be a whole number, not 'x'.",
+    ),
+    "zero-order beneath": (("run", "digits", "annealing/sgd"), "no gradient passes through level 1"),
+    "same parameter": (("run", "digits", "adam+sgd"), "level 1 moves"),
+    "nothing to move": (("run", "digits", "adam/sgd/sgd/sgd[nothing]"), "matches no parameter"),
+    "notation": (("run", "digits", "adam//sgd"), "an empty place in stack 'adam//sgd' (level 2)"),
+    "notation of task": (("run", "digits/x", "adam"), "'digits/x' should name one task"),
+    "depth": (("run", "digits", "adam/sgd", "--depth", "1"), "--depth 1 is less than the 2 levels of the stack"),
+    "no stack": (("run", "digits"), "What is to train 'digits'? Give a stack too"),
+    "nothing": (("run",), "Give a task and a stack, as in: recopt run digits adam/hypergradient"),
+    "option": (
+        ("run", "digits", "adam", "--stepz", "3"),
+        "No such option '--stepz'. Did you mean one of: '--set', '--steps', '--store'? See 'recopt run --help'.",
+    ),
+    "steps": (("run", "digits", "adam", "--steps", "0"), "0 is not in the range x>=1"),
+    "dtype": (("run", "digits", "adam", "--dtype", "float16"), "'float16' is not one of 'float32', 'float64'"),
+    "command": (("rum",), "No such command 'rum'"),
+    "device": (("run", "digits", "adam", "--device", "tpu9"), "The device 'tpu9' is not available"),
+    "batch size": (("run", "digits(batch_size=5000)", "adam"), "there are 1197 training examples: give fewer"),
+    "task's file": (("run", "none.py", "adam"), "There is no file 'none.py'"),
+    "plugins": (("run", "digits", "adam", "--plugins", "none"), "Plugins cannot be read from 'none'"),
+    "spec": (("run", "--spec", "none.yaml"), "The spec none.yaml cannot be read (No such file or directory)"),
+    "run to resume": (("run", "--resume", "abc"), "There are no runs yet: no store at"),
+    "resume and more": (("run", "--resume", "abc", "--seed", "1"), "leave --seed out"),
+    "resume and task": (("run", "digits", "adam", "--resume", "abc"), "leave TASK out"),
+    "store's kind": (("run", "digits", "adam", "--store", "sqlit:///x.db"), "of an unknown kind 'sqlit'"),
+    "store's folder": (("run", "digits", "adam", "--store", "here"), "The store 'here' is a folder"),
+    "runs": (("runs",), "There are no runs yet"),
+    "ui": (("ui",), "There are no runs yet"),
+    "export": (("export", "abc", "out"), "There are no runs yet"),
+    "show": (("show", "adm"), "Unknown strategy or task 'adm'. Did you mean 'adam'?"),
+    "check": (("check", "none.py"), "There is no file 'none.py'"),
+    "picture": (("graph", "digits", "adam", "-o", "x.pdf"), "A graph is drawn to .svg or .png, not 'x.pdf'"),
+    "picture's place": (("graph", "digits", "adam", "-o", "no/x.svg"), "The picture cannot be written to no/x.svg"),
+    "template's name": (("new", "task", "3d!"), "'3d!' cannot be the name of a task"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(recopt: Recopt, tmp_path: Path, name: str) -> None:
+    args, says = MISTAKES[name]
+    done = recopt(*args)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("Error: ")
+    assert says in done.err
+    assert done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+SPEC = """
+task: quadratic
+strategies: {adam: adam(lr=0.1), sgd: {name: sgd}}
+levels: [{moves: task, by: adam}, {moves: adam, by: sgd}]
+steps: 5
+"""
+SPECS = {
+    "extra key": (SPEC + "stepz: 3\n", "In spec.yaml: there is no 'stepz'. Did you mean 'steps'?"),
+    "extra key in a level": (SPEC.replace("by: sgd}", "by: sgd, evry: 2}"), "In level2: there is no 'evry'."),
+    "extra key in a strategy": (SPEC.replace("name: sgd", "name: sgd, setings: {}"), "Did you mean 'settings'?"),
+    "value": (SPEC.replace("steps: 5", "steps: many"), "In spec.yaml: 'steps' should be a whole number, not 'many'."),
+    "missing key": (SPEC.replace("task: quadratic", ""), "In spec.yaml: 'task' is missing."),
+    "levels": (
+        SPEC.replace("[{moves: task, by: adam}, {moves: adam, by: sgd}]", "3"),
+        "'levels' should be a list, not 3.",
+    ),
+    "no YAML": ("task: [", "line 1 is no YAML"),
+    "no mapping": ("- 3\n", "The spec spec.yaml should be a mapping"),
+    "stack for a strategy": (SPEC.replace("adam(lr=0.1)", "adam/sgd"), "'adam/sgd' in a spec should name one plugin"),
+    "bad strategy": (SPEC.replace("adam(lr=0.1)", "'adam(lr'"), "'adam(lr'"),
+    "idle strategy": (SPEC.replace("by: sgd}", "by: adam}"), "'sgd'"),
+    "estimator": (SPEC.replace("moves: adam, by: sgd", "moves: adam, by: sgd, gradient: value"), "reads gradients"),
+    "version": (SPEC + "recopt: 2\n", "'recopt' input should be 1, not 2"),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_mistake_in_a_spec_is_one_sentence(recopt: Recopt, tmp_path: Path, name: str) -> None:
+    text, says = SPECS[name]
+    write(text, "spec.yaml")
+    done = recopt("run", "--spec", "spec.yaml")
+    assert (done.status, done.out, done.err.count("\n")) == (2, "", 1), done.err
+    assert says in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_a_plugin_that_is_no_python_is_named_with_its_line(recopt: Recopt, tmp_path: Path) -> None:
+    write("x = 1\ndef (:\n", "strategies/broken.py")
+    done = recopt("run", "digits", "broken")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert re.search(r"strategies/broken.py, line 2: this is not Python \(invalid syntax\)", done.err)
+    listed = recopt("strategies")
+    assert listed.status == 0
+    assert "this is not Python" in listed.out  # and the others are listed too
+    assert "annealing" in listed.out
+    assert not Path("runs").exists()
+
+
+def test_an_error_in_a_strategy_fails_the_run_and_keeps_traceback_and_checkpoint(recopt: Recopt) -> None:
+    write(RULE.format(body="raise ValueError('too late')"), "strategies/mine.py")
+    done = recopt("run", "quadratic", "mine")
+    assert (done.status, done.out, done.err.count("\n")) == (1, "", 1)
+    assert re.search(r"Step 1 failed in .*strategies/mine.py, line 7, with ValueError: too late\. The traceback is in",
+                     done.err)  # fmt: skip
+    folder = Path(done.err.split("The traceback is in ")[1].strip().removesuffix(".")).parent
+    assert "raise ValueError('too late')" in (folder / "traceback.txt").read_text()
+    assert (folder / "plugins" / "strategies" / "mine.py").is_file()
+    listed = recopt("runs").out
+    assert "failed" in listed
+    # Mended, it goes on from there.
+    write(STEPS, "strategies/mine.py")
+    run = next(line for line in listed.splitlines() if "failed" in line).split()[0]
+    done = recopt("run", "--resume", run, "--steps", "5")
+    assert (done.status, "finished, 5 steps" in done.out) == (0, True), done.err
+    assert "finished" in recopt("runs").out
+
+
+def test_an_error_in_a_task_before_the_first_step_is_kept_with_a_run_too(recopt: Recopt) -> None:
+    assert recopt("new", "task", "mine").status == 0
+    write(Path("mine.py").read_text().replace("return nn.Seq", "1 / 0\n        return nn.Seq"))
+    done = recopt("run", "mine.py", "adam")
+    assert done.status == 1
+    assert re.search(r"Setting up the run failed in .*mine.py, line \d+, with ZeroDivisionError: division by", done.err)
+    assert "failed" in recopt("runs").out
+
+
+def test_what_new_writes_runs_and_conforms(recopt: Recopt) -> None:
+    assert recopt("new", "task", "my-task").out.startswith("my_task.py\n")
+    assert recopt("new", "strategy", "my_rule").out.startswith("strategies/my_rule.py\n")
+    assert "class MyTask(Task)" in Path("my_task.py").read_text()
+    done = recopt("run", "my_task.py", "adam", *SHORT)
+    assert (done.status, done.err) == (0, "")
+    assert recopt("run", "my_task.py(hidden=5)", "my_rule/hypergradient", *SHORT, "--tasks", "2").status == 0
+    assert "conforms: 9 properties of a task hold" in recopt("check", "my_task.py").out
+    done = recopt("check", "my_rule")
+    assert (done.status, "properties of a strategy hold" in done.out) == (0, True)
+    again = recopt("new", "task", "my_task")
+    assert (again.status, again.err) == (2, "Error: my_task.py is there already: give another name.\n")
+    assert "Tells two interleaved spirals apart." in recopt("tasks", "--plugins", ".").out
+    assert "Steps along a running mean" in recopt("strategies").out
+
+
+def test_check_says_what_to_mend_and_ends_with_1(recopt: Recopt) -> None:
+    write(RULE.format(body="trials[0].grads[0].zero_()"))
+    done = recopt("check", "mine.py")
+    assert done.status == 1
+    assert done.out.startswith("mine.py does not conform:\n  purity: ")
+    recopt("new", "task", "other")
+    write(Path("other.py").read_text().replace("generator=self.generator(index)", ""), "other.py")
+    done = recopt("check", "other.py")
+    assert (done.status, "batches: batch(…, 'train') is another one" in done.out) == (1, True)
+
+
+def test_show_gives_hyperparameters_domains_and_defaults(recopt: Recopt) -> None:
+    out = recopt("show", "adam").out
+    assert re.search(r"lr +0\.001 +positive \(above 0\) +learning rate", out)
+    assert re.search(r"beta1 +0\.9 +unit \(0 to 1, or 0\)", out)
+    assert re.search(r"decoupled +true +true or false", out)
+    out = recopt("show", "digits").out
+    assert re.search(r"net +mlp +logistic, mlp, cnn +which model", out)
+    assert "recopt run 'digits(net=mlp)' adam" in out or "recopt run 'digits(batch_size=64)' adam" in out
+    assert "losses only (zero-order)" in recopt("show", "annealing").out
+
+
+def test_a_graph_is_drawn_as_text_or_picture_without_running(recopt: Recopt, tmp_path: Path) -> None:
+    done = recopt("graph", "digits", "adam/hypergradient/annealing", "--set", "level3.every=30")
+    assert [line.split()[:3] for line in done.out.splitlines()[:3]] == [
+        ["level", "3", "annealing"], ["level", "2", "hypergradient"], ["level", "1", "adam"]]  # fmt: skip
+    assert "every 30" in done.out
+    assert list(tmp_path.iterdir()) == []
+    assert recopt("graph", "digits", "adam/sgd", "--depth", "4", "-o", "deep.svg").out == "deep.svg\n"
+    assert "<svg" in Path("deep.svg").read_text()
+    assert recopt("graph", "digits", "adam[*weight]+sgd[*bias]/annealing", "-o", "groups.png").status == 0
+    with Image.open("groups.png") as picture:
+        assert min(picture.size) > 200
+
+
+def test_a_spec_repeats_a_run_exactly_and_options_change_it(recopt: Recopt) -> None:
+    first = recopt("run", "quadratic(dim=3)", "adam(lr=0.1)/sgd", "--steps", "12", "--seed", "3", "--depth", "3")
+    assert first.status == 0, first.err
+    [folder] = Path("runs/artifacts/recopt").glob("*/artifacts")
+    spec = folder / "spec.yaml"
+    assert yaml.safe_load(spec.read_text())["levels"][2]["moves"] == "sgd"
+
+    def figures(done: Done) -> list[str]:
+        assert done.status == 0, done.err
+        lines = done.out.splitlines()
+        return [" ".join(line.split()[:-1]) for line in lines if not line.startswith(("run ", "folder "))][2:]
+
+    assert figures(recopt("run", "--spec", str(spec))) == figures(first)
+    assert figures(recopt("run", "--spec", str(spec), "--seed", "4")) != figures(first)
+    changed = recopt("run", "--spec", str(spec), "--set", "adam.lr=0.2", "--steps", "4")
+    assert "adam(lr=0.2)" in changed.out
+    assert "4 steps" in changed.out
+    other = recopt("run", "rosenbrock", "sgd", "--spec", str(spec), "--no-track")
+    assert other.out.startswith("rosenbrock  sgd\nfinished, 12 steps")
+    assert recopt("runs", "-n", "2").out.count("finished") == 2
+
+
+def test_an_export_has_what_another_machine_needs(recopt: Recopt, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("FACTOR = 0.5\n", "strategies/_helper.py")
+    write("import _helper\n" + STEPS.replace("0.1", "_helper.FACTOR"), "strategies/mine.py")
+    done = recopt("run", "quadratic", "mine/hypergradient", "--steps", "8", "--name", "first")
+    found = re.search(r"rate (\S+)", done.out)
+    assert found is not None
+    assert recopt("export", "first", "out").out == "out\n"
+    assert recopt("export", "first", "out").err.startswith("Error: out is there already")
+    Path("elsewhere").mkdir()
+    Path("out").rename("elsewhere/out")
+    monkeypatch.chdir("elsewhere")
+    from recopt.export import read_export
+
+    levels, strategies = read_export(Path("out"))
+    assert [level.by for level in levels] == ["mine", "hypergradient"]
+    assert f"{float(strategies['mine'].rate):.4g}" == found[1]  # type: ignore[attr-defined]
+
+
+def test_help_tells_each_command(recopt: Recopt) -> None:
+    out = recopt("--help").out
+    for command in ("run", "graph", "runs", "ui", "export", "strategies", "tasks", "show", "new", "check"):
+        assert re.search(rf"│ {command} ", out), command
+    assert "--resume" in recopt("run", "--help").out
+    assert recopt("--version").out.startswith("recopt 0.")
