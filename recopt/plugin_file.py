@@ -113,6 +113,23 @@ def class_in(kind: Kind, module: ModuleType, place: str) -> type | None:
     return found[0]
 
 
+def source_of(plugin: type) -> tuple[Path, str]:
+    """The file of a plugin's class and its text as it was run, to be saved with what it produced.
+
+    Raises:
+        RecoptError: if the class comes from no file (an interactive session).
+    """
+    module = sys.modules.get(plugin.__module__)
+    path, get_source = (
+        getattr(module, "__file__", None),
+        getattr(getattr(module, "__loader__", None), "get_source", None),
+    )
+    text = get_source(plugin.__module__) if path and get_source else None
+    if path is None or text is None:
+        raise RecoptError(f"The source of {plugin.__name__} is not in a file: write it into one.")
+    return Path(path), text
+
+
 def base_of(kind: Kind) -> type:
     """``Strategy`` or ``Task``."""
     module = importlib.import_module(f".{kind}", __package__)  # now, not above: it imports torch

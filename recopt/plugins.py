@@ -18,29 +18,35 @@ beside it.
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
-from . import tasks
 from .errors import RecoptError, unknown
-from .plugin_file import OTHER, Kind, base_of, class_in, class_in_file, one_line
+from .plugin_file import OTHER, Kind, class_in_file, source_of
+from .plugin_places import Candidate, Places, candidates, canonical, same, shipped_folder
 
 if TYPE_CHECKING:
     from .strategy import Strategy
     from .task import Task
 
-PathLike = str | Path
-Places = PathLike | Sequence[PathLike]
-
-_GROUPS: dict[Kind, str] = {"strategy": "recopt.strategies", "task": "recopt.tasks"}
-_NAME = re.compile(r"[A-Za-z][\w.-]*")
+__all__ = [
+    "Kind",
+    "Places",
+    "PluginInfo",
+    "ShadowedPlugin",
+    "is_known",
+    "list_strategies",
+    "list_tasks",
+    "load_any",
+    "load_strategy",
+    "load_task",
+    "shipped_folder",
+    "source_of",
+]
 
 
 class ShadowedPlugin(UserWarning):
@@ -68,17 +74,6 @@ class PluginInfo:
     summary: str = ""
     problem: str | None = None
     shadows: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A place that has a name; ``load`` imports its class, and returns None if it is of the other kind."""
-
-    name: str
-    origin: str
-    load: Callable[[], type | None]
-    path: Path | None = None
-    summary: str | None = None  # given where it is known without importing
 
 
 def load_strategy(name: str, folders: Places = (), where: str = "") -> type[Strategy]:
@@ -115,11 +110,11 @@ def load_any(name: str, folders: Places = ()) -> tuple[Kind, type]:
         return ("task", load_task(name)) if found is None else ("strategy", found)
     kinds: tuple[Kind, Kind] = ("strategy", "task")
     for kind in kinds:
-        for candidate in _candidates(kind, folders):
-            found = candidate.load() if candidate.name == _canonical(name) else None
+        for candidate in candidates(kind, folders):
+            found = candidate.load() if candidate.name == canonical(name) else None
             if found is not None:
                 return kind, found
-    raise unknown("strategy or task", name, {c.name for kind in kinds for c in _candidates(kind, folders)})
+    raise unknown("strategy or task", name, {c.name for kind in kinds for c in candidates(kind, folders)})
 
 
 def is_known(kind: Kind, name: str, folders: Places = ()) -> bool:
@@ -130,7 +125,7 @@ def is_known(kind: Kind, name: str, folders: Places = ()) -> bool:
     """
     if name.endswith(".py"):
         return Path(name).is_file()
-    return any(candidate.name == _canonical(name) for candidate in _candidates(kind, folders))
+    return any(candidate.name == canonical(name) for candidate in candidates(kind, folders))
 
 
 def list_strategies(folders: Places = ()) -> list[PluginInfo]:
@@ -147,43 +142,11 @@ def list_tasks(folders: Places = ()) -> list[PluginInfo]:
     return _list("task", folders)
 
 
-def source_of(plugin: type) -> tuple[Path, str]:
-    """The file of a plugin's class and its text as it was run, to be saved with what it produced.
-
-    Raises:
-        RecoptError: if the class comes from no file (an interactive session).
-    """
-    module = sys.modules.get(plugin.__module__)
-    path, get_source = (
-        getattr(module, "__file__", None),
-        getattr(getattr(module, "__loader__", None), "get_source", None),
-    )
-    text = get_source(plugin.__module__) if path and get_source else None
-    if path is None or text is None:
-        raise RecoptError(f"The source of {plugin.__name__} is not in a file: write it into one.")
-    return Path(path), text
-
-
-def shipped_folder(name: Literal["strategies", "runs"]) -> Path:
-    """Where the shipped strategies or run specs are: in the package, or beside it in a checkout.
-
-    Raises:
-        RecoptError: if they are in neither place.
-    """
-    package = Path(__file__).parent
-    checkout = package.parent
-    if (package / f"_{name}").is_dir():
-        return package / f"_{name}"
-    if (checkout / "pyproject.toml").is_file() and (checkout / name).is_dir():
-        return checkout / name
-    raise RecoptError(f"This installation of recopt lacks its folder '{name}': install it again.")
-
-
 def _load(kind: Kind, name: str, folders: Places, where: str) -> type:
     if name.endswith(".py"):
         return _load_path(kind, Path(name), where)
-    candidates = list(_candidates(kind, folders))
-    matching = [c for c in candidates if c.name == _canonical(name)]
+    places = list(candidates(kind, folders))
+    matching = [c for c in places if c.name == canonical(name)]
     for i, candidate in enumerate(matching):
         found = candidate.load()
         if found is not None:
@@ -191,11 +154,11 @@ def _load(kind: Kind, name: str, folders: Places, where: str) -> type:
                 text = f"{kind.capitalize()} '{candidate.name}' is taken from {candidate.origin}, not {others[0]}."
                 warnings.warn(text, ShadowedPlugin, stacklevel=3)
             return found
-    if matching or any(c.name == _canonical(name) for c in _candidates(OTHER[kind], folders)):
+    if matching or any(c.name == canonical(name) for c in candidates(OTHER[kind], folders)):
         place = f" {where}" if where else ""
         raise RecoptError(f"'{name}'{place} is a {OTHER[kind]}, not a {kind}.")
     files = [f"{name}.py"] if Path(f"{name}.py").is_file() else []
-    raise unknown(kind, name, [*(c.name for c in candidates), *files], where)
+    raise unknown(kind, name, [*(c.name for c in places), *files], where)
 
 
 def _load_path(kind: Kind, path: Path, where: str) -> type:
@@ -209,14 +172,14 @@ def _load_path(kind: Kind, path: Path, where: str) -> type:
 
 
 def _list(kind: Kind, folders: Places) -> list[PluginInfo]:
-    groups: dict[str, list[_Candidate]] = {}
-    for candidate in _candidates(kind, folders):
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates(kind, folders):
         groups.setdefault(candidate.name, []).append(candidate)
     infos = (_first_info(kind, group) for _, group in sorted(groups.items()))
     return [info for info in infos if info is not None]
 
 
-def _first_info(kind: Kind, group: list[_Candidate]) -> PluginInfo | None:
+def _first_info(kind: Kind, group: list[Candidate]) -> PluginInfo | None:
     for i, candidate in enumerate(group):
         info = PluginInfo(candidate.name, kind, candidate.origin, candidate.path)
         info = replace(info, shadows=tuple(_shadowed(candidate, group[i + 1 :])))
@@ -236,84 +199,6 @@ def _summary(plugin: type) -> str:
     return inspect.cleandoc(text).partition("\n")[0]
 
 
-def _shadowed(taken: _Candidate, others: Iterable[_Candidate]) -> list[str]:
+def _shadowed(taken: Candidate, others: Iterable[Candidate]) -> list[str]:
     """The origins of ``others``, but for copies of what is taken."""
-    return [o.origin for o in others if not (taken.path and o.path and _same(taken.path, o.path))]
-
-
-def _is_copy(path: Path | None, folder: Path) -> bool:
-    """Whether ``folder`` has it too, to the byte: in a checkout, all that is installed is there twice."""
-    return path is not None and (folder / path.name).is_file() and _same(path, folder / path.name)
-
-
-def _same(a: Path, b: Path) -> bool:
-    return a.resolve() == b.resolve() or a.read_bytes() == b.read_bytes()
-
-
-def _canonical(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _candidates(kind: Kind, folders: Places) -> Iterator[_Candidate]:
-    """Every plugin there is, in the order of precedence; none is imported."""
-    for given in map(Path, [folders] if isinstance(folders, str | Path) else folders):
-        if given.is_dir():
-            yield from _in_folder(kind, given, f"{given}")
-        elif given.is_file() and given.suffix == ".py":
-            yield _Candidate(_canonical(given.stem), f"{given}", partial(class_in_file, kind, given), given)
-        else:
-            raise RecoptError(f"Plugins cannot be read from '{given}': give a folder or a .py file that exists.")
-    if kind == "task":
-        for name in tasks.names():
-            yield _Candidate(_canonical(name), "shipped", partial(tasks.get, name), summary=tasks.describe(name))
-    else:
-        local, shipped = Path("strategies"), shipped_folder("strategies")
-        if local.is_dir() and local.resolve() != shipped.resolve():
-            found = _in_folder(kind, local, "./strategies")
-            yield from (candidate for candidate in found if not _is_copy(candidate.path, shipped))
-        yield from _in_folder(kind, shipped, "shipped", beside=False)
-    yield from _installed(kind)
-
-
-def _in_folder(kind: Kind, folder: Path, origin: str, beside: bool = True) -> Iterator[_Candidate]:
-    groups: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*.py")):
-        if not path.name.startswith(("_", ".")):
-            groups.setdefault(_canonical(path.stem), []).append(path)
-    for name, paths in groups.items():
-        load: Callable[[], type | None] = partial(class_in_file, kind, paths[0], beside)
-        if len(paths) > 1:
-            load = partial(_refuse, f"{paths[0]} and {paths[1].name} have the same name, '{name}': rename one.")
-        elif not _NAME.fullmatch(name):
-            load = partial(_refuse, f"'{name}' cannot be written in a stack: rename {paths[0]}.")
-        yield _Candidate(name, origin, load, paths[0])
-
-
-def _refuse(text: str) -> None:
-    raise RecoptError(text)
-
-
-def _installed(kind: Kind) -> Iterator[_Candidate]:
-    groups: dict[str, list[metadata.EntryPoint]] = {}
-    for point in metadata.entry_points(group=_GROUPS[kind]):
-        groups.setdefault(_canonical(point.name), []).append(point)
-    for name, points in sorted(groups.items()):
-        owners = [point.dist.name if point.dist else point.module for point in points]
-        load: Callable[[], type | None] = partial(_class_of_entry, kind, points[0], owners[0])
-        if len({point.value for point in points}) > 1:
-            both = " and ".join(dict.fromkeys(owners))
-            load = partial(_refuse, f"Installed packages offer the {kind} '{name}' more than once ({both}): keep one.")
-        yield _Candidate(name, f"installed ({owners[0]})", load)
-
-
-def _class_of_entry(kind: Kind, point: metadata.EntryPoint, owner: str) -> type | None:
-    place = f"The {kind} '{point.name}' of the installed package {owner}"
-    try:
-        loaded = point.load()
-    except (Exception, SystemExit) as why:
-        raise RecoptError(f"{place} cannot be imported: {one_line(why)}.") from why
-    if isinstance(loaded, type):
-        if not issubclass(loaded, base_of(kind)):
-            raise RecoptError(f"{place} is no subclass of recopt.{base_of(kind).__name__}: {point.value}.")
-        return loaded
-    return class_in(kind, loaded, place)
+    return [o.origin for o in others if not (taken.path and o.path and same(taken.path, o.path))]

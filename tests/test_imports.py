@@ -29,7 +29,8 @@ ONLY_BY = {
     "tracking": {*CLI, "tracker"},
     "tracker": CLI,
     "plugins": FINDERS,
-    "plugin_file": {"plugins"},
+    "plugin_file": {"plugins", "plugin_places"},
+    "plugin_places": {"plugins"},
 }
 """Modules of ours that only some may import: the layer that users call, and what takes strategies by name."""
 PUBLIC = {"draws", "blocks"}

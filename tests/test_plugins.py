@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from recopt import RecoptError, Strategy, Task, plugins
+from recopt import RecoptError, Strategy, Task, plugin_places
 from recopt.plugins import (
     ShadowedPlugin,
+    is_known,
     list_strategies,
     list_tasks,
+    load_any,
     load_strategy,
     load_task,
     shipped_folder,
@@ -53,7 +55,7 @@ def shipped(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in the place of the shipped strategies, with one strategy, ``plain``."""
     folder = here / "elsewhere" / "shipped"
     write(folder / "plain.py", doc="The shipped one.")
-    monkeypatch.setattr(plugins, "shipped_folder", lambda name: folder)
+    monkeypatch.setattr(plugin_places, "shipped_folder", lambda name: folder)
     return folder
 
 
@@ -126,7 +128,7 @@ def test_the_shipped_folder_as_the_current_one_is_still_shipped(
     here: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped.rename(here / "elsewhere" / "strategies")
-    monkeypatch.setattr(plugins, "shipped_folder", lambda name: here / "elsewhere" / "strategies")
+    monkeypatch.setattr(plugin_places, "shipped_folder", lambda name: here / "elsewhere" / "strategies")
     monkeypatch.chdir(here / "elsewhere")
     assert [(info.name, info.origin) for info in list_strategies()] == [("plain", "shipped")]
 
@@ -215,6 +217,27 @@ def test_dataclasses_and_private_or_imported_classes_do_not_confuse(here: Path) 
     write(here / "rule.py", text)
     assert load_strategy("rule.py").__name__ == "Rule"
     assert list_strategies([here])[0].summary != Strategy.__doc__
+
+
+def test_a_plugin_of_either_kind(here: Path) -> None:
+    write(here / "mine" / "own_task.py", TASK)
+    write(here / "mine" / "own_rule.py")
+    assert load_any("sgd") == ("strategy", load_strategy("sgd"))
+    assert load_any("digits") == ("task", load_task("digits"))
+    assert load_any("own-task", "mine") == load_any("mine/own_task.py") == ("task", load_task("mine/own_task.py"))
+    assert load_any("mine/own_rule.py") == ("strategy", load_strategy("own_rule", "mine"))
+    assert refusal("digitz", load=load_any) == "Unknown strategy or task 'digitz'. Did you mean 'digits'?"
+    assert refusal("gone.py", load=load_any).startswith("There is no file 'gone.py'")
+
+
+def test_what_is_known_is_told_without_running_it(here: Path) -> None:
+    write(here / "mine" / "rule.py", "1 / 0")
+    assert is_known("strategy", "rule", "mine")
+    assert is_known("strategy", "mine/rule.py")
+    assert is_known("task", "digits")
+    assert not is_known("task", "sgd")
+    assert not is_known("strategy", "rule")
+    assert not is_known("strategy", "mine/gone.py")
 
 
 # Listing
@@ -391,7 +414,7 @@ def test_an_installed_plugin_that_cannot_be_used(installed: Path, value: str, ex
 
 
 def test_an_installation_that_lacks_its_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "__file__", str(here / "site-packages" / "recopt" / "plugins.py"))
+    monkeypatch.setattr(plugin_places, "__file__", str(here / "site-packages" / "recopt" / "plugins.py"))
     (here / "site-packages" / "strategies").mkdir(parents=True)  # somebody else's: there is no checkout around it
     with pytest.raises(RecoptError, match="This installation of recopt lacks its folder 'strategies'"):
         shipped_folder("strategies")
