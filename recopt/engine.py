@@ -126,10 +126,13 @@ class Engine:
     # time
 
     def run(self, steps: int) -> None:
-        """Step until ``steps`` updates of the task are done on the accepted path."""
+        """Step until ``steps`` updates of the task are done.
+
+        A search that is open then stays open: :meth:`hand_on` gives the record of its trial so far, and
+        :func:`recopt.held_out.settled` the state that it would go back to.
+        """
         while self.state.step < steps:
             self.step()
-        self.hand_on(self.state)
 
     def step(self) -> None:
         """One evaluation of the task, and all that follows from it."""
