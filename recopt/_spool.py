@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -92,6 +92,14 @@ class Outbox:
         finally:
             if sent > start:
                 self._mark.write_text(str(sent))
+
+    def unsent(self) -> Iterator[Record]:
+        """The records that are not sent yet."""
+        with self.path.open("rb") as file:
+            file.seek(self._sent())
+            for line in file:
+                with suppress(ValueError):
+                    yield json.loads(line)
 
     def _sent(self) -> int:
         try:

@@ -60,6 +60,14 @@ class _Post:
         if self._sender is not None and (why := self._sender.trouble()):
             self._tell_away(why)
 
+    def unsent_steps(self) -> dict[tuple[str, str], int]:
+        """The last step of each run and metric that waits in the spool."""
+        last: dict[tuple[str, str], int] = {}
+        for record in self._spool.unsent():
+            for key, _, _, step in record.get("points", []):
+                last[record["run"], key] = max(step, last.get((record["run"], key), -1))
+        return last
+
     def send_others(self, seconds: float) -> None:
         """Send what earlier runs had to leave."""
         self._attempt(lambda: replay(self._store.spools, self._store.take, seconds))
@@ -137,8 +145,7 @@ class Tracker:
                 runs = _reopen(opened, resume, levels, tags)
             tracker = cls(opened, runs, notify or _to_stderr)
             if resume is not None:
-                tracker._latest = {
-                    (run, key): step for run in runs.values() for key, step in opened.last_steps(run).items()}
+                tracker._catch_up()
         except BlockingIOError:
             raise RecoptError(f"Run {resume} is being recorded by another process: wait for it, or stop it.") from None
         except OSError as why:
@@ -149,6 +156,17 @@ class Tracker:
             raise RecoptError(unopened(opened.uri, why)) from why
         tracker._post.send_others(2.0)
         return tracker
+
+    def _catch_up(self) -> None:
+        """Learn how far each column is recorded, sent or not, and fetch the run's files if they are elsewhere."""
+        runs = [self.run_id, *self.levels.values()]
+        # What is unsent first: a process that still sends for the run before may move points from there to the store.
+        self._latest = self._post.unsent_steps()
+        for run in runs:
+            for key, step in self.store.last_steps(run).items():
+                self._latest[run, key] = max(step, self._latest.get((run, key), -1))
+        if self._remote and not any(self.folder.iterdir()):
+            self.store.client.download_artifacts(self.run_id, "", str(self.folder))
 
     def log(self, points: Iterable[Points]) -> None:
         """Record points. Those up to the last step that the store already has of a column are skipped.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recopt import _spool
+from recopt import _spool, tracking
 from recopt._spool import Spool, Unreachable
 from recopt.errors import RecoptError
 from recopt.trace import Points, Trace
@@ -188,6 +189,30 @@ def test_what_a_store_that_is_away_did_not_take_is_sent_by_the_next_run(root: Pa
     assert [step for step, _ in history(store, lost.run_id, "loss")] == list(range(2500))
     assert store.run(lost.run_id).info.status == "FINISHED"
     assert list(store.spools.iterdir()) == []
+
+
+def test_a_resumed_run_does_not_double_what_was_not_sent_before_it_was_killed(root: Path) -> None:
+    killed = started(root)
+    killed.log(points(range(700)))
+    assert killed._post._spool.send(killed.store.take, 60)
+    killed.log(points(range(700, 1500)))
+    killed._post._spool.close(remove=False)  # as when the process is gone
+    again = started(root, resume=killed.run_id)
+    again.log(points(range(2000)))
+    again.finish("FINISHED", {})
+    assert [step for step, _ in history(again.store, again.run_id, "loss")] == list(range(2000))
+
+
+def test_a_server_that_says_nothing_costs_seconds(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tracking._SETTINGS, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        begin = time.monotonic()
+        with pytest.raises(RecoptError, match="does not answer .it did not answer in time.: start it"):
+            open_store(f"http://127.0.0.1:{silent.getsockname()[1]}", root, create=True)
+        assert time.monotonic() - begin < 10
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ  # a program's own mlflow waits as long as it did
 
 
 def test_a_disk_that_is_full_does_not_stop_the_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,12 @@ def test_a_server_takes_runs_and_files_and_gives_them_back(
     assert steps_of(tracker.store, run.id) == list(range(12))
     assert np.isnan(run.metrics["final_loss"])
     assert (fetch_run(run, address, tmp_path / "elsewhere") / "spec.yaml").read_text() == "task: digits\n"
+    elsewhere = Tracker.start(address, experiment="tests", name="", params={}, tags={}, levels=LEVELS,
+                              resume=run.id, root_dir=tmp_path / "another machine")  # fmt: skip
+    assert (elsewhere.folder / "spec.yaml").read_text() == "task: digits\n"
+    elsewhere.log([Points(0, "loss", np.arange(20), np.ones(20))])
+    elsewhere.finish("FINISHED", {})
+    assert steps_of(tracker.store, run.id) == list(range(20))
     ref = register(tracker.folder, "digits", "best", run=run.id, store=address, root_dir=root)
     assert (fetch_model(ref, tmp_path / "model", address, root) / "spec.yaml").exists()
     lines: list[str] = []
