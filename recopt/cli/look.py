@@ -36,7 +36,7 @@ def _list(found: list[PluginInfo]) -> None:
 
     from .report import console, table
 
-    rows = table("name", "", "from")
+    rows = table("name", "", "from", wrap=(1,))
     for info in found:
         text = f"[red]{escape(info.problem)}[/]" if info.problem else escape(info.summary)
         rows.add_row(f"[bold]{info.name}[/]", text, escape(info.origin))
@@ -100,7 +100,7 @@ def _hypers(hypers: dict[str, Any]) -> Any:
 
     from .report import table
 
-    rows = table("hyperparameter", "default", "domain", "", right=(1,))
+    rows = table("hyperparameter", "default", "domain", "", right=(1,), wrap=(3,))
     for name, hyper in hypers.items():
         domain = _RANGES.get(hyper.domain.name, hyper.domain.name)
         off = f", or {hyper.off:g}" if hyper.off is not None else ""
@@ -114,7 +114,7 @@ def _options(options: dict[str, Any]) -> Any:
 
     from .report import table
 
-    rows = table("option", "default", "values", "", right=(1,))
+    rows = table("option", "default", "values", "", right=(1,), wrap=(2, 3))
     for name, option in options.items():
         values = ", ".join(map(str, option.choices)) if option.choices else _type(option.default)
         rows.add_row(f"[bold]{name}[/]", escape(_word(option.default)), escape(values), escape(option.help))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -18,19 +18,22 @@ if TYPE_CHECKING:
 
 WIDE = 160
 """Columns where there is no terminal whose width could be asked."""
+NARROW = 120
+"""Columns below which hyperparameters get a table of their own."""
 
 
 def console() -> Console:
     """Standard output, with room for a whole table in a file or a pipe."""
     found = Console(highlight=False)
-    return found if found.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=WIDE)
+    return found if found.is_terminal else Console(highlight=False, width=WIDE)
 
 
-def table(*heads: str, right: tuple[int, ...] = ()) -> Table:
-    """An empty table; the columns numbered in ``right`` (from 0) are of figures."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+def table(*heads: str, right: tuple[int, ...] = (), wrap: tuple[int, ...] = ()) -> Table:
+    """An empty table; of the columns (numbered from 0) ``right`` are of figures, and only ``wrap`` are broken."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for number, head in enumerate(heads):
-        made.add_column(head, justify="right" if number in right else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if number in right else "left"
+        made.add_column(head, justify=side, overflow="fold", no_wrap=number not in wrap)
     return made
 
 
@@ -61,14 +64,15 @@ def report(result: Result, store: str | None) -> None:
     """Print what came of a run, and where to look."""
     out = console()
     last = result.engine.state.step
-    how = "finished" if result.status == "FINISHED" else f"interrupted at step {last:,}"
-    total = result.budget.total
+    steps = f"{result.spec.steps:,}"
+    how = f"finished, {steps} steps" if result.status == "FINISHED" else f"interrupted at step {last:,} of {steps}"
     out.print(f"{Path(result.spec.task.name).name}  {result.stack}", style="bold", markup=False)
-    out.print(f"{how}, {result.spec.steps:,} steps, {span(total.seconds)} in the levels\n")
-    out.print(_figures(result))
-    out.print()
-    out.print(_levels(result))
-    out.print()
+    out.print(f"{how}, {span(result.budget.total.seconds)}\n")
+    tables = [_figures(result)]
+    tables += [_levels(result)] if out.width >= NARROW else [_found(result), _spent(result)]
+    for one in tables:
+        out.print(one)
+        out.print()
     for line in _where(result, store):
         out.print(line, markup=False, soft_wrap=True)
 
@@ -88,19 +92,47 @@ def _after(loss: float, diverged: bool) -> str:
 
 
 def _levels(result: Result) -> Table:
-    found = table("level", "strategy", "moves", "found", "losses", "gradients", "hypergradients", "seconds",
-                  right=(4, 5, 6, 7))  # fmt: skip
-    counts = {slot: sum(p.numel() for p in s.parameters()) for slot, s in result.engine.graph.slots.items()}
-    for number, level in enumerate(result.spec.levels, 1):
-        values, spent = result.hyperparameters[number], result.budget.levels[number - 1]
-        rest = counts[level.by] - len(values)
-        learned = f"{rest:,} weights" if rest else ""
-        target = level.moves + (f"[{','.join(level.only)}]" if level.only else "")
-        found.add_row(
-            str(number), level.by, target, "  ".join(filter(None, [hypers(values), learned])), f"{spent.loss:,}",
-            f"{spent.gradient:,}", f"{spent.hypergradient:,}", f"{spent.seconds:.1f}",
-        )  # fmt: skip
-    return found
+    """What was found and what was spent, per level."""
+    made = table("level", "strategy", "moves", "found", *SPENT, right=(4, 5, 6, 7), wrap=(3,))
+    for number in range(1, len(result.spec.levels) + 1):
+        made.add_row(*_named(result, number), _values(result, number), *_evaluations(result, number))
+    return made
+
+
+def _found(result: Result) -> Table:
+    made = table("level", "strategy", "moves", "found", wrap=(3,))
+    for number in range(1, len(result.spec.levels) + 1):
+        made.add_row(*_named(result, number), _values(result, number))
+    return made
+
+
+def _spent(result: Result) -> Table:
+    made = table("level", *SPENT, right=(1, 2, 3, 4))
+    for number in range(1, len(result.spec.levels) + 1):
+        made.add_row(str(number), *_evaluations(result, number))
+    return made
+
+
+SPENT = ("losses", "gradients", "hypergradients", "seconds")
+
+
+def _named(result: Result, number: int) -> tuple[str, str, str]:
+    level = result.spec.levels[number - 1]
+    target = level.moves + (f"[{','.join(level.only)}]" if level.only else "")
+    return str(number), escape(level.by), escape(target)
+
+
+def _values(result: Result, number: int) -> str:
+    """The hyperparameters, and how many meta-parameters there are besides."""
+    values = result.hyperparameters[number]
+    strategy = result.engine.graph.slots[result.spec.levels[number - 1].by]
+    rest = sum(p.numel() for p in strategy.parameters()) - len(values)
+    return "  ".join(filter(None, [hypers(values), f"{rest:,} meta-parameters" if rest else ""]))
+
+
+def _evaluations(result: Result, number: int) -> tuple[str, str, str, str]:
+    spent = result.budget.levels[number - 1]
+    return f"{spent.loss:,}", f"{spent.gradient:,}", f"{spent.hypergradient:,}", f"{spent.seconds:.1f}"
 
 
 def _where(result: Result, store: str | None) -> list[str]:

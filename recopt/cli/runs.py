@@ -25,10 +25,10 @@ def runs(store: str | None, limit: int) -> None:
     found = list_runs(store, limit)
     if not found:
         raise RecoptError("There are no runs yet: start one with 'recopt run'.")
-    rows = table("run", "started", "task", "stack", "status", "steps", "final loss", "test", "seconds",
-                 right=(5, 6, 7, 8))  # fmt: skip
+    rows = table("run", "started", "task", "stack", "status", "steps", "loss", "test", "seconds",
+                 right=(5, 6, 7, 8), wrap=(2, 3))  # fmt: skip
     for row in found:
-        rows.add_row(row.id[:8], f"{row.started:%Y-%m-%d %H:%M}", *_about(row))
+        rows.add_row(row.id[:8], f"{row.started:%m-%d %H:%M}", *_about(row))
     console().print(rows)
 
 
