@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import silu
 
 from recopt import Params, State, Strategy, Trial, option, positive
-from recopt.blocks import TINY, cosine, flatten, log_ratio, norm, orthogonalize
+from recopt.blocks import TINY, cosine, flatten, log_ratio, norm, orthogonalize, unflatten
 
 MOMENTA = (0.5, 0.9, 0.99)
 SECOND = 0.95
@@ -32,7 +32,8 @@ class Blend(Strategy):
     What the network sees of a tensor are ratios and cosines between these vectors, over the tensor and over all
     of them, the loss relative to the first and to the last, the step number and the tensor's sizes: nothing
     that changes when the loss is multiplied by a number. It answers with the weights of the mixture and with a
-    change of the logarithm of the tensor's step, which is kept in the state.
+    change of the logarithm of the tensor's step, which is kept in the state. Where the loss is above twice the first
+    (not a number included), it goes back to the best point seen and brakes all further moves for a while.
     """
 
     learned: ClassVar[bool] = True
@@ -41,7 +42,7 @@ class Blend(Strategy):
     hidden = option(32, "units per layer of the network")
     memory = option(8, "differences kept for the secant directions, at least 2")
     scale = positive(1.0, "length of the first step: a matrix's singular values, twenty times a vector's mean move")
-    decay = positive(5.0, "steps after which the nominal step has halved; it falls as 1 / (1 + t / decay)")
+    decay = positive(5.0, "steps after which the nominal step has halved, as 1 / (1 + t / decay); 0: it stays", off=0)
     ridge = positive(1e-3, "ridge of the secant fit, relative to unit columns")
 
     kinds: ClassVar[int] = 7
@@ -55,15 +56,16 @@ class Blend(Strategy):
         with torch.no_grad():
             self.outer.weight.mul_(0.1)
             self.outer.bias.zero_()
-            self.outer.bias[:2] = 0.5
+            self.outer.bias[:2] = torch.tensor([0.7, 0.3])
 
     def init(self, point: Params) -> State:
-        """Zeros: vectors [n] and stacks of them, n the number of coordinates, and a number per tensor."""
+        """Vectors [n] and stacks of them, n the number of coordinates, and numbers: all zero, but the brake 1."""
         flat = torch.zeros_like(flatten(point))
         zero = flat.new_zeros(())
         return {
-            "step": zero, "first": zero, "loss": zero, "log_step": flat.new_zeros(len(point)),
-            "point": flat, "grad": flat, "rest": flat, "v": flat, "m": flat.new_zeros(len(MOMENTA), flat.numel()),
+            "step": zero, "first": zero, "loss": zero, "best": zero, "brake": flat.new_ones(()), "home": flat,
+            "log_step": flat.new_zeros(len(point)), "point": flat, "grad": flat, "rest": flat,
+            "v": flat, "m": flat.new_zeros(len(MOMENTA), flat.numel()),
             "s": flat.new_zeros(self.memory, flat.numel()), "y": flat.new_zeros(self.memory, flat.numel()),
         }
 
@@ -72,9 +74,14 @@ class Blend(Strategy):
     ) -> tuple[Params, State]:
         loss, grads = trials[0].loss, trials[0].grads
         assert loss is not None and grads is not None
-        x, g = flatten(point), flatten(grads)
+        # A loss that is no number says only that the point is lost: the last gradient and loss stand in.
+        sane, lost = loss.isfinite(), ~(loss <= state["first"] + state["first"].abs()) & (state["step"] > 0)
+        x, g = flatten(point), torch.where(sane, flatten(grads), state["grad"])
+        loss = torch.where(sane, loss, state["loss"])
         later = (state["step"] > 0).to(g.dtype)
-        first, before = (torch.where(later > 0, state[key], loss) for key in ("first", "loss"))
+        first, before, best = (torch.where(later > 0, state[key], loss) for key in ("first", "loss", "best"))
+        home = torch.where(~lost & (loss <= best) | (later == 0), x, state["home"])
+        brake = torch.where(lost, 0.5 * state["brake"], (1.3 * state["brake"]).clamp(max=1))
         s, y = (x - state["point"]) * later, (g - state["grad"]) * later
         size = 1 / (norm(y) + TINY)
         past_s, past_y = torch.cat([(s * size)[None], state["s"][:-1]]), torch.cat([(y * size)[None], state["y"][:-1]])
@@ -94,16 +101,20 @@ class Blend(Strategy):
         known = torch.cat([everywhere.expand(len(point), -1), self.shapes(point), self.ratios(gram, point, state)], 1)
         out = self.outer(silu(self.middle(silu(self.inner(known)))))
         log_step = (state["log_step"] + 0.3 * torch.tanh(out[:, -1])).clamp(-8, 8)
-        reach = self.scale / (1 + state["step"] / self.decay) * log_step.exp()
-        deltas = [
-            (w[-2] * j + w[-3] * q - r * (w[: self.kinds] @ directions(part, p))).view_as(p)
+        reach = self.scale * log_step.exp()
+        if self.on("decay"):
+            reach = reach / (1 + state["step"] / self.decay)
+        moves = torch.cat([
+            w[-2] * j + w[-3] * q - r * (w[: self.kinds] @ directions(part, p))
             for p, part, w, r, j, q in zip(
-                point, parts, out, reach, jump.split(cuts), probe.split(cuts), strict=True
+                point, parts, torch.tanh(out / 1.5) * 1.5, reach, jump.split(cuts), probe.split(cuts), strict=True
             )
-        ]
+        ])
+        deltas = unflatten(torch.where(lost, home - x, brake * moves), point)
         return deltas, {
-            "step": step, "first": first, "loss": loss, "log_step": log_step,
-            "point": x, "grad": g, "rest": rest, "v": v, "m": m, "s": past_s, "y": past_y,
+            "step": step, "first": first, "loss": loss, "best": torch.where(lost, best, torch.minimum(loss, best)),
+            "brake": brake, "home": home, "log_step": log_step, "point": x, "grad": g, "rest": rest,
+            "v": v, "m": m, "s": past_s, "y": past_y,
         }
 
     def rows(self, g: Tensor, x: Tensor, s: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -273,3 +273,19 @@ def test_blocks() -> None:
         assert values.min() > 0.5 and values.max() < 1.3
     assert cosine(parts[1], torch.zeros(4, dtype=torch.float64)) == 0
     assert log_ratio(torch.zeros(()), torch.zeros(())) == 0
+
+
+def test_blend_goes_back_to_the_best_point_where_the_loss_has_exploded() -> None:
+    rule = make("blend")
+    point = start()
+    state = rule.init(point)
+    _, grads = loss_grads(point, 0)
+    home = flatten(point)
+    for loss in (1.0, 1.5, float("nan"), 1.2, 3.0, 1.1):
+        trial = Trial(point, torch.tensor(loss, dtype=torch.float64), grads)
+        deltas, state = rule(point, [trial], state, RNG)
+        moved = flatten(point) + flatten(deltas)
+        assert torch.isfinite(moved).all()
+        assert torch.allclose(moved, home) == (not loss < 2)
+        point = [p + 1 for p in point]
+    assert state["brake"] == pytest.approx(0.65 * 0.65)
