@@ -170,6 +170,8 @@ class Graph:
                     number, f"'only' matches no parameter of '{level.moves}': {' '.join(level.only)}. Have: {have}."
                 )
             self._refuse(number, f"'{level.moves}' has nothing to move: it declares no parameter.")
+        if (level.schedule != "constant") != (level.horizon is not None):
+            self._refuse(number, "a schedule goes with its length: set both 'schedule' and 'horizon', or neither.")
         if level.moves == TASK:
             self._check_task_level(number)
         else:
@@ -214,6 +216,7 @@ class Graph:
             self._refuse(number, "steps_to has no gradient: use it with a zero-order strategy, or objective=mean here.")
         for m in subjects if self.order(number) else []:
             self._check_differentiable(number, m)
+        self._check_cosine(number)
         if level.gradient == "online" and (level.every != 1 or level.second_order):
             self._refuse(
                 number, "gradient=online is the unroll of length 1 without second derivatives: use gradient=unroll."
@@ -234,6 +237,16 @@ class Graph:
         if level.second_order and subject.moves != TASK and not subject.second_order:
             self._refuse(number, f"second derivatives are dropped in level {m + 1} beneath: "
                                  f"set level{m + 1}.second_order=true or level{number + 1}.second_order=false.")  # fmt: skip
+
+    def _check_cosine(self, number: int) -> None:
+        """The cosine's denominator is a number of one window of updates; nothing differentiates through it."""
+        level = self.levels[number]
+        below = [m for m in sorted(self.below(number)) if self.levels[m].normalize == "cosine"]
+        if level.second_order and below:
+            self._refuse(number, f"an exact level differentiates what is beneath, but level {below[0] + 1} has "
+                                 f"normalize=cosine: set level{below[0] + 1}.normalize=rms.")  # fmt: skip
+        if level.second_order and level.normalize == "cosine" and self.levels[self.clock(number)].moves != TASK:
+            self._refuse(number, "normalize=cosine is not defined for exact levels this high: use normalize=rms.")
 
     def _check_movers(self) -> None:
         episodes: dict[str, tuple[int, int]] = {}
