@@ -235,8 +235,8 @@ class Graph:
             self._refuse(number, f"no gradient passes through level {m + 1}, since '{subject.by}' is zero-order: "
                                  "move it by a zero-order strategy such as annealing.")  # fmt: skip
         if level.second_order and subject.moves != TASK and not subject.second_order:
-            self._refuse(number, f"second derivatives are dropped in level {m + 1} beneath: "
-                                 f"set level{m + 1}.second_order=true or level{number + 1}.second_order=false.")  # fmt: skip
+            mend = f"set level{m + 1}.second_order=true or level{number + 1}.second_order=false"
+            self._refuse(number, f"second derivatives are dropped in level {m + 1} beneath: {mend}.")
 
     def _check_cosine(self, number: int) -> None:
         """The cosine's denominator is a number of one window of updates; nothing differentiates through it."""
