@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import tree
 from .bridge import Patched, attends, twice_differentiable
+from .errors import RecoptError
 from .state import SlotState
 from .strategy import Params
 from .task import Split, Task
@@ -83,7 +84,11 @@ class Evaluator:
     def _made(self, task: Task) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
-            return task.model().to(self.device, self.dtype)
+            module = task.model()
+        odd = next((name for name, p in module.named_parameters() if p.is_complex()), None)
+        if odd:
+            raise RecoptError(f"The model's parameter '{odd}' is complex: hold its real and imaginary part as two.")
+        return module.to(self.device, self.dtype)
 
     def fresh(self, draw: int) -> SlotState:
         """The task slot at the start of a draw."""

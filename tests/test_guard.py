@@ -1,0 +1,208 @@
+"""Guards: what fails is put back and shrunk, task by task; what keeps failing is frozen; nothing above is poisoned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from recopt import guard, held_out
+from recopt.declare import real
+from recopt.state import Guard
+from recopt.strategy import Params, State, Strategy, Trial
+from recopt.task import Batch, Split
+from recopt.tasks.digits import Digits
+from recopt.tree import tensors
+
+from . import engines
+
+
+class Faulty(engines.Bowl):
+    """A bowl whose loss or gradient goes wrong at some batches, and outside of some radius."""
+
+    at: dict[int, str] = {}  # noqa: RUF012
+    only: int | None = None
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        kind = self.at.get(index, "") if self.only in (None, self.seed) else ""
+        return {
+            "a": super().batch(index, split),
+            "loss": torch.tensor({"nan": float("nan"), "inf": float("inf"), "high": 1e3}.get(kind, 0.0)),
+            "slope": torch.tensor(1e308 if kind == "slope" else 0.0, dtype=torch.float64),
+        }
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        weight: Any = model.weight
+        # Zero, with a slope whose norm is not finite.
+        wild = batch["slope"] * (weight - weight.detach()).sum()
+        return super().loss(model, batch["a"]) + batch["loss"] + wild
+
+
+def faulty(at: dict[int, str], **options: Any) -> Faulty:
+    task = Faulty(seed=0)
+    task.at = at
+    for name, value in options.items():
+        setattr(task, name, value)
+    return task
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf", "high", "slope"])
+@pytest.mark.parametrize("stack", ["adam(lr=0.05)", "sgd(lr=0.3)/adam/sgd", "sgd(lr=0.1, momentum=0.5)"])
+def test_a_bad_evaluation_puts_everything_back(kind: str, stack: str) -> None:
+    made = engines.engine(faulty({6: kind}), stack)
+    made.run(6)
+    before = [engines.params(made), [t.clone() for t in tensors(made.state.guards["task"].states)]]
+    good = made.state.guards["task"].point
+    made.step()
+    assert all(torch.equal(a, b) for a, b in zip(engines.params(made), good, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(engines.params(made), before[0], strict=True))
+    states = [t for n in made.movers["task"] for t in tensors(made.state.levels[n].strategy)]
+    assert all(torch.equal(a, b) for a, b in zip(states, before[1], strict=True))
+    made.run(40)
+    assert all(t.isfinite().all() for values in engines.everything(made).values() for t in values)
+    assert all(t.isfinite().all() for t in tensors(made.state) if t.is_floating_point())
+    assert isinstance(made.sink, engines.Recorder)
+    assert made.sink.series(1, "restored")[0] == 1.0
+    losses = engines.losses(made)
+    assert losses[-1] < losses[0]
+
+
+def test_a_bad_evaluation_with_a_graph_through_it() -> None:
+    made = engines.engine(
+        faulty({6: "nan", 13: "slope"}), "adam(lr=0.05)/adam", {2: {"gradient": "unroll", "second_order": True, "every": 4}}
+    )  # fmt: skip
+    made.run(40)
+    assert all(t.isfinite().all() for values in engines.everything(made).values() for t in values)
+    assert made.state.levels[1].steps >= 8
+
+
+def test_without_a_guard_it_diverges() -> None:
+    made = engines.engine(faulty({6: "slope"}), "sgd", {0: {"guard": False}})
+    made.run(10)
+    assert max(float(p.abs().max()) for p in engines.params(made)) > 1e100
+
+
+def test_only_the_task_that_fails_is_touched() -> None:
+    seeds = [t.seed for t in engines.engine(faulty({}), "adam", tasks=3).evaluator.tasks(0)]
+    well = engines.engine(faulty({}), "adam(lr=0.05)", tasks=3)
+    made = engines.engine(faulty({6: "nan", 7: "nan"}, only=seeds[1]), "adam(lr=0.05)", tasks=3)
+    well.run(20)
+    made.run(20)
+    for a, b in zip(engines.params(well), engines.params(made), strict=True):
+        assert torch.equal(a[[0, 2]], b[[0, 2]])
+        assert not torch.equal(a[1], b[1])
+        assert b.isfinite().all()
+    assert made.state.levels[0].strategy["steps"] == 20
+    assert made.state.guards["task"].restored == 2
+    # 6: put back; 7: the point that was put back fails too.
+    assert made.state.guards["task"].scale[1] < 1 == made.state.guards["task"].scale[0]
+
+
+def test_normalizers_of_the_tasks_that_go_on_are_not_touched() -> None:
+    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).evaluator.tasks(0)]
+    settings = {1: {"normalize": "rms"}}
+    well = engines.engine(faulty({}), "sgd(lr=0.05)", settings, tasks=2)
+    made = engines.engine(faulty({6: "nan"}, only=seeds[1]), "sgd(lr=0.05)", settings, tasks=2)
+    well.run(20)
+    made.run(20)
+    assert torch.equal(engines.params(well)[0][0], engines.params(made)[0][0])
+    assert all(t.isfinite().all() for t in tensors(made.state.levels[0].normal))
+
+
+def test_a_level_that_keeps_failing_is_frozen_and_says_so() -> None:
+    bad = {n: "nan" for n in range(5, 1000) if n % 2}
+    made = engines.engine(faulty(bad), "sgd(lr=0.1)/sgd")
+    made.run(100)
+    assert isinstance(made.sink, engines.Recorder)
+    assert made.sink.series(1, "frozen") == [1.0]
+    held = engines.everything(made)
+    made.run(120)
+    for name, values in engines.everything(made).items():
+        assert all(torch.equal(a, b) for a, b in zip(values, held[name], strict=True))
+    assert made.sink.series(1, "frozen") == [1.0]
+    # Steps that go well between failures clear the account.
+    made = engines.engine(faulty({n: "nan" for n in range(5, 1000) if n % 4 == 0}), "sgd(lr=0.1)")
+    made.run(200)
+    assert isinstance(made.sink, engines.Recorder)
+    assert made.sink.series(1, "frozen") == []
+
+
+def test_one_task_of_several_is_frozen_alone() -> None:
+    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).evaluator.tasks(0)]
+    made = engines.engine(faulty({n: "nan" for n in range(5, 1000)}, only=seeds[1]), "sgd(lr=0.02)", tasks=2)
+    made.run(80)
+    held = engines.params(made)[0]
+    made.run(100)
+    assert torch.equal(engines.params(made)[0][1], held[1])
+    assert not torch.equal(engines.params(made)[0][0], held[0])
+
+
+class Wild(Strategy):
+    """A rule above that asks for absurd rates."""
+
+    jump = real(50.0)
+
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
+        return [self.jump * torch.ones_like(p) for p in point], state
+
+
+def test_absurd_rates_from_above_are_survived() -> None:
+    made = engines.engine(engines.Regression(seed=0), "sgd(lr=0.05)/wild", {2: {"every": 5}}, rules={"wild": Wild})
+    made.run(200)
+    assert all(t.isfinite().all() for t in engines.params(made))
+    assert engines.losses(made)[-1] < 100
+
+
+def test_explosions_are_one_sided_and_need_a_reference() -> None:
+    seen = Guard([], [], [1.0, 0.0], [1.0, 1.0], [0, 0], 5)
+    zeros = [0.0, 0.0]
+    assert guard.bad(seen, [-500.0, 7.0], zeros) == [False, False]
+    assert guard.bad(seen, [11.0, float("nan")], zeros) == [True, True]
+    assert guard.bad(seen, [11.0, 0.0], zeros, explosions=False) == [False, False]
+    assert guard.bad(seen, [1.0, 1.0], [0.0, float("inf")]) == [False, True]
+
+
+def test_improvements_are_no_explosions() -> None:
+    # Log ratios start near zero and grow in size: that is no failure.
+    settings = {2: {"objective": "improvement", "every": 2, "gradient": "unroll"}}
+    made = engines.engine(engines.Bowl(seed=0), "sgd(lr=1e-6)/adam(lr=1.0)", settings)
+    made.run(60)
+    assert "sgd" not in {name for name, g in made.state.guards.items() if g.restored}
+
+
+def test_a_null_step_goes_back_when_the_loss_rose() -> None:
+    made = engines.engine(
+        engines.Bowl(seed=0), "sgd(lr=0.05)/wild(jump=1.6)", {2: {"every": 4, "null_step": True, "guard": False}},
+        rules={"wild": Wild},
+    )  # fmt: skip
+    made.run(60)
+    assert isinstance(made.sink, engines.Recorder)
+    assert made.sink.series(2, "null_step")
+    rates = made.sink.series(2, "lr") or made.sink.series(1, "lr")
+    assert any(b < a for a, b in zip(rates, rates[1:], strict=False))
+
+
+def test_the_trust_region_bounds_a_step() -> None:
+    settings = {3: {"every": 1, "gradient": "online", "normalize": "unit"}}
+    made = engines.engine(engines.Bowl(seed=0), "sgd(lr=0.05)/sgd@k(lr=0.9)/sgd@k", settings)
+    assert made.levels[2].trust == 0.01
+    made.run(30)
+    assert isinstance(made.sink, engines.Recorder)
+    moves = made.sink.series(3, "update_norm")
+    assert len(moves) > 20
+    assert max(moves) == pytest.approx(0.01, rel=1e-6)
+
+
+@pytest.mark.parametrize("stack", ["sgd(lr={})/hypergradient", "adam(lr={})/sgd"])
+@pytest.mark.parametrize("power", range(-7, 4))
+def test_no_start_rate_diverges(stack: str, power: int) -> None:
+    made = engines.engine(Digits(seed=0, net="logistic"), stack.format(10.0**power), dtype=torch.float32)
+    start = held_out.measure(made, "test")["loss"]
+    made.run(60)
+    made.hand_on(made.state)
+    after = held_out.measure(made, "test")
+    assert after["loss"] < 20 * start
+    assert all(x == x and abs(x) < 1e30 for x in engines.losses(made))
