@@ -5,6 +5,7 @@ Drawn with matplotlib's own objects, without pyplot: no global state, no window,
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ FIGURES = frozenset({
 """What a level records besides its hyperparameters; any other key of a level is a hyperparameter."""
 
 # Okabe & Ito (2008): eight colours that people with any kind of colour vision can tell apart.
-_TASK, _HELD_OUT, _BAD, _INK = "#0072B2", "#D55E00", "#B00020", "#333333"
+_TRAIN, _VALID, _TEST, _BAD, _INK, _PALE = "#0072B2", "#D55E00", "#000000", "#B00020", "#333333", "#767676"
 _LEVELS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#D55E00", "#0072B2")
 _MANY = 3000  # points; longer columns are drawn as the band they fill and its middle
 _LOG_FROM = 20.0  # largest over smallest value from which a positive column gets a logarithmic axis
@@ -40,9 +41,8 @@ def plot_run(trace: Trace, title: str = "", levels: Mapping[int, str] | None = N
     Returns:
         A ``matplotlib.figure.Figure`` with an Agg canvas: ``figure.savefig(path)``.
     """
-    names = levels or {}
-    return _figure([*_losses(trace), *_metrics(trace), *_meta_losses(trace, names)], _hypers(trace, names), title,
-                   _constants(trace, names))
+    run, names = _columns(trace), levels or {}
+    return _figure(run, _curves(run, names), _hypers(run, names), title, _constants(run, names))
 
 
 def save_plots(trace: Trace, folder: Path, title: str = "", levels: Mapping[int, str] | None = None) -> list[Path]:
@@ -50,115 +50,133 @@ def save_plots(trace: Trace, folder: Path, title: str = "", levels: Mapping[int,
 
     Arguments as for :func:`plot_run`. Returns the files written.
     """
-    names, saved = levels or {}, []
-    wide = [*_losses(trace), *_metrics(trace), *_meta_losses(trace, names)]
-    small, note = _hypers(trace, names), _constants(trace, names)
+    run, names, saved = _columns(trace), levels or {}, []
+    wide, small, note = _curves(run, names), _hypers(run, names), _constants(run, names)
     if wide:
         saved.append(folder / "loss.png")
-        _figure(wide, [], title, "").savefig(saved[-1], dpi=120)
+        _figure(run, wide, [], title, "").savefig(saved[-1], dpi=120)
     if small:
         saved.append(folder / "hyperparameters.png")
-        _figure([], small, title, note).savefig(saved[-1], dpi=120)
+        _figure(run, [], small, title, note).savefig(saved[-1], dpi=120)
     return saved
 
 
-def _figure(wide: list[Draw], small: list[Draw], title: str, note: str) -> Any:
+def _figure(run: list[Points], wide: list[Draw], small: list[Draw], title: str, note: str) -> Any:
     """Panels one below the other: each of ``wide`` in a row of its own, ``small`` up to three in a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     across = min(3, max(1, len(small)))
-    rows = len(wide) + -(-len(small) // across)
-    heights = [3.2] * len(wide) + [2.4] * (rows - len(wide))
-    figure = Figure(figsize=(9, max(2.0, sum(heights) + 0.6)), layout="constrained")
+    heights = [3.4, *[2.6] * (len(wide) - 1)][: len(wide)] + [2.3] * -(-len(small) // across)
+    layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
+    figure = Figure(figsize=(9.5, max(2.0, sum(heights) + 0.5)), layout=layout)
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, fontsize=12, color=_INK, x=0.01, ha="left")
+        figure.suptitle(title, fontsize=13, fontweight="bold", color=_INK, x=0.012, ha="left")
     if note:
-        figure.supxlabel(note, fontsize=8, color="#666666", x=0.01, ha="left")
-    if rows:
-        grid = figure.add_gridspec(rows, 6, height_ratios=heights)
-        for row, draw in enumerate(wide):
-            draw(_plain(figure.add_subplot(grid[row, :])))
-        for n, draw in enumerate(small):
-            width = 6 // across
-            at = n % across * width
-            draw(_plain(figure.add_subplot(grid[len(wide) + n // across, at : at + width])))
+        figure.supxlabel("\n".join(textwrap.wrap(note, 130)), fontsize=8, color=_PALE, x=0.012, ha="left")
+    if not heights:
+        return figure
+    grid = figure.add_gridspec(len(heights), 6, height_ratios=heights)
+    for row, draw in enumerate(wide):
+        draw(_plain(figure.add_subplot(grid[row, :])))
+    for n, draw in enumerate(small):
+        at = n % across * (6 // across)
+        draw(_plain(figure.add_subplot(grid[len(wide) + n // across, at : at + 6 // across])))
+    end = _end(run)
+    for axes in figure.axes:
+        axes.set_xlim(-0.015 * end, 1.015 * max(end, 1))
     return figure
 
 
 def _plain(axes: Any) -> Any:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#DDDDDD", linewidth=0.6)
+    axes.spines[["left", "bottom"]].set_color("#AAAAAA")
+    axes.grid(True, color="#E3E3E3", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=_INK)
+    axes.tick_params(labelsize=8, labelcolor=_INK, color="#AAAAAA")
+    axes.tick_params(which="minor", length=0)
     return axes
 
 
-def _losses(trace: Trace) -> list[Draw]:
-    found = [column for column in _columns(trace) if column.level == 0 and _is_loss(column.key)]
-    if not found:
-        return []
+def _curves(run: list[Points], names: Mapping[int, str]) -> list[Draw]:
+    return [*_losses(run), *_metrics(run), *_meta_losses(run, names)]
+
+
+def _losses(run: list[Points]) -> list[Draw]:
+    found = [column for column in run if column.level == 0 and _is_loss(column.key)]
+    acts = [column.steps for column in run if column.level and column.key == "restored"]
 
     def draw(axes: Any) -> None:
-        log = _scale(axes, [column.values for column in found])
-        for n, column in enumerate(found):
-            train = column.key == "loss"
-            name, colour = ("training loss", _TASK) if train else (_words(column.key), _cycle(n - 1))
-            _curve(axes, column, name, colour, log)
+        _task_curves(axes, found)
+        for column in found:
             _mark_divergence(axes, column)
-        _label(axes, "Loss", "loss", len(found) > 1)
+        if acts:
+            steps = np.unique(np.concatenate(acts))
+            axes.plot(steps, np.full(len(steps), 0.02), "|", color=_BAD, markersize=7, label="put back by a guard",
+                      transform=axes.get_xaxis_transform())
+        _label(axes, "Loss", "loss")
+        _legend(axes)
 
-    return [draw]
+    return [draw] if found else []
 
 
-def _metrics(trace: Trace) -> list[Draw]:
-    found = [column for column in _columns(trace) if column.level == 0 and not _is_loss(column.key)]
-    if not found:
-        return []
+def _metrics(run: list[Points]) -> list[Draw]:
+    found = [column for column in run if column.level == 0 and not _is_loss(column.key)]
 
     def draw(axes: Any) -> None:
-        log = _scale(axes, [column.values for column in found])
-        for n, column in enumerate(found):
-            _curve(axes, column, _words(column.key), _cycle(n), log)
-        _label(axes, "Metrics", "", True)
+        _task_curves(axes, found)
+        _label(axes, "Metrics", "")
+        _legend(axes)
 
-    return [draw]
+    return [draw] if found else []
 
 
-def _meta_losses(trace: Trace, names: Mapping[int, str]) -> list[Draw]:
-    found = [column for column in _columns(trace) if column.level and column.key == "meta_loss"]
-    if not found:
-        return []
+def _task_curves(axes: Any, found: list[Points]) -> None:
+    log = _scale(axes, [column.values for column in found])
+    for n, column in enumerate(sorted(found, key=_rank)):
+        _curve(axes, column, _words(column.key), _task_colour(column, n), log)
+
+
+def _meta_losses(run: list[Points], names: Mapping[int, str]) -> list[Draw]:
+    found = [column for column in run if column.level and column.key == "meta_loss"]
 
     def draw(axes: Any) -> None:
         log = _scale(axes, [column.values for column in found])
         for column in found:
-            _curve(axes, column, _named(column.level, names), _colour(column.level), log)
-        _label(axes, "Meta-loss: what each level is scored by", "meta-loss", True)
+            _curve(axes, column, _named(column.level, names), _level_colour(column.level), log)
+        _label(axes, "Meta-loss, what each level is scored by", "meta-loss")
+        _legend(axes)
 
-    return [draw]
+    return [draw] if found else []
 
 
-def _hypers(trace: Trace, names: Mapping[int, str]) -> list[Draw]:
-    end = max((int(column.steps[-1]) for column in _columns(trace)), default=0)
+def _hypers(run: list[Points], names: Mapping[int, str]) -> list[Draw]:
+    end = _end(run)
 
     def panel(column: Points) -> Draw:
         def draw(axes: Any) -> None:
             _scale(axes, [column.values])
-            steps, values = [*column.steps, end], [*column.values, column.values[-1]]
-            axes.plot(steps, values, color=_colour(column.level), linewidth=1.4, drawstyle="steps-post")
-            _label(axes, f"{column.key}   ({_named(column.level, names)})", "", False)
+            shown = _some(len(column.steps))
+            steps, values = [*column.steps[shown], end], [*column.values[shown], column.values[-1]]
+            colour = _level_colour(column.level)
+            axes.plot(steps, values, color=colour, linewidth=1.5, drawstyle="steps-post")
+            _label(axes, column.key, _named(column.level, names), colour)
+            axes.set_title(f"{column.values[0]:.3g} → {column.values[-1]:.3g}", fontsize=8, color=_PALE, loc="right")
 
         return draw
 
-    return [panel(column) for column in _columns(trace) if _is_hyper(column) and not _constant(column)]
+    return [panel(column) for column in run if _is_hyper(column) and not _constant(column)]
 
 
-def _constants(trace: Trace, names: Mapping[int, str]) -> str:
-    still = [column for column in _columns(trace) if _is_hyper(column) and _constant(column)]
-    told = [f"{column.key} = {column.values[0]:.4g} ({_named(column.level, names)})" for column in still]
-    return f"Not moved: {', '.join(told)}" if told else ""
+def _constants(run: list[Points], names: Mapping[int, str]) -> str:
+    still: dict[int, list[str]] = {}
+    for column in run:
+        if _is_hyper(column) and _constant(column):
+            still.setdefault(column.level, []).append(f"{column.key} {column.values[0]:.4g}")
+    told = [f"{_named(level, names)}: {', '.join(values)}" for level, values in still.items()]
+    return f"Not moved, {'; '.join(told)}" if told else ""
 
 
 def _columns(trace: Trace) -> list[Points]:
@@ -169,13 +187,12 @@ def _is_hyper(column: Points) -> bool:
     return column.level > 0 and column.key not in FIGURES
 
 
-def _constant(column: Points) -> bool:
-    return bool(np.all(column.values == column.values[0]))
-
-
 def _curve(axes: Any, column: Points, label: str, colour: str, log: bool) -> None:
     """A column: its points light, and over them a smoothed line (see :func:`smoothed`) if they are many."""
     steps, values = column.steps, column.values
+    if len(values) <= 2:  # before and after, say: a line between would claim to know what was there
+        axes.plot(steps, values, color=colour, linestyle="none", marker="D", markersize=4.5, label=label)
+        return
     if len(values) <= 100:
         axes.plot(steps, values, color=colour, linewidth=1.4, marker="o", markersize=2.5, label=label)
         return
@@ -184,7 +201,13 @@ def _curve(axes: Any, column: Points, label: str, colour: str, log: bool) -> Non
         axes.fill_between(middle, low, high, color=colour, alpha=0.2, linewidth=0)
     else:
         axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
-    axes.plot(steps, smoothed(values, max(1, len(values) // 100), log), color=colour, linewidth=1.6, label=label)
+    smooth, shown = smoothed(values, max(1, len(values) // 100), log), _some(len(values))
+    axes.plot(steps[shown], smooth[shown], color=colour, linewidth=1.6, label=label)
+
+
+def _some(length: int) -> Ints:
+    """Indices of at most ``_MANY`` evenly spread points, the first and the last among them: more cannot be seen."""
+    return np.unique(np.linspace(0, length - 1, min(length, _MANY)).astype(np.int64))
 
 
 def smoothed(values: Floats, reach: int, log: bool = False) -> Floats:
@@ -202,9 +225,8 @@ def smoothed(values: Floats, reach: int, log: bool = False) -> Floats:
 
 
 def _bands(steps: Ints, values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Middle step, least and greatest finite value of each of at most 800 stretches of a column."""
-    cuts = np.linspace(0, len(values), 801).astype(np.int64)[:-1]
-    good = np.isfinite(values)
+    """First step, least and greatest finite value of each of 800 stretches of a column."""
+    cuts, good = np.linspace(0, len(values), 801).astype(np.int64)[:-1], np.isfinite(values)
     low = np.minimum.reduceat(np.where(good, values, np.inf), cuts)
     high = np.maximum.reduceat(np.where(good, values, -np.inf), cuts)
     some = low <= high
@@ -230,20 +252,29 @@ def _scale(axes: Any, columns: list[Floats]) -> bool:
     return log
 
 
-def _label(axes: Any, title: str, y: str, legend: bool) -> None:
+def _label(axes: Any, title: str, y: str, colour: str = _PALE) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_title(title, fontsize=10, color=_INK, loc="left")
-    axes.set_xlabel("step", fontsize=8, color=_INK)
-    axes.set_ylabel(y, fontsize=8, color=_INK)
+    axes.set_xlabel("step", fontsize=8, color=_PALE)
+    axes.set_ylabel(y, fontsize=8, color=colour)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    if legend:
-        axes.legend(fontsize=8, frameon=False)
+
+
+def _legend(axes: Any) -> None:
+    """Above the panel, on the right, where it hides nothing."""
+    _, labels = axes.get_legend_handles_labels()
+    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.99), borderaxespad=0.2,
+                ncols=min(4, len(labels)), labelcolor=_INK, handlelength=1.6, columnspacing=1.4)
 
 
 def _words(key: str) -> str:
-    return key.replace("_", " ")
+    return "training loss" if key == "loss" else key.replace("_", " ")
+
+
+def _constant(column: Points) -> bool:
+    return bool(np.all(column.values == column.values[0]))
 
 
 def _is_loss(key: str) -> bool:
@@ -254,9 +285,19 @@ def _named(level: int, names: Mapping[int, str]) -> str:
     return f"level {level} {names[level]}" if level in names else f"level {level}"
 
 
-def _colour(level: int) -> str:
+def _end(run: list[Points]) -> int:
+    return max((int(column.steps[-1]) for column in run), default=0)
+
+
+def _rank(column: Points) -> int:
+    """Training before validation before test before anything else."""
+    prefixes = ("loss", "valid", "test")
+    return next((n for n, prefix in enumerate(prefixes) if column.key.startswith(prefix)), len(prefixes))
+
+
+def _task_colour(column: Points, n: int) -> str:
+    return (_TRAIN, _VALID, _TEST, *_LEVELS)[_rank(column) + (n if _rank(column) == 3 else 0)]
+
+
+def _level_colour(level: int) -> str:
     return _LEVELS[(level - 1) % len(_LEVELS)]
-
-
-def _cycle(n: int) -> str:
-    return (_HELD_OUT, *_LEVELS)[n % 8]

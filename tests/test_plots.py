@@ -30,12 +30,14 @@ def run(steps: int = 300, diverges_at: int | None = None) -> Trace:
 def test_a_run_is_drawn_with_its_losses_metrics_meta_losses_and_hyperparameters() -> None:
     figure = plot_run(run(), "digits adam/sgd", {1: "adam", 2: "sgd"})
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == ["Loss", "Metrics", "Meta-loss: what each level is scored by",
-                      "lr   (level 1 adam)", "beta1   (level 1 adam)"]  # fmt: skip
+    assert titles == ["Loss", "Metrics", "Meta-loss, what each level is scored by", "lr", "beta1"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "", "meta-loss", "level 1 adam", "level 1 adam"]
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "log", "log", "linear"]
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["training loss", "valid loss"]
+    assert figure.axes[3].get_title(loc="right") == "0.001 → 0.0985"
     assert all(axes.get_xlabel() == "step" for axes in figure.axes)
-    assert figure.get_supxlabel() == "Not moved: eps = 1e-08 (level 1 adam)"
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+    assert figure.get_supxlabel() == "Not moved, level 1 adam: eps 1e-08"
     assert figure.get_suptitle() == "digits adam/sgd"
 
 
@@ -65,6 +67,24 @@ def test_pictures_are_written_beside_each_other(tmp_path: Path) -> None:
     only.add(0, 0, {"loss": 1.0})
     (tmp_path / "only").mkdir()
     assert save_plots(only, tmp_path / "only") == [tmp_path / "only" / "loss.png"]
+
+
+def test_what_the_guards_did_is_marked_under_the_loss() -> None:
+    trace = run()
+    trace.add(1, 120, {"restored": 1.0})
+    trace.add(2, 250, {"restored": 1.0})
+    axes = plot_run(trace).axes[0]
+    marks = next(line for line in axes.lines if line.get_label() == "put back by a guard")
+    assert marks.get_xdata().tolist() == [120, 250]
+
+
+def test_two_points_are_not_joined_by_a_line() -> None:
+    trace = run()
+    for step in (0, 299):
+        trace.add(0, step, {"test_loss": 1.0})
+    lines = {line.get_label(): line for line in plot_run(trace).axes[0].lines}
+    assert lines["test loss"].get_linestyle() == "None"
+    assert lines["valid loss"].get_linestyle() == "-"
 
 
 def test_smoothing_is_the_mean_of_what_is_within_reach() -> None:
