@@ -143,9 +143,9 @@ class Blend(Strategy):
 
     def shapes(self, point: Params) -> Tensor:
         """What is known of each tensor before the first step: [tensors, 4]."""
-        sides = [(p.shape[0], p.numel() // p.shape[0]) if p.dim() > 1 else (1, p.numel()) for p in point]
+        sides = [(p.shape[0], p[:1].numel()) if p.dim() > 1 else (1, p.numel()) for p in point]
         return point[0].new_tensor([
-            [float(p.dim() > 1), i / max(len(point) - 1, 1), math.log(min(ab)) / 5, math.log(max(ab)) / 5]
+            [float(p.dim() > 1), i / max(len(point) - 1, 1), math.log(max(min(ab), 1)) / 5, math.log(max(*ab, 1)) / 5]
             for i, (p, ab) in enumerate(zip(point, sides, strict=True))
         ])
 
@@ -175,6 +175,6 @@ def directions(part: Tensor, like: Tensor) -> Tensor:
         rows, columns = v.mean(1, keepdim=True).sqrt(), v.mean(0, keepdim=True).sqrt()
         around = around.reshape(2, *v.shape) / (rows / rows.mean() + 0.1) / (columns / columns.mean() + 0.1)
         around = orthogonalize(around).reshape(2, -1)
-        length = max(like.shape[0], like.numel() // like.shape[0]) ** -0.5
+        length = max(like.shape[0], like[:1].numel(), 1) ** -0.5
     around = torch.cat([around, part[ROOT + 1 :], part[FAST : FAST + 1], -part[S : S + 1]])
     return around * (length / around.square().mean(1, keepdim=True).clamp(min=TINY**2).sqrt())

@@ -88,8 +88,8 @@ class MlpRule(Strategy):
 
     def _ratios(self, p: Tensor, mean: Tensor, root: Tensor) -> Tensor:
         """Ratios of root mean squares within a tensor [5]: momenta to √v, the two v, the values to 1."""
-        sizes = mean.square().mean(1).sqrt()
-        spread = root.square().mean(1).sqrt()
+        sizes = (mean.square().mean(1) + 1e-30).sqrt()
+        spread = (root.square().mean(1) + 1e-30).sqrt()
         one = torch.ones_like(spread[:1])
         return torch.cat([log_ratio(sizes[1:], spread[:1]), log_ratio(spread[:1], spread[1:]), log_ratio(rms(p), one)])
 
