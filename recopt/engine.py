@@ -44,12 +44,14 @@ class Engine:
         seed: of everything random in the run.
         tasks: how many tasks are trained side by side.
         sink: called with (level, step, values) for every point of the record; level 0 is the task.
+        each: whether the task's points also hold the loss of each task, under ``losses``.
     """
 
     def __init__(
         self, task: Task, graph: Graph, *, seed: int = 0, tasks: int = 1, device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32, sink: Sink | None = None,
+        dtype: torch.dtype = torch.float32, sink: Sink | None = None, each: bool = False,
     ) -> None:  # fmt: skip
+        self.each = each
         self.graph, self.levels, self.sink, self.tasks, self.seed = graph, graph.levels, sink, tasks, seed
         self.device, self.dtype = torch.device(device), dtype
         self.evaluator = Evaluator(task, tasks, seed, self.device, dtype)

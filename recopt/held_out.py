@@ -44,16 +44,23 @@ def models(engine: Engine, state: RunState | None = None) -> list[nn.Module]:
 
 def measure(engine: Engine, split: Split, state: RunState | None = None) -> dict[str, float]:
     """The mean loss and metrics over one pass of ``split``, over all tasks; leaves no trace in the run."""
-    sums: dict[str, float] = {}
+    found = measure_each(engine, split, state)
+    return {key: sum(one[key] for one in found) / len(found) for key in found[0]}
+
+
+def measure_each(engine: Engine, split: Split, state: RunState | None = None) -> list[dict[str, float]]:
+    """As :func:`measure`, of each task by itself."""
+    found: list[dict[str, float]] = []
     tasks = engine.evaluator.tasks((state or engine.state).slots[TASK].draw)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for task, module in zip(tasks, models(engine, state), strict=True):
             module.eval()
-            count = task.batches(split)
+            count, sums = task.batches(split), dict[str, float]()
             for index in range(count):
                 batch = engine.evaluator.place(task.batch(index, split))
                 values = {"loss": task.loss(module, batch), **task.metrics(module, batch)}
                 for key, value in values.items():
-                    sums[key] = sums.get(key, 0.0) + float(value) / count / len(tasks)
-    return sums
+                    sums[key] = sums.get(key, 0.0) + float(value) / count
+            found.append(sums)
+    return found

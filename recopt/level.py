@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Literal
 
@@ -10,6 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 TASK = "task"
 GradientName = Literal["direct", "unroll", "online", "value"]
 NormalizeName = Literal["none", "clip", "rms", "unit", "cosine", "log_sign"]
+
+Schedule = Literal["constant", "cosine"]
 
 _OBJECTIVE = re.compile(r"mean|sum|last|improvement|steps_to:\s*[-+.\deE]+")
 
@@ -41,6 +44,11 @@ class Level(BaseModel):
         normalize: what is done to the signal before the strategy reads it.
         penalty_update: weight of the squared norm of the updates below in the meta-loss.
         penalty_moved: weight of the squared norm of what this level moves.
+        schedule: what the updates are multiplied by as time goes: ``constant`` (1), or ``cosine``, which falls from 1
+            to 0 over ``horizon`` updates of the slot since it last started afresh and stays there (SGDR without
+            restarts: Loshchilov & Hutter 2017, 1608.03983, eq. 5). For a rule whose step is proportional to a
+            learning rate it is a schedule of that.
+        horizon: of ``schedule``, in updates of the slot that is moved.
         trust: largest norm of a step relative to the norm of what is moved; None for no bound.
         null_step: take a step back if the meta-loss rose after it.
         guard: restore and shrink on non-finite or exploding losses.
@@ -60,6 +68,14 @@ class Level(BaseModel):
     normalize: NormalizeName | None = None
     penalty_update: Annotated[float, Field(ge=0)] = 0.0
     penalty_moved: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Schedule = "constant"
+    horizon: Annotated[int, Field(ge=1)] | None = None
     trust: Annotated[float, Field(gt=0)] | None = None
     null_step: bool = False
     guard: bool = True
+
+    def factor(self, age: int) -> float:
+        """What the schedule multiplies update number ``age`` by, counted from 0 since the slot started afresh."""
+        if self.schedule == "constant" or self.horizon is None:
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(age, self.horizon) / self.horizon))

@@ -123,13 +123,16 @@ class Mover:
         return Step(delta, after, own.normal, [])
 
     def _checked(self, state: RunState, number: int, signal: Signal, made: Step, point: Params) -> Params:
-        """The deltas as they are applied: shrunk by the guard, none where it acted, undone by a null step."""
+        """The deltas as they are applied: shrunk by schedule and guard, none where it acted, undone by a null step."""
         level, own = self.levels[number], state.levels[number]
         delta = made.delta
         guarded = state.guards.get(level.moves)
         if guarded is not None and min(guarded.scale) < 1:
             scale = delta[0].new_tensor(guarded.scale if len(guarded.scale) > 1 else guarded.scale[0])
             delta = [d * (scale.view(-1, *[1] * (d.ndim - 1)) if scale.ndim else scale) for d in delta]
+        if level.schedule != "constant":
+            factor = level.factor(state.slots[level.moves].age)
+            delta = [d * factor for d in delta]
         if signal.bad is not None:
             delta = tree.choose(signal.bad, [torch.zeros_like(d) for d in delta], delta)
             made.strategy = tree.choose(signal.bad, tree.detach(own.strategy), made.strategy)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from . import tree
 from .errors import RecoptError
@@ -49,7 +48,8 @@ class Collector:
                 loss, slot.buffers = engine.evaluator.losses(slot, slot.params, batch)
             engine.budget.spend(payer, loss=engine.tasks)
         slot.seen += 1
-        engine.log(state, 0, {"loss": loss.detach().mean() if loss.ndim else loss.detach()})
+        each = {"losses": loss.detach()} if engine.each else {}
+        engine.log(state, 0, {"loss": loss.detach().mean() if loss.ndim else loss.detach(), **each})
         pairs = list(zip(slot.params, grads or [], strict=False)) if self.exact else []
         loss, bad, size = engine.guarded(state, TASK, loss, grads)
         if bad is not None and grads is not None:
