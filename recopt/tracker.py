@@ -16,7 +16,7 @@ from ._spool import Record, Spool, Unreachable, replay
 from ._store_uri import shown
 from .errors import RecoptError
 from .trace import Points
-from .tracking import PARENT, RUNS, Store, local_artifacts, metric_name, open_store, unopened
+from .tracking import PARENT, RUNS, Store, metric_name, open_store, unopened
 from .tracking_sender import Sender
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -113,7 +113,7 @@ class Tracker:
     def __init__(self, store: Store, runs: Mapping[int, str], notify: Callable[[str], None]) -> None:
         self.store, self.run_id = store, runs[0]
         self.levels = {number: run for number, run in runs.items() if number}
-        local = local_artifacts(store.client.get_run(self.run_id).info.artifact_uri)
+        local = store.folder(store.client.get_run(self.run_id).info)
         self._remote = local is None
         self.folder = local or store.root / "local" / self.run_id
         self.folder.mkdir(parents=True, exist_ok=True)

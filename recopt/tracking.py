@@ -46,13 +46,21 @@ class Store:
         return spool_folder(self.root, self.uri)
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment ``name``, made if need be, its artifacts at an absolute place below ``root``."""
+        """The id of the experiment ``name``, made if need be, its artifacts at an absolute place below ``root``.
+
+        MLflow never changes an experiment's place. If the runs folder has moved since, new runs therefore
+        go to an experiment of their own, named after where it is now.
+        """
+        place = self.root / "artifacts" / re.sub(r"[^\w.-]+", "_", name)
         known = self.client.get_experiment_by_name(name)
+        was = local_artifacts(known.artifact_location) if known and not self.uri.startswith("http") else None
+        if was is not None and was != place and not was.parent.exists():
+            name = f"{name} in {self.root}"
+            known = self.client.get_experiment_by_name(name)
         if known is None:
-            folder = re.sub(r"[^\w.-]+", "_", name)
-            place = None if self.uri.startswith("http") else (self.root / "artifacts" / folder).absolute().as_uri()
             try:
-                return str(self.client.create_experiment(name, artifact_location=place))
+                location = None if self.uri.startswith("http") else place.as_uri()
+                return str(self.client.create_experiment(name, artifact_location=location))
             except Exception:  # another process may have made it since
                 known = self.client.get_experiment_by_name(name)
                 if known is None:
@@ -60,6 +68,14 @@ class Store:
         if known.lifecycle_stage != "active":
             raise RecoptError(f"The experiment '{name}' was deleted in {shown(self.uri)}: restore it, or name another.")
         return str(known.experiment_id)
+
+    def folder(self, info: Any) -> Path | None:
+        """Where the artifacts of a run (its ``info``) are on this machine, even if the runs folder has moved since."""
+        place = local_artifacts(info.artifact_uri)
+        if place is not None and not place.exists():
+            moved = self.root.joinpath("artifacts", *place.parts[-3:])
+            return moved if moved.exists() else place
+        return place
 
     def take(self, record: Record) -> None:
         """Write one record of a spool.

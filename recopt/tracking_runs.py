@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ._store_uri import shown
 from .errors import RecoptError, did_you_mean
-from .tracking import RUNS, Store, local_artifacts, open_store, unopened
+from .tracking import RUNS, Store, open_store, unopened
 
 T = TypeVar("T")
 _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".cloudpickle"}
@@ -113,7 +113,7 @@ def fetch_model(ref: str, dest: Path | None = None, store: str | None = None, ro
         if found is None:
             raise RecoptError(f"'{ref}' is not models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/PATH.")
         run, path = found[1], found[2].strip("/")
-        local = local_artifacts(opened.run(run).info.artifact_uri)
+        local = opened.folder(opened.run(run).info)
         if ".." in path.split("/") or (local is not None and not (local / path).exists()):
             raise RecoptError(f"Run {run} has no artifact '{path}'.")
         if local is not None and dest is None:
@@ -142,7 +142,7 @@ def _roots(store: Store, condition: str, limit: int | None = None) -> list[RunRo
             break
         page = store.client.search_runs(
             experiments, condition, max_results=size, order_by=["attributes.start_time DESC"], page_token=token)
-        rows += [_row(run) for run in page]
+        rows += [_row(store, run) for run in page]
         token = page.token
         if not token:
             break
@@ -159,18 +159,18 @@ def _experiments(store: Store) -> list[str]:
             return found
 
 
-def _row(run: Any) -> RunRow:
+def _row(store: Store, run: Any) -> RunRow:
     info, data = run.info, run.data
     ended = None if info.end_time is None or info.status == "RUNNING" else (info.end_time - info.start_time) / 1000
     return RunRow(info.run_id, info.run_name or "", info.status, str(info.experiment_id),
                   datetime.fromtimestamp(info.start_time / 1000).astimezone(), ended, dict(data.params),
-                  dict(data.metrics), dict(data.tags), local_artifacts(info.artifact_uri))  # fmt: skip
+                  dict(data.metrics), dict(data.tags), store.folder(info))  # fmt: skip
 
 
 def _find(store: Store, ref: str) -> RunRow:
     if re.fullmatch(r"[0-9a-f]{32}", ref):
         run = store.run(ref)
-        return _row(store.run(run.data.tags.get("recopt.root", ref)))
+        return _row(store, store.run(run.data.tags.get("recopt.root", ref)))
     rows = _roots(store, _ROOTS)
     named = [row for row in rows if row.name == ref]
     if named:

@@ -100,6 +100,24 @@ def test_artifacts_lie_below_the_runs_folder_wherever_it_was_started(
     tracker.finish("FINISHED", {})
 
 
+def test_a_runs_folder_that_was_moved_keeps_its_runs_and_takes_new_ones(root: Path) -> None:
+    old = started(root)
+    (old.folder / "checkpoint").write_text("here")
+    old.finish("KILLED", {})
+    moved = root.rename(root.parent / "moved")
+    again = started(moved, resume=old.run_id)
+    assert (again.folder / "checkpoint").read_text() == "here"
+    assert again.folder.is_relative_to(moved)
+    again.finish("FINISHED", {})
+    for name in ("new", "newer"):
+        new = started(moved, name=name)
+        assert new.folder.is_relative_to(moved)
+        new.finish("FINISHED", {})
+    assert not root.exists()
+    names = {experiment.name for experiment in new.store.client.search_experiments()}
+    assert names == {"Default", "tests", f"tests in {moved}"}
+
+
 def test_what_is_not_finite_is_a_gap_and_says_diverged(root: Path) -> None:
     tracker = started(root)
     values = np.array([1.0, np.inf, -np.inf, np.nan])
