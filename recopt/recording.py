@@ -27,7 +27,7 @@ def start_record(
         levels=_levels(spec), resume=resume, root_dir=root,
     )  # fmt: skip
     (tracker.folder / "spec.yaml").write_text(write_spec(spec))
-    draw_file(graph, tracker.folder / "graph.svg")
+    draw_file(graph, tracker.folder / "graph.svg", spec.task.name)
     keep_sources(plan, tracker.folder / "plugins")
     tracker.publish()
     return tracker

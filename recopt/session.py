@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Literal
 
 from . import checkpoint
@@ -19,6 +17,7 @@ from .errors import RecoptError
 from .export import write_export
 from .graph import Graph
 from .held_out import measure, settled
+from .interrupts import Interrupts
 from .plan import Plan, plan_of
 from .plots import save_plots
 from .plugins import source_of
@@ -62,29 +61,6 @@ class Options:
     save_seconds: float = CHECKPOINT_SECONDS
 
 
-class Interrupts:
-    """Ctrl-C (or SIGTERM) as a wish to stop between two steps; the second one stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for sign in (signal.SIGINT, signal.SIGTERM):
-                self._before[sign] = signal.signal(sign, self._ask)
-        return self
-
-    def _ask(self, sign: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
-        for sign, handler in self._before.items():
-            signal.signal(sign, handler)
-
-
 class Session:
     """One run being carried out.
 
@@ -106,7 +82,11 @@ class Session:
         self._measured = 0
         if options.track:
             self.tracker = self._record()
-        self.first_step = self._resume() if options.resume else 0
+        self.first_step = 0
+        if options.resume:
+            if self.folder is None:
+                raise RecoptError("A run that is not recorded cannot be resumed: leave --no-track out.")
+            self.load(self.folder)
 
     @property
     def folder(self) -> Path | None:
@@ -135,10 +115,8 @@ class Session:
 
     # saving
 
-    def _resume(self) -> int:
-        folder = self.folder
-        if folder is None:
-            raise RecoptError("A run that is not recorded cannot be resumed: leave --no-track out.")
+    def load(self, folder: Path) -> None:
+        """Go to where :meth:`save` was called, with the same record. Raises RecoptError if nothing was saved there."""
         lengths = self._call(lambda: checkpoint.load(self.engine, folder / CHECKPOINT))
         if (folder / TRACE).is_file():
             self.trace = load_trace(folder / TRACE, self.spec.steps)
@@ -148,15 +126,20 @@ class Session:
             self.before[key.removeprefix("test_")] = float(self.trace.series(0, key)[1][0])
         if "valid_loss" in named:
             self._measured = int(self.trace.series(0, "valid_loss")[0][-1])
-        return self.step
+        self.first_step = self.step
 
-    def save(self) -> None:
-        """Write the trace, then the checkpoint, which says how much of the trace belongs to it."""
-        if self.folder is None:
+    def save(self, folder: Path | None = None) -> None:
+        """Write the trace, then the checkpoint, which says how much of the trace belongs to it, into the run's folder.
+
+        Args:
+            folder: another folder instead. A run that is not recorded has no folder, and saves nothing without it.
+        """
+        folder = folder or self.folder
+        if folder is None:
             return
         begin = time.monotonic()
-        save_trace(self.trace, self.folder / TRACE)
-        checkpoint.save(self.engine, self.folder / CHECKPOINT, note=self.trace.lengths())
+        save_trace(self.trace, folder / TRACE)
+        checkpoint.save(self.engine, folder / CHECKPOINT, note=self.trace.lengths())
         self._saved = time.monotonic()
         self._pause = max(self.options.save_seconds, 20 * (self._saved - begin))
 
@@ -181,6 +164,12 @@ class Session:
             except KeyboardInterrupt:
                 if self.tracker:
                     self.tracker.finish("KILLED", summary(self.engine, self.trace, self.before, {}))
+                raise
+            except RecoptError:
+                raise
+            except Exception:  # of ours, or a full disk
+                with suppress(Exception):
+                    self._keep(traceback.format_exc())
                 raise
 
     def _between(self) -> None:

@@ -57,11 +57,13 @@ def _status(args: Sequence[str] | None) -> int:
     except RecoptError as why:
         status = 1 if type(why).__name__ == "RunFailed" else MISTAKE  # by name: its module loads torch
         return _refuse(str(why), status)
+    except OSError as why:  # a full disk, say
+        if isinstance(why, BrokenPipeError):  # the reader, such as head, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return _refuse(f"{why.strerror or why}: {why.filename}." if why.filename else f"{why}.", 1)
     except (click.Abort, KeyboardInterrupt):
         return _refuse("Stopped.", INTERRUPTED)
-    except BrokenPipeError:  # the reader, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _refuse(text: str, status: int = MISTAKE) -> int:

@@ -1,0 +1,31 @@
+"""Ctrl-C between two steps, instead of within one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupts:
+    """Ctrl-C (or SIGTERM) as a wish to stop between two steps; the second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for sign in (signal.SIGINT, signal.SIGTERM):
+                self._before[sign] = signal.signal(sign, self._ask)
+        return self
+
+    def _ask(self, sign: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
+        for sign, handler in self._before.items():
+            signal.signal(sign, handler)

@@ -1,0 +1,199 @@
+"""Runs from Python: what they give, what they leave, and that they can be gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import recopt
+from recopt import Graph, Level, Params, RecoptError, RunFailed, State, Strategy, Task, Trial, option, positive
+from recopt.export import read_export
+from recopt.plan import Plan, plan, replan
+from recopt.session import TRACE, Options, Session
+from recopt.spec import write_spec
+from recopt.tasks import make
+from recopt.trace import save_trace
+from recopt.tracking_runs import list_runs
+
+
+class Rule(Strategy):
+    """Plain steps, but for one of them."""
+
+    rate = positive(0.1)
+    fails_at = option(-1)
+
+    def init(self, point: Params) -> State:
+        return {"steps": 0}
+
+    def forward(
+        self, point: Params, trials: Sequence[Trial], state: State, rng: torch.Generator
+    ) -> tuple[Params, State]:
+        if state["steps"] == self.fails_at:
+            raise ArithmeticError("lost\nmy way.")
+        assert trials[0].grads is not None
+        return [-self.rate * g for g in trials[0].grads], {"steps": state["steps"] + 1}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_result_has_histories_figures_and_the_model() -> None:
+    result = recopt.run("digits(net=logistic)", "adam(lr=0.01)/hypergradient", steps=40, measure=10, track=False)
+    assert (result.status, result.stack, result.run_id, result.folder) == (
+        "FINISHED", "adam(lr=0.01)/hypergradient", None, None)  # fmt: skip
+    assert result.losses.shape == (40,)
+    assert result.losses[-1] < result.losses[0]
+    steps, accuracy = result.history("valid_accuracy")
+    assert steps.tolist() == [10, 20, 30, 40]
+    assert result.history("lr", level=1)[1][-1] == pytest.approx(result.hyperparameters[1]["lr"], rel=0.2)
+    assert result.after["accuracy"] > 0.4 > result.before["accuracy"]
+    assert accuracy[-1] > 0.4
+    assert result.model()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert result.plot().axes
+    assert not result.diverged
+    assert not Path("runs").exists()
+
+
+def test_held_out_figures_are_taken_beneath_a_search_too_and_only_of_what_is_kept() -> None:
+    result = recopt.run("digits(net=logistic)", "adam/annealing", steps=60, measure=10, track=False,
+                        settings=["level2.every=5"])  # fmt: skip
+    steps, _ = result.history("valid_loss")
+    assert len(steps) >= 5
+    assert (np.diff(steps) >= 5).all()
+
+
+def test_objects_do_as_well_as_words() -> None:
+    words = recopt.run("quadratic(dim=4)", "adam(lr=0.1)/sgd", steps=20, seed=3, track=False)
+    task = make("quadratic", dim=4)
+    stack = recopt.run(task, "adam(lr=0.1)/sgd", steps=20, seed=3, track=False)
+    np.testing.assert_array_equal(words.losses, stack.losses)
+    slots = plan("quadratic", "adam(lr=0.1)/sgd").graph.slots
+    graph = Graph([Level(moves="task", by="adam"), Level(moves="adam", by="sgd")], slots)
+    objects = recopt.run(task, graph, steps=20, seed=3, track=False)
+    np.testing.assert_array_equal(words.losses, objects.losses)
+    assert objects.spec.task.model_dump() == {"name": "quadratic", "settings": {"dim": 4}, "domains": {}}
+    assert objects.spec.strategies["adam"].settings == {"lr": 0.1}
+    with pytest.raises(RecoptError, match="'depth' and 'settings' are for a stack in words"):
+        recopt.run(task, graph, depth=3)
+
+
+def test_a_strategy_that_comes_from_no_file_can_be_run_and_recorded() -> None:
+    graph = Graph([Level(moves="task", by="mine")], {"mine": Rule(rate=0.01)})
+    result = recopt.run("quadratic", graph, steps=5)
+    assert result.folder is not None
+    assert (result.folder / "spec.yaml").is_file()
+    assert load_file(str(result.folder / "export" / "strategies.safetensors")).keys() == {"mine/rate"}
+
+
+def test_a_failing_strategy_leaves_a_failed_run_with_traceback_and_checkpoint() -> None:
+    graph = Graph([Level(moves="task", by="mine")], {"mine": Rule(rate=0.001, fails_at=7)})
+    with pytest.raises(
+        RunFailed, match=r"^Step 8 failed with ArithmeticError: lost my way\. The traceback is in .*\.$"
+    ):
+        recopt.run("quadratic", graph, steps=20)
+    [row] = list_runs()
+    assert row.status == "FAILED"
+    assert row.folder is not None
+    assert "lost\nmy way." in (row.folder / "traceback.txt").read_text()
+    assert (row.folder / "checkpoint.safetensors").is_file()
+    assert np.isfinite(row.metrics["final_loss"])
+
+
+@pytest.mark.parametrize("wrong", [{"device": "tpu9"}, {"dtype": "float16"}, {"steps": 0}, {"tasks": 0}, {"seed": -1}])
+def test_what_cannot_work_is_refused_before_anything_is_recorded(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RecoptError, match=rf"{next(iter(wrong))}"):
+        recopt.run("quadratic", "adam", **wrong)
+    with pytest.raises(RecoptError, match="5000"):
+        recopt.run("digits(batch_size=5000)", "adam")
+    assert not Path("runs").exists()
+
+
+def stopped(made: Plan, at: int, folder: Path) -> None:
+    """Carry a plan out until step ``at``, save it in ``folder``, and go on a little with what is saved later."""
+
+    def progress(session: Session) -> None:
+        if session.step >= at:
+            session.save(folder)
+            for _ in range(3):
+                session.engine.step()
+            save_trace(session.trace, folder / TRACE)  # a kill between the two files
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        Session(made, Options(track=False, progress=progress)).run()
+
+
+@pytest.mark.parametrize("stack", ["adam/sgd", "sgd(lr=0.01)/annealing", "adam/hypergradient/annealing"])
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_resumed_run_is_the_unbroken_one_to_the_bit(stack: str, tasks: int) -> None:
+    depth = stack.count("/") + 1
+    made = plan("quadratic", stack, steps=90, tasks=tasks, seed=5, measure=7, settings=[f"level{depth}.every=8"]
+                if "annealing" in stack else [])  # fmt: skip
+    stopped(made, 50, Path("saved"))
+    spec = yaml.safe_load(write_spec(made.spec))
+    again = Session(replan(spec), Options(track=False))
+    again.load(Path("saved"))
+    assert 50 <= again.first_step < 90
+    result = again.run()
+    whole = Session(replan(spec), Options(track=False)).run()
+    assert result.trace.keys() == whole.trace.keys()
+    for key in whole.trace.keys():  # noqa: SIM118 - not a mapping
+        for one, other in zip(result.trace.series(*key), whole.trace.series(*key), strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=str(key))
+    assert result.hyperparameters == whole.hyperparameters
+    assert result.before == whole.before
+    assert result.after == whole.after
+
+
+def test_a_finished_run_can_be_made_longer() -> None:
+    made = plan("quadratic", "adam/annealing", steps=30, measure=10, settings=["level2.every=8"])
+    first = Session(made, Options()).run()
+    longer = replan(made.spec.model_dump(mode="json"), steps=70)
+    result = Session(longer, Options(resume=first.run_id)).run()
+    whole = Session(replan(made.spec.model_dump(mode="json"), steps=70), Options(track=False)).run()
+    np.testing.assert_array_equal(result.losses, whole.losses)
+    np.testing.assert_array_equal(result.history("test_loss")[0], [0, 70])
+    assert [row.status for row in list_runs()] == ["FINISHED"]
+
+
+def test_an_export_gives_the_trained_strategies_back() -> None:
+    result = recopt.run("quadratic", "adam/hypergradient", steps=12, tasks=2)
+    assert result.folder is not None
+    levels, strategies = read_export(result.folder / "export")
+    assert levels == result.spec.levels
+    assert strategies["adam"].lr.item() == pytest.approx(result.hyperparameters[1]["lr"], rel=1e-6)  # type: ignore[attr-defined]
+    model = load_file(str(result.folder / "export" / "model.safetensors"))
+    assert {name.split("/")[0] for name in model} == {"0", "1"}
+    described = json.loads((result.folder / "export" / "stack.json").read_text())
+    assert described["task"]["name"] == "quadratic"
+    (result.folder / "export" / "strategies.safetensors").write_bytes(b"x")
+    with pytest.raises(RecoptError, match="is no export of recopt"):
+        read_export(result.folder / "export")
+    with pytest.raises(RecoptError, match="is no export of recopt"):
+        read_export(Path("nowhere"))
+
+
+def test_a_task_of_ones_own_needs_no_file() -> None:
+    class Bowl(Task):
+        def model(self) -> torch.nn.Module:
+            return torch.nn.Linear(2, 1)
+
+        def batch(self, index: int, split: str = "train") -> torch.Tensor:
+            return torch.ones(3, 2)
+
+        def loss(self, model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+            return (model(batch) ** 2).mean()
+
+    result = recopt.run(Bowl(), "sgd(lr=0.1)", steps=10)
+    assert result.losses[-1] < result.losses[0]
+    assert result.spec.task.name in ("bowl", "test-session")
