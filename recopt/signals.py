@@ -136,7 +136,7 @@ class Collector:
         self._heard(state, number, signal)
         if signal.grads is None:
             signal.grads = [torch.zeros_like(p) for p in moved]
-        engine.budget.spend(engine.searcher.payer(state), hypergradient=1)
+        engine.budget.spend(engine.searcher.payer(state) or number, hypergradient=1)
         own.window = self._next_window(own.window, how.exact)
         self._deliver(state, number, signal)
         if not over:
