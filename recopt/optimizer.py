@@ -27,7 +27,8 @@ from .errors import RecoptError
 
 Scope = Literal["global", "group", "tensor"]
 Callback = Callable[[int, dict[str, float]], None]
-DEFAULT_STACK = "adam/sgd"
+DEFAULT_STACK = "adam/adagrad(lr=1)[lr]"
+"""Knob-free: the start value of Adam's rate hardly matters, and the 1 is the unit of its logarithm (see docs)."""
 KEY = "recopt"
 
 
@@ -37,7 +38,8 @@ class Optimizer(torch.optim.Optimizer):
     Args:
         params: as for any ``torch.optim`` optimizer: tensors, named tensors, or groups. A group may have its own
             ``stack``, its own settings of the strategy of level 1 (``lr`` …) and ``maximize``.
-        stack: the stack in notation, innermost first (``"adam(lr=1e-3)/sgd"``), or strategies in a list.
+        stack: the stack in notation, innermost first (``"adam(lr=1e-3)/sgd"``), or strategies in a list; if it is left
+            out, Adam whose learning rate finds itself.
         depth: height to which the last strategy is repeated.
         scope: what shares one set of hyperparameters: all groups, each group, or each tensor by itself.
         normalize: of the levels above the first, instead of their defaults (``rms``); ``"none"`` for the raw tower.

@@ -5,6 +5,9 @@ Nothing but what the training loop gives is known: gradients always, losses some
 - a gradient (or loss) that is not finite is skipped; the parameters stay untouched;
 - where the next one is not finite either, it is not the batch but the point: the last update, computed again from
   the optimizer's state, is taken back, and the updates are halved from then on (they recover by 2 % a step);
+- a step of a tower that tunes its own rate is never longer than a fifth of what it moves (the root mean square of
+  the tensors, all together, or 0.01 if they are smaller): it is cut back and the rate lowered to match, so that a
+  start value that is far too large costs a step and not the model;
 - where losses are known, one above ten times the largest of the first ten is an explosion, and treated likewise.
 """
 
@@ -18,10 +21,18 @@ from ..guard import EXPLODE, FIRST, GROW, SHRINK
 from ..strategy import Params
 
 if TYPE_CHECKING:
+    from .rungs import TaskRung
     from .tower import Tower
 
 PERSISTS = 2
 """So many bad gradients in a row are the point's fault."""
+
+
+REACH = 0.2
+"""The longest update of a tower that tunes its rate, relative to the norm of what it moves."""
+YOUNG, PERIOD = 10, 20
+"""Updates are measured at each of the first steps, then this often, and whenever the rate or the gradient has grown."""
+TINY = 1e-300
 
 
 class Guard:
@@ -29,10 +40,12 @@ class Guard:
 
     def __init__(self, active: bool) -> None:
         self.active = active
-        self.counts = {"skipped": 0, "restored": 0}
+        self.counts = {"skipped": 0, "restored": 0, "bounded": 0}
         self.shrink = 1.0
         self.bad_run = 0
         self.reference, self.seen = 0.0, 0
+        self.steps = 0
+        self.checks: dict[str, list[float]] = {}
         self._warned = False
 
     def passes(self, tower: Tower, points: Params, norm: float, loss: float | None) -> bool:
@@ -72,16 +85,36 @@ class Guard:
                 stacklevel=5,
             )
 
-    def moved(self, norm: float) -> None:
-        """A step was made."""
+    def moved(self, tower: Tower, points: Params, norm: float) -> None:
+        """A step was made: where levels tune its rate, it must not have been a wild one."""
         self.shrink = min(1.0, self.shrink * GROW)
+        self.steps += 1
+        if not self.active:
+            return
+        for bottom in tower.bottoms:
+            if bottom.rate is not None and self._due(bottom, norm):
+                ratio = bottom.bound(points, REACH)
+                self.counts["bounded"] += ratio > 1
+                rate = bottom.place.by.coords[bottom.rate]
+                self.checks[str(bottom.place.number)] = [min(ratio, 1.0), rate, norm, self.steps]
+
+    def _due(self, bottom: TaskRung, norm: float) -> bool:
+        """Whether the length of an update has to be looked at: it is not free, and changes slowly later on."""
+        last = self.checks.get(str(bottom.place.number))
+        if last is None or self.steps <= YOUNG or bottom.rate is None:
+            return True
+        ratio, rate, before, at = last
+        grown = bottom.place.by.coords[bottom.rate] - rate + math.log(max(norm, TINY) / max(before, TINY))
+        return self.steps >= at + PERIOD or (ratio > 0 and grown > 0 and math.log(ratio) + grown > math.log(0.5))
 
     def tree(self) -> dict[str, Any]:
         """What :meth:`load` needs."""
         return {"counts": dict(self.counts), "shrink": self.shrink, "bad_run": self.bad_run,
-                "reference": self.reference, "seen": self.seen}  # fmt: skip
+                "reference": self.reference, "seen": self.seen, "steps": self.steps,
+                "checks": {key: list(check) for key, check in self.checks.items()}}  # fmt: skip
 
     def load(self, saved: dict[str, Any]) -> None:
         """Continue from :meth:`tree`."""
         self.counts, self.shrink, self.bad_run = dict(saved["counts"]), saved["shrink"], saved["bad_run"]
-        self.reference, self.seen = saved["reference"], saved["seen"]
+        self.reference, self.seen, self.steps = saved["reference"], saved["seen"], saved["steps"]
+        self.checks = {key: list(check) for key, check in saved["checks"].items()}

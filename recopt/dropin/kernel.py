@@ -34,8 +34,9 @@ class Kernel(Protocol):
 
     def __init__(self, strategy: Strategy) -> None: ...
 
-    def begin(self, point: Params, taped: bool) -> State:
-        """The state before the first step; ``taped`` if :meth:`measure` will be called (a level stands above)."""
+    def begin(self, point: Params, moved: frozenset[str]) -> State:
+        """The state before the first step. ``moved``: the hyperparameters that levels above move, if there are any;
+        :meth:`pull` may say anything of the others, so that what only they need is not kept or computed."""
         ...
 
     def step(self, point: Params, grads: Params, state: State, value: Values, scale: float) -> None:

@@ -137,9 +137,9 @@ class TapedMover:
 class KernelMover:
     """A strategy's kernel at work in place on a model's tensors, one update recorded."""
 
-    def __init__(self, slot: Slot, kernel: Kernel, point: Params, taped: bool) -> None:
+    def __init__(self, slot: Slot, kernel: Kernel, point: Params, moved: frozenset[str]) -> None:
         self.slot, self.kernel = slot, kernel
-        self.state = kernel.begin(point, taped)
+        self.state = kernel.begin(point, moved)
         self.recorded = 0
         self.scale = 1.0
 

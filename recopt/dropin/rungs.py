@@ -20,6 +20,8 @@ from .movers import FormulaMover, KernelMover, TapedMover
 from .normal import normalized
 from .slot import Slot
 
+FLOOR = 0.01
+"""What counts as the root mean square of a model's tensors where it is smaller (they may start at zero)."""
 STRIDE = 1.0
 """The farthest a guarded level moves the coordinate of a bounded domain in one step: a factor of e."""
 
@@ -59,6 +61,8 @@ class TaskRung:
         self.place, self.indices = place, list(indices)
         self.cohorts: list[Cohort] = []
         self.seen: set[int] = set()
+        self.moved: frozenset[str] = frozenset()
+        self.rate: int | None = None
 
     def admit(self, points: Params, grads: Sequence[Tensor | None]) -> None:
         """Make a cohort of those tensors that have a gradient for the first time."""
@@ -71,7 +75,7 @@ class TaskRung:
         place, taped = self.place, self.place.window > 0
         kernel = offered(place.by.strategy, "kernel") if place.fused and place.by.scalar and place.window <= 1 else None
         if kernel is not None:
-            return KernelMover(place.by, kernel, point, taped)
+            return KernelMover(place.by, kernel, point, self.moved)
         return TapedMover(place.by, point, place.window, place.seed + len(self.cohorts), taped)
 
     def recorded(self) -> int:
@@ -144,16 +148,51 @@ class TaskRung:
                 deltas = cohort.mover.step(held, [g.clone() for g in signal], loss, scale)
                 torch._foreach_add_(mine, [d.to(p.dtype) for d, p in zip(deltas, mine, strict=True)])
 
+    def bound(self, points: Params, reach: float) -> float:
+        """Cut the last update back to ``reach`` times the norm of what it moves, and lower the rate to match.
+
+        Returns:
+            The length of the update as it was made, over the reach: above 1 if it was cut.
+        """
+        rate = self.rate
+        if rate is None or not self.recorded():
+            return 0.0
+        mine = [points[i] for c in self.cohorts for i in c.indices]
+        length, limit = self.length(points), reach * self._size(mine)
+        if not length > limit:
+            return length / limit
+        updates = [self._last(c, points) if c.mover.recorded else None for c in self.cohorts]
+        for cohort, update in zip(self.cohorts, updates, strict=True):
+            if update is not None:
+                torch._foreach_sub_([points[i] for i in cohort.indices], update)
+        limit = reach * self._size(mine)
+        keep = min(1.0, limit / length)
+        for cohort, update in zip(self.cohorts, updates, strict=True):
+            if update is None:
+                continue
+            torch._foreach_add_([points[i] for i in cohort.indices], update, alpha=keep)
+            if isinstance(cohort.mover, TapedMover):
+                with torch.enable_grad():
+                    cohort.mover.updates[-1] = [d * keep for d in cohort.mover.updates[-1]]
+        self.place.by.add([rate], [math.log(keep)])
+        return length / limit
+
+    @staticmethod
+    def _size(points: Params) -> float:
+        return max(float(tree.norm(points)), FLOOR * math.sqrt(sum(p.numel() for p in points)))
+
+    @staticmethod
+    def _last(cohort: Cohort, points: Params) -> Params:
+        mover, mine = cohort.mover, [points[i] for i in cohort.indices]
+        found = mover.last(mine) if isinstance(mover, KernelMover) else [d.detach() for d in mover.updates[-1]]
+        return [u.to(p.dtype) for u, p in zip(found, mine, strict=True)]
+
     def undo(self, points: Params) -> bool:
         """Take the last update back; False where there is no record of it."""
         done = False
         for cohort in self.cohorts:
-            mover, mine = cohort.mover, [points[i] for i in cohort.indices]
-            if isinstance(mover, KernelMover) and mover.recorded:
-                torch._foreach_sub_(mine, mover.last(mine))
-                done = True
-            elif isinstance(mover, TapedMover) and mover.updates:
-                torch._foreach_sub_(mine, [d.detach() for d in mover.updates[-1]])
+            if cohort.mover.recorded:
+                torch._foreach_sub_([points[i] for i in cohort.indices], self._last(cohort, points))
                 done = True
         return done
 
@@ -195,6 +234,7 @@ class UpperRung:
         self.place, self.moves, self.indices = place, moves, list(indices)
         self.normal: State = {}
         self.counts = {"skipped": 0, "bounded": 0}
+        self.kind = place.level.normalize or "none"
         formula = None
         if place.fused and moves.scalar and place.by.scalar and place.window <= 1:
             formula = offered(place.by.strategy, "formula")
@@ -231,7 +271,7 @@ class UpperRung:
 
     def move(self, signal: list[Any], bound: float, loss: Tensor | None) -> None:
         """Normalize ``signal``, step, bound the step, and add it to the slot."""
-        kind = self.place.level.normalize or "none"
+        kind = self.kind
         if not finite(signal):
             self.counts["skipped"] += 1
             return

@@ -58,6 +58,7 @@ class Slot:
         )
         if not self.scalar:
             self.strategy.to(like.device, like.dtype)
+        self.limits = [LIMITS.get(type(domain), math.inf) for domain in self.domains]
         self.bounded = [type(domain) is not Domain for domain in self.domains]
         self.value: dict[str, float] = {
             name.removesuffix("_off"): b.item() for name, b in self.strategy.named_buffers() if name.endswith("_off")
@@ -77,14 +78,11 @@ class Slot:
         for i, delta in zip(indices, deltas, strict=True):
             moved = coords[i] + delta
             if self.scalar:
-                domain = self.domains[i]
-                limit = LIMITS.get(type(domain))
-                if limit is not None and not -limit <= moved <= limit:
+                limit = self.limits[i]
+                if not -limit <= moved <= limit:
                     moved = min(max(moved, -limit), limit)
-                coords[i] = moved
-                self.value[self.names[i]], self.slopes[i] = natural(domain, moved)
-            else:
-                coords[i] = moved
+                self.value[self.names[i]], self.slopes[i] = natural(self.domains[i], moved)
+            coords[i] = moved
 
     def tensors(self) -> list[Tensor]:
         """The coordinates as detached tensors: 0-dimensional float64 ones where they are numbers."""

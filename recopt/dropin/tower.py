@@ -8,12 +8,13 @@ the levels step from the top down, so that the lower ones already use what the u
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..domains import Positive
 from ..errors import RecoptError
 from ..graph import Graph
 from ..level import TASK
@@ -53,9 +54,30 @@ class Tower:
             indices = graph.moved(number, moves.names)
             kind = UpperRung if graph.order(number) else Searcher
             self.rungs.append(kind(place, moves, indices))
+        # What the levels above each one ask of it.
+        count = range(len(self.rungs))
+        levels = [[graph.levels[n] for n in count if m in graph.subjects[n]] for m in count]
+        self.objective = [next((above.objective or "mean" for above in found), "mean") for found in levels]
+        self.cosine = [any(above.normalize == "cosine" for above in found) for found in levels]
         self.bottoms = [r for r in self.rungs if isinstance(r, TaskRung)]
+        for bottom in self.bottoms:
+            bottom.moved = self._moved(bottom)
+            bottom.rate = self._rate(bottom)
         self.zero_order = any(graph.order(r.place.number) == 0 for r in self.bottoms)
         self.needs_loss = any(isinstance(r, Searcher) for r in self.rungs)
+
+    def _rate(self, bottom: TaskRung) -> int | None:
+        """The index of the coordinate of its learning rate, if levels above move it and it is a logarithm."""
+        slot, names = bottom.place.by, bottom.place.by.names
+        if not slot.scalar or "lr" not in names or type(slot.domains[names.index("lr")]) is not Positive:
+            return None
+        return names.index("lr") if "lr" in bottom.moved else None
+
+    def _moved(self, bottom: TaskRung) -> frozenset[str]:
+        """The parameters of its strategy that levels above move."""
+        slot = bottom.place.by
+        above = [r for r in self.rungs if not isinstance(r, TaskRung) and r.moves is slot]
+        return frozenset(slot.names[i] for r in above for i in r.indices)
 
     def step(
         self, points: Params, grads: Sequence[Tensor | None], scale: float, loss: Tensor | None = None,
@@ -83,7 +105,7 @@ class Tower:
                     rung.move(*signals[rung.place.number], loss)
         for bottom in reversed(self.bottoms):
             bottom.move(points, grads, loss, scale * self.guard.shrink)
-        self.guard.moved(total)
+        self.guard.moved(self, points, total)
 
     def _read(
         self, points: Params, grads: Sequence[Tensor | None], cotangents: Params
@@ -117,14 +139,13 @@ class Tower:
             if isinstance(rung, Searcher):
                 due[number] = (None, 0.0)
                 continue
-            objective = self._objective(number)
             if isinstance(rung, TaskRung):
                 read = next(known)
                 if not rung.place.window or not rung.recorded():
                     continue
-                rung.feed(cotangents, objective)
+                rung.feed(cotangents, self.objective[number])
                 if rung.recorded() >= rung.place.window:
-                    bound = rung.length(points) * total if self._cosine(number) else 0.0
+                    bound = rung.length(points) * total if self.cosine[number] else 0.0
                     pulled[number] = rung.pull(read), bound
                 continue
             signal, bound = self._gather(number, level.moves, pulled)
@@ -132,10 +153,10 @@ class Tower:
                 continue
             due[number] = signal, bound
             if rung.place.window and rung.recorded():
-                length = rung.length() if self._cosine(number) else 0.0
-                found = rung.pull(signal, objective)
+                bound = rung.length() * size(signal) if self.cosine[number] else 0.0
+                found = rung.pull(signal, self.objective[number])
                 if found is not None:
-                    pulled[number] = found, length * size(signal)
+                    pulled[number] = found, bound
                     rung.clear()
         return due
 
@@ -147,22 +168,12 @@ class Tower:
         bound = 0.0
         indices = self.rungs[number].indices
         for m in self.graph.subjects[number]:
-            if m not in pulled:
-                continue
-            signal, extra = pulled[m]
-            mine = [signal[i] for i in indices]
-            total = mine if total is None else [a + b for a, b in zip(total, mine, strict=True)]
-            bound += extra
+            if m in pulled:
+                signal, extra = pulled[m]
+                mine = [signal[i] for i in indices]
+                total = mine if total is None else [a + b for a, b in zip(total, mine, strict=True)]
+                bound += extra
         return total, bound
-
-    def _above(self, number: int) -> Iterator[int]:
-        return (n for n in range(len(self.rungs)) if number in self.graph.subjects[n])
-
-    def _objective(self, number: int) -> str:
-        return next((self.graph.levels[n].objective or "mean" for n in self._above(number)), "mean")
-
-    def _cosine(self, number: int) -> bool:
-        return any(self.graph.levels[n].normalize == "cosine" for n in self._above(number))
 
     def extend(self, names: Sequence[str]) -> None:
         """More tensors, after those there are; each level of the model takes those that its patterns match."""

@@ -28,10 +28,10 @@ class AdagradKernel:
         """Not the L2 penalty: its derivative goes through the sum as well."""
         return not strategy.on("weight_decay")
 
-    def begin(self, point: Params, taped: bool) -> State:
+    def begin(self, point: Params, moved: frozenset[str]) -> State:
         """The strategy's state, and room for the last gradient."""
         state = self.strategy.init(point)
-        if taped:
+        if moved:
             state["grads"] = [torch.zeros_like(p) for p in point]
         return state
 

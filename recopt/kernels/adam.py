@@ -9,13 +9,14 @@ with w = c/D and z = m w/D (all sums over all elements):
     ⟨∂u/∂β2, c⟩  = lr/(2 c1 κ) [(⟨z,r⟩ − ⟨z,g²/r⟩)/β2 + ⟨z,r⟩ t β2ᵗ⁻¹/κ²]
     ⟨∂u/∂eps, c⟩ = lr/c1 Σz,        ⟨∂u/∂λ, c⟩ = −lr ⟨θ',c⟩,  θ' = (θ + (lr/c1) m/D)/(1 − lr λ)
 
-Needs the last gradient besides m and v: one copy of the parameters over torch.optim.
+Where a beta is moved it needs the last gradient besides m and v: one copy of the parameters over torch.optim.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -30,17 +31,17 @@ class AdamKernel:
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
         self.decays = strategy.on("weight_decay")
-        self.moves = {name: strategy.on(name) for name in ("beta1", "beta2", "eps")}
+        self.moved: frozenset[str] = frozenset()
 
     @staticmethod
     def supports(strategy: Strategy) -> bool:
         """Not the L2 penalty: its derivative goes through both means."""
         return bool(strategy.decoupled) or not strategy.on("weight_decay")
 
-    def begin(self, point: Params, taped: bool) -> State:
-        """The strategy's state, and room for the last gradient."""
-        state = self.strategy.init(point)
-        if taped:
+    def begin(self, point: Params, moved: frozenset[str]) -> State:
+        """The strategy's state, and room for the last gradient if a beta is moved."""
+        state, self.moved = self.strategy.init(point), moved
+        if moved & {"beta1", "beta2"}:
             state["grads"] = [torch.zeros_like(p) for p in point]
         return state
 
@@ -57,50 +58,59 @@ class AdamKernel:
             torch._foreach_addcmul_(v, g, g, 1 - beta2)
             if self.decays:
                 torch._foreach_mul_(p, 1 - lr * value["weight_decay"])
-            torch._foreach_addcdiv_(p, m, self._scaled(v, correction, value["eps"])[1], rate)
+            torch._foreach_addcdiv_(p, m, self._scaled(v, correction * value["eps"]), rate * correction)
 
     @staticmethod
-    def _scaled(square: Params, correction: float, eps: float) -> tuple[Params, Params]:
-        """r and D."""
-        r = roots(square)
-        divided = torch._foreach_div(r, correction)
-        torch._foreach_add_(divided, eps)
-        return r, list(divided)
+    def _scaled(square: Params, eps: float) -> Params:
+        """κ D = r + κ eps, new tensors."""
+        r: Any = torch._foreach_sqrt(square)
+        if eps:
+            torch._foreach_add_(r, eps)
+        else:
+            torch._foreach_clamp_min_(r, torch.finfo(r[0].dtype).tiny ** 0.5)
+        return list(r)
 
     def measure(self, point: Params, cotangents: Params, state: State, value: Values, scale: float) -> Sums:
         """The sums of the formulas above that are needed."""
-        sums: Sums = {"mw": [], "gw": [], "z": [], "zr": [], "zg": [], "p": []}
-        correction = math.sqrt(1 - value["beta2"] ** state["steps"])
-        for p, c, m, v, g in chunks(point, cotangents, state["mean"], state["square"], state["grads"]):
-            r, divided = self._scaled(v, correction, value["eps"])
+        sums: Sums = {"mw": [], "gw": [], "z": [], "zg": [], "p": []}
+        eps = math.sqrt(1 - value["beta2"] ** state["steps"]) * value["eps"]
+        kept = state.get("grads", cotangents)
+        for p, c, m, v, g in chunks(point, cotangents, state["mean"], state["square"], kept):
+            divided = self._scaled(v, eps)
             w = torch._foreach_div(c, divided)
             sums["mw"] += dots(m, w)
-            if self.moves["beta1"]:
+            if "beta1" in self.moved:
                 sums["gw"] += dots(g, w)
             if self.decays:
                 sums["p"] += dots(p, c)
-            if self.moves["beta2"] or self.moves["eps"]:
-                torch._foreach_div_(w, divided)
-                torch._foreach_mul_(w, m)
-                sums["z"] += [z.sum() for z in w]
-            if self.moves["beta2"]:
-                sums["zr"] += dots(w, r)
-                share = torch._foreach_div(g, r)
-                torch._foreach_mul_(share, g)
+            if not self.moved & {"beta2", "eps"}:
+                continue
+            torch._foreach_div_(w, divided)
+            torch._foreach_mul_(w, m)
+            sums["z"] += [z.sum() for z in w]
+            if "beta2" in self.moved:
+                # Where r is 0 so is g; the quotient is then 0 as well.
+                share = torch._foreach_div(g, roots(v))
+                torch._foreach_mul_(w, g)
                 sums["zg"] += dots(w, share)
         return sums
 
     def pull(self, sums: Mapping[str, float], state: State, value: Values, scale: float) -> dict[str, float]:
         """⟨∂u/∂value, c⟩."""
-        return _pull(sums, sums.get("p", 0.0), state["steps"], value, scale, self.decays)
+        # Measured with κ D for D, so w is short of κ and z of κ²; and r = κ D − κ eps gives ⟨z, r⟩ for nothing.
+        k = math.sqrt(1 - value["beta2"] ** state["steps"])
+        mw, z = sums["mw"], sums["z"]
+        full = {"mw": k * mw, "gw": k * sums["gw"], "z": k * k * z, "zr": k * k * (mw - k * value["eps"] * z),
+                "zg": k * k * sums["zg"]}  # fmt: skip
+        return _pull(full, sums["p"], state["steps"], value, scale, self.decays)
 
     def last(self, point: Params, state: State, value: Values, scale: float) -> Params:
         """u again."""
         t, lr = state["steps"], scale * value["lr"]
         rate = -lr / (1 - value["beta1"] ** t)
-        _, divided = self._scaled(state["square"], math.sqrt(1 - value["beta2"] ** t), value["eps"])
-        adaptive = torch._foreach_div(state["mean"], divided)
-        torch._foreach_mul_(adaptive, rate)
+        k = math.sqrt(1 - value["beta2"] ** t)
+        adaptive = torch._foreach_div(state["mean"], self._scaled(state["square"], k * value["eps"]))
+        torch._foreach_mul_(adaptive, rate * k)
         if not self.decays:
             return list(adaptive)
         shrink = lr * value["weight_decay"]

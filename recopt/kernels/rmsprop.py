@@ -30,10 +30,10 @@ class RmspropKernel:
         """Neither centring nor the L2 penalty: their derivatives go through more than the last gradient."""
         return not strategy.centered and not strategy.on("weight_decay")
 
-    def begin(self, point: Params, taped: bool) -> State:
+    def begin(self, point: Params, moved: frozenset[str]) -> State:
         """The strategy's state, how many steps were made, and room for the last gradient."""
         state = {**self.strategy.init(point), "made": 0}
-        if taped:
+        if moved:
             state["grads"] = [torch.zeros_like(p) for p in point]
         return state
 

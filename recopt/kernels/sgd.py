@@ -24,10 +24,10 @@ class SgdKernel:
         self.momentum, self.decays = strategy.on("momentum"), strategy.on("weight_decay")
         self.nesterov: bool = strategy.nesterov  # type: ignore[assignment]
 
-    def begin(self, point: Params, taped: bool) -> State:
+    def begin(self, point: Params, moved: frozenset[str]) -> State:
         """The strategy's state, and room for the last gradient."""
         state = self.strategy.init(point)
-        if taped:
+        if moved:
             state["grads"] = [torch.zeros_like(p) for p in point]
         return state
 
