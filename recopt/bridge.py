@@ -34,8 +34,10 @@ class Patched:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        if hasattr(module, "_orig_mod"):
+        if any(hasattr(m, "_orig_mod") for m in module.modules()):
             raise RecoptError("A compiled model cannot be patched: give the model itself, before torch.compile.")
+        if hasattr(module, "fast_params"):
+            raise RecoptError("This model is already patched by higher: give the model itself.")
         # No initial copy (it would cut a self-loop's gradient), and no history of past parameters.
         self.module: Any = higher.monkeypatch(module, copy_initial_weights=False, track_higher_grads=False)
         self._places = [(m, name) for m in self.module.modules() for name, b in m._buffers.items() if b is not None]

@@ -271,4 +271,4 @@ class Graph:
 
     def describe(self) -> str:
         """The stack notation, innermost first, or one arrow per level where the graph is no stack."""
-        return notation(self.levels, self.labels)
+        return notation(self.levels, self.labels, self.names)

@@ -130,21 +130,30 @@ def levels_of(layers: Sequence[Sequence[Term]], names: Mapping[str, Sequence[str
     return levels
 
 
-def notation(levels: Sequence[Level], labels: Mapping[str, str]) -> str:
-    """Levels as a stack where they are one, else as arrows (``task ← adam, adam ← sgd``)."""
+def notation(levels: Sequence[Level], labels: Mapping[str, str], names: Mapping[str, Sequence[str]]) -> str:
+    """Levels as a stack if that stack stands for just these, else as arrows (``task ← adam, adam ← sgd``)."""
+    text = "/".join(_layers(levels, labels))
+    try:
+        found = levels_of(parse(text), names)
+    except RecoptError:
+        found = []
+    if [(x.moves, x.by, x.only) for x in found] == [(x.moves, x.by, x.only) for x in levels]:
+        return text
+    return ", ".join(f"{level.moves} ← {_written(level, labels)}" for level in levels)
+
+
+def _layers(levels: Sequence[Level], labels: Mapping[str, str]) -> list[str]:
+    """The layers of the stack that would come nearest."""
     layers, beneath, rest = [], [TASK], list(levels)
-    while rest and beneath:
+    while rest:
         layer = [level for level in rest if level.moves in beneath and level.moves == rest[0].moves]
-        same = [level for level in rest if level.moves in beneath and level not in layer]
-        layer_all = layer + [x for x in same if x.by in {y.by for y in layer}]
-        first = layer_all[: len(layer_all)]
-        terms = dict.fromkeys(_written(level, labels) for level in first)
-        layers.append(" + ".join(terms) if len(terms) > 1 else next(iter(terms)))
-        rest = [level for level in rest if level not in layer_all]
-        beneath = list(dict.fromkeys(level.by for level in layer_all))
-        if rest and not any(level.moves in beneath for level in rest):
-            return ", ".join(f"{level.moves} ← {_written(level, labels)}" for level in levels)
-    return "/".join(layers)
+        layer += [x for x in rest if x.moves in beneath and x not in layer and x.by in {y.by for y in layer}]
+        if not layer:
+            break
+        layers.append(" + ".join(dict.fromkeys(_written(level, labels) for level in layer)))
+        rest = [level for level in rest if level not in layer]
+        beneath = list(dict.fromkeys(level.by for level in layer))
+    return layers
 
 
 def _written(level: Level, labels: Mapping[str, str]) -> str:

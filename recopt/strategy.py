@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -54,6 +55,15 @@ class Strategy(nn.Module):
     above: ClassVar[Mapping[str, Any]] = {}
     kernel: ClassVar[str | type | None] = None
     formula: ClassVar[str | type | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in (cls.forward, cls.propose, cls.init):
+            if "params" in inspect.signature(base).parameters:
+                raise RecoptError(
+                    f"No argument of {cls.__name__}.{base.__name__} may be called 'params', which 'higher' takes for "
+                    "its own: rename it, for example 'point'."
+                )
 
     def __init__(self, *, domains: Mapping[str, str] | None = None, **settings: Any) -> None:
         super().__init__()

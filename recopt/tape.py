@@ -18,7 +18,8 @@ from torch import Tensor
 from . import tree
 from .level import Level
 from .objective import score
-from .state import Pair, Params, Record, Signal, Window
+from .state import Pair, Record, Signal, Window
+from .strategy import Params
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def close(level: Level, window: Window, slots: Sequence[str], moved: Params, how
 
 def _penalties(level: Level, window: Window, moved: Params) -> tuple[Tensor, list[Pair]]:
     """What is added to a window's score, and its pairs."""
-    total, pairs = moved[0].new_zeros(()), []
+    total: Tensor = moved[0].new_zeros(())
+    pairs: list[Pair] = []
     for records in window.records if level.penalty_update else []:
         value, found = _penalty(level, _done(records))
         total, pairs = total + value.to(total), pairs + found

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from operator import itemgetter
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ def stack(trees: Sequence[T]) -> T:
 
 def unstack(tree: T, count: int) -> list[T]:
     """The inverse of :func:`stack`."""
-    return [tree_map(lambda leaf, n=n: leaf[n], tree) for n in range(count)]
+    return [tree_map(itemgetter(n), tree) for n in range(count)]
 
 
 def choose(mask: Tensor, yes: T, no: T) -> T:
@@ -88,5 +89,5 @@ def norm(items: Sequence[Tensor], batched: bool = False) -> Tensor:
         return torch.zeros(())
     plain = [item.detach() for item in items]
     if batched:
-        return torch.stack([i.flatten(1).norm(dim=1) for i in plain]).norm(dim=0)
-    return torch.stack(torch._foreach_norm(plain)).norm()
+        return cast(Tensor, torch.stack([i.flatten(1).norm(dim=1) for i in plain]).norm(dim=0))
+    return cast(Tensor, torch.stack(torch._foreach_norm(plain)).norm())

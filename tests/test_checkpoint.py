@@ -47,9 +47,7 @@ class Learned(Strategy):
     def init(self, point: Params) -> State:
         return {"h": [torch.zeros_like(p) for p in point]}
 
-    def forward(
-        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
-    ) -> tuple[Params, State]:
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         deltas, hidden = [], []
         for g, h in zip(trials[0].grads or [], state["h"], strict=True):
             out: Tensor = self.outer(torch.tanh(self.inner(torch.stack([g, h], -1))))

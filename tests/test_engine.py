@@ -71,7 +71,12 @@ class Tied(nn.Module):
 
 def _norm_net() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(48, 3)
+        nn.Conv2d(1, 3, 3, padding=1, bias=False),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Flatten(),
+        nn.Linear(48, 3),
     )
 
 
@@ -262,10 +267,11 @@ def steps(made: Engine) -> list[int]:
 
 def test_every_counts_the_steps_of_the_level_below() -> None:
     made = engines.engine(
-        engines.Bowl(), "sgd/adam/adam@b", {2: {"every": 3, "gradient": "unroll"}, 3: {"every": 4, "gradient": "unroll"}}
+        engines.Bowl(), "sgd/adam/adam@b",
+        {2: {"every": 3, "gradient": "unroll"}, 3: {"every": 4, "gradient": "unroll"}},
     )  # fmt: skip
     made.run(40)
-    # Level 2 steps at evaluations 3, 6, …, 39; level 3 at the closing of every fourth update of level 2 after the first.
+    # Level 2 steps at evaluations 3, 6, …, 39; level 3 where every fourth update of level 2 has been scored.
     assert steps(made) == [40, 13, 3]
 
 
@@ -348,7 +354,10 @@ def test_episodes_of_a_strategy_draw_it_afresh() -> None:
 
 def test_accounts() -> None:
     made = engines.engine(
-        engines.Regression(), "adam/sgd/sgd@b", {2: {"every": 2, "gradient": "unroll", "on": "valid"}, 3: {"every": 3}}, tasks=2
+        engines.Regression(),
+        "adam/sgd/sgd@b",
+        {2: {"every": 2, "gradient": "unroll", "on": "valid"}, 3: {"every": 3}},
+        tasks=2,
     )
     made.run(20)
     total = made.budget.total

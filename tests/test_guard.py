@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,8 @@ def test_a_bad_evaluation_puts_everything_back(kind: str, stack: str) -> None:
 
 def test_a_bad_evaluation_with_a_graph_through_it() -> None:
     made = engines.engine(
-        faulty({6: "nan", 13: "slope"}), "adam(lr=0.05)/adam", {2: {"gradient": "unroll", "second_order": True, "every": 4}}
+        faulty({6: "nan", 13: "slope"}), "adam(lr=0.05)/adam",
+        {2: {"gradient": "unroll", "second_order": True, "every": 4}},
     )  # fmt: skip
     made.run(40)
     assert all(t.isfinite().all() for values in engines.everything(made).values() for t in values)
@@ -132,7 +134,7 @@ def test_a_level_that_keeps_failing_is_frozen_and_says_so() -> None:
 
 def test_one_task_of_several_is_frozen_alone() -> None:
     seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).evaluator.tasks(0)]
-    made = engines.engine(faulty({n: "nan" for n in range(5, 1000)}, only=seeds[1]), "sgd(lr=0.02)", tasks=2)
+    made = engines.engine(faulty(dict.fromkeys(range(5, 1000), "nan"), only=seeds[1]), "sgd(lr=0.02)", tasks=2)
     made.run(80)
     held = engines.params(made)[0]
     made.run(100)
@@ -182,7 +184,7 @@ def test_a_null_step_goes_back_when_the_loss_rose() -> None:
     assert isinstance(made.sink, engines.Recorder)
     assert made.sink.series(2, "null_step")
     rates = made.sink.series(2, "lr") or made.sink.series(1, "lr")
-    assert any(b < a for a, b in zip(rates, rates[1:], strict=False))
+    assert any(b < a for a, b in itertools.pairwise(rates))
 
 
 def test_the_trust_region_bounds_a_step() -> None:
@@ -205,4 +207,4 @@ def test_no_start_rate_diverges(stack: str, power: int) -> None:
     made.hand_on(made.state)
     after = held_out.measure(made, "test")
     assert after["loss"] < 20 * start
-    assert all(x == x and abs(x) < 1e30 for x in engines.losses(made))
+    assert all(abs(x) < 1e30 for x in engines.losses(made))

@@ -39,9 +39,7 @@ class RawSgd(Strategy):
 
     alpha = real(0.01)
 
-    def forward(
-        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
-    ) -> tuple[Params, State]:
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         return [-(g * self.alpha) for g in trials[0].grads or []], state
 
 
@@ -59,9 +57,7 @@ class RawAdam(Strategy):
     def init(self, point: Params) -> State:
         return {"t": 0, "m": [torch.zeros_like(p) for p in point], "v": [torch.zeros_like(p) + 1e-8 for p in point]}
 
-    def forward(
-        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
-    ) -> tuple[Params, State]:
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         t, beta1, beta2 = state["t"] + 1, clamp(self.beta1), clamp(self.beta2)
         grads = trials[0].grads or []
         # The published tower is truncated at every step, also in its moments.
@@ -82,9 +78,7 @@ class RawRmsprop(Strategy):
     def init(self, point: Params) -> State:
         return {"s": [torch.zeros_like(p) for p in point]}
 
-    def forward(
-        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
-    ) -> tuple[Params, State]:
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         gamma, alpha, grads = clamp(self.gamma), self.alpha * self.alpha, trials[0].grads or []
         s = [gamma * s.detach() + (1.0 - gamma) * torch.square(g) for s, g in zip(state["s"], grads, strict=True)]
         return [-(alpha * g / torch.sqrt(x + 1e-8)) for g, x in zip(grads, s, strict=True)], {"s": s}
