@@ -47,8 +47,7 @@ def _levels(spec: Spec) -> list[LevelInfo]:
     found = []
     for number, level in enumerate(spec.levels, 1):
         chosen = {key: str(value) for key, value in level.model_dump(exclude_none=True).items()}
-        name = f"level{number} {level.by}"
-        found.append(LevelInfo(number, name, spec.strategies[level.by].name, level.moves, chosen))
+        found.append(LevelInfo(number, level.by, spec.strategies[level.by].name, level.moves, chosen))
     return found
 
 
