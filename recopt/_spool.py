@@ -22,9 +22,10 @@ try:
 except ImportError:  # pragma: no cover - Windows, where an open file cannot be removed, which serves as the lock
     fcntl = None
 
+_DAY = 86400.0  # seconds after which a spool is taken for abandoned, where files cannot be locked
 Record = dict[str, Any]
 """``run`` (id) and one of ``points`` [[key, value, milliseconds, step], …], ``files`` (with the ``folder`` they are
-relative to), or ``end`` (a status, with its ``time``)."""
+relative to), ``end`` (a status, with its ``time``), or ``alive`` (the ids of all runs that begin or go on here)."""
 
 
 class Unreachable(Exception):
@@ -35,14 +36,16 @@ class Refused(Exception):
     """The store will never take this record (its run was deleted, say)."""
 
 
-def try_lock(file: IO[Any]) -> bool:
-    """Lock an open file until it is closed or this process ends. False if another has it."""
+def try_lock(file: IO[Any]) -> bool | None:
+    """Lock an open file until it is closed or this process ends. False if another has it, None if it cannot be told."""
     if fcntl is None:
-        return True
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:  # a file system without locks
+        return None
     return True
 
 
@@ -52,7 +55,8 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -86,7 +90,8 @@ class Outbox:
                     line = file.readline()
                     if not line.endswith(b"\n"):  # the end, or a line still being written
                         return True
-                    _give(line, take)
+                    with suppress(ValueError):  # a line cut short when its writer was killed
+                        _give(json.loads(line), take)
                     sent += len(line)
             return sent == self.path.stat().st_size
         finally:
@@ -120,7 +125,8 @@ class Spool(Outbox):
         super().__init__(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
-        if not try_lock(self._file):
+        self._owned = try_lock(self._file)
+        if self._owned is False:
             self._file.close()
             raise BlockingIOError(f"{path} is in use")
         self._end_last_line()
@@ -137,6 +143,21 @@ class Spool(Outbox):
         self._file.close()
         if remove and os.name != "posix":
             self._unlink()
+
+    def in_use(self) -> bool:
+        """Whether, for all that can be told, another process still writes here."""
+        return self._owned is None and time.time() < self.path.stat().st_mtime + _DAY
+
+    def killed(self) -> set[str]:
+        """The ids of runs that began here and neither ended nor are alive: their process was killed."""
+        alive: set[str] = set()
+        with self.path.open("rb") as file:
+            for line in file if self._owned else ():
+                with suppress(ValueError):
+                    record = json.loads(line)
+                    alive |= set(record.get("alive", ()))
+                    alive -= {record["run"]} if "end" in record else set()
+        return alive
 
     def _end_last_line(self) -> None:
         with self.path.open("rb") as file:
@@ -163,21 +184,20 @@ def replay(folder: Path, take: Callable[[Record], None], seconds: float) -> bool
             spool = Spool(path)
         except OSError:
             continue
+        if spool.in_use():
+            spool.close(remove=False)
+            continue
         done = False
         try:
             done = spool.send(take, until - time.monotonic())
+            for run in spool.killed() if done else ():
+                _give({"run": run, "end": "KILLED", "time": int(path.stat().st_mtime * 1000)}, take)
         finally:
             spool.close(remove=done)
         clear = clear and done
     return clear
 
 
-def _give(line: bytes, take: Callable[[Record], None]) -> None:
-    try:
-        record = json.loads(line)
-    except ValueError:  # a line cut short when its writer was killed
-        return
-    try:
+def _give(record: Record, take: Callable[[Record], None]) -> None:
+    with suppress(Refused):
         take(record)
-    except Refused:
-        return

@@ -90,7 +90,9 @@ class _Post:
             return send()
         except Unreachable as why:
             self._tell_away(str(why))
-            return False
+        except OSError as why:  # someone removed it
+            self._tell(f"{self._spool.path} cannot be read ({why.strerror}): what it had for the store is lost.")
+        return False
 
     def _tell_away(self, why: str) -> None:
         self._tell(f"The store {shown(self._store.uri)} does not answer ({why}): the run goes on, and what it records "
@@ -154,6 +156,7 @@ class Tracker:
             raise
         except Exception as why:
             raise RecoptError(unopened(opened.uri, why)) from why
+        tracker._post.keep({"run": tracker.run_id, "alive": list(runs.values())})
         tracker._post.send_others(2.0)
         return tracker
 
@@ -241,7 +244,7 @@ def _create(
     for level in levels:
         about = {PARENT: root, "recopt.root": root, "recopt.level": str(level.number),
                  "recopt.strategy": level.strategy, "recopt.moves": level.moves}
-        run = client.create_run(where, run_name=f"{name} {level.number} {level.name}", tags={**common, **about})
+        run = client.create_run(where, run_name=f"{level.number} {level.name} | {name}", tags={**common, **about})
         runs[level.number] = str(run.info.run_id)
         store.log_params(run.info.run_id, {"strategy": level.strategy, "moves": level.moves, **level.params})
     return runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -299,6 +300,12 @@ def test_what_a_killed_run_had_recorded_still_arrives(root: Path) -> None:
     assert process.returncode == -9
     store = open_store(None, root)
     assert until(lambda: len(history(store, run, "loss")) == 3000)
+    assert store.run(run).info.status == "RUNNING"
+    alive = started(root)
+    started(root).finish("FINISHED", {})
+    assert store.run(run).info.status == "KILLED"  # for all to see, as soon as anyone records again
+    assert store.run(alive.run_id).info.status == "RUNNING"
+    alive.finish("FINISHED", {})
 
 
 def test_a_process_that_cannot_be_started_is_done_without(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,6 +354,42 @@ def test_a_spool_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     assert spool.path.exists()
     spool.close(remove=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("lock", [None, "unsupported"])
+def test_a_file_system_without_locks_will_do(root: Path, monkeypatch: pytest.MonkeyPatch, lock: str | None) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    if lock is None:
+        monkeypatch.setattr(_spool, "fcntl", None)
+    else:
+        monkeypatch.setattr(_spool.fcntl, "flock", unsupported)
+    alive, tracker = started(root), started(root)
+    tracker.log(points(range(10)))
+    tracker.finish("FINISHED", {})
+    assert len(history(tracker.store, tracker.run_id, "loss")) == 10
+    assert tracker.store.run(alive.run_id).info.status == "RUNNING"
+    alive.log(points(range(20)))
+    lost = started(root)
+    lost.log(points(range(30)))
+    lost._post._spool.close(remove=False)
+    os.utime(lost._post._spool.path, (0, 0))  # as when nothing came for a day
+    alive.finish("FINISHED", {})
+    assert len(history(tracker.store, alive.run_id, "loss")) == 20
+    assert len(history(tracker.store, lost.run_id, "loss")) == 30
+
+
+def test_runs_removed_under_a_run_do_not_stop_it(root: Path) -> None:
+    told: list[str] = []
+    tracker = started(root, notify=told.append)
+    shutil.rmtree(root)
+    tracker.log(points(range(10)))
+    tracker.flush()
+    tracker.publish()
+    tracker.finish("FINISHED", {})
+    assert len(told) == 1
+    assert "cannot be read (No such file or directory)" in told[0]
 
 
 def test_a_send_stops_when_its_time_is_up_and_goes_on_where_it_was(tmp_path: Path) -> None:
