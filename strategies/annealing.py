@@ -1,33 +1,37 @@
 """Simulated annealing with a relative temperature and an adaptive step.
 
 Kirkpatrick, Gelatt & Vecchi 1983; acceptance after Metropolis et al. 1953. At step n = 0, 1, … the point x and a
-candidate x' = x + step · r ⊙ spread · ε, ε standard normal, are scored side by side: on the same batch, or over the
-same window, so the comparison is paired and what they have in common cancels. With d = f(x') − f(x),
+candidate, x' = x + (step · r / √N) spread ⊙ ε with ε standard normal in N coordinates, are scored side by side: on
+the same batch, or over the same window, so the comparison is paired and what they have in common cancels. With
+d = f(x') − f(x),
 
     accept if d ≤ 0, else with probability exp(−d / (T s)),    T = temperature · coolingⁿ
 
-where s is the running size of |d|: T is in units of the differences that are met, so that multiplying the loss by
-a constant changes nothing. s is a mean of the first 10 differences and can only fall from then on: if it could
-grow, hot steps would grow with the differences that they make, and the point would climb without end (it does).
-As it falls, the temperature follows a training run whose losses, and so their differences, become small by
-themselves. A wild difference counts as at most ten times the others. A candidate whose loss is not finite is never
-accepted; if only the present point's is not, the candidate is.
+where s is the usual |d|: a running geometric mean over about the last five, in which one counts as at most ten times
+the others. So T is in units of the differences that are met: multiplying the loss by a constant changes nothing, and
+the temperature follows a run whose losses become small. A candidate whose loss is not finite is never accepted; if
+only the present point's is not, the candidate is.
 
 The step follows the rate of acceptance towards ``target`` (Rechenberg's 1/5 success rule in the form of Kern et al.
 2004): log r grows by adaptation · (1 − target) on acceptance and falls by adaptation · target on rejection; it
-stays where d = 0, which says nothing (a plateau must not blow the step up). It is one number per level.
+stays where d = 0, which says nothing. r starts at 1 and is never above: a step that may grow without bound is drawn
+onto plateaus, where any step is accepted (a learning rate so small that nothing moves is one; it was seen to end at
+1e-300). It is one number per level.
 
 ``spread`` (see ``recopt.draws.spreads``) is each tensor's own unit at the start: 1 for a coordinate such as a log
-learning rate, the root mean square for a network's weights; it does not follow the point.
+learning rate, the root mean square for a network's weights; it does not follow the point. Divided by √N, a step's
+length is at most ``step`` in all, whatever N: one learning rate moves by a factor of about e, thousands of weights
+by √(1/N) of their length, which is the order of the best step on a sphere (Rechenberg 1973).
 
 Under noise: both points are scored anew at every step, no best value is kept, so none can be a lucky one. Towards
 the end the rule becomes a paired descent, and is as sure of a step as one batch (or one window) is.
 
 A level above the task scores each point over a window of ``window`` evaluations of the task. The default of 100 was
-measured (digits, MLP, SGD and Adam, 12 seeds, a rate made 35 % longer at the start and after 300 steps): from 100 on
-the paired difference has the sign that it has in the long run, at 2 to 60 times its spread over seeds, but for Adam
-at the edge of stability (lr 0.05), where nothing short of the whole run has it. At 1 to 20 it is within its spread
-of 0, or has the wrong sign, wherever the rate is near the largest stable one: greed (Wu et al. 2018, 1803.02021).
+measured on digits (MLP, SGD and Adam, lr from a hundredth of the best to the edge of stability, at the start and
+after 300 steps, 12 seeds; the rate made 1.35 and e times longer): at 100 the paired difference of mean losses has the
+sign that it has in the long run, mostly at 3 to 60 times its spread over seeds, or is within that spread. At 20 to 50
+it has the wrong sign, at twice its spread, for SGD at the largest stable rate, and at 1 to 3 in nearly half of the
+cases: greed (Wu et al. 2018, 1803.02021). ``every`` sets the length in steps of the level beneath.
 
 State: ``{"steps": n, "ratio": log r, "size": s (0: none met yet), "spread": [one number per tensor]}``.
 """
@@ -43,10 +47,10 @@ from torch import Generator, Tensor
 from recopt import Params, State, Strategy, Trial, positive, unit
 from recopt.draws import chance, normal, spreads
 
-MEMORY = 0.1
+MEMORY = 0.2
 """The weight of the newest difference in the running size of differences, once there are 1 / MEMORY of them."""
 OUTLIER = 10.0
-"""A difference counts in that size as at most this many times the size so far."""
+"""A difference counts in that size as at most this many times the size so far, and at least its inverse."""
 
 
 class Annealing(Strategy):
@@ -56,9 +60,9 @@ class Annealing(Strategy):
     vectorize = False
     level: ClassVar[Mapping[str, Any]] = {"window": 100}
 
-    temperature = positive(0.3, "first temperature, in units of the usual difference between two losses")
+    temperature = positive(0.2, "first temperature, in units of the usual difference between two losses")
     cooling = unit(0.98, "factor on the temperature at every step")
-    step = positive(0.3, "first step, in each tensor's unit (1 in the logarithm of a rate)")
+    step = positive(1.0, "first and largest step: its length over all coordinates, each in its tensor's unit")
     target = unit(0.2, "the rate of acceptance that the step size is steered towards")
     adaptation = positive(0.1, "how fast the step size follows the rate of acceptance")
 
@@ -70,7 +74,8 @@ class Annealing(Strategy):
     @torch.no_grad()
     def propose(self, point: Params, state: State, rng: Generator) -> list[Params]:
         """``[point, candidate]``."""
-        length = self.step * state["ratio"].exp()
+        count = max(1, sum(p.numel() for p in point))
+        length = self.step / count**0.5 * state["ratio"].exp()
         units = zip(point, state["spread"], normal(point, rng), strict=True)
         return [point, [p + (length * spread).to(p) * noise for p, spread, noise in units]]
 
@@ -88,7 +93,7 @@ class Annealing(Strategy):
         push = self.adaptation * (accepted.to(gap) - self.target)
         after = {
             "steps": state["steps"] + 1,
-            "ratio": state["ratio"] + torch.where(gap == 0, 0.0, push).to(state["ratio"]),
+            "ratio": (state["ratio"] + torch.where(gap == 0, 0.0, push).to(state["ratio"])).clamp_max(0),
             "size": _followed(size, gap.abs(), state["steps"]).to(state["size"]),
             "spread": state["spread"],
         }
@@ -97,10 +102,7 @@ class Annealing(Strategy):
 
 
 def _followed(size: Tensor, new: Tensor, steps: int) -> Tensor:
-    """The running size after one more difference; ``new`` itself if it is the first that says anything."""
-    weight = 1 / (steps + 1)
-    mean = size + max(weight, MEMORY) * (torch.minimum(new, OUTLIER * size) - size)
-    if weight <= MEMORY:
-        mean = torch.minimum(mean, size)
-    mean = torch.where(size > 0, mean, new)
+    """The running geometric mean after one more difference; ``new`` itself if it is the first that says anything."""
+    weight = max(MEMORY, 1 / (steps + 1))
+    mean = torch.where(size > 0, size * (new / size).clamp(1 / OUTLIER, OUTLIER) ** weight, new)
     return torch.where(new.isfinite() & (new > 0), mean, size)

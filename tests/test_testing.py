@@ -127,14 +127,6 @@ class Undocumented(Good):
 
 
 @broken("signature")
-class CalledParams(Good):
-    """Uses the word that the patched call keeps."""
-
-    def forward(self, params: Params, trials: Sequence[Trial], state: State, rng: Generator) -> Any:  # type: ignore[override]
-        return super().forward(params, trials, state, rng)
-
-
-@broken("signature")
 class WithoutGenerator(Good):
     """Leaves rng out."""
 

@@ -69,12 +69,10 @@ def documented(make: Make) -> None:
 
 
 def signature(make: Make) -> None:
-    """``init``, ``propose`` and ``forward`` take what the contract says; nothing is called ``params``."""
+    """``init``, ``propose`` and ``forward`` take what the contract says."""
     strategy = make()
     for name, count in (("init", 1), ("propose", 3), ("forward", 4)):
         taken = inspect.signature(getattr(strategy, name))
-        if "params" in taken.parameters:
-            raise Broken(f"{name} has an argument called 'params', which higher takes for itself: call it 'point'.")
         try:
             taken.bind(*range(count))
         except TypeError:
