@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparison import Comparison, compare
     from .declare import option, positive, real, unit
     from .errors import RecoptError
     from .graph import Graph
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .task import Task
 
 __all__ = [
+    "Comparison",
     "Graph",
     "Level",
     "Optimizer",
@@ -31,6 +33,7 @@ __all__ = [
     "Strategy",
     "Task",
     "Trial",
+    "compare",
     "option",
     "positive",
     "real",
@@ -41,6 +44,7 @@ __all__ = [
 __version__ = "0.1.0.dev0"
 
 _HOME = {
+    "Comparison": "comparison",
     "Graph": "graph",
     "Level": "level",
     "Optimizer": "optimizer",
@@ -52,6 +56,7 @@ _HOME = {
     "Strategy": "strategy",
     "Task": "task",
     "Trial": "strategy",
+    "compare": "comparison",
     "option": "declare",
     "positive": "declare",
     "real": "declare",

@@ -45,6 +45,7 @@ def write_export(engine: Engine, spec: Spec, folder: Path) -> None:
         "recopt": FORMAT,
         "task": spec.task.model_dump(),
         "tasks": spec.tasks,
+        "spent": engine.budget.plain(),
         "strategies": strategies,
         "levels": [level.model_dump(mode="json", exclude_none=True) for level in spec.levels],
     }

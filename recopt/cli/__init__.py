@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import rich_click as click
 
 from ..errors import RecoptError
-from . import look, make, runs, work
+from . import compare, look, make, runs, work
 
 click.rich_click.COMMAND_GROUPS = {
     "recopt": [
-        {"name": "Run", "commands": ["run", "graph", "runs", "ui", "export"]},
+        {"name": "Run", "commands": ["run", "compare", "graph", "runs", "ui", "export"]},
         {"name": "Strategies and tasks", "commands": ["strategies", "tasks", "show", "new", "check"]},
     ]
 }
@@ -34,7 +34,7 @@ def recopt() -> None:
 
 
 for _command in (
-    work.run, work.graph, runs.runs, runs.ui, runs.export, look.strategies, look.tasks, look.show, look.check, make.new,
+    work.run, compare.compare, work.graph, runs.runs, runs.ui, runs.export, look.strategies, look.tasks, look.show, look.check, make.new,
 ):  # fmt: skip
     recopt.add_command(_command)
 

@@ -1,0 +1,177 @@
+"""``recopt compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from ..errors import RecoptError
+from .work import STORE
+
+if TYPE_CHECKING:
+    from ..comparison import CompareSpec
+
+Command = Callable[..., Any]
+
+
+@click.command()
+@click.argument("task", required=False)
+@click.argument("stacks", metavar="STACK...", nargs=-1)
+@click.option(
+    "--spec",
+    type=click.Path(path_type=Path),
+    metavar="FILE.yaml",
+    help="Repeat a comparison from its spec; other options change it.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Updates of each task (100).")
+@click.option("--seeds", type=click.IntRange(2), help="Tasks that the figures are of (100).")
+@click.option("--seed", type=click.IntRange(0, 999), help="Chooses the tasks (0).")
+@click.option(
+    "--baselines",
+    metavar="NAME,…",
+    help="Rules to tune (sgd,nesterov,rmsprop,adam,adamw); 'adam[lr]' tunes only that; none for no rules.",
+)
+@click.option("--tune", type=click.IntRange(1), metavar="TRIALS", help="Trials of each baseline (40).")
+@click.option("--tune-tasks", type=click.IntRange(1), metavar="N", help="Tasks that each trial is scored on (32).")
+@click.option(
+    "--measure",
+    type=click.Choice(["sum", "final"]),
+    help="What is compared and tuned for: the sum of the losses (default), or the last one.",
+)
+@click.option(
+    "--trained",
+    "trained",
+    multiple=True,
+    metavar="STACK=EVALUATIONS",
+    help="What the meta-training of a stack took; may be repeated.",
+)
+@click.option("--guards/--no-guards", default=None, help="Whether the engine's guards act, for all alike (no).")
+@click.option(
+    "--plugins",
+    multiple=True,
+    metavar="DIR",
+    help="A folder or file with strategies and tasks, searched first; may be repeated.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Of torch's arithmetic.")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (cpu).")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of all tensors (float32).")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write tables, curves and the picture into a folder.",
+)
+@STORE
+@click.option("--name", help="What to call the comparison where runs are listed.")
+@click.option("--no-track", is_flag=True, help="Record nothing.")
+def compare(
+    spec: Path | None, threads: int | None, output: Path | None, store: str | None, name: str | None, no_track: bool,
+    **what: Any,
+) -> None:  # fmt: skip
+    """Compare each STACK with tuned baselines: on the same TASKs, from the same starts, on the same batches.
+
+    TASK and STACK as for recopt run; a STACK may also be a folder that recopt export wrote.
+
+    Baselines are tuned on other tasks than those that the figures are of, all by the same number of trials.
+    """
+    made = _spec(spec, what)
+    from ..comparison import carry_out
+    from .compare_report import report
+
+    if output is not None and output.exists() and any(output.iterdir()) and not (output / "comparison.json").exists():
+        raise RecoptError(f"{output} has other things in it: name a folder that is empty or does not exist.")
+    with Bar() as bar:
+        found = carry_out(made, threads=threads, output=output, store=store, track=not no_track, name=name,
+                          progress=bar.show)  # fmt: skip
+    report(found, store)
+
+
+def _spec(file: Path | None, what: dict[str, Any]) -> CompareSpec:
+    task, stacks, trained = what.pop("task"), what.pop("stacks"), what.pop("trained")
+    if task is None and file is None:
+        raise RecoptError(
+            "Give a task and stacks, as in: recopt compare quadratic 'adam/hypergradient'; or --spec FILE."
+        )
+    from ..comparison import make_compare_spec, read_compare_spec
+    from ..plan import task_named
+
+    data = read_compare_spec(file) if file is not None else {}
+    baselines = what.pop("baselines")
+    if baselines is not None:
+        data["baselines"] = [] if baselines == "none" else _listed(baselines)
+    what["plugins"] = list(what["plugins"]) or None
+    data |= {key: value for key, value in what.items() if value is not None}
+    if task is not None:
+        data["task"] = task_named(task).model_dump()
+    if stacks:
+        data["stacks"] = [{"stack": stack} for stack in stacks]
+    made = make_compare_spec(data, str(file) if file is not None else "what was given")
+    return _with_trained(made, trained)
+
+
+def _listed(text: str) -> list[str]:
+    """``adam(beta1=0.8)[lr,schedule],sgd`` at its outer commas."""
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char in "([") - (char in ")]")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts]
+
+
+def _with_trained(spec: CompareSpec, given: tuple[str, ...]) -> CompareSpec:
+    """The spec with ``STACK=EVALUATIONS`` in it."""
+    from ..errors import unknown
+
+    stacks = list(spec.stacks)
+    for text in given:
+        name, _, number = text.rpartition("=")
+        try:
+            count = int(float(number))
+        except ValueError:
+            count = -1
+        if not name or count < 0:
+            raise RecoptError(f"--trained '{text}' should read STACK=EVALUATIONS, as in: --trained lstm=2e6.")
+        at = [n for n, one in enumerate(stacks) if name in (one.name, one.stack)]
+        if not at:
+            raise unknown("stack", name, [one.name or one.stack for one in stacks], f"in --trained '{text}'")
+        stacks[at[0]] = stacks[at[0]].model_copy(update={"trained": count})
+    return spec.model_copy(update={"stacks": stacks})
+
+
+class Bar:
+    """How far a comparison is, at the foot of the terminal; nothing where there is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Columns
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Columns(*columns, console=console, transient=True) if console.is_terminal else None
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Bar:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` are done."""
+        if self._bar is None:
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total)
+        self._bar.update(self._tasks[what], completed=done)

@@ -1,0 +1,101 @@
+"""What ``recopt compare`` prints at the end."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from .report import console, hypers, short, table
+
+if TYPE_CHECKING:
+    from ..comparison import Comparison, Figures
+    from ..stats import Interval
+
+_SURE = 0.05
+
+
+def report(found: Comparison, store: str | None) -> None:
+    """Print the tables of a comparison, its notes, and where to look."""
+    out, spec = console(), found.spec
+    out.print(f"{spec.task_text}  {spec.seeds:,} tasks, {spec.steps:,} steps", style="bold", markup=False)
+    what = "sum of the losses at the steps" if spec.measure == "sum" else "loss after the last step"
+    out.print(f"{what}; in brackets 95 % intervals\n")
+    out.print(_scores(found))
+    out.print()
+    out.print(_costs(found))
+    out.print()
+    for line in _words(found, store):
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _scores(found: Comparison) -> Table:
+    metric = next((key for key in found.figures[0].test if key != "loss"), "loss")
+    tests = [f"test {metric}"] if any(f.test for f in found.figures) else []
+    heads = ("", "mean", "median", "last loss", *tests, "diverged", f"less {found.reference}", "better", "p")
+    rows = table(*map(escape, heads), right=tuple(range(1, len(heads))))
+    least = min(f.score[0].value for f in found.figures)
+    for f in found.figures:
+        mean, median = (_interval(value) for value in f.score)
+        mean = f"[bold]{mean}[/]" if f.score[0].value == least else mean
+        test = [_interval(f.test[metric]) if metric in f.test else ""] if tests else []
+        lost = f"[red]{f.diverged:.1%}[/]" if f.diverged else "0"
+        rows.add_row(escape(f.name), mean, median, short(f.final[0].value), *test, lost, *_difference(f))
+    return rows
+
+
+def _interval(value: Interval) -> str:
+    if not math.isfinite(value.low):
+        return short(value.value)
+    return f"{short(value.value)} ({short(value.low)}–{short(value.high)})"
+
+
+def _difference(f: Figures) -> list[str]:
+    if f.difference is None or f.p is None:
+        return ["reference", "", ""]
+    mean = f.difference.mean
+    text = f"{mean.value:+.4g} ({mean.low:+.4g} to {mean.high:+.4g})"
+    p = "< 1e-4" if f.p < 1e-4 else f"{f.p:.2g}"
+    return [text, f"{f.difference.lower:.0%}", p if f.p < _SURE else f"[dim]{p}[/]"]
+
+
+def _costs(found: Comparison) -> Table:
+    rows = table("", "chosen", "evaluations a run", "hypergradients", "to prepare", "pays from", right=(2, 3, 4, 5))
+    for entry, f in zip(found.entries, found.figures, strict=True):
+        chosen = {k: v for k, v in entry.competitor.chosen.items() if isinstance(v, float)}
+        words = [hypers(chosen)] + [str(v) for k, v in entry.competitor.chosen.items() if k == "schedule"]
+        prepared = "unknown" if f.prepared is None else f"{f.prepared:,}"
+        rows.add_row(escape(f.name), escape("  ".join(filter(None, words))), f"{f.evaluations:,.0f}",
+                     f"{f.hypergradients:,.0f}", prepared, _pays(f))  # fmt: skip
+    return rows
+
+
+def _pays(f: Figures) -> str:
+    if f.break_even is None:
+        return "" if f.difference is None else "unknown"
+    if math.isinf(f.break_even):
+        return "never"
+    return "the first task" if f.break_even <= 1 else f"{math.ceil(f.break_even):,} tasks"
+
+
+def _words(found: Comparison, store: str | None) -> list[str]:
+    spec = found.spec
+    lines = []
+    if spec.baselines:
+        each = spec.tune * spec.tune_tasks * spec.steps
+        lines.append(f"Each baseline was tuned by {spec.tune} trials on {spec.tune_tasks} other tasks: {each:,} "
+                     "evaluations. p: Wilcoxon, corrected for the number of competitors (Holm).")  # fmt: skip
+    lines += found.notes
+    if found.folder is not None:
+        folder = found.folder
+        lines.append(f"folder  {folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}")
+    if found.run_id is not None:
+        browse = "recopt ui" + (f" --store {shlex.quote(store)}" if store else "")
+        lines += [f"run     {found.run_id}", f"browse  {browse}"]
+    else:
+        lines.append("Nothing was recorded (--no-track).")
+    return lines

@@ -1,0 +1,111 @@
+"""What is compared: stacks in words, graphs, exported strategies, and rules with given hyperparameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..build import make_strategies
+from ..errors import RecoptError
+from ..export import STACK, read_export
+from ..graph import Graph
+from ..level import TASK, Level, Schedule
+from ..plan import plan_of
+from ..spec import Named, written
+from ..task import Task
+from .spec import CompareSpec, Contender
+
+Kind = Literal["stack", "export", "baseline"]
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """One that takes part.
+
+    Attributes:
+        name: what it is called in tables and pictures.
+        graph: its levels.
+        kind: a stack run as it is, an exported one with its trained values held still, or a tuned baseline.
+        prepared: evaluations spent before the tasks that the figures are of: tuning, meta-training; None if unknown.
+        chosen: the hyperparameters of a baseline.
+        notes: what is to be known of it, in sentences.
+    """
+
+    name: str
+    graph: Graph
+    kind: Kind = "stack"
+    prepared: int | None = 0
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def stack(self) -> str:
+        """In stack notation."""
+        return self.graph.describe()
+
+
+def contender(asked: Contender, task: str | Task, spec: CompareSpec) -> Competitor:
+    """A competitor from words: a stack, or the folder of an export.
+
+    Raises:
+        RecoptError: for an unknown name or setting, a graph that cannot work, or one that draws new tasks on its way.
+    """
+    folder = Path(asked.stack)
+    if (folder / STACK).is_file():
+        if asked.settings:
+            raise RecoptError(f"'{folder}' is an export, which has no settings to change: leave them out.")
+        return _exported(asked, folder, spec.guards)
+    made = plan_of(task, asked.stack, seed=spec.seed, settings=asked.settings, plugins=spec.plugins or None).graph
+    return stacked(asked.name or asked.stack, made, spec, asked.trained)
+
+
+def stacked(name: str, graph: Graph, spec: CompareSpec, trained: int | None = None) -> Competitor:
+    """A graph as a competitor. Arguments and refusals as for :func:`contender`."""
+    for number, level in enumerate(graph.levels, 1):
+        if level.episode is not None and level.episode < spec.steps:
+            raise RecoptError(
+                f"In '{name}' level {number} starts afresh every {level.episode} steps, and the comparison has "
+                f"{spec.steps}: train it with 'recopt run', export it, and compare the exported folder."
+            )
+    learned = [slot for slot, s in graph.slots.items() if s.learned]
+    notes = (f"'{learned[0]}' starts untrained.",) if learned else ()
+    return Competitor(name, _guarded(graph, spec.guards), "stack", 0 if trained is None else trained, notes=notes)
+
+
+def _exported(asked: Contender, folder: Path, guards: bool) -> Competitor:
+    """The levels of an export that move the task, with the values that were trained, held still."""
+    levels, strategies = read_export(folder)
+    own = [level for level in levels if level.moves == TASK]
+    slots = {level.by: strategies[level.by] for level in own}
+    graph = _guarded(Graph(own, slots), guards)
+    prepared = asked.trained if asked.trained is not None else _spent(folder)
+    notes = () if prepared is not None else ("What its training took is not known: give 'trained'.",)
+    return Competitor(asked.name or folder.name, graph, "export", prepared, notes=notes)
+
+
+def _spent(folder: Path) -> int | None:
+    """The evaluations that an export says its training took."""
+    rows = json.loads((folder / STACK).read_text()).get("spent")
+    return sum(row["loss"] + row["gradient"] for row in rows) if rows else None
+
+
+def rule(
+    label: str, named: Named, steps: int, schedule: Schedule, guards: bool, plugins: Sequence[str] = ()
+) -> Competitor:
+    """One strategy on the task, with its updates on a schedule over ``steps``."""
+    slot = named.name.replace("-", "_")
+    over = steps if schedule != "constant" else None
+    level = Level(moves=TASK, by=slot, schedule=schedule, horizon=over, guard=guards)
+    graph = Graph([level], make_strategies({slot: named}, 0, plugins), labels={slot: written(slot, named)})
+    return Competitor(label, graph, "baseline", 0, {**named.settings, "schedule": schedule})
+
+
+def _guarded(graph: Graph, guards: bool) -> Graph:
+    """``graph`` with all its guards on as they were, or off."""
+    if guards:
+        return graph
+    return Graph([level.model_copy(update={"guard": False}) for level in graph.levels], graph.slots,
+                 labels=graph.labels)  # fmt: skip

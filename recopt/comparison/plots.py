@@ -1,0 +1,92 @@
+"""The picture of a comparison: loss curves with bands, and the score of each competitor with its interval."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .result import Comparison, bands
+
+if TYPE_CHECKING:
+    from .result import Entry
+
+# Okabe & Ito (2008): colours that people with any kind of colour vision can tell apart; lines differ in dashes too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+_DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), "-", "--")
+_INK = "#333333"
+_LOG_FROM = 20.0
+
+
+def plot(found: Comparison) -> Any:
+    """A ``matplotlib.figure.Figure`` with an Agg canvas: ``figure.savefig(path)``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    many = len(found.entries)
+    figure = Figure(figsize=(11, max(4.2, 1.6 + 0.42 * many)), layout="constrained")
+    FigureCanvasAgg(figure)
+    spec = found.spec
+    figure.suptitle(
+        f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps", fontsize=12, color=_INK, x=0.01, ha="left"
+    )
+    curves, scores = figure.subplots(1, 2, width_ratios=(3, 2))
+    _curves(curves, found)
+    _scores(scores, found)
+    return figure
+
+
+def _curves(axes: Any, found: Comparison) -> None:
+    drawn = [bands(entry.runs) for entry in found.entries]
+    for n, kept in enumerate(drawn):
+        steps = np.arange(len(kept["median"]))
+        axes.fill_between(steps, kept["quartile1"], kept["quartile3"], color=_colour(n), alpha=0.13, linewidth=0)
+    for n, (entry, kept) in enumerate(zip(found.entries, drawn, strict=True)):
+        steps = np.arange(len(kept["median"]))
+        axes.plot(steps, kept["median"], color=_colour(n), linestyle=_DASHES[n % len(_DASHES)], linewidth=1.7,
+                  label=_label(entry))  # fmt: skip
+    middle = np.concatenate([kept["median"] for kept in drawn])
+    if middle.min() > 0 and middle.max() / middle.min() >= _LOG_FROM:
+        low = min(kept["quartile1"].min() for kept in drawn)
+        axes.set_yscale("log")
+        axes.set_ylim(max(low, middle.min() / 10), None)
+    _plain(axes, "Training loss: median, and the middle half of the tasks", "step")
+    axes.set_xlim(0, found.spec.steps)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _scores(axes: Any, found: Comparison) -> None:
+    rows = sorted(range(len(found.entries)), key=lambda n: -found.figures[n].score[0].value)
+    for place, n in enumerate(rows):
+        mean, median = found.figures[n].score
+        low, high = np.nan_to_num([mean.low, mean.high], nan=mean.value)
+        axes.plot([low, high], [place, place], color=_colour(n), linewidth=2.4, solid_capstyle="butt")
+        axes.plot(mean.value, place, "o", color=_colour(n), markersize=6)
+        axes.plot(median.value, place, "|", color=_colour(n), markersize=10, markeredgewidth=2)
+        axes.annotate(f"{mean.value:.4g}", (mean.value, place), xytext=(0, 7), textcoords="offset points", fontsize=8,
+                      color=_INK, ha="center")  # fmt: skip
+    axes.set_yticks(range(len(rows)), [_label(found.entries[n]) for n in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.2)
+    values = [interval.value for figures in found.figures for interval in figures.score]
+    if min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
+        axes.set_xscale("log")
+    what = "Sum of the losses" if found.spec.measure == "sum" else "Loss after the last step"
+    _plain(axes, f"{what}: mean (●, 95 %) and median (|)", "")
+
+
+def _label(entry: Entry) -> str:
+    name = entry.name if len(entry.name) <= 34 else f"{entry.name[:31]} …"
+    return f"{name} (tuned)" if entry.competitor.kind == "baseline" else name
+
+
+def _colour(n: int) -> str:
+    return _COLOURS[n % len(_COLOURS)]
+
+
+def _plain(axes: Any, title: str, x: str) -> None:
+    axes.set_title(title, fontsize=10, color=_INK, loc="left")
+    axes.set_xlabel(x, fontsize=9, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, colors=_INK)

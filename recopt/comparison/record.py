@@ -1,0 +1,66 @@
+"""A comparison in the store: one run for all of it, and one nested run for each competitor."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..trace import Points
+from ..tracker import LevelInfo, Tracker
+from ..tracking import RUNS
+from .result import Comparison, bands, row
+
+EXPERIMENT = "recopt compare"
+
+
+def record(found: Comparison, store: str | None, name: str | None = None, root: Path = RUNS) -> Tracker:
+    """Record a finished comparison, with its files; the tracker is at its end.
+
+    Raises:
+        RecoptError: if the store cannot be opened or written.
+    """
+    tracker = start(found, store, name, root)
+    found.save(tracker.folder)
+    points: list[Points] = []
+    for number, (entry, figures) in enumerate(zip(found.entries, found.figures, strict=True), 1):
+        for key, values in bands(entry.runs).items():
+            points.append(Points(number, f"loss_{key}", np.arange(len(values)), values))
+        for key, value in row(figures).items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                points.append(Points(number, key, np.zeros(1, np.int64), np.array([float(value)])))
+    tracker.log(points)
+    tracker.finish("FINISHED", _summary(found))
+    return tracker
+
+
+def start(found: Comparison, store: str | None, name: str | None, root: Path) -> Tracker:
+    """Begin the record of a comparison."""
+    spec = found.spec
+    against = " | ".join(entry.name for entry in found.entries)
+    params = {"task": spec.task_text, "stack": against, "reference": found.reference}
+    params |= {key: str(getattr(spec, key)) for key in
+               ("steps", "seeds", "seed", "tune", "tune_tasks", "measure", "guards", "device", "dtype")}  # fmt: skip
+    infos = []
+    for number, entry in enumerate(found.entries, 1):
+        chosen = {key: str(value) for key, value in entry.competitor.chosen.items()}
+        chosen |= {"stack": entry.competitor.stack, "kind": entry.competitor.kind}
+        infos.append(LevelInfo(number, entry.name, entry.name, "task", chosen))
+    title = name or f"compare {Path(spec.task.name).stem}"
+    tags = {"recopt.task": spec.task.name, "recopt.stack": against, "recopt.kind": "comparison"}
+    return Tracker.start(store, experiment=EXPERIMENT, name=title, params=params, tags=tags, levels=infos,
+                         root_dir=root)  # fmt: skip
+
+
+def _summary(found: Comparison) -> dict[str, Any]:
+    """What comparisons are compared by: the reference's score, and the best one among the others."""
+    values = {f.name: f.score[0].value for f in found.figures}
+    others = [value for name, value in values.items() if name != found.reference]
+    total = sum(e.runs.evaluations * found.spec.seeds + (e.competitor.prepared or 0) for e in found.entries)
+    best = {"best_other_score": min(others)} if others else {}
+    return {
+        "reference_score": values[found.reference], **best, "evaluations": total,
+        "diverged": max(f.diverged for f in found.figures), "seconds": sum(e.runs.seconds for e in found.entries),
+    }  # fmt: skip

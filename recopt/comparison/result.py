@@ -1,0 +1,215 @@
+"""What a comparison leaves: the runs of every competitor, and the figures that they are judged by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..stats import Interval, Paired, holm, mean_interval, median_interval, paired
+from .competitors import Competitor
+from .runs import Floats, Runs
+from .spec import CompareSpec
+from .tuning import Trial
+
+_END = 0.05
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One competitor with its runs; ``trials`` are those of its tuning."""
+
+    competitor: Competitor
+    runs: Runs
+    trials: Sequence[Trial] = ()
+    tuning_score: float = math.nan
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.competitor.name
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one competitor.
+
+    Attributes:
+        score: what is compared (see ``CompareSpec.measure``): mean and median over tasks. Diverged runs are in
+            them, with each loss capped at a hundred times the run's first one.
+        final: the training loss after the last step, capped likewise.
+        test: what was measured on the ``test`` split, means over tasks; NaN where one of them is.
+        diverged: the share of runs with a loss that is not finite, or a last one above ten times the first.
+        rose: the share of runs whose last loss is above the first.
+        evaluations, hypergradients: per run.
+        prepared: evaluations of tuning or meta-training; None if unknown.
+        difference: from the reference, task by task; None for the reference itself.
+        p: of ``difference``, corrected for the number of competitors (Holm).
+        break_even: see :func:`break_even`; None where it is not known.
+    """
+
+    name: str
+    kind: str
+    score: tuple[Interval, Interval]
+    final: tuple[Interval, Interval]
+    test: dict[str, Interval]
+    diverged: float
+    rose: float
+    evaluations: float
+    hypergradients: float
+    prepared: int | None
+    difference: Paired | None
+    p: float | None
+    break_even: float | None
+
+
+@dataclass
+class Comparison:
+    """A finished comparison.
+
+    Attributes:
+        spec: which repeats it.
+        entries: in the order given: stacks, then baselines.
+        reference: the competitor that the others are compared with: the baseline that was best on the tuning
+            tasks (not on those the figures are of); the first competitor if there is no baseline.
+        folder, run_id: where it was written and recorded; None if it was not.
+    """
+
+    spec: CompareSpec
+    entries: list[Entry]
+    reference: str
+    folder: Path | None = None
+    run_id: str | None = None
+    _figures: list[Figures] = field(default_factory=list, repr=False)
+
+    def __getitem__(self, name: str) -> Entry:
+        """The entry of that name. Raises KeyError if there is none."""
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise KeyError(name)
+
+    @property
+    def figures(self) -> list[Figures]:
+        """The figures of every competitor, in the order of ``entries``."""
+        if not self._figures:
+            self._figures = _figures(self)
+        return self._figures
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known of the competitors."""
+        return [f"{e.name}: {note}" for e in self.entries for note in e.competitor.notes]
+
+    def plot(self) -> Any:
+        """A matplotlib figure: curves with bands, and the mean score of each with its interval."""
+        from .plots import plot
+
+        return plot(self)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write all of it into ``folder`` (see :mod:`recopt.comparison.files`), which is given back.
+
+        Raises:
+            RecoptError: if the folder cannot be written.
+        """
+        from .files import save
+
+        return save(self, Path(folder))
+
+    def plain(self) -> dict[str, Any]:
+        """The figures, what was chosen and tried, and the curves, as JSON can hold them."""
+        from .files import plain
+
+        return plain(self)
+
+
+def _figures(found: Comparison) -> list[Figures]:
+    base, measure = found[found.reference], found.spec.measure
+    theirs = base.runs.score(measure)
+    pairs = {e.name: paired(e.runs.score(measure), theirs) for e in found.entries if e is not base}
+    corrected = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
+    return [_of(e, base, measure, pairs.get(e.name), corrected.get(e.name)) for e in found.entries]
+
+
+def _of(entry: Entry, base: Entry, measure: str, difference: Paired | None, p: float | None) -> Figures:
+    runs, score = entry.runs, entry.runs.score(measure)
+    last = runs.capped[:, -1]
+    with np.errstate(invalid="ignore"):
+        rose = ~(runs.losses[:, -1] <= runs.losses[:, 0])
+    return Figures(
+        entry.name, entry.competitor.kind, (mean_interval(score), median_interval(score)),
+        (mean_interval(last), median_interval(last)), {key: mean_interval(x) for key, x in runs.test.items()},
+        float(runs.diverged.mean()), float(rose.mean()), runs.evaluations, runs.hypergradients,
+        entry.competitor.prepared, difference, p, break_even(entry, base),
+    )  # fmt: skip
+
+
+def break_even(entry: Entry, base: Entry) -> float | None:
+    """How many tasks must be trained before what ``entry`` saves on them has paid for its preparation.
+
+    It is (its preparation − that of ``base``) / (evaluations saved per task), all in evaluations of the task. Saved
+    are those that a run of ``base`` takes less those that ``entry`` takes until its median loss stays at or below the
+    one that ``base`` ends with: the mean of its median curve over the last 5 % of the evaluations.
+
+    Returns:
+        0 where nothing has to be made good, inf where nothing is saved, None where a preparation is not known or
+        the two are the same.
+    """
+    mine, theirs = entry.competitor.prepared, base.competitor.prepared
+    if entry is base or mine is None or theirs is None:
+        return None
+    saved = base.runs.evaluations - _reaches(entry.runs, _ending(base.runs))
+    if saved <= 0:
+        return math.inf
+    return max(0.0, (mine - theirs) / saved)
+
+
+def _ending(runs: Runs) -> float:
+    middle = np.median(runs.capped, axis=0)
+    return float(middle[-max(1, round(_END * len(middle))) :].mean())
+
+
+def _reaches(runs: Runs, target: float) -> float:
+    """Evaluations until the median loss stays at or below ``target``; inf if it does not."""
+    above = np.flatnonzero(np.median(runs.capped, axis=0) > target)
+    steps = runs.losses.shape[1] - 1
+    first = int(above[-1]) + 1 if len(above) else 0
+    return math.inf if first > steps else first * runs.evaluations / steps
+
+
+def bands(runs: Runs) -> dict[str, Floats]:
+    """Median, quartiles and mean of the capped losses at every evaluation, each of shape (T + 1,)."""
+    low, middle, high = np.quantile(runs.capped, [0.25, 0.5, 0.75], axis=0)
+    return {"median": middle, "quartile1": low, "quartile3": high, "mean": runs.capped.mean(0)}
+
+
+def row(figures: Figures) -> dict[str, Any]:
+    """The figures of one competitor in one flat row, for tables."""
+    (mean, median), (final, final_median) = figures.score, figures.final
+    found: dict[str, Any] = {"name": figures.name, "kind": figures.kind}
+    named = {"score": mean, "score_median": median, "final": final, "final_median": final_median}
+    for key, interval in {**named, **{f"test_{key}": x for key, x in figures.test.items()}}.items():
+        found |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
+    for key in ("diverged", "rose", "evaluations", "hypergradients", "prepared", "break_even"):
+        found[key] = getattr(figures, key)
+    if figures.difference is not None:
+        for key in ("mean", "median"):
+            values = _ends(getattr(figures.difference, key))
+            found |= {f"difference_{key}{end}": value for end, value in values.items()}
+        found |= {"lower_than_reference": figures.difference.lower, "p": figures.difference.p, "p_holm": figures.p}
+    return found
+
+
+def _ends(interval: Interval) -> dict[str, float]:
+    """An interval by the endings of the columns it makes."""
+    return {"": interval.value, "_low": interval.low, "_high": interval.high}
+
+
+def trial_rows(entry: Entry) -> list[dict[str, Any]]:
+    """The trials of an entry's tuning as rows."""
+    return [{**trial.values, "score": trial.score} for trial in entry.trials]

@@ -1,0 +1,139 @@
+"""A comparison, written down: what is compared on what, how it is tuned, and how long it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ..errors import RecoptError, did_you_mean
+from ..export import STACK
+from ..spec import NamedOrText, explain, read_spec, written
+
+BASELINES = ("sgd", "nesterov", "rmsprop", "adam", "adamw")
+MOST = 1_000_000
+"""Tasks at most; see :func:`report_seeds`."""
+
+
+def _contender(value: object) -> object:
+    return {"stack": value} if isinstance(value, str) else value
+
+
+class Contender(BaseModel):
+    """A stack, or the folder of an exported one.
+
+    Attributes:
+        stack: in stack notation, or a folder that ``recopt export`` wrote.
+        name: what to call it; the stack itself if not given.
+        settings: as ``recopt run --set`` takes them: ``level2.every=20``.
+        trained: evaluations that its meta-training took, where the export does not say.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stack: str
+    name: str | None = None
+    settings: list[str] = []
+    trained: Annotated[int, Field(ge=0)] | None = None
+
+
+class CompareSpec(BaseModel):
+    """Everything that determines a comparison.
+
+    Attributes:
+        stacks: what is compared, besides the baselines.
+        baselines: rules to tune, as ``adam``, or ``adam(beta1=0.8)[lr,schedule]`` with what is tuned in brackets.
+        steps: updates of each task.
+        seeds: tasks that the figures are of.
+        seed: chooses the tasks, and everything else that is drawn.
+        tune: trials of each baseline.
+        tune_tasks: tasks that each trial is scored on; none of those that the figures are of.
+        measure: what is compared, and tuned for: the sum of the losses at the ``steps`` evaluations, or the loss
+            after the last step.
+        guards: whether the engine's guards act, for all alike.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: NamedOrText
+    stacks: list[Annotated[Contender, BeforeValidator(_contender)]] = []
+    baselines: list[str] = list(BASELINES)
+    steps: Annotated[int, Field(ge=1)] = 100
+    seeds: Annotated[int, Field(ge=2, le=MOST)] = 100
+    seed: Annotated[int, Field(ge=0, lt=1000)] = 0
+    tune: Annotated[int, Field(ge=1)] = 40
+    tune_tasks: Annotated[int, Field(ge=1, le=MOST)] = 32
+    measure: Literal["sum", "final"] = "sum"
+    guards: bool = False
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    plugins: list[str] = []
+
+    @property
+    def task_text(self) -> str:
+        """The task in one line."""
+        return written(self.task.name.replace("-", "_"), self.task)
+
+
+def report_seeds(spec: CompareSpec) -> list[int]:
+    """The seeds of the tasks that the figures are of: 10⁹ + 10⁶ · seed + 0, 1, 2, …, below 2 · 10⁹.
+
+    Those that baselines are tuned on lie between 2 · 10⁹ and 3 · 10⁹. A run of ``recopt run --seed S`` uses S itself
+    for its first task, and for all others 63-bit hashes, which come below 3 · 10⁹ about once in 3 · 10⁹ draws. So
+    with S below 10⁹ nothing is tested on what it was trained or tuned on.
+    """
+    return [1_000_000_000 + MOST * spec.seed + n for n in range(spec.seeds)]
+
+
+def tuning_seeds(spec: CompareSpec) -> list[int]:
+    """The seeds of the tasks that baselines are tuned on: 2 · 10⁹ + 10⁶ · seed + 0, 1, 2, …"""
+    return [2_000_000_000 + MOST * spec.seed + n for n in range(spec.tune_tasks)]
+
+
+def make_compare_spec(data: Mapping[str, Any], where: str = "the comparison") -> CompareSpec:
+    """``data`` checked. Raises RecoptError with the place of the first mistake."""
+    try:
+        spec = CompareSpec.model_validate(dict(data))
+    except ValidationError as why:
+        error = why.errors(include_url=False)[0]
+        if error["type"] == "extra_forbidden":
+            parts = [str(part) for part in error["loc"]]
+            known = Contender.model_fields if parts[0] == "stacks" else CompareSpec.model_fields
+            text = f"there is no '{'.'.join(parts)}'.{did_you_mean(parts[-1], known)}"
+            raise RecoptError(f"In {where}: {text}") from None
+        raise RecoptError(f"In {where}: {explain(why)}") from None
+    if not spec.stacks and not spec.baselines:
+        raise RecoptError(f"In {where} there is nothing to compare: give a stack, or baselines.")
+    return spec
+
+
+def read_compare_spec(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; exports that are named relative to the file are found there.
+
+    Raises:
+        RecoptError: if it cannot be read or holds no mapping.
+    """
+    data = read_spec(path)
+    stacks = data.get("stacks")
+    if isinstance(stacks, list):
+        data["stacks"] = [_found(item, path.parent) for item in stacks]
+    return data
+
+
+def _found(item: object, folder: Path) -> object:
+    if isinstance(item, Mapping) and "stack" in item:
+        return {**item, "stack": _found(item["stack"], folder)}
+    if isinstance(item, str) and not (Path(item) / STACK).is_file() and (folder / item / STACK).is_file():
+        return str(folder / item)
+    return item
+
+
+def write_compare_spec(spec: CompareSpec) -> str:
+    """``spec`` as YAML, complete, so that it repeats the comparison."""
+    data = spec.model_dump(mode="json")
+    data["task"] = spec.task_text if not spec.task.domains and not spec.task.name.endswith(".py") else data["task"]
+    data["stacks"] = [{k: v for k, v in item.items() if v not in (None, [])} for item in data["stacks"]]
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,189 @@
+"""Baselines, tuned: every one by the same number of trials, on tasks that the figures are not of.
+
+A trial is one setting of everything that is tuned, scored by the mean over all tuning tasks. The first third of the
+trials covers the whole ranges (a Halton sequence, Halton 1960, scrambled), the others search around the best so far
+in a box that shrinks from a quarter of each range to a hundredth. All trials see the same tasks, starts and batches,
+and the choice is reported on others, so nothing that is reported is the best of several noisy values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..declare import Hyper, declared
+from ..errors import RecoptError, unknown
+from ..level import Schedule
+from ..plugins import load_strategy
+from ..spec import Named
+from ..stack import Term, parse
+from .competitors import Competitor, rule
+
+SCHEDULE = "schedule"
+SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
+_EDGE = 0.02
+_FIRST, _LAST = 0.25, 0.01
+_FLIP = 0.25
+
+
+class Range(NamedTuple):
+    """Where a hyperparameter is looked for, evenly in the logarithm of itself, or of 1 − itself (``gap``)."""
+
+    low: float
+    high: float
+    gap: bool = False
+
+    def value(self, unit: float) -> float:
+        """The value at ``unit`` in [0, 1]."""
+        found = math.exp(math.log(self.low) + unit * (math.log(self.high) - math.log(self.low)))
+        return 1 - found if self.gap else found
+
+
+RANGES = {
+    "lr": Range(1e-5, 10),
+    "weight_decay": Range(1e-6, 1),
+    "momentum": Range(0.003, 0.7, gap=True),
+    "beta1": Range(0.01, 0.7, gap=True),
+    "beta2": Range(5e-4, 0.5, gap=True),
+    "decay": Range(5e-4, 0.5, gap=True),
+}
+"""What can be tuned, by the name of the hyperparameter."""
+
+KNOWN: dict[str, tuple[Named, tuple[str, ...]]] = {
+    "sgd": (Named(name="sgd"), ("lr", SCHEDULE)),
+    "momentum": (Named(name="sgd", settings={"momentum": 0.9}), ("lr", "momentum", SCHEDULE)),
+    "nesterov": (Named(name="sgd", settings={"momentum": 0.9, "nesterov": True}), ("lr", "momentum", SCHEDULE)),
+    "rmsprop": (Named(name="rmsprop"), ("lr", "decay", SCHEDULE)),
+    "adam": (Named(name="adam"), ("lr", "beta1", "beta2", SCHEDULE)),
+    "adamw": (Named(name="adam"), ("lr", "beta1", "beta2", "weight_decay", SCHEDULE)),
+}
+"""Baselines by name, with what is tuned where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A rule and what of it is tuned: names in ``RANGES``, and ``schedule``."""
+
+    name: str
+    rule: Named
+    tuned: tuple[str, ...]
+    schedule: Schedule = "constant"
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The hyperparameters that are tuned."""
+        return tuple(name for name in self.tuned if name != SCHEDULE)
+
+    def competitor(self, values: Mapping[str, Any], steps: int, guards: bool) -> Competitor:
+        """The rule with these ``values`` of what is tuned."""
+        settings = {**self.rule.settings, **{key: values[key] for key in self.axes}}
+        named = self.rule.model_copy(update={"settings": settings})
+        return rule(self.name, named, steps, values.get(SCHEDULE, self.schedule), guards, self.plugins)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting, where it lies in the ranges, and its score (lower is better)."""
+
+    values: Mapping[str, Any]
+    units: tuple[float, ...]
+    score: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning found: the competitor, all trials in their order, and whether the best lies at a range's end."""
+
+    competitor: Competitor
+    trials: Sequence[Trial] = field(repr=False)
+    score: float
+
+
+def baseline(text: str, plugins: Sequence[str] = ()) -> Baseline:
+    """A baseline in words: ``adam``, ``sgd(momentum=0.9)[lr]``, ``adam(schedule=cosine)[lr]``.
+
+    What is in brackets is tuned; without brackets, all that usually is and has no value here.
+
+    Raises:
+        RecoptError: for an unknown rule or hyperparameter, or one that cannot be tuned.
+    """
+    term = _term(text)
+    schedule = term.settings.get(SCHEDULE, "constant")
+    if schedule not in SCHEDULES:
+        raise unknown("schedule", str(schedule), SCHEDULES, f"in baseline '{text}'")
+    given = {key: value for key, value in term.settings.items() if key != SCHEDULE}
+    known, usual = KNOWN.get(term.name, (Named(name=term.name), None))
+    made = load_strategy(known.name, plugins, f"in baseline '{text}'")
+    if made.order == 0 or made.learned:
+        raise RecoptError(f"'{term.name}' cannot be tuned as a baseline: give it as a stack.")
+    hypers = [name for name in RANGES if name in declared(made, Hyper)]
+    tuned = term.only or tuple(n for n in usual or ("lr", SCHEDULE) if n not in term.settings)
+    for name in tuned:
+        if name not in (*hypers, SCHEDULE):
+            raise unknown("hyperparameter", name, [*hypers, SCHEDULE], f"to tune in baseline '{text}'")
+    named = Named(name=known.name, settings={**known.settings, **given})
+    if not tuned:
+        raise RecoptError(f"Nothing is left to tune in baseline '{text}': give it as a stack.")
+    found = Baseline(text, named, tuned, schedule, tuple(plugins))
+    found.competitor({name: RANGES[name].value(0.5) for name in found.axes}, 1, False)  # refuses what it does not know
+    return found
+
+
+def _term(text: str) -> Term:
+    layers = parse(text)
+    if len(layers) != 1 or len(layers[0]) != 1:
+        raise RecoptError(f"'{text}' should name one baseline, like adam or adam(beta1=0.8)[lr,schedule].")
+    return layers[0][0]
+
+
+def tune(
+    base: Baseline, trials: int, steps: int, seed: int, score: Callable[[Competitor], float], tasks: int,
+    guards: bool = False, progress: Callable[[int], None] = lambda done: None,
+) -> Tuned:  # fmt: skip
+    """Tune ``base`` by ``trials`` trials, each scored by ``score`` on ``tasks`` tasks of ``steps`` steps."""
+    search, found = Search(base, trials, seed), list[Trial]()
+    for number in range(trials):
+        units, schedule = search.next(number, found)
+        values: dict[str, Any] = {n: RANGES[n].value(u) for n, u in zip(base.axes, units, strict=True)}
+        values[SCHEDULE] = schedule
+        found.append(Trial(values, units, score(base.competitor(values, steps, guards))))
+        progress(number + 1)
+    best = min(found, key=lambda trial: trial.score)
+    made = base.competitor(best.values, steps, guards)
+    ends = [name for name, u in zip(base.axes, best.units, strict=True) if not _EDGE <= u <= 1 - _EDGE]
+    notes = tuple(f"The best {name} of '{base.name}' lies at an end of its range." for name in ends)
+    made = Competitor(made.name, made.graph, "baseline", trials * tasks * steps, made.chosen, notes)
+    return Tuned(made, found, best.score)
+
+
+class Search:
+    """Proposes settings: first all over the ranges, then ever closer to the best."""
+
+    def __init__(self, base: Baseline, trials: int, seed: int) -> None:
+        from scipy.stats.qmc import Halton
+
+        self._base, self._trials, self._wide = base, trials, max(1, math.ceil(trials / 3))
+        self._rng = np.random.default_rng([seed, *base.name.encode()])
+        dimensions = len(base.axes)
+        points = Halton(dimensions, rng=np.random.default_rng(seed)).random(self._wide) if dimensions else None
+        self._points = points if points is not None else np.empty((self._wide, 0))
+
+    def next(self, number: int, found: Sequence[Trial]) -> tuple[tuple[float, ...], Schedule]:
+        """Where to try next, in units of the ranges, and with which schedule."""
+        free = SCHEDULE in self._base.tuned
+        if number < self._wide:
+            schedule = SCHEDULES[number % 2] if free else self._base.schedule
+            return tuple(float(u) for u in self._points[number]), schedule
+        best = min(found, key=lambda trial: trial.score)
+        far = (number - self._wide) / max(1, self._trials - self._wide - 1)
+        reach = _FIRST * (_LAST / _FIRST) ** far
+        moved = np.clip(np.array(best.units) + reach * self._rng.uniform(-1, 1, len(best.units)), 0, 1)
+        schedule = best.values[SCHEDULE]
+        if free and self._rng.random() < _FLIP * (1 - far):
+            schedule = SCHEDULES[1 - SCHEDULES.index(schedule)]
+        return tuple(float(u) for u in moved), schedule
