@@ -34,7 +34,8 @@ def recopt() -> None:
 
 
 for _command in (
-    work.run, compare.compare, work.graph, runs.runs, runs.ui, runs.export, look.strategies, look.tasks, look.show, look.check, make.new,
+    work.run, compare.compare, work.graph, runs.runs, runs.ui, runs.export, look.strategies, look.tasks, look.show,
+    look.check, make.new,
 ):  # fmt: skip
     recopt.add_command(_command)
 
