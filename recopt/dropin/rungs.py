@@ -306,7 +306,10 @@ class UpperRung:
     def _bounded(self, deltas: list[Any]) -> list[Any]:
         trust = self.place.level.trust
         if trust is not None:
-            limit, length = trust * size([self.moves.coords[i] for i in self.indices]), size(deltas)
+            # As in the engine, a hyperparameter's coordinate counts as 1: its own size says nothing.
+            counted = [self.moves.coords[i] if isinstance(d, Tensor) and d.ndim else 1.0
+                       for i, d in zip(self.indices, deltas, strict=True)]  # fmt: skip
+            limit, length = trust * math.sqrt(sum(size([c]) ** 2 for c in counted)), size(deltas)
             if length > limit:
                 deltas = [d * (limit / length) for d in deltas]
         if self.place.guard and self.moves.scalar:
