@@ -1,0 +1,90 @@
+"""Statistics against values that are known from tables, from closed forms, or by counting."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from recopt.stats import holm, mean_interval, median_interval, paired
+
+
+def test_the_mean_has_the_interval_of_students_t() -> None:
+    # Mean 5.5, s = √(55/6); t_{9, 0.975} = 2.262157 (Student's table).
+    found = mean_interval(np.arange(1.0, 11.0))
+    assert found.value == 5.5
+    half = 2.2621571628 * math.sqrt(55 / 6) / math.sqrt(10)
+    assert (found.low, found.high) == pytest.approx((5.5 - half, 5.5 + half), rel=1e-9)
+    wide = mean_interval(np.arange(1.0, 11.0), level=0.99)
+    assert wide.high - 5.5 == pytest.approx(3.2498355416 * math.sqrt(55 / 6) / math.sqrt(10), rel=1e-9)
+
+
+def test_one_value_has_a_mean_and_no_interval() -> None:
+    found = mean_interval([3.0])
+    assert found.value == 3.0 and math.isnan(found.low) and math.isnan(found.high)
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"),
+    # The ranks of the 95 % interval of a median, from tables of the sign test (Conover 1999, table A3).
+    [(6, 1, 6), (8, 1, 8), (9, 2, 8), (10, 2, 9), (15, 4, 12), (20, 6, 15), (25, 8, 18), (100, 40, 61)],
+)
+def test_the_median_has_the_interval_of_the_sign_test(count: int, low: int, high: int) -> None:
+    values = np.random.default_rng(0).permutation(np.arange(1.0, count + 1))
+    found = median_interval(values)
+    assert found == ((count + 1) / 2, low, high)
+
+
+@pytest.mark.parametrize("count", [6, 7, 12, 33, 200])
+def test_the_medians_interval_covers_with_at_least_its_level_and_not_one_rank_more(count: int) -> None:
+    found = median_interval(np.arange(1.0, count + 1))
+    k = int(found.low)
+    below = [sum(math.comb(count, i) for i in range(m)) / 2**count for m in (k, k + 1)]
+    assert below[0] <= 0.025 < below[1]
+
+
+def test_a_median_of_five_has_no_interval_of_95_percent() -> None:
+    found = median_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found.value == 3.0 and math.isnan(found.low)
+    assert median_interval([1.0, 2.0, 3.0, 4.0, 5.0], level=0.9).low == 1.0  # 1 − 2/32 = 0.94
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    draws = rng.exponential(size=(2000, 40))
+    means = [mean_interval(row) for row in draws]
+    medians = [median_interval(row) for row in draws]
+    assert np.mean([i.low <= 1.0 <= i.high for i in means]) > 0.91  # t is a little short where the tail is long
+    assert np.mean([i.low <= math.log(2) <= i.high for i in medians]) == pytest.approx(0.962, abs=0.012)
+
+
+def test_pairs_are_compared_pair_by_pair() -> None:
+    y = np.array([10.0, 200.0, 3000.0, 40.0, 500.0, 60.0])
+    x = y - np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    found = paired(x, y)
+    assert found.mean.value == -3.5 and found.median.value == -3.5
+    assert found.mean.high < 0  # unpaired, the differences would drown in the spread
+    assert found.lower == 1.0
+    assert found.p == pytest.approx(2 / 2**6)  # all of one sign, exactly
+
+
+def test_equal_values_do_not_differ() -> None:
+    found = paired([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    assert found.p == 1.0 and found.lower == 0.5 and found.mean.value == 0.0
+
+
+def test_holms_correction_is_that_of_the_textbook() -> None:
+    # Holm (1979): p(1)·4, then p(2)·3 but no less than before, and so on.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_no_sample_is_refused() -> None:
+    with pytest.raises(ValueError, match="no sample"):
+        mean_interval([])
+    with pytest.raises(ValueError, match="no sample"):
+        median_interval(np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="cannot be paired"):
+        paired([1.0, 2.0], [1.0])
