@@ -105,7 +105,7 @@ def _curves(run: list[Points], names: Mapping[int, str]) -> list[Draw]:
 
 
 def _losses(run: list[Points]) -> list[Draw]:
-    found = [column for column in run if column.level == 0 and _is_loss(column.key)]
+    found = [column for column in run if column.level == 0 and "loss" in column.key]
     acts = [column.steps for column in run if column.level and column.key == "restored"]
 
     def draw(axes: Any) -> None:
@@ -123,7 +123,7 @@ def _losses(run: list[Points]) -> list[Draw]:
 
 
 def _metrics(run: list[Points]) -> list[Draw]:
-    found = [column for column in run if column.level == 0 and not _is_loss(column.key)]
+    found = [column for column in run if column.level == 0 and "loss" not in column.key]
 
     def draw(axes: Any) -> None:
         _task_curves(axes, found)
@@ -275,10 +275,6 @@ def _words(key: str) -> str:
 
 def _constant(column: Points) -> bool:
     return bool(np.all(column.values == column.values[0]))
-
-
-def _is_loss(key: str) -> bool:
-    return "loss" in key
 
 
 def _named(level: int, names: Mapping[int, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from .tracking import RUNS, Store, open_store
 from .tracking_runs import find_run, list_runs
 
 PORTS = range(5000, 5020)
-_START = 60.0  # seconds until the server must answer; it takes about five
+_START = 120.0  # seconds until the server must answer; it takes about five, on a busy machine thirty
 
 
 def ui(
@@ -78,18 +79,12 @@ def _free_port(host: str, port: int | None) -> int:
             except PermissionError:
                 raise RecoptError(f"Port {candidate} may not be used: give a higher one with --port.") from None
             except OSError as why:
-                if isinstance(why, socket.gaierror) or not _in_use(why):
+                if why.errno != errno.EADDRINUSE:  # as of a name that is not known
                     raise RecoptError(f"'{host}' is not an address of this machine: leave --host out.") from None
                 continue
             return candidate
     taken = f"Port {port} is" if port is not None else f"Ports {PORTS.start} to {PORTS.stop - 1} are"
     raise RecoptError(f"{taken} taken: give another with --port.")
-
-
-def _in_use(why: OSError) -> bool:
-    import errno
-
-    return why.errno == errno.EADDRINUSE
 
 
 def _serve(store: Store, host: str, port: int) -> subprocess.Popen[bytes]:

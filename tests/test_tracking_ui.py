@@ -20,7 +20,7 @@ from recopt.trace import Points
 from recopt.tracker import LevelInfo, Tracker
 from recopt.tracking import Store, open_store
 from recopt.tracking_runs import fetch_model, fetch_run, find_run, register
-from recopt.tracking_ui import _await, _free_port, _serve, _stop, ui
+from recopt.tracking_ui import PORTS, _await, _free_port, _serve, _stop, ui
 
 pytestmark = pytest.mark.slow
 LEVELS = [LevelInfo(1, "sgd", "sgd", "task")]
@@ -38,11 +38,18 @@ def steps_of(store: Store, run: str) -> list[int]:
     return sorted(metric.step for metric in store.client.get_metric_history(run, "loss"))
 
 
+def any_port() -> int:
+    """One that other tests, running beside this one, do not come upon."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A server with a store of its own, and its address."""
     there = open_store(None, tmp_path / "server", create=True)
-    port = _free_port("127.0.0.1", None)
+    port = any_port()
     process = _serve(there, "127.0.0.1", port)
     address = f"http://127.0.0.1:{port}"
     _await(process, address)
@@ -122,7 +129,7 @@ ui(root_dir=Path(sys.argv[1]), port=int(sys.argv[2]), run="a run", say=lambda li
 def test_the_pages_are_linked_at_the_run_and_ctrl_c_ends_all_of_the_server(tmp_path: Path) -> None:
     tracker = record(tmp_path / "runs")
     tracker.finish("FINISHED", {})
-    port = _free_port("127.0.0.1", None)
+    port = any_port()
     command = [sys.executable, "-W", "error", "-c", UI, str(tmp_path / "runs"), str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -148,6 +155,7 @@ def test_a_user_interface_that_cannot_be_shown_is_refused_in_one_sentence(tmp_pa
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
+        assert _free_port("127.0.0.1", None) in PORTS
         with pytest.raises(RecoptError, match=f"Port {port} is taken: give another with --port"):
             ui(root_dir=tmp_path / "runs", port=port)
     with pytest.raises(RecoptError, match="'no.such.host.invalid' is not an address of this machine"):
@@ -158,7 +166,7 @@ def test_a_user_interface_that_cannot_be_shown_is_refused_in_one_sentence(tmp_pa
 
 def test_the_server_runs_no_other_processes_than_it_needs(tmp_path: Path) -> None:
     store = open_store(None, tmp_path, create=True)
-    port = _free_port("127.0.0.1", None)
+    port = any_port()
     process = _serve(store, "127.0.0.1", port)
     try:
         _await(process, f"http://127.0.0.1:{port}")
