@@ -103,7 +103,8 @@ def close(level: Level, window: Window, slots: Sequence[str], moved: Params, how
     total, pairs = total + more, pairs + at
     grads = product(pairs, moved, how)
     if not how.exact:
-        total, pairs = total.detach(), [(t, c.detach()) for t, c in pairs]
+        # What an exact level above closes over at the same moment; nobody else reads it.
+        total, pairs = total.detach(), [(t, tree.detach(c)) for t, c in pairs] if how.keep else []
     return Signal(loss=total, grads=grads, pairs=pairs, bound=bound)
 
 
@@ -139,7 +140,7 @@ def product(pairs: Sequence[Pair], moved: Params, how: Closing) -> Params | None
     if not live:
         return None
     outputs = [t for t, _ in live]
-    cotangents = [c if how.exact else c.detach() for _, c in live]
+    cotangents = [c.detach() if c.requires_grad and not how.exact else c for _, c in live]
     found = torch.autograd.grad(
         outputs, moved, cotangents, retain_graph=how.keep or how.exact, create_graph=how.exact, allow_unused=True
     )

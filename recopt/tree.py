@@ -87,7 +87,8 @@ def norm(items: Sequence[Tensor], batched: bool = False) -> Tensor:
     """The Euclidean norm of all of ``items`` together, without a graph; one per leading index if ``batched``."""
     if not items:
         return torch.zeros(())
-    plain = [item.detach() for item in items]
-    if batched:
-        return cast(Tensor, torch.stack([i.flatten(1).norm(dim=1) for i in plain]).norm(dim=0))
-    return cast(Tensor, torch.stack(torch._foreach_norm(plain)).norm())
+    size = torch.linalg.vector_norm
+    with torch.no_grad():
+        if batched:
+            return size(torch.stack([size(item.flatten(1), dim=1) for item in items]), dim=0)
+        return size(torch.stack(torch._foreach_norm(items)))

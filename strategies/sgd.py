@@ -48,15 +48,15 @@ class Sgd(Strategy):
         """One step from the gradients of the first trial."""
         grads = trials[0].grads
         assert grads is not None
-        lr = self.lr
+        step = -self.lr
         if self.on("weight_decay"):
             decay = self.weight_decay
             grads = [g + decay * p for g, p in zip(grads, point, strict=True)]
         if not self.on("momentum"):
-            return [-lr * g for g in grads], state
+            return [step * g for g in grads], state
         momentum = self.momentum
         buffers = [momentum * b + g for b, g in zip(state["momentum"], grads, strict=True)]
         ahead = buffers
         if self.nesterov:
             ahead = [g + momentum * b for g, b in zip(grads, buffers, strict=True)]
-        return [-lr * a for a in ahead], {"momentum": buffers}
+        return [step * a for a in ahead], {"momentum": buffers}
