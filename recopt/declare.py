@@ -6,6 +6,7 @@ hyperparameter of a strategy: a number in a domain that a level above may move.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
@@ -46,7 +47,7 @@ class Option(Generic[T]):
             value = int(value)
         if kind is tuple and isinstance(value, list | int | float):
             value = tuple(value) if isinstance(value, list) else (value,)
-        if self.default is not None and not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        if (self.default is not None and not isinstance(value, kind)) or (kind is int and isinstance(value, bool)):
             raise RecoptError(f"{where} must be {_KINDS.get(kind, kind.__name__)}, not {value!r}.")
         if self.choices is not None and value not in self.choices:
             raise unknown("value", str(value), map(str, self.choices), f"for {where}")
@@ -106,6 +107,11 @@ def unit(default: float, help: str = "", off: float | None = None) -> Hyper:
 def real(default: float, help: str = "") -> Hyper:
     """Declare a hyperparameter on the whole line."""
     return Hyper(default, "real", help)
+
+
+def plain_name(owner: type) -> str:
+    """A class's name as its plugin is asked for: ``RandomSearch`` is ``random-search``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", owner.__name__).lower()
 
 
 def declared(owner: type, kind: type[T]) -> dict[str, T]:

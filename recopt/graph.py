@@ -41,6 +41,8 @@ class Graph:
     ) -> None:
         self.slots = dict(slots)
         self.labels = dict(labels or {})
+        # Weights that a strategy's author froze stay as they are, as a model's do.
+        self._still = {(slot, n) for slot, s in slots.items() for n, p in s.named_parameters() if not p.requires_grad}
         self.names = {name: [n for n, _ in s.named_parameters()] for name, s in slots.items()}
         self.levels = list(levels)
         self._check_slots()
@@ -84,15 +86,16 @@ class Graph:
     def moved(self, number: int, names: Sequence[str]) -> list[int]:
         """Which of the parameters ``names`` of its slot level ``number`` moves, as indices."""
         level = self.levels[number]
+        free = [i for i, n in enumerate(names) if (level.moves, n) not in self._still]
         if level.only:
-            return [i for i, n in enumerate(names) if any(fnmatchcase(n, p) for p in level.only)]
+            return [i for i in free if any(fnmatchcase(names[i], p) for p in level.only)]
         taken = {
             i
             for m, other in enumerate(self.levels)
             if m != number and other.moves == level.moves and other.only
             for i in self.moved(m, names)
         }
-        return [i for i in range(len(names)) if i not in taken]
+        return [i for i in free if i not in taken]
 
     def evaluations(self, number: int) -> int:
         """Evaluations of the task between two steps of level ``number``."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .build import make_level, make_strategies, make_task, stack_levels, with_settings
-from .declare import Option, declared
+from .declare import Option, declared, plain_name
 from .errors import RecoptError
 from .graph import Graph
 from .plugins import is_known, source_of
@@ -155,7 +155,7 @@ def _file_name(plugin: type) -> str:
     try:
         return source_of(plugin)[0].stem.replace("_", "-")
     except RecoptError:
-        return plugin.__name__.lower()
+        return plain_name(plugin)
 
 
 def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Generator, Tensor, nn
 
-from .declare import Hyper, declared, parse_options
+from .declare import Hyper, declared, parse_options, plain_name
 from .domains import Domain, coordinate_of, domain_named
 from .errors import RecoptError, unknown
 
@@ -67,7 +67,7 @@ class Strategy(nn.Module):
 
     def __init__(self, *, domains: Mapping[str, str] | None = None, **settings: Any) -> None:
         super().__init__()
-        where = type(self).__name__.lower()
+        where = plain_name(type(self))
         self._made_with = {"domains": domains, **settings}
         hypers = declared(type(self), Hyper)
         values = {name: settings.pop(name) for name in list(settings) if name in hypers}

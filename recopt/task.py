@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from .declare import parse_options
+from .declare import parse_options, plain_name
 
 Batch = Any
 """A tensor, or a tuple, list or dict of them."""
@@ -40,7 +40,7 @@ class Task:
 
     def __init__(self, *, seed: int = 0, **options: Any) -> None:
         self.seed = seed
-        self._options = parse_options(type(self), options, type(self).__name__.lower())
+        self._options = parse_options(type(self), options, plain_name(type(self)))
 
     def model(self) -> nn.Module:
         """A fresh model. Torch's global generator is seeded from the task's seed by the caller."""

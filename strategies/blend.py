@@ -63,15 +63,23 @@ class Blend(Strategy):
         flat = torch.zeros_like(flatten(point))
         zero = flat.new_zeros(())
         return {
-            "step": zero, "first": zero, "loss": zero, "best": zero, "brake": flat.new_ones(()), "home": flat,
-            "log_step": flat.new_zeros(len(point)), "point": flat, "grad": flat, "rest": flat,
-            "v": flat, "m": flat.new_zeros(len(MOMENTA), flat.numel()),
-            "s": flat.new_zeros(self.memory, flat.numel()), "y": flat.new_zeros(self.memory, flat.numel()),
+            "step": zero,
+            "first": zero,
+            "loss": zero,
+            "best": zero,
+            "brake": flat.new_ones(()),
+            "home": flat,
+            "log_step": flat.new_zeros(len(point)),
+            "point": flat,
+            "grad": flat,
+            "rest": flat,
+            "v": flat,
+            "m": flat.new_zeros(len(MOMENTA), flat.numel()),
+            "s": flat.new_zeros(self.memory, flat.numel()),
+            "y": flat.new_zeros(self.memory, flat.numel()),
         }
 
-    def forward(
-        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
-    ) -> tuple[Params, State]:
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         loss, grads = trials[0].loss, trials[0].grads
         assert loss is not None and grads is not None
         # A loss that is no number says only that the point is lost: the last gradient and loss stand in.
@@ -91,30 +99,51 @@ class Blend(Strategy):
         cuts = [p.numel() for p in point]
         parts = rows.split(cuts, 1)
         gram = torch.stack([part @ part.T for part in parts])
-        everywhere = torch.stack([
-            *torch.tanh(state["step"] / step.new_tensor(TIMES)),
-            cosine(g, s), cosine(y, past_y[1]), cosine(s, y), cosine(g, state["grad"]),
-            log_ratio(norm(rest), norm(g)), log_ratio(norm(g - state["rest"]), norm(g)),
-            log_ratio(norm(jump), norm(s)), log_ratio(norm(probe), norm(s)),
-            log_ratio(loss, first), log_ratio(loss, before),
-        ])
+        everywhere = torch.stack(
+            [
+                *torch.tanh(state["step"] / step.new_tensor(TIMES)),
+                cosine(g, s),
+                cosine(y, past_y[1]),
+                cosine(s, y),
+                cosine(g, state["grad"]),
+                log_ratio(norm(rest), norm(g)),
+                log_ratio(norm(g - state["rest"]), norm(g)),
+                log_ratio(norm(jump), norm(s)),
+                log_ratio(norm(probe), norm(s)),
+                log_ratio(loss, first),
+                log_ratio(loss, before),
+            ]
+        )
         known = torch.cat([everywhere.expand(len(point), -1), self.shapes(point), self.ratios(gram, point, state)], 1)
         out = self.outer(silu(self.middle(silu(self.inner(known)))))
         log_step = (state["log_step"] + 0.3 * torch.tanh(out[:, -1])).clamp(-8, 8)
         reach = self.scale * log_step.exp()
         if self.on("decay"):
             reach = reach / (1 + state["step"] / self.decay)
-        moves = torch.cat([
-            w[-2] * j + w[-3] * q - r * (w[: self.kinds] @ directions(part, p))
-            for p, part, w, r, j, q in zip(
-                point, parts, torch.tanh(out / 1.5) * 1.5, reach, jump.split(cuts), probe.split(cuts), strict=True
-            )
-        ])
+        moves = torch.cat(
+            [
+                w[-2] * j + w[-3] * q - r * (w[: self.kinds] @ directions(part, p))
+                for p, part, w, r, j, q in zip(
+                    point, parts, torch.tanh(out / 1.5) * 1.5, reach, jump.split(cuts), probe.split(cuts), strict=True
+                )
+            ]
+        )
         deltas = unflatten(torch.where(lost, home - x, brake * moves), point)
         return deltas, {
-            "step": step, "first": first, "loss": loss, "best": torch.where(lost, best, torch.minimum(loss, best)),
-            "brake": brake, "home": home, "log_step": log_step, "point": x, "grad": g, "rest": rest,
-            "v": v, "m": m, "s": past_s, "y": past_y,
+            "step": step,
+            "first": first,
+            "loss": loss,
+            "best": torch.where(lost, best, torch.minimum(loss, best)),
+            "brake": brake,
+            "home": home,
+            "log_step": log_step,
+            "point": x,
+            "grad": g,
+            "rest": rest,
+            "v": v,
+            "m": m,
+            "s": past_s,
+            "y": past_y,
         }
 
     def rows(self, g: Tensor, x: Tensor, s: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -128,9 +157,7 @@ class Blend(Strategy):
         rows = torch.cat([torch.stack([g, *mean, x, s, root]), torch.stack([g, mean[1], mean[2]]) / root])
         return step, rows, m, v
 
-    def secant(
-        self, g: Tensor, s: Tensor, y: Tensor, past_s: Tensor, past_y: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def secant(self, g: Tensor, s: Tensor, y: Tensor, past_s: Tensor, past_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From the differences s, y [n] of the last step and ``memory`` past ones, in units of the norm of y.
 
         Returns the move -Σ γ_k s_k with Σ γ_k y_k the ridge fit of g; the rest g - Σ γ_k y_k; and that rest
@@ -144,21 +171,36 @@ class Blend(Strategy):
     def shapes(self, point: Params) -> Tensor:
         """What is known of each tensor before the first step: [tensors, 4]."""
         sides = [(p.shape[0], p[:1].numel()) if p.dim() > 1 else (1, p.numel()) for p in point]
-        return point[0].new_tensor([
-            [float(p.dim() > 1), i / max(len(point) - 1, 1), math.log(max(min(ab), 1)) / 5, math.log(max(*ab, 1)) / 5]
-            for i, (p, ab) in enumerate(zip(point, sides, strict=True))
-        ])
+        return point[0].new_tensor(
+            [
+                [
+                    float(p.dim() > 1),
+                    i / max(len(point) - 1, 1),
+                    math.log(max(min(ab), 1)) / 5,
+                    math.log(max(*ab, 1)) / 5,
+                ]
+                for i, (p, ab) in enumerate(zip(point, sides, strict=True))
+            ]
+        )
 
     def ratios(self, gram: Tensor, point: Params, state: State) -> Tensor:
         """Ratios and cosines within each tensor, from the Gram matrices [tensors, 10, 10]: [tensors, 10]."""
         size = gram.diagonal(dim1=-2, dim2=-1).clamp(min=TINY**2).sqrt()
         cos = gram / (size[:, :, None] + TINY) / (size[:, None, :] + TINY)
         count = gram.new_tensor([p.numel() for p in point]).sqrt()
-        return torch.stack([
-            cos[:, G, S], cos[:, FAST, MEAN], cos[:, MEAN, SLOW], cos[:, FAST, S],
-            *(log_ratio(size[:, k], size[:, ROOT]) for k in (FAST, MEAN, SLOW)),
-            log_ratio(size[:, S], size[:, X]), log_ratio(size[:, X], count), state["log_step"] / 3,
-        ], 1)
+        return torch.stack(
+            [
+                cos[:, G, S],
+                cos[:, FAST, MEAN],
+                cos[:, MEAN, SLOW],
+                cos[:, FAST, S],
+                *(log_ratio(size[:, k], size[:, ROOT]) for k in (FAST, MEAN, SLOW)),
+                log_ratio(size[:, S], size[:, X]),
+                log_ratio(size[:, X], count),
+                state["log_step"] / 3,
+            ],
+            1,
+        )
 
 
 def directions(part: Tensor, like: Tensor) -> Tensor:

@@ -53,9 +53,7 @@ class Lstm(Strategy):
         log = flat.abs().clamp(min=math.exp(-self.p)).log() / self.p
         return torch.stack([log, (flat * math.exp(self.p)).clamp(-1, 1)])
 
-    def forward(
-        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
-    ) -> tuple[Params, State]:
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         grads = trials[0].grads
         assert grads is not None
         x = self.inputs(flatten(grads))

@@ -62,9 +62,7 @@ class MlpRule(Strategy):
             "step": flat.new_zeros(()),
         }
 
-    def forward(
-        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
-    ) -> tuple[Params, State]:
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         grads = trials[0].grads
         assert grads is not None
         g, step = flatten(grads), state["step"] + 1

@@ -47,9 +47,7 @@ class Residual(Strategy):
         flat = torch.zeros_like(flatten(point))
         return {"m": flat, "fast": flat, "slow": flat, "v": flat, "step": flat.new_zeros(())}
 
-    def forward(
-        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
-    ) -> tuple[Params, State]:
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         grads = trials[0].grads
         assert grads is not None
         g, x, step = flatten(grads), flatten(point), state["step"] + 1

@@ -48,13 +48,15 @@ class Rnnprop(Strategy):
         zeros = flat.new_zeros(self.hidden, flat.numel())
         one = flat.new_ones(())
         return {
-            "m": flat, "v": flat, "rest1": one, "rest2": one,
-            "h": [zeros] * self.layers, "c": [zeros] * self.layers,
+            "m": flat,
+            "v": flat,
+            "rest1": one,
+            "rest2": one,
+            "h": [zeros] * self.layers,
+            "c": [zeros] * self.layers,
         }
 
-    def forward(
-        self, point: Params, trials: Sequence[Trial], state: State, rng: Generator
-    ) -> tuple[Params, State]:
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         grads = trials[0].grads
         assert grads is not None
         g = flatten(grads)

@@ -100,3 +100,11 @@ def test_structure() -> None:
     assert graph.network().number_of_edges() == 5
     rest = make({**L1, "only": "*weight"}, {"moves": "task", "by": "b"}, **AB)
     assert rest.moved(1, NAMES) == [1, 3]
+
+
+def test_weights_that_a_strategy_froze_are_not_moved() -> None:
+    strategy = load_strategy("adam")()
+    dict(strategy.named_parameters())["eps"].requires_grad_(False)
+    levels = [Level(moves="task", by="adam"), Level(moves="adam", by="sgd")]
+    made = Graph(levels, {"adam": strategy, "sgd": load_strategy("sgd")()})
+    assert [made.names["adam"][i] for i in made.moved(1, made.names["adam"])] == ["lr", "beta1", "beta2"]
