@@ -30,7 +30,11 @@ Sums = dict[str, list[Tensor]]
 
 
 class Kernel(Protocol):
-    """Closed forms of one strategy on tensors. u stands for ``scale`` times the last delta."""
+    """Closed forms of one strategy on tensors. u stands for ``scale`` times the last delta.
+
+    A kernel whose class says ``linear = True`` promises that u is ``lr`` times something that does not depend on
+    ``lr``. Where nothing else is moved, windows of any length are then closed without a tape.
+    """
 
     def __init__(self, strategy: Strategy) -> None: ...
 

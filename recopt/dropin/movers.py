@@ -20,6 +20,7 @@ from torch.func import functional_call
 from .. import tree
 from ..errors import RecoptError
 from ..strategy import Params, State, Trial
+from .arithmetic import chunks, dots
 from .kernel import Formula, Kernel, Sums
 from .slot import Slot
 
@@ -135,26 +136,48 @@ class TapedMover:
 
 
 class KernelMover:
-    """A strategy's kernel at work in place on a model's tensors, one update recorded."""
+    """A strategy's kernel at work in place on a model's tensors.
 
-    def __init__(self, slot: Slot, kernel: Kernel, point: Params, moved: frozenset[str]) -> None:
-        self.slot, self.kernel = slot, kernel
+    The record is the last update; or, in windows of several, where only ``lr`` is moved and updates are linear in it,
+    the point at the window's start: lr ∂u_t/∂lr = u_t, so the suffix sums of the gradients against the updates,
+    Σ_t ⟨u_t, Σ_{s>t} w_s g_s⟩, are those of the gradients against the way come, Σ_s w_s ⟨g_s, θ_{s−1} − θ_0⟩.
+    """
+
+    def __init__(self, slot: Slot, kernel: Kernel, point: Params, moved: frozenset[str], window: int) -> None:
+        self.slot, self.kernel, self.window = slot, kernel, window
         self.state = kernel.begin(point, moved)
+        self.begun: Params = [p.clone() for p in point] if window > 1 else []
         self.recorded = 0
         self.scale = 1.0
+        self.sums: dict[str, float] = {}
 
     def step(self, point: Params, grads: Params, scale: float) -> None:
         """Move ``point`` in place."""
+        if self.window > 1 and not self.recorded:
+            torch._foreach_copy_(self.begun, point)
+            self.sums = {"way": 0.0}
         self.kernel.step(point, grads, self.state, self.slot.value, scale)
-        self.recorded, self.scale = 1, scale
+        self.recorded, self.scale = self.recorded + 1 if self.window > 1 else 1, scale
 
     def measure(self, point: Params, cotangents: Params) -> Sums:
-        """What :meth:`pull` needs of the tensors."""
+        """What :meth:`feed` needs of the tensors."""
+        if self.window > 1:
+            return {"way": [d for p, b, c in chunks(point, self.begun, cotangents)
+                            for d in dots(torch._foreach_sub(p, b), c)]}  # fmt: skip
         return self.kernel.measure(point, cotangents, self.state, self.slot.value, self.scale)
 
-    def pull(self, sums: dict[str, float]) -> list[float]:
+    def feed(self, sums: dict[str, float], weight: float) -> None:
+        """What :meth:`measure` found, as numbers."""
+        self.sums = {"way": self.sums["way"] + weight * sums["way"]} if self.window > 1 else sums
+
+    def pull(self) -> list[float]:
         """The hypergradient, one number per coordinate; NaN where the arithmetic fails."""
-        return chained(self.slot, self.kernel, sums, self.state, self.slot.value, self.scale)
+        if self.window > 1:
+            self.recorded = 0
+            rate = self.slot.value["lr"]
+            natural = [self.sums["way"] / rate if name == "lr" else 0.0 for name in self.slot.names]
+            return [n * slope for n, slope in zip(natural, self.slot.slopes, strict=True)]
+        return chained(self.slot, self.kernel, self.sums, self.state, self.slot.value, self.scale)
 
     def last(self, point: Params) -> Params:
         """The last update, computed again."""
@@ -162,11 +185,13 @@ class KernelMover:
 
     def tree(self) -> dict[str, Any]:
         """State and record."""
-        return {"state": self.state, "recorded": self.recorded, "scale": self.scale}
+        return {"state": self.state, "recorded": self.recorded, "scale": self.scale, "begun": self.begun,
+                "sums": dict(self.sums)}  # fmt: skip
 
     def load(self, saved: dict[str, Any]) -> None:
         """Continue from :meth:`tree`."""
         self.state, self.recorded, self.scale = saved["state"], saved["recorded"], saved["scale"]
+        self.begun, self.sums = saved["begun"], dict(saved["sums"])
 
 
 def chained(slot: Slot, form: Kernel | Formula, *arguments: Any) -> list[float]:

@@ -28,7 +28,7 @@ STRIDE = 1.0
 
 @dataclass
 class Place:
-    """Where a level stands: its spec, its own slot, the window of the levels above it (0: none)."""
+    """Where a level stands: its spec, its slot, the window of the levels above it (0: none), if they read cosines."""
 
     number: int
     level: Level
@@ -37,6 +37,7 @@ class Place:
     seed: int
     fused: bool
     guard: bool
+    cosine: bool = False
 
     def weight(self, recorded: int, objective: str) -> float:
         """∂J/∂f_t for the loss that came after ``recorded`` updates of a window."""
@@ -73,9 +74,10 @@ class TaskRung:
 
     def _mover(self, point: Params) -> KernelMover | TapedMover:
         place, taped = self.place, self.place.window > 0
-        kernel = offered(place.by.strategy, "kernel") if place.fused and place.by.scalar and place.window <= 1 else None
-        if kernel is not None:
-            return KernelMover(place.by, kernel, point, self.moved)
+        kernel = offered(place.by.strategy, "kernel") if place.fused and place.by.scalar else None
+        short = place.window <= 1 or (getattr(kernel, "linear", False) and self.moved == {"lr"} and not place.cosine)
+        if kernel is not None and short:
+            return KernelMover(place.by, kernel, point, self.moved, place.window)
         return TapedMover(place.by, point, place.window, place.seed + len(self.cohorts), taped)
 
     def recorded(self) -> int:
@@ -91,24 +93,29 @@ class TaskRung:
                 found.append(mover.measure(*_of(cohort.indices, points, cotangents)))
         return found
 
-    def feed(self, cotangents: Params, objective: str) -> None:
-        """What came after the recorded updates."""
+    def feed(self, cotangents: Params, sums: Sequence[dict[str, float]], objective: str) -> None:
+        """What came after the recorded updates, and what :meth:`measure` found, as numbers."""
+        read = iter(sums)
         for cohort in self.cohorts:
             mover = cohort.mover
-            if isinstance(mover, TapedMover) and mover.recorded:
-                weight = self.place.weight(mover.recorded, objective)
+            if not mover.recorded:
+                continue
+            weight = self.place.weight(mover.recorded, objective)
+            if isinstance(mover, KernelMover):
+                mover.feed(next(read), weight)
+            else:
                 mover.feed([cotangents[i] for i in cohort.indices], weight)
 
-    def pull(self, sums: Sequence[dict[str, float]]) -> list[Any]:
+    def pull(self) -> list[Any]:
         """The hypergradient, summed over the cohorts; numbers where the slot is scalar."""
-        read, total = iter(sums), None
+        total = None
         for cohort in self.cohorts:
             mover = cohort.mover
             if not mover.recorded:
                 continue
             found: list[Any]
             if isinstance(mover, KernelMover):
-                found = mover.pull(next(read))
+                found = mover.pull()
             else:
                 found = plain(mover.pull(), self.place.by.scalar)
                 mover.clear()
@@ -158,10 +165,11 @@ class TaskRung:
         if rate is None or not self.recorded():
             return 0.0
         mine = [points[i] for c in self.cohorts for i in c.indices]
-        length, limit = self.length(points), reach * self._size(mine)
+        updates = [self._last(c, points) if c.mover.recorded else None for c in self.cohorts]
+        length = float(tree.norm([u for update in updates for u in update or []]))
+        limit = reach * self._size(mine)
         if not length > limit:
             return length / limit
-        updates = [self._last(c, points) if c.mover.recorded else None for c in self.cohorts]
         for cohort, update in zip(self.cohorts, updates, strict=True):
             if update is not None:
                 torch._foreach_sub_([points[i] for i in cohort.indices], update)
@@ -175,6 +183,8 @@ class TaskRung:
                 with torch.enable_grad():
                     cohort.mover.updates[-1] = [d * keep for d in cohort.mover.updates[-1]]
         self.place.by.add([rate], [math.log(keep)])
+        if self.place.window > 1:
+            self.forget()  # a window is at one rate
         return length / limit
 
     @staticmethod

@@ -45,7 +45,8 @@ class Tower:
         for number, level in enumerate(graph.levels):
             above = [m for m in range(len(graph.levels)) if number in graph.subjects[m] and graph.order(m)]
             window = (graph.levels[above[0]].every or 1) if above else 0
-            place = Place(number, level, self.slots[level.by], window, seed * 1000 + number, fused, guard)
+            cosine = any(graph.levels[m].normalize == "cosine" for m in above)
+            place = Place(number, level, self.slots[level.by], window, seed * 1000 + number, fused, guard, cosine)
             if level.moves == TASK:
                 names = graph.names[TASK]
                 self.rungs.append(TaskRung(place, graph.moved(number, names)))
@@ -58,7 +59,6 @@ class Tower:
         count = range(len(self.rungs))
         levels = [[graph.levels[n] for n in count if m in graph.subjects[n]] for m in count]
         self.objective = [next((above.objective or "mean" for above in found), "mean") for found in levels]
-        self.cosine = [any(above.normalize == "cosine" for above in found) for found in levels]
         self.bottoms = [r for r in self.rungs if isinstance(r, TaskRung)]
         for bottom in self.bottoms:
             bottom.moved = self._moved(bottom)
@@ -115,7 +115,7 @@ class Tower:
         parts: list[Tensor] = list(torch._foreach_norm(there))
         found: list[list[Sums]] = []
         for rung in self.bottoms:
-            found.append(rung.measure(points, cotangents) if rung.place.window == 1 else [])
+            found.append(rung.measure(points, cotangents) if rung.place.window else [])
         layout = [[{k: len(v) for k, v in sums.items()} for sums in per] for per in found]
         for per in found:
             for sums in per:
@@ -143,17 +143,17 @@ class Tower:
                 read = next(known)
                 if not rung.place.window or not rung.recorded():
                     continue
-                rung.feed(cotangents, self.objective[number])
+                rung.feed(cotangents, read, self.objective[number])
                 if rung.recorded() >= rung.place.window:
-                    bound = rung.length(points) * total if self.cosine[number] else 0.0
-                    pulled[number] = rung.pull(read), bound
+                    bound = rung.length(points) * total if rung.place.cosine else 0.0
+                    pulled[number] = rung.pull(), bound
                 continue
             signal, bound = self._gather(number, level.moves, pulled)
             if signal is None:
                 continue
             due[number] = signal, bound
             if rung.place.window and rung.recorded():
-                bound = rung.length() * size(signal) if self.cosine[number] else 0.0
+                bound = rung.length() * size(signal) if rung.place.cosine else 0.0
                 found = rung.pull(signal, self.objective[number])
                 if found is not None:
                     pulled[number] = found, bound

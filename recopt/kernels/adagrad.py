@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from ..dropin.arithmetic import chunks, dots, roots
 from ..dropin.kernel import Sums, Values
 from ..strategy import Params, State, Strategy
-from .arithmetic import chunks, dots, roots
 
 
 class AdagradKernel:
     """Adagrad on tensors."""
+
+    linear = True
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy

@@ -20,13 +20,15 @@ from typing import Any
 
 import torch
 
+from ..dropin.arithmetic import chunks, dots, roots
 from ..dropin.kernel import Sums, Values
 from ..strategy import Params, State, Strategy
-from .arithmetic import chunks, dots, roots
 
 
 class AdamKernel:
     """Adam on tensors."""
+
+    linear = True
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy

@@ -11,23 +11,26 @@ from typing import Any
 
 import torch
 
+from ..dropin.arithmetic import chunks, dots
 from ..dropin.kernel import Sums, Values
 from ..strategy import Params, State, Strategy
-from .arithmetic import chunks, dots
 
 
 class SgdKernel:
     """SGD on tensors."""
 
+    linear = True
+
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
         self.momentum, self.decays = strategy.on("momentum"), strategy.on("weight_decay")
         self.nesterov: bool = strategy.nesterov  # type: ignore[assignment]
+        self.moved: frozenset[str] = frozenset()
 
     def begin(self, point: Params, moved: frozenset[str]) -> State:
-        """The strategy's state, and room for the last gradient."""
-        state = self.strategy.init(point)
-        if moved:
+        """The strategy's state, and room for the last gradient where the buffer does not say enough."""
+        state, self.moved = self.strategy.init(point), moved
+        if moved and (not self.momentum or self.nesterov or "momentum" in moved):
             state["grads"] = [torch.zeros_like(p) for p in point]
         return state
 
@@ -55,7 +58,7 @@ class SgdKernel:
     def measure(self, point: Params, cotangents: Params, state: State, value: Values, scale: float) -> Sums:
         """⟨g, c⟩, ⟨b, c⟩ and ⟨θ, c⟩, where needed."""
         sums: Sums = {}
-        if not self.momentum or self.nesterov or self.strategy.on("momentum"):
+        if "grads" in state:
             sums["g"] = dots(state["grads"], cotangents)
         if self.momentum:
             sums["b"] = dots(state["momentum"], cotangents)
@@ -65,7 +68,7 @@ class SgdKernel:
 
     def pull(self, sums: Mapping[str, float], state: State, value: Values, scale: float) -> dict[str, float]:
         """⟨∂u/∂value, c⟩."""
-        g, mu, out = sums["g"], value["momentum"], {}
+        g, mu, out = sums.get("g", 0.0), value["momentum"], {}
         b = sums.get("b", g)
         ahead = g + mu * b if self.nesterov else b
         out["lr"] = -scale * ahead

@@ -1,4 +1,4 @@
-"""In-place arithmetic over lists of tensors that the kernels share."""
+"""In-place arithmetic over lists of tensors that kernels and movers share."""
 
 from __future__ import annotations
 
