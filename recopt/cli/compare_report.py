@@ -43,7 +43,7 @@ def _scores(found: Comparison) -> Table:
         mean, median = (_interval(value) for value in f.score)
         mean = f"[bold]{mean}[/]" if f.score[0].value == least else mean
         test = [_interval(f.test[metric]) if metric in f.test else ""] if tests else []
-        lost = f"[red]{f.diverged:.1%}[/]" if f.diverged else "0"
+        lost = f"[red]{round(f.diverged * found.spec.seeds):,}[/]" if f.diverged else "0"
         rows.add_row(escape(f.name), mean, median, short(f.final[0].value), *test, lost, *_difference(f))
     return rows
 

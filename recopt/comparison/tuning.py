@@ -1,9 +1,11 @@
 """Baselines, tuned: every one by the same number of trials, on tasks that the figures are not of.
 
 A trial is one setting of everything that is tuned, scored by the mean over all tuning tasks. The first third of the
-trials covers the whole ranges (a Halton sequence, Halton 1960, scrambled), the others search around the best so far
-in a box that shrinks from a quarter of each range to a hundredth. All trials see the same tasks, starts and batches,
-and the choice is reported on others, so nothing that is reported is the best of several noisy values.
+trials scans the learning rate over its whole range with everything else as usual, under either schedule in turn. The
+others search around the best so far, in some of the coordinates at a time, within a box that shrinks: from half
+a decade of the learning rate, and half the range of everything else, to a tenth of that. All trials see the same
+tasks, starts and batches, and the choice is reported on others, so nothing that is reported is the best of several
+noisy values.
 """
 
 from __future__ import annotations
@@ -26,8 +28,11 @@ from .competitors import Competitor, rule
 SCHEDULE = "schedule"
 SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
 _EDGE = 0.02
-_FIRST, _LAST = 0.25, 0.01
-_FLIP = 0.25
+_REACH = {"lr": 0.08}
+"""Half the width of the box that the search around the best begins with, as a share of the range; half, if not here."""
+_SHRINKS = 0.1
+_SOME = 0.6
+_FLIP = 0.4
 
 
 class Range(NamedTuple):
@@ -41,6 +46,11 @@ class Range(NamedTuple):
         """The value at ``unit`` in [0, 1]."""
         found = math.exp(math.log(self.low) + unit * (math.log(self.high) - math.log(self.low)))
         return 1 - found if self.gap else found
+
+    def unit(self, value: float) -> float:
+        """Where ``value`` lies, from 0 to 1: the inverse of :meth:`value`, at the nearest end if it is outside."""
+        found = min(max(1 - value if self.gap else value, self.low), self.high)
+        return math.log(found / self.low) / math.log(self.high / self.low)
 
 
 RANGES = {
@@ -78,6 +88,11 @@ class Baseline:
     def axes(self) -> tuple[str, ...]:
         """The hyperparameters that are tuned."""
         return tuple(name for name in self.tuned if name != SCHEDULE)
+
+    def usual(self, name: str) -> float:
+        """Where the usual value of a hyperparameter lies in its range."""
+        default = declared(load_strategy(self.rule.name, self.plugins), Hyper)[name].default
+        return RANGES[name].unit(float(self.rule.settings.get(name, default)))
 
     def competitor(self, values: Mapping[str, Any], steps: int, guards: bool) -> Competitor:
         """The rule with these ``values`` of what is tuned."""
@@ -162,28 +177,36 @@ def tune(
 
 
 class Search:
-    """Proposes settings: first all over the ranges, then ever closer to the best."""
+    """Proposes settings: first all over the learning rates, then ever closer to the best."""
 
     def __init__(self, base: Baseline, trials: int, seed: int) -> None:
-        from scipy.stats.qmc import Halton
-
         self._base, self._trials, self._wide = base, trials, max(1, math.ceil(trials / 3))
         self._rng = np.random.default_rng([seed, *base.name.encode()])
-        dimensions = len(base.axes)
-        points = Halton(dimensions, rng=np.random.default_rng(seed)).random(self._wide) if dimensions else None
-        self._points = points if points is not None else np.empty((self._wide, 0))
+        self._free = SCHEDULE in base.tuned
+        self._reach = np.array([_REACH.get(name, 0.5) for name in base.axes])
 
     def next(self, number: int, found: Sequence[Trial]) -> tuple[tuple[float, ...], Schedule]:
         """Where to try next, in units of the ranges, and with which schedule."""
-        free = SCHEDULE in self._base.tuned
         if number < self._wide:
-            schedule = SCHEDULES[number % 2] if free else self._base.schedule
-            return tuple(float(u) for u in self._points[number]), schedule
+            return self._scan(number)
         best = min(found, key=lambda trial: trial.score)
         far = (number - self._wide) / max(1, self._trials - self._wide - 1)
-        reach = _FIRST * (_LAST / _FIRST) ** far
-        moved = np.clip(np.array(best.units) + reach * self._rng.uniform(-1, 1, len(best.units)), 0, 1)
-        schedule = best.values[SCHEDULE]
-        if free and self._rng.random() < _FLIP * (1 - far):
+        count = len(best.units)
+        some = self._rng.random(count) < _SOME
+        if count:
+            some[self._rng.integers(count)] = True
+        step = self._reach * _SHRINKS**far * self._rng.uniform(-1, 1, count)
+        moved, schedule = np.array(best.units) + some * step, best.values[SCHEDULE]
+        if self._free and self._rng.random() < _FLIP * (1 - far):
             schedule = SCHEDULES[1 - SCHEDULES.index(schedule)]
-        return tuple(float(u) for u in moved), schedule
+            if "lr" in self._base.axes:
+                # A cosine's mean is 1/2, so twice the rate goes as far.
+                double = math.log(2) / math.log(RANGES["lr"].high / RANGES["lr"].low)
+                moved[self._base.axes.index("lr")] += double if schedule == "cosine" else -double
+        return tuple(float(u) for u in np.clip(moved, 0, 1)), schedule
+
+    def _scan(self, number: int) -> tuple[tuple[float, ...], Schedule]:
+        """The middles of equal parts of the learning rate's range (else of all ranges), the rest at usual values."""
+        axes, middle = self._base.axes, (number + 0.5) / self._wide
+        units = [middle if name == "lr" or "lr" not in axes else self._base.usual(name) for name in axes]
+        return tuple(units), SCHEDULES[number % 2] if self._free else self._base.schedule
