@@ -112,6 +112,7 @@ def test_a_run_that_diverges_counts_with_capped_losses() -> None:
     assert not np.isfinite(found.losses[:, -1]).all() and found.diverged.all()
     first = found.losses[:, 0]
     np.testing.assert_allclose(found.capped[:, -1], CAP * first)
+    np.testing.assert_allclose(found.measured["loss"], CAP * first)
     assert np.isfinite(found.score("sum")).all() and (found.score("sum") > 30 * CAP * first).all()
 
 

@@ -42,7 +42,7 @@ class Figures:
         score: what is compared (see ``CompareSpec.measure``): mean and median over tasks. Diverged runs are in
             them, with each loss capped at a hundred times the run's first one.
         final: the training loss after the last step, capped likewise.
-        test: what was measured on the ``test`` split, means over tasks; NaN where one of them is.
+        test: what was measured on the ``test`` split, means over tasks: the loss capped likewise, others NaN if one is.
         diverged: the share of runs with a loss that is not finite, or a last one above ten times the first.
         rose: the share of runs whose last loss is above the first.
         evaluations, hypergradients: per run.
@@ -143,7 +143,7 @@ def _of(entry: Entry, base: Entry, measure: str, difference: Paired | None, p: f
         rose = ~(runs.losses[:, -1] <= runs.losses[:, 0])
     return Figures(
         entry.name, entry.competitor.kind, (mean_interval(score), median_interval(score)),
-        (mean_interval(last), median_interval(last)), {key: mean_interval(x) for key, x in runs.test.items()},
+        (mean_interval(last), median_interval(last)), {key: mean_interval(x) for key, x in runs.measured.items()},
         float(runs.diverged.mean()), float(rose.mean()), runs.evaluations, runs.hypergradients,
         entry.competitor.prepared, difference, p, break_even(entry, base),
     )  # fmt: skip

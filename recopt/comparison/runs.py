@@ -64,8 +64,17 @@ class Runs:
     @property
     def capped(self) -> Floats:
         """The losses with what is not finite, or above ``CAP`` times a run's first loss, at that value."""
-        top = CAP * np.maximum(np.abs(self.losses[:, :1]), 1e-12)
-        return np.minimum(np.where(np.isfinite(self.losses), self.losses, np.inf), top)
+        return _capped(self.losses, self._top[:, None])
+
+    @property
+    def measured(self) -> dict[str, Floats]:
+        """``test`` with its ``loss`` capped likewise; what else is not finite stays so."""
+        return {key: _capped(values, self._top) if key == "loss" else values for key, values in self.test.items()}
+
+    @property
+    def _top(self) -> Floats:
+        top: Floats = CAP * np.maximum(np.abs(self.losses[:, 0]), 1e-12)
+        return top
 
     @property
     def diverged(self) -> NDArray[np.bool_]:
@@ -80,6 +89,10 @@ class Runs:
         The sum is that of Andrychowicz et al. 2016 (1606.04474): T steps take T evaluations.
         """
         return self.capped[:, :-1].sum(1) if measure == "sum" else self.capped[:, -1]
+
+
+def _capped(values: Floats, top: Floats) -> Floats:
+    return np.minimum(np.where(np.isfinite(values), values, np.inf), top)
 
 
 class Members(Task):
