@@ -2,10 +2,10 @@
 
     RECOPT_DATA=DIR python benchmarks/dropin_robustness.py [--heights 0 1 2 3 4 5] [--points 20] [--seed 0]
 
-MLP 784-128-10 with tanh. Height 0 is Adam at α₀, height 1 ``adagrad(lr=1)`` over Adam's rate; each level above that is
-``adagrad(lr=0.1)`` over the rate of the one below. Chandra et al. 2022, figure 4, report that each level buys about a decade, and that all of theirs
-fail above α₀ = 100. One row per α₀, test accuracy in percent; the last rows say how many are within a point of the
-best of height 0.
+MLP 784-128-10 with tanh. Height 0 is Adam at α₀, height 1 ``adagrad(lr=1)`` over Adam's rate; each level above that
+is ``adagrad(lr=0.1)`` over the rate of the one below. Chandra et al. 2022, figure 4, report that each level buys about
+a decade, and that all of theirs fail above α₀ = 100. One row per α₀, test accuracy in percent; the last row says how
+many are within a point of the best of height 0.
 """
 
 from __future__ import annotations

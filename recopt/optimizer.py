@@ -126,9 +126,9 @@ class Optimizer(torch.optim.Optimizer):
 
     # stepping
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
-    def step(  # type: ignore[override]
+    def step(
         self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None,
         valid_loss: Tensor | None = None, valid: Callable[[], Tensor] | None = None,
     ) -> Any:  # fmt: skip

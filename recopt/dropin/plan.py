@@ -149,6 +149,8 @@ def _settled(graph: Graph, number: int) -> Level:
     if level.objective not in _OBJECTIVES:
         known = ", ".join(_OBJECTIVES)
         raise RecoptError(f"Level {number + 1}: objective={level.objective} needs recopt.run; here: {known}.")
+    if getattr(level, "schedule", None) not in (None, "constant"):
+        raise RecoptError(f"Level {number + 1}: instead of schedule={level.schedule} use a torch.optim.lr_scheduler.")
     above = [n for n in range(len(graph.levels)) if number in graph.subjects[n]]
     if len({graph.levels[n].every for n in above}) > 1:
         raise RecoptError(f"The levels over level {number + 1} step at different times: give them the same 'every'.")

@@ -55,6 +55,12 @@ class AdamKernel:
         for p, g, m, v, k in chunks(point, grads, state["mean"], state["square"], state.get("grads", grads)):
             if "grads" in state:
                 torch._foreach_copy_(k, g)
+            if value["eps"] and not self.decays and _fusible(p, g, m, v):
+                # What torch.optim.Adam(fused=True) calls: the six lines below in one pass.
+                steps = [torch.tensor(float(t))] * len(p)
+                torch._fused_adam_(p, g, m, v, [], steps, lr=lr, beta1=beta1, beta2=beta2, weight_decay=0.0,
+                                   eps=value["eps"], amsgrad=False, maximize=False)  # fmt: skip
+                continue
             torch._foreach_lerp_(m, g, 1 - beta1)
             torch._foreach_mul_(v, beta2)
             torch._foreach_addcmul_(v, g, g, 1 - beta2)
@@ -78,7 +84,8 @@ class AdamKernel:
         eps = math.sqrt(1 - value["beta2"] ** state["steps"]) * value["eps"]
         kept = state.get("grads", cotangents)
         for p, c, m, v, g in chunks(point, cotangents, state["mean"], state["square"], kept):
-            divided = self._scaled(v, eps)
+            r = roots(v) if "beta2" in self.moved else []
+            divided: Any = torch._foreach_add(r, eps) if r else self._scaled(v, eps)
             w = torch._foreach_div(c, divided)
             sums["mw"] += dots(m, w)
             if "beta1" in self.moved:
@@ -91,10 +98,10 @@ class AdamKernel:
             torch._foreach_mul_(w, m)
             sums["z"] += [z.sum() for z in w]
             if "beta2" in self.moved:
-                # Where r is 0 so is g; the quotient is then 0 as well.
-                share = torch._foreach_div(g, roots(v))
+                # Where v is 0 so is g, and r is not: the quotient is then 0 as well.
                 torch._foreach_mul_(w, g)
-                sums["zg"] += dots(w, share)
+                torch._foreach_div_(w, r)
+                sums["zg"] += dots(w, g)
         return sums
 
     def pull(self, sums: Mapping[str, float], state: State, value: Values, scale: float) -> dict[str, float]:
@@ -117,6 +124,14 @@ class AdamKernel:
             return list(adaptive)
         shrink = lr * value["weight_decay"]
         return [a - shrink / (1 - shrink) * (p - a) for a, p in zip(adaptive, point, strict=True)]
+
+
+def _fusible(*columns: Params) -> bool:
+    """Whether all are dense CPU tensors of one dtype, laid out alike."""
+    first = columns[0][0]
+    return first.device.type == "cpu" and all(
+        t.dtype == first.dtype and t.device == first.device and t.is_contiguous() for c in columns for t in c
+    )
 
 
 def _pull(
