@@ -15,10 +15,19 @@ import numpy as np
 from .thinning import Floats, Ints
 from .trace import Points, Trace
 
-FIGURES = frozenset({
-    "meta_loss", "update_norm", "signal_norm", "normalized_norm",
-    "accepted", "spread", "restored", "frozen", "null_step",
-})
+FIGURES = frozenset(
+    {
+        "meta_loss",
+        "update_norm",
+        "signal_norm",
+        "normalized_norm",
+        "accepted",
+        "spread",
+        "restored",
+        "frozen",
+        "null_step",
+    }
+)
 """What a level records besides its hyperparameters; any other key of a level is a hyperparameter."""
 
 # Okabe & Ito (2008): eight colours that people with any kind of colour vision can tell apart.
@@ -114,8 +123,15 @@ def _losses(run: list[Points]) -> list[Draw]:
             _mark_divergence(axes, column)
         if acts:
             steps = np.unique(np.concatenate(acts))
-            axes.plot(steps, np.full(len(steps), 0.02), "|", color=_BAD, markersize=7, label="put back by a guard",
-                      transform=axes.get_xaxis_transform())
+            axes.plot(
+                steps,
+                np.full(len(steps), 0.02),
+                "|",
+                color=_BAD,
+                markersize=7,
+                label="put back by a guard",
+                transform=axes.get_xaxis_transform(),
+            )
         _label(axes, "Loss", "loss")
         _legend(axes)
 
@@ -237,8 +253,14 @@ def _mark_divergence(axes: Any, column: Points) -> None:
     bad = column.steps[~np.isfinite(column.values)]
     if len(bad):
         axes.axvline(bad[0], color=_BAD, linewidth=1, linestyle="--")
-        axes.annotate(f" not finite at {bad[0]:,}", (bad[0], 0.97), xycoords=("data", "axes fraction"), color=_BAD,
-                      fontsize=8, va="top")
+        axes.annotate(
+            f" not finite at {bad[0]:,}",
+            (bad[0], 0.97),
+            xycoords=("data", "axes fraction"),
+            color=_BAD,
+            fontsize=8,
+            va="top",
+        )
 
 
 def _scale(axes: Any, columns: list[Floats]) -> bool:
@@ -265,8 +287,17 @@ def _label(axes: Any, title: str, y: str, colour: str = _PALE) -> None:
 def _legend(axes: Any) -> None:
     """Above the panel, on the right, where it hides nothing."""
     _, labels = axes.get_legend_handles_labels()
-    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.99), borderaxespad=0.2,
-                ncols=min(4, len(labels)), labelcolor=_INK, handlelength=1.6, columnspacing=1.4)
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.99),
+        borderaxespad=0.2,
+        ncols=min(4, len(labels)),
+        labelcolor=_INK,
+        handlelength=1.6,
+        columnspacing=1.4,
+    )
 
 
 def _words(key: str) -> str:

@@ -48,8 +48,10 @@ class _Post:
         try:
             self._spool.append(record)
         except OSError as why:  # a full disk, say
-            self._tell(f"{self._spool.path} cannot be written ({why.strerror}): the run goes on, but the record of it "
-                       "has gaps; its trace has everything if that can still be written.")
+            self._tell(
+                f"{self._spool.path} cannot be written ({why.strerror}): the run goes on, but the record of it "
+                "has gaps; its trace has everything if that can still be written."
+            )
 
     def flush(self) -> None:
         """See to it that the spool is being sent; takes no time."""
@@ -95,8 +97,10 @@ class _Post:
         return False
 
     def _tell_away(self, why: str) -> None:
-        self._tell(f"The store {shown(self._store.uri)} does not answer ({why}): the run goes on, and what it records "
-                   f"is kept in {self._spool.path} and sent later, at the latest by the next run on this store.")
+        self._tell(
+            f"The store {shown(self._store.uri)} does not answer ({why}): the run goes on, and what it records "
+            f"is kept in {self._spool.path} and sent later, at the latest by the next run on this store."
+        )
 
     def _tell(self, sentence: str) -> None:
         if not self._told:
@@ -125,8 +129,16 @@ class Tracker:
 
     @classmethod
     def start(
-        cls, store: str | None, *, experiment: str, name: str, params: Mapping[str, str], tags: Mapping[str, str],
-        levels: Sequence[LevelInfo], resume: str | None = None, root_dir: Path = RUNS,
+        cls,
+        store: str | None,
+        *,
+        experiment: str,
+        name: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        levels: Sequence[LevelInfo],
+        resume: str | None = None,
+        root_dir: Path = RUNS,
         notify: Callable[[str], None] | None = None,
     ) -> Tracker:
         """Begin to record a run, or (``resume``: its id) go on with one.
@@ -205,8 +217,11 @@ class Tracker:
         """
         if not self._remote:
             return
-        files = {file.relative_to(self.folder).as_posix(): (stat.st_mtime_ns, stat.st_size)
-                 for file in sorted(self.folder.rglob("[!.]*")) if file.is_file() and (stat := file.stat())}
+        files = {
+            file.relative_to(self.folder).as_posix(): (stat.st_mtime_ns, stat.st_size)
+            for file in sorted(self.folder.rglob("[!.]*"))
+            if file.is_file() and (stat := file.stat())
+        }
         changed = [name for name, state in files.items() if self._published.get(name) != state]
         self._published = files
         if changed:
@@ -232,7 +247,12 @@ class Tracker:
 
 
 def _create(
-    store: Store, *, experiment: str, name: str, params: Mapping[str, str], tags: Mapping[str, str],
+    store: Store,
+    *,
+    experiment: str,
+    name: str,
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
     levels: Sequence[LevelInfo],
 ) -> dict[int, str]:
     where, client = store.experiment(experiment), store.client
@@ -242,8 +262,13 @@ def _create(
     store.log_params(root, params)
     runs = {0: str(root)}
     for level in levels:
-        about = {PARENT: root, "recopt.root": root, "recopt.level": str(level.number),
-                 "recopt.strategy": level.strategy, "recopt.moves": level.moves}
+        about = {
+            PARENT: root,
+            "recopt.root": root,
+            "recopt.level": str(level.number),
+            "recopt.strategy": level.strategy,
+            "recopt.moves": level.moves,
+        }
         run = client.create_run(where, run_name=f"{level.number} {level.name} | {name}", tags={**common, **about})
         runs[level.number] = str(run.info.run_id)
         store.log_params(run.info.run_id, {"strategy": level.strategy, "moves": level.moves, **level.params})
@@ -253,8 +278,11 @@ def _create(
 def _reopen(store: Store, root: str, levels: Sequence[LevelInfo], tags: Mapping[str, str]) -> dict[int, str]:
     run = store.run(root)
     nested = store.client.search_runs([run.info.experiment_id], f"tags.`{PARENT}` = '{root}'", max_results=1000)
-    runs = {0: root} | {int(child.data.tags["recopt.level"]): str(child.info.run_id) for child in nested
-                        if "recopt.level" in child.data.tags}
+    runs = {0: root} | {
+        int(child.data.tags["recopt.level"]): str(child.info.run_id)
+        for child in nested
+        if "recopt.level" in child.data.tags
+    }
     if missing := {level.number for level in levels} - runs.keys():
         raise RecoptError(f"Run {root} has no level {min(missing)}: resume it with the stack that it was started with.")
     for number in runs:

@@ -141,7 +141,8 @@ def _roots(store: Store, condition: str, limit: int | None = None) -> list[RunRo
         if size <= 0:
             break
         page = store.client.search_runs(
-            experiments, condition, max_results=size, order_by=["attributes.start_time DESC"], page_token=token)
+            experiments, condition, max_results=size, order_by=["attributes.start_time DESC"], page_token=token
+        )
         rows += [_row(store, run) for run in page]
         token = page.token
         if not token:
@@ -215,8 +216,9 @@ def _source(store: Store, ref: str) -> str:
     if alias is None:
         chosen = [v for v in versions if number is None or str(v.version) == number]
         if not chosen:
-            raise RecoptError(f"The model '{name}' has no version {number}; its latest is "
-                              f"{max(int(v.version) for v in versions)}.")
+            raise RecoptError(
+                f"The model '{name}' has no version {number}; its latest is {max(int(v.version) for v in versions)}."
+            )
         return str(max(chosen, key=lambda v: int(v.version)).source)
     aliases = dict(store.client.get_registered_model(name).aliases)
     if alias not in aliases:

@@ -34,7 +34,8 @@ class Sender:
         command = [sys.executable, "-c", _CODE, str(package), uri, str(root), str(path)]
         # In a session of its own: a Ctrl-C is for the run, which then tells this process to finish.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
 

@@ -25,8 +25,13 @@ _START = 120.0  # seconds until the server must answer; it takes about five, on 
 
 
 def ui(
-    store: str | None = None, host: str = "127.0.0.1", port: int | None = None, run: str | None = None,
-    root_dir: Path = RUNS, say: Callable[[str], None] = print, browser: bool = True,
+    store: str | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    run: str | None = None,
+    root_dir: Path = RUNS,
+    say: Callable[[str], None] = print,
+    browser: bool = True,
 ) -> None:
     """Serve MLflow's pages on ``store`` until Ctrl-C; a store that is a server already is only linked to.
 
@@ -95,8 +100,15 @@ def _serve(store: Store, host: str, port: int) -> subprocess.Popen[bytes]:
              "PYTHONWARNINGS": "ignore"}  # fmt: skip
     log = (store.root / "ui.log").open("wb")
     with log:
-        return subprocess.Popen(command, env={**os.environ, **quiet}, stdout=log, stderr=log,
-                                stdin=subprocess.DEVNULL, start_new_session=True, cwd=store.root)
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **quiet},
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=store.root,
+        )
 
 
 def _await(server: subprocess.Popen[bytes], address: str) -> None:
