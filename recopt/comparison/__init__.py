@@ -11,7 +11,7 @@ from ..errors import RecoptError
 from ..graph import Graph
 from ..plan import plan_of, task_named
 from ..task import Task
-from ..tracking import RUNS
+from ..tracking import RUNS, open_store
 from .competitors import Competitor, contender, stacked
 from .result import Comparison, Entry, Figures, break_even
 from .runs import CAP, DIVERGED, How, Runs, run_all
@@ -89,6 +89,9 @@ def carry_out(
     ]
     bases = [baseline(text, spec.plugins) for text in spec.baselines]
     _distinct([rival.name for rival in rivals] + [base.name for base in bases])
+    _writable(output)
+    if track:
+        open_store(store, root, create=True)  # refused now, and not when all is done
     before = torch.get_num_threads()
     if threads:
         torch.set_num_threads(threads)
@@ -104,6 +107,14 @@ def carry_out(
         tracker = record(found, store, name, root)
         found.run_id, found.folder = tracker.run_id, found.folder or tracker.folder
     return found
+
+
+def _writable(output: str | Path | None) -> None:
+    try:
+        if output is not None:
+            Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as why:
+        raise RecoptError(f"{output} cannot be written ({why.strerror}): choose another place.") from None
 
 
 def _distinct(names: Sequence[str]) -> None:
@@ -145,6 +156,6 @@ def _tuned(base: Baseline, spec: CompareSpec, task: Task, how: How, progress: Pr
         return float(runs.score(spec.measure).mean())
 
     def told(done: int) -> None:
-        progress(f"tuning {base.name}", done, spec.tune)
+        progress(f"tuning {base.text}", done, spec.tune)
 
     return tune(base, spec.tune, spec.steps, spec.seed, score, len(seeds), spec.guards, told)

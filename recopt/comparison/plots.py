@@ -75,8 +75,7 @@ def _scores(axes: Any, found: Comparison) -> None:
 
 
 def _label(entry: Entry) -> str:
-    name = entry.name if len(entry.name) <= 34 else f"{entry.name[:31]} …"
-    return f"{name} (tuned)" if entry.competitor.kind == "baseline" else name
+    return entry.name if len(entry.name) <= 34 else f"{entry.name[:31]} …"
 
 
 def _colour(n: int) -> str:

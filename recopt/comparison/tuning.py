@@ -76,13 +76,18 @@ KNOWN: dict[str, tuple[Named, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Baseline:
-    """A rule and what of it is tuned: names in ``RANGES``, and ``schedule``."""
+    """A rule, as ``text`` says it, and what of it is tuned: names in ``RANGES``, and ``schedule``."""
 
-    name: str
+    text: str
     rule: Named
     tuned: tuple[str, ...]
     schedule: Schedule = "constant"
     plugins: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called among the competitors, where the same rule may also be a stack, untuned."""
+        return f"tuned {self.text}"
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -171,7 +176,7 @@ def tune(
     best = min(found, key=lambda trial: trial.score)
     made = base.competitor(best.values, steps, guards)
     ends = [name for name, u in zip(base.axes, best.units, strict=True) if not _EDGE <= u <= 1 - _EDGE]
-    notes = tuple(f"The best {name} of '{base.name}' lies at an end of its range." for name in ends)
+    notes = tuple(f"The best {name} lies at an end of its range." for name in ends)
     made = Competitor(made.name, made.graph, "baseline", trials * tasks * steps, made.chosen, notes)
     return Tuned(made, found, best.score)
 
@@ -181,7 +186,7 @@ class Search:
 
     def __init__(self, base: Baseline, trials: int, seed: int) -> None:
         self._base, self._trials, self._wide = base, trials, max(1, math.ceil(trials / 3))
-        self._rng = np.random.default_rng([seed, *base.name.encode()])
+        self._rng = np.random.default_rng([seed, *base.text.encode()])
         self._free = SCHEDULE in base.tuned
         self._reach = np.array([_REACH.get(name, 0.5) for name in base.axes])
 
