@@ -1,4 +1,4 @@
-"""Rungs: one level of a tower at work. The lowest move a model's tensors, the others a slot's coordinates."""
+"""The lowest levels of a tower, which move a model's tensors, and what every level knows of its place."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from ..level import Level
 from ..normalize import NORMALIZERS
 from ..strategy import Params, State
 from .kernel import Sums, offered
-from .movers import FormulaMover, KernelMover, TapedMover
-from .normal import normalized
+from .movers import KernelMover, TapedMover
+from .signals import plain, same_kind
 from .slot import Slot
 
 FLOOR = 0.01
 """What counts as the root mean square of a model's tensors where it is smaller (they may start at zero)."""
-STRIDE = 1.0
-"""The farthest a guarded level moves the coordinate of a bounded domain in one step: a factor of e."""
 
 
 @dataclass
@@ -209,15 +207,19 @@ class TaskRung:
     def tree(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         saved = [
-            {"indices": c.indices, "fused": isinstance(c.mover, KernelMover), "mover": c.mover.tree(),
-             "normal": c.normal}
+            {
+                "indices": c.indices,
+                "fused": isinstance(c.mover, KernelMover),
+                "mover": c.mover.tree(),
+                "normal": c.normal,
+            }
             for c in self.cohorts
         ]
         return {"kind": "task", "cohorts": saved}
 
     def load(self, saved: dict[str, Any], points: Params, where: str) -> None:
         """Continue from :meth:`tree`. Raises RecoptError if it does not fit."""
-        _same_kind("task", saved, self.place.number, where)
+        same_kind("task", saved, self.place.number, where)
         self.cohorts, self.seen = [], set()
         for part in saved["cohorts"]:
             indices = [int(i) for i in part["indices"]]
@@ -237,129 +239,5 @@ class TaskRung:
                 cohort.mover.recorded = 0
 
 
-class UpperRung:
-    """A level that moves the coordinates ``indices`` of the slot ``moves``."""
-
-    def __init__(self, place: Place, moves: Slot, indices: Sequence[int]) -> None:
-        self.place, self.moves, self.indices = place, moves, list(indices)
-        self.normal: State = {}
-        self.counts = {"skipped": 0, "bounded": 0}
-        self.kind = place.level.normalize or "none"
-        formula = None
-        if place.fused and moves.scalar and place.by.scalar and place.window <= 1:
-            formula = offered(place.by.strategy, "formula")
-        self.mover: FormulaMover | TapedMover
-        if formula is not None:
-            self.mover = FormulaMover(place.by, formula, len(self.indices))
-        else:
-            self.mover = TapedMover(place.by, self._point(), place.window, place.seed, place.window > 0)
-
-    def _point(self) -> Params:
-        found = self.moves.tensors()
-        return [found[i] for i in self.indices]
-
-    def recorded(self) -> int:
-        """Updates since the level above stepped."""
-        return self.mover.recorded
-
-    def pull(self, cotangents: list[Any], objective: str) -> list[Any] | None:
-        """The hypergradient for the level above, if its window is full."""
-        if isinstance(self.mover, FormulaMover):
-            return self.mover.pull(cotangents) if self.mover.recorded else None
-        if not self.mover.recorded:
-            return None
-        self.mover.feed(_tensors(cotangents), self.place.weight(self.mover.recorded, objective))
-        if self.mover.recorded < self.place.window:
-            return None
-        return plain(self.mover.pull(), self.place.by.scalar)
-
-    def length(self) -> float:
-        """The norm of the recorded updates."""
-        if isinstance(self.mover, FormulaMover):
-            return math.sqrt(sum(u * u for u in self.mover.update))
-        return float(self.mover.length()) if self.mover.updates else 0.0
-
-    def move(self, signal: list[Any], bound: float, loss: Tensor | None) -> None:
-        """Normalize ``signal``, step, bound the step, and add it to the slot."""
-        kind = self.kind
-        if not finite(signal):
-            self.counts["skipped"] += 1
-            return
-        if isinstance(self.mover, FormulaMover):
-            read: list[Any] = normalized(kind, signal, self.normal, bound)
-            deltas: list[Any] = self.mover.step([self.moves.coords[i] for i in self.indices], read)
-        else:
-            read, self.normal = NORMALIZERS[kind](_tensors(signal), self.normal, torch.tensor(bound))
-            deltas = plain(self.mover.step(self._point(), [r.clone() for r in read], loss, 1.0), self.moves.scalar)
-        if not finite(deltas):
-            self.counts["skipped"] += 1
-            return
-        deltas = self._bounded(deltas)
-        self.moves.add(self.indices, deltas)
-
-    def clear(self) -> None:
-        """The window is closed: what was taped for it is dropped."""
-        if isinstance(self.mover, TapedMover):
-            self.mover.clear()
-
-    def tree(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
-        kind = "formula" if isinstance(self.mover, FormulaMover) else "taped"
-        return {"kind": kind, "mover": self.mover.tree(), "normal": self.normal, "counts": dict(self.counts)}
-
-    def load(self, saved: dict[str, Any], points: Params, where: str) -> None:
-        """Continue from :meth:`tree`. Raises RecoptError if it does not fit."""
-        _same_kind("formula" if isinstance(self.mover, FormulaMover) else "taped", saved, self.place.number, where)
-        self.mover.load(saved["mover"])
-        self.normal, self.counts = saved["normal"], dict(saved["counts"])
-
-    def _bounded(self, deltas: list[Any]) -> list[Any]:
-        trust = self.place.level.trust
-        if trust is not None:
-            # As in the engine, a hyperparameter's coordinate counts as 1: its own size says nothing.
-            counted = [self.moves.coords[i] if isinstance(d, Tensor) and d.ndim else 1.0
-                       for i, d in zip(self.indices, deltas, strict=True)]  # fmt: skip
-            limit, length = trust * math.sqrt(sum(size([c]) ** 2 for c in counted)), size(deltas)
-            if length > limit:
-                deltas = [d * (limit / length) for d in deltas]
-        if self.place.guard and self.moves.scalar:
-            for k, i in enumerate(self.indices):
-                if abs(deltas[k]) > STRIDE and self.moves.bounded[i]:
-                    deltas[k] = math.copysign(STRIDE, deltas[k])
-                    self.counts["bounded"] += 1
-        return deltas
-
-
-def _same_kind(kind: str, saved: dict[str, Any], number: int, where: str) -> None:
-    if saved["kind"] != kind:
-        raise RecoptError(
-            f"{where}: level {number + 1} was saved as '{saved['kind']}' and is '{kind}' here: "
-            "build the optimizer with the same stack and the same 'fused'."
-        )
-
-
 def _of(indices: Sequence[int], *columns: Params) -> tuple[Params, ...]:
     return tuple([c[i] for i in indices] for c in columns)
-
-
-def _tensors(items: Sequence[Any]) -> Params:
-    return [x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in items]
-
-
-def plain(items: Sequence[Tensor], scalar: bool) -> list[Any]:
-    """Numbers where ``scalar``, with one read from the device; else the tensors."""
-    return torch.stack([x.double() for x in items]).tolist() if scalar else list(items)
-
-
-def finite(items: Sequence[Any]) -> bool:
-    """Whether every number, or every element, is finite."""
-    if items and isinstance(items[0], Tensor):
-        return bool(torch.isfinite(tree.norm(items)))
-    return math.isfinite(sum(items))
-
-
-def size(items: Sequence[Any]) -> float:
-    """The Euclidean norm of all of ``items``."""
-    if items and isinstance(items[0], Tensor):
-        return float(tree.norm(items))
-    return math.sqrt(sum(x * x for x in items))

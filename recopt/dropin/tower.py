@@ -21,9 +21,11 @@ from ..level import TASK
 from ..strategy import Params
 from .guard import Guard
 from .kernel import Sums
-from .rungs import Place, TaskRung, UpperRung, size
+from .rungs import Place, TaskRung
 from .searcher import Searcher, search
+from .signals import size
 from .slot import Slot
+from .upper import UpperRung
 
 
 class Tower:

@@ -1,0 +1,47 @@
+"""Small things that a tower's levels share: signals as numbers or tensors, and the refusal of another kind's state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import tree
+from ..errors import RecoptError
+from ..strategy import Params
+
+
+def same_kind(kind: str, saved: dict[str, Any], number: int, where: str) -> None:
+    """Raise RecoptError if ``saved`` is the state of another kind of level."""
+    if saved["kind"] != kind:
+        raise RecoptError(
+            f"{where}: level {number + 1} was saved as '{saved['kind']}' and is '{kind}' here: "
+            "build the optimizer with the same stack and the same 'fused'."
+        )
+
+
+def as_tensors(items: Sequence[Any]) -> Params:
+    """Numbers as 0-dimensional float64 tensors; tensors as they are."""
+    return [x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in items]
+
+
+def plain(items: Sequence[Tensor], scalar: bool) -> list[Any]:
+    """Numbers where ``scalar``, with one read from the device; else the tensors."""
+    return torch.stack([x.double() for x in items]).tolist() if scalar else list(items)
+
+
+def finite(items: Sequence[Any]) -> bool:
+    """Whether every number, or every element, is finite."""
+    if items and isinstance(items[0], Tensor):
+        return bool(torch.isfinite(tree.norm(items)))
+    return math.isfinite(sum(items))
+
+
+def size(items: Sequence[Any]) -> float:
+    """The Euclidean norm of all of ``items``."""
+    if items and isinstance(items[0], Tensor):
+        return float(tree.norm(items))
+    return math.sqrt(sum(x * x for x in items))
