@@ -1,0 +1,136 @@
+"""``recopt compare`` as a user meets it: what it writes and records, its spec, and mistakes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from recopt.cli import main
+from recopt.comparison import make_compare_spec
+from recopt.comparison.tuning import baseline
+from recopt.errors import RecoptError
+from recopt.tracking_runs import list_runs
+
+
+def call(*args: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    return int(end.value.code or 0)
+
+
+QUICK = ("--seeds", "6", "--steps", "8", "--tune", "3", "--tune-tasks", "4")
+
+
+def test_the_command_writes_and_records_it_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status = call("compare", "quadratic", "sgd(lr=0.01)", "--baselines", "sgd[lr],adam", *QUICK, "-o", "out",
+                  "--trained", "sgd(lr=0.01)=500")  # fmt: skip
+    out = capsys.readouterr().out
+    assert status == 0 and "Each baseline was tuned by 3 trials on 4 other tasks: 96 evaluations" in out
+    told = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert [e["name"] for e in told["entries"]] == ["sgd(lr=0.01)", "tuned sgd[lr]", "tuned adam"]
+    assert told["entries"][0]["prepared"] == 500 and told["entries"][1]["prepared"] == 96
+    assert len(told["entries"][1]["trials"]) == 3 and len(told["entries"][0]["curve"]["median"]) == 9
+    rows = list(csv.DictReader((tmp_path / "out/runs.csv").open()))
+    assert len(rows) == 3 * 6 and rows[0]["seed"] == "1000000000"
+    mean = np.mean([float(row["score"]) for row in rows if row["name"] == "tuned adam"])
+    assert mean == pytest.approx(told["entries"][2]["score"])
+    assert (tmp_path / "out/comparison.png").stat().st_size > 10_000
+    (run,) = list_runs(None, 5)
+    assert run.params["reference"] == told["reference"] and run.status == "FINISHED"
+    assert run.metrics["reference_score"] == pytest.approx(
+        next(e["score"] for e in told["entries"] if e["name"] == told["reference"])
+    )
+    _nested(run.id, told)
+
+
+def _nested(root: str, told: dict[str, Any]) -> None:
+    from recopt.tracking import PARENT, open_store
+
+    store = open_store()
+    parent = store.run(root)
+    nested = store.client.search_runs([parent.info.experiment_id], f"tags.`{PARENT}` = '{root}'")
+    scores = {run.data.tags["recopt.strategy"]: run.data.metrics["score"] for run in nested}
+    assert scores == pytest.approx({e["name"]: e["score"] for e in told["entries"]})
+    adam = next(run for run in nested if run.data.tags["recopt.strategy"] == "tuned adam")
+    assert float(adam.data.params["lr"]) == told["entries"][2]["chosen"]["lr"]
+    curve = store.client.get_metric_history(adam.info.run_id, "loss_median")
+    assert [point.value for point in curve] == pytest.approx(told["entries"][2]["curve"]["median"])
+
+
+def test_its_spec_repeats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ("quadratic(dim=3)", "adam(lr=0.1)/hypergradient", "--baselines", "sgd", *QUICK, "--no-track")
+    assert call("compare", *arguments, "-o", "one") == 0
+    assert call("compare", "--spec", "one/comparison.yaml", "--no-track", "-o", "two") == 0
+    for name in ("runs.csv", "table.csv", "curves.csv", "comparison.yaml"):
+        assert Path("one", name).read_text() == Path("two", name).read_text()
+
+
+MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
+    "nothing": ((), "Give a task and stacks"),
+    "task": (("digit", "adam"), "Unknown task 'digit'. Did you mean 'digits'?"),
+    "stack": (("quadratic", "adm/sgd"), "Unknown strategy 'adm' in 'adm/sgd'. Did you mean 'adam'?"),
+    "baseline": (("quadratic", "--baselines", "adm"), "Unknown strategy 'adm' in baseline 'adm'."),
+    "nobody": (("quadratic", "--baselines", "none"), "there is nothing to compare"),
+    "trained": (("quadratic", "sgd", "--trained", "sgd"), "should read STACK=EVALUATIONS"),
+    "trained whom": (("quadratic", "sgd", "--trained", "sdg=3"), "Unknown stack 'sdg' in --trained 'sdg=3'."),
+    "seeds": (("quadratic", "sgd", "--seeds", "1"), "--seeds"),
+    "spec": (("--spec", "none.yaml"), "The spec none.yaml cannot be read"),
+    "device": (("quadratic", "sgd", "--device", "none"), "The device 'none' is not available"),
+    "graph": (("quadratic", "annealing/sgd"), "no gradient passes through level 1"),
+    "store": (("quadratic", "sgd", "--store", "sqlit:///x.db"), "of an unknown kind 'sqlit'"),
+    "place": (("quadratic", "sgd", "-o", "full/x/out"), "full/x/out cannot be written (Not a directory)"),
+    "output": (("quadratic", "sgd", "-o", "full"), "full has other things in it"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("full").mkdir()
+    Path("full/x").touch()
+    arguments, said = MISTAKES[name]
+    assert call("compare", *arguments) == 2
+    found = capsys.readouterr()
+    assert said in " ".join(found.err.split()) and found.out == "" and "Traceback" not in found.err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d.update(step=3), "there is no 'step'. Did you mean 'steps'?"),
+        (lambda d: d["stacks"].append({"stack": "sgd", "nam": 1}), "there is no 'stacks.0.nam'. Did you mean 'name'?"),
+        (lambda d: d.update(steps="many"), "'steps' should be a whole number, not 'many'."),
+        (lambda d: d.pop("task"), "'task' is missing."),
+        (lambda d: d.update(measure="best"), "'measure'"),
+    ],
+)
+def test_a_mistake_in_a_spec_is_placed(change: Callable[[dict[str, Any]], None], said: str) -> None:
+    data: dict[str, Any] = {"task": "quadratic", "stacks": []}
+    change(data)
+    with pytest.raises(RecoptError) as why:
+        make_compare_spec(data, "mine.yaml")
+    assert str(why.value).startswith("In mine.yaml: ") and said in str(why.value)
+
+
+SHIPPED = sorted((Path(__file__).parent.parent / "runs").glob("*baselines*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_comparisons_are_complete(path: Path) -> None:
+    spec = make_compare_spec(yaml.safe_load(path.read_text()))
+    for text in spec.baselines:
+        baseline(text)
