@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from . import guard, tree
+from . import tree
 from .apply import Caller
 from .budget import Budget
 from .evaluate import Evaluator, mix
@@ -18,21 +18,14 @@ from .level import TASK
 from .moves import Mover
 from .search import Searcher
 from .signals import Collector
-from .state import Guard, LevelState, RunState, Signal, SlotState, Window
+from .state import LevelState, RunState, Signal, SlotState, Window
 from .strategy import Params, State
 from .task import Task
+from .watch import Watcher
 
 Sink = Callable[[int, int, Mapping[str, Any]], None]
 REPLAY = 100
 """Steps between two of the moments from which a checkpoint can be replayed, at least."""
-
-
-class Checked(NamedTuple):
-    """A slot's loss, finite; where a guard put the slot back (None: nowhere); the gradient's norm if it is known."""
-
-    loss: Tensor
-    bad: Tensor | None = None
-    norm: float | None = None
 
 
 class Engine:
@@ -62,7 +55,8 @@ class Engine:
         self._index = [graph.moved(n, graph.names[level.moves]) for n, level in enumerate(self.levels)]
         self.movers = {s: [n for n, x in enumerate(self.levels) if x.moves == s] for s in (TASK, *graph.slots)}
         self.budget = Budget(len(self.levels))
-        self.collector, self.mover, self.searcher = Collector(self), Mover(self), Searcher(self)
+        self.collector, self.mover = Collector(self), Mover(self)
+        self.searcher, self.watcher = Searcher(self), Watcher(self)
         torch.manual_seed(mix(seed, 1))
         self.state = self._first_state()
         self.clean, self.replay = self.state.copy(), 0
@@ -201,44 +195,3 @@ class Engine:
             for point in state.log:
                 self.sink(*point)
         state.log = []
-
-    # guards
-
-    def guarded(
-        self, state: RunState, name: str, loss: Tensor, grads: Params | None, explosions: bool = True
-    ) -> Checked:
-        """Check a slot's new loss and gradient; put the slot back where they are bad."""
-        numbers = self.movers[name]
-        if not any(self.levels[n].guard for n in numbers):
-            return Checked(loss)
-        slot = state.slots[name]
-        states = [state.levels[n].strategy for n in numbers]
-        now = state.guards.get(name) or guard.start(slot.params, states, loss.numel())
-        was = guard.frozen(now)
-        size = tree.norm(grads, batched=loss.ndim > 0) if grads else torch.zeros_like(loss.detach())
-        losses, norms = torch.stack([loss.detach(), size.to(loss)]).view(2, -1).tolist()
-        found = guard.bad(now, losses, norms, explosions)
-        if any(found):
-            wrong = self._put_back(state, name, now, found, loss)
-            loss = guard.capped(now, loss, wrong)
-            states = [state.levels[n].strategy for n in numbers]
-        after = state.guards[name] = guard.judged(now, found, losses, slot.params, states)
-        stopped = guard.frozen(after)
-        if any(found):
-            new = {"frozen": sum(stopped)} if stopped != was else {}
-            self.log(state, numbers[0] + 1, {"restored": after.restored, **new})
-        if not any(found) and not any(stopped):
-            return Checked(loss, norm=sum(norms) / len(norms))
-        still = [f or s for f, s in zip(found, stopped, strict=True)]
-        return Checked(loss, torch.tensor(still, device=loss.device).view(loss.shape))
-
-    def _put_back(self, state: RunState, name: str, now: Guard, found: list[bool], loss: Tensor) -> Tensor:
-        """Put a slot, and the states of the levels that move it, back to the last good ones where ``found``."""
-        slot, wrong = state.slots[name], torch.tensor(found, device=loss.device).view(loss.shape)
-        slot.params = tree.choose(wrong, now.point, tree.detach(slot.params))
-        for n, good in zip(self.movers[name], now.states, strict=True):
-            state.levels[n].strategy = tree.choose(wrong, good, tree.detach(state.levels[n].strategy))
-        slot.version += 1
-        if name != TASK:
-            self.leaves(state, name)
-        return wrong

@@ -51,7 +51,7 @@ class Collector:
         each = {"losses": loss.detach()} if engine.each else {}
         engine.log(state, 0, {"loss": loss.detach().mean() if loss.ndim else loss.detach(), **each})
         pairs = list(zip(slot.params, grads or [], strict=False)) if self.exact else []
-        loss, bad, size = engine.guarded(state, TASK, loss, grads)
+        loss, bad, size = engine.watcher.check(state, TASK, loss, grads)
         if bad is not None and grads is not None:
             still = [bad.view(-1, *[1] * (g.ndim - 1)) if bad.ndim else bad for g in grads]
             grads = [torch.where(s, 0.0, g).detach() for s, g in zip(still, grads, strict=True)]
@@ -166,7 +166,7 @@ class Collector:
         """Hand a level its own signal, past the guard of the slot that it moves."""
         level = self.levels[number]
         absolute = level.objective in ("mean", "sum", "last")
-        loss, bad, _ = self.engine.guarded(state, level.moves, signal.loss, signal.grads, absolute)
+        loss, bad, _ = self.engine.watcher.check(state, level.moves, signal.loss, signal.grads, absolute)
         if bad is not None:
             signal = Signal(loss, [torch.zeros_like(g) for g in signal.grads or []], [], signal.bound, bad)
         state.pending[number] = signal
