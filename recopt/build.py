@@ -105,7 +105,9 @@ def place(device: str) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as why:
+        # Torch lists every kind of device there is after an unknown one; only the reason is of use here.
         first = str(why).splitlines()[0]
+        first = "torch knows none of that name" if first.startswith("Expected one of") else first
         raise RecoptError(f"The device '{device}' is not available ({first}): use --device cpu.") from None
     return found
 

@@ -34,15 +34,15 @@ class Result:
         run_id, folder: where it was recorded; None if it was not.
     """
 
-    spec: Spec
+    spec: Spec = field(repr=False)
     stack: str
-    trace: Trace
+    trace: Trace = field(repr=False)
     before: dict[str, float]
     after: dict[str, float]
     hyperparameters: dict[int, dict[str, float]]
     budget: Budget
     status: str
-    engine: Engine
+    engine: Engine = field(repr=False)
     run_id: str | None = None
     folder: Path | None = None
     extra: dict[str, Any] = field(default_factory=dict)
