@@ -1,0 +1,77 @@
+"""The specs in runs/, and the published experiments among them, scaled down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import recopt
+from recopt.build import make_task
+from recopt.comparison import make_compare_spec, read_compare_spec, report_seeds
+from recopt.comparison.competitors import contender
+from recopt.comparison.tuning import baseline
+from recopt.plan import replan
+from recopt.spec import read_spec
+
+ROOT = Path(__file__).parents[1]
+DIGITS = "digits(hidden=[16], activation=tanh, batch_size=100)"
+SPECS = sorted((ROOT / "runs").glob("*.yaml"))
+EPOCH = ROOT / "runs" / "published-chandra-epoch.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # specs name plugins from there
+
+
+def test_there_are_specs() -> None:
+    assert EPOCH in SPECS
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_every_spec_can_be_planned(path: Path) -> None:
+    data = read_spec(path)
+    if "levels" in data:
+        made = replan(data, where=str(path))
+        assert len(made.graph.levels) == len(data["levels"])
+        return
+    spec = make_compare_spec(read_compare_spec(path), str(path))
+    task = make_task(spec.task, report_seeds(spec)[0], spec.plugins)
+    names = [contender(asked, task, spec).name for asked in spec.stacks]
+    names += [baseline(text, spec.plugins).text for text in spec.baselines]
+    assert names
+    assert len(set(names)) == len(names)
+
+
+def published_on_digits(names: list[str]) -> dict[str, Any]:
+    """Some stacks of the published spec, on the digits that need no download, for 60 steps."""
+    spec = make_compare_spec(read_compare_spec(EPOCH), str(EPOCH))
+    found = recopt.compare(
+        DIGITS, [s.model_dump() for s in spec.stacks if s.name in names],
+        seeds=2, steps=60, baselines=[], measure="final", guards=True, plugins=spec.plugins, track=False,
+    )  # fmt: skip
+    return {one.name: one for one in found.figures}
+
+
+# With the defaults SGD's rate of 0.01 is one of the logarithm: 60 steps cannot even double the rate below.
+@pytest.mark.parametrize(("above", "share"), [("SGD/SGD raw", 0.98), ("SGD/SGD", 0.995), ("SGD/Adagrad", 0.98)])
+def test_a_level_above_beats_its_base_from_a_rate_that_is_too_small(above: str, share: float) -> None:
+    found = published_on_digits(["SGD", above])
+    assert found[above].difference is not None
+    assert found[above].difference.lower == 1.0
+    assert found[above].score[0].value < share * found["SGD"].score[0].value
+
+
+def test_the_raw_forms_start_as_their_bases_do() -> None:
+    """The first two losses know nothing of the level above, which first moves after the second gradient."""
+    spec = make_compare_spec(read_compare_spec(EPOCH), str(EPOCH))
+    names = ["SGD", "SGD/SGD raw"]
+    found = recopt.compare(
+        DIGITS, [s.model_dump() for s in spec.stacks if s.name in names],
+        seeds=2, steps=3, baselines=[], guards=True, plugins=spec.plugins, track=False, dtype="float64",
+    )  # fmt: skip
+    base, above = (found[name].runs.losses for name in names)
+    assert base[:, :2] == pytest.approx(above[:, :2], rel=1e-12)
+    assert abs(base[:, 2] - above[:, 2]).min() > 1e-9
