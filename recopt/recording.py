@@ -23,7 +23,7 @@ def start_record(
     stack = graph.describe()
     tracker = Tracker.start(
         store, experiment=experiment, name=name or f"{Path(spec.task.name).stem} {stack}",
-        params=_params(spec, stack), tags={"recopt.stack": stack, "recopt.task": spec.task.name},
+        params=_params(plan, stack), tags={"recopt.stack": stack, "recopt.task": spec.task.name},
         levels=_levels(spec), resume=resume, root_dir=root,
     )  # fmt: skip
     (tracker.folder / "spec.yaml").write_text(write_spec(spec))
@@ -33,9 +33,14 @@ def start_record(
     return tracker
 
 
-def _params(spec: Spec, stack: str) -> dict[str, str]:
+def _params(plan: Plan, stack: str) -> dict[str, str]:
+    """What runs are grouped by: what was asked for, and the value that every hyperparameter starts from."""
+    spec = plan.spec
     chosen = {f"task.{key}": str(value) for key, value in spec.task.settings.items()}
     for slot, named in spec.strategies.items():
+        strategy = plan.graph.slots[slot]
+        start = strategy.natural({name: value.detach() for name, value in strategy.named_parameters()})
+        chosen |= {f"{slot}.{key}": f"{float(value):g}" for key, value in start.items()}
         chosen |= {f"{slot}.{key}": str(value) for key, value in named.settings.items()}
     return {
         "task": spec.task.name, "stack": stack, "depth": str(len(spec.levels)), "steps": str(spec.steps),
@@ -46,7 +51,8 @@ def _params(spec: Spec, stack: str) -> dict[str, str]:
 def _levels(spec: Spec) -> list[LevelInfo]:
     found = []
     for number, level in enumerate(spec.levels, 1):
-        chosen = {key: str(value) for key, value in level.model_dump(exclude_none=True).items()}
+        told = level.model_dump(exclude_none=True, exclude={"moves", "by"})
+        chosen = {key: str(value) for key, value in told.items() if value != ()}
         found.append(LevelInfo(number, level.by, spec.strategies[level.by].name, level.moves, chosen))
     return found
 

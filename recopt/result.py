@@ -13,6 +13,7 @@ from torch import nn
 
 from .budget import Budget
 from .engine import Engine
+from .guard import frozen
 from .held_out import models, settled
 from .plots import plot_run
 from .spec import Spec
@@ -95,6 +96,26 @@ def summary(engine: Engine, trace: Trace, before: dict[str, float], after: dict[
     found |= {f"before_{k}": v for k, v in before.items()} | {f"test_{k}": v for k, v in after.items()}
     for number, values in found_hyperparameters(engine).items():
         found |= {f"level{number}_{k}": v for k, v in values.items()}
+    return found
+
+
+def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
+    """What each level (from 1) spent and what its guard did, one number per key.
+
+    Guards belong to slots: what they did is told with the first level that moves the slot.
+    """
+    found: dict[int, dict[str, float]] = {}
+    for number, (level, spent) in enumerate(zip(engine.levels, engine.budget.levels, strict=True)):
+        found[number + 1] = {
+            "steps": float(engine.state.levels[number].steps),
+            "loss_evaluations": float(spent.loss),
+            "gradient_evaluations": float(spent.gradient),
+            "hypergradient_evaluations": float(spent.hypergradient),
+            "seconds": spent.seconds,
+        }
+        guard = engine.state.guards.get(level.moves)
+        if guard is not None and number == engine.movers[level.moves][0]:
+            found[number + 1] |= {"restored_total": float(guard.restored), "frozen_tasks": float(sum(frozen(guard)))}
     return found
 
 

@@ -22,7 +22,7 @@ from .plan import Plan, plan_of
 from .plots import save_plots
 from .plugins import source_of
 from .recording import start_record
-from .result import Result, found_hyperparameters, summary
+from .result import Result, found_hyperparameters, level_summary, summary
 from .task import Split, Task
 from .trace import Trace, load_trace, save_trace
 from .tracker import Status, Tracker
@@ -163,7 +163,9 @@ class Session:
                 return self._finish("KILLED" if self.step < self.spec.steps else "FINISHED")
             except KeyboardInterrupt:
                 if self.tracker:
-                    self.tracker.finish("KILLED", summary(self.engine, self.trace, self.before, {}))
+                    self.tracker.finish(
+                        "KILLED", summary(self.engine, self.trace, self.before, {}), level_summary(self.engine)
+                    )
                 raise
             except RecoptError:
                 raise
@@ -218,7 +220,7 @@ class Session:
     def _end(self, status: Status, after: dict[str, float]) -> None:
         assert self.tracker is not None
         self.tracker.log(self.trace.drain(last=True))
-        self.tracker.finish(status, summary(self.engine, self.trace, self.before, after))
+        self.tracker.finish(status, summary(self.engine, self.trace, self.before, after), level_summary(self.engine))
 
     # failing
 

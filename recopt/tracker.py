@@ -227,12 +227,18 @@ class Tracker:
         if changed:
             self._post.keep({"run": self.run_id, "folder": str(self.folder), "files": changed})
 
-    def finish(self, status: Status, summary: Mapping[str, float]) -> None:
-        """End the run and its levels; ``summary`` becomes metrics of the run, with ``diverged`` 0 or 1."""
+    def finish(
+        self, status: Status, summary: Mapping[str, float], levels: Mapping[int, Mapping[str, float]] | None = None
+    ) -> None:
+        """End the run and its levels.
+
+        ``summary`` becomes metrics of the run, with ``diverged`` 0 or 1, and ``levels`` metrics of its levels' runs.
+        """
         now = int(time.time() * 1000)
-        last = {"diverged": float(self._diverged), **summary}
-        points = [[metric_name(key), _finite(value), now, 0] for key, value in last.items()]
-        self._post.keep({"run": self.run_id, "points": points})
+        own = {self.levels[number]: values for number, values in (levels or {}).items()}
+        for run, last in {self.run_id: {"diverged": float(self._diverged), **summary}, **own}.items():
+            points = [[metric_name(key), _finite(value), now, 0] for key, value in last.items()]
+            self._post.keep({"run": run, "points": points})
         self.publish()
         for run in [*self.levels.values(), self.run_id]:
             self._post.keep({"run": run, "end": status, "time": now})

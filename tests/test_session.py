@@ -21,6 +21,7 @@ from recopt.session import TRACE, Options, Session
 from recopt.spec import write_spec
 from recopt.tasks import make
 from recopt.trace import save_trace
+from recopt.tracking import open_store
 from recopt.tracking_runs import list_runs
 
 
@@ -201,3 +202,22 @@ def test_a_task_of_ones_own_needs_no_file() -> None:
     result = recopt.run(Bowl(), "sgd(lr=0.1)", steps=10)
     assert result.losses[-1] < result.losses[0]
     assert result.spec.task.name in ("bowl", "test-session")
+
+
+def test_levels_record_what_they_spent_and_the_run_what_it_started_from() -> None:
+    result = recopt.run("quadratic", "sgd(lr=0.01)/hypergradient", steps=20)
+    client = open_store().client
+    assert result.run_id is not None
+    assert result.spec.levels[1].gradient == "online"
+    params = client.get_run(result.run_id).data.params
+    assert (params["sgd.lr"], params["hypergradient.kappa"]) == ("0.01", "0.1")
+    levels = client.search_runs(
+        [client.get_run(result.run_id).info.experiment_id], f"tags.`mlflow.parentRunId` = '{result.run_id}'"
+    )
+    found = {run.data.tags["recopt.level"]: run.data for run in levels}
+    assert found["1"].metrics["gradient_evaluations"] == 20
+    assert found["1"].metrics["restored_total"] == 0
+    assert found["2"].metrics["hypergradient_evaluations"] == 19
+    assert found["2"].metrics["seconds"] >= 0
+    assert "only" not in found["1"].params
+    assert found["2"].params["gradient"] == "online"
