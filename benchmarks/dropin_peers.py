@@ -1,0 +1,303 @@
+"""recopt.Optimizer against what people would pick instead, on the same number of steps.
+
+    RECOPT_DATA=DIR python benchmarks/dropin_peers.py [--tasks digits fashion cnn mnist text] [--seeds 3] [--out FILE]
+
+Tuned rules (those with a rate: Adam, AdamW, schedule-free AdamW) are run with seed 0 at every rate of a grid, the
+rate with the best validation score is kept, and seeds 1, 2, … are reported with it. The others run at their authors'
+defaults (or recopt's) with seeds 1, 2, …. Half of each held-out set chooses the rate, the other half is reported. A
+seed fixes the initial parameters and the order of the batches. "diverged": the held-out loss is not finite or above
+the initial one. A cell is the median and the range over the seeds, and after @ the rate chosen.
+
+Peers that are not there are reported as not installed; ``pip install recopt[bench]`` has them. Every run is written to
+``--out`` as it ends, and skipped if found there; ``--merge`` prints one table of several such files and runs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import recopt
+from recopt.data import load
+
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+TUNING_SEED = 0
+CONTEXT = 32  # characters that the transformer sees
+Build = Callable[[nn.Module, float], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A task: what is trained on what. Held-out data is (inputs, targets), validation first."""
+
+    build: Callable[[], nn.Module]
+    inputs: Tensor
+    targets: Tensor
+    held_out: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+    batch: int
+    steps: int
+    by_loss: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A contestant: an optimizer for a model at a rate (ignored where ``rates`` is empty)."""
+
+    build: Build
+    rates: tuple[float, ...] = ()
+    cosine: bool = False
+    needs: str = "torch"
+
+
+class Transformer(nn.Module):
+    """Two causal layers over characters; (batch, length) of int64 to (batch · length, characters)."""
+
+    def __init__(self, characters: int, width: int = 48) -> None:
+        super().__init__()
+        self.token, self.place = nn.Embedding(characters, width), nn.Embedding(CONTEXT, width)
+        make = partial(nn.TransformerEncoderLayer, width, 4, 4 * width, 0.0, batch_first=True, norm_first=True)
+        self.layers = nn.ModuleList(make() for _ in range(2))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, characters)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT), persistent=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits of each next character."""
+        x = self.token(rows) + self.place.weight
+        for layer in self.layers:
+            x = layer(x, src_mask=self.mask, is_causal=True)
+        return self.head(self.norm(x)).flatten(0, 1)
+
+
+def halves(inputs: Tensor, targets: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Even rows to choose by, odd rows to report."""
+    return (inputs[::2], targets[::2]), (inputs[1::2], targets[1::2])
+
+
+def mlp(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Module:
+    """Linear layers with ``act`` between them."""
+    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), act())]
+    return nn.Sequential(*layers[:-1])
+
+
+def digits(cnn: bool = False) -> Work:
+    """scikit-learn's digits: 1,077 to train, 360 + 360 held out. MLP 64-64-10, or two convolutions."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
+    x = torch.as_tensor(found.data, dtype=torch.float32)[order] / 8 - 1
+    y = torch.as_tensor(found.target, dtype=torch.int64)[order]
+
+    def convolutions() -> nn.Module:
+        return nn.Sequential(
+            nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+        )  # fmt: skip
+
+    build, steps = (convolutions, 8 * 17) if cnn else (lambda: mlp(64, 64, 10), 30 * 17)
+    return Work(build, x[:1077], y[:1077], halves(x[1077:], y[1077:]), 64, steps)
+
+
+def images(name: str, widths: tuple[int, ...], act: type[nn.Module], limit: int, epochs: int) -> Work:
+    """The first ``limit`` training images of a set, standardized by their own figures; its test images held out."""
+    found = load(name)
+    train = found.train[0][:limit].flatten(1).float() / 255
+    mean, scale = train.mean(), train.std()
+    test = (found.test[0].flatten(1).float() / 255 - mean) / scale
+    batches = math.ceil(len(train) / 256)
+    return Work(lambda: mlp(*widths, act=act), (train - mean) / scale, found.train[1][:limit].long(),
+                halves(test, found.test[1].long()), 256, epochs * batches)  # fmt: skip
+
+
+def text() -> Work:
+    """NumPy's licence file as characters, cut into rows of 32; every fifth row is held out."""
+    paths = [f for f in files("numpy") or [] if f.name.startswith("LICENSE") and ".dist-info" in str(f)]
+    content = "\n".join(f.read_text(encoding="utf-8") for f in sorted(paths, key=str))
+    index = {c: i for i, c in enumerate(sorted(set(content)))}
+    codes = torch.tensor([index[c] for c in content])
+    rows = codes.unfold(0, CONTEXT + 1, CONTEXT)
+    held = torch.arange(len(rows)) % 5 == 4
+    train, rest = rows[~held], rows[held]
+    return Work(lambda: Transformer(len(index)), train[:, :-1], train[:, 1:], halves(rest[:, :-1], rest[:, 1:]),
+                16, 300, by_loss=True)  # fmt: skip
+
+
+TASKS: dict[str, Callable[[], Work]] = {  # cheapest first
+    "digits": digits,
+    "fashion": lambda: images("fashion-mnist", (784, 256, 128, 10), nn.ReLU, 12_000, 2),
+    "cnn": lambda: digits(cnn=True),
+    "mnist": lambda: images("mnist", (784, 128, 10), nn.Tanh, 60_000, 1),
+    "text": text,
+}
+
+
+def tower(stack: str | None) -> Build:
+    """recopt's with a stack, or its default."""
+    return lambda model, _: recopt.Optimizer(model.parameters(), stack)
+
+
+def peer(module: str, name: str, **settings: Any) -> Build:
+    """A peer's class, imported when it is built, at its defaults."""
+    return lambda model, _: getattr(importlib.import_module(module), name)(model.parameters(), **settings)
+
+
+def mechanic(model: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """Mechanic (Cutkosky et al. 2023, 2306.00144) over AdamW with a base rate of 1, as its authors write."""
+    base = importlib.import_module("mechanic_pytorch").mechanize(torch.optim.AdamW)
+    return base(model.parameters(), lr=1.0)
+
+
+def at(module: str, name: str) -> Build:
+    """A class with a rate, everything else at its defaults."""
+    return lambda model, rate: peer(module, name, lr=rate)(model, rate)
+
+
+FREE = ("schedulefree", "AdamWScheduleFree")  # Defazio et al. 2024, 2405.15682
+RULES: dict[str, Rule] = {
+    "recopt default": Rule(tower(None)),
+    "recopt default, cosine": Rule(tower(None), cosine=True),
+    "recopt `adam/sgd`": Rule(tower("adam/sgd")),
+    "recopt `sgd(momentum=0.9)/adagrad(lr=1)[lr]`": Rule(tower("sgd(momentum=0.9)/adagrad(lr=1)[lr]")),
+    "recopt `prodigy`": Rule(tower("prodigy")),
+    "recopt `dog`": Rule(tower("dog")),
+    "recopt `cocob`": Rule(tower("cocob")),
+    "Adam, tuned": Rule(at("torch.optim", "Adam"), RATES),
+    "Adam, tuned, cosine": Rule(at("torch.optim", "Adam"), RATES, cosine=True),
+    "AdamW, tuned": Rule(at("torch.optim", "AdamW"), RATES),
+    "AdamW, tuned, cosine": Rule(at("torch.optim", "AdamW"), RATES, cosine=True),
+    "Adam at 1e-3": Rule(peer("torch.optim", "Adam", lr=1e-3)),
+    "schedule-free AdamW at 2.5e-3": Rule(peer(*FREE, lr=2.5e-3), needs="schedulefree"),
+    "schedule-free AdamW, tuned": Rule(at(*FREE), RATES, needs="schedulefree"),
+    "Prodigy": Rule(peer("prodigyopt", "Prodigy"), needs="prodigyopt"),
+    "Prodigy, cosine": Rule(peer("prodigyopt", "Prodigy"), cosine=True, needs="prodigyopt"),
+    "D-Adaptation Adam": Rule(peer("dadaptation", "DAdaptAdam"), needs="dadaptation"),
+    "DoG with averaging": Rule(peer("dog", "DoG"), needs="dog"),
+    "Mechanic AdamW": Rule(mechanic, needs="mechanic_pytorch"),
+}
+
+
+@torch.no_grad()
+def score(model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """Mean loss and percent right."""
+    logits, targets = model(data[0]), data[1].flatten()
+    return cross_entropy(logits, targets).item(), 100 * (logits.argmax(1) == targets).double().mean().item()
+
+
+def train(work: Work, rule: Rule, rate: float, seed: int) -> dict[str, Any]:
+    """One run: validation and test score, and whether it diverged."""
+    torch.manual_seed(seed)
+    model = work.build()
+    start, _ = score(model, work.held_out[1])
+    optimizer = rule.build(model, rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, work.steps) if rule.cosine else None
+    # DoG's authors: "iterate averaging is crucial", and they ship the averager.
+    averager = importlib.import_module("dog").PolynomialDecayAverager(model) if rule.needs == "dog" else None
+    if rule.needs == "schedulefree":
+        optimizer.train()
+    rows: list[Tensor] = []
+    for _ in range(work.steps):
+        rows = rows or list(torch.randperm(len(work.inputs)).split(work.batch))
+        chosen = rows.pop()
+        optimizer.zero_grad()
+        cross_entropy(model(work.inputs[chosen]), work.targets[chosen].flatten()).backward()
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        if averager is not None:
+            averager.step()
+    if rule.needs == "schedulefree":
+        optimizer.eval()
+    final = averager.averaged_model if averager is not None else model
+    which = 0 if work.by_loss else 1  # of what score gives
+    valid, test = (score(final, half) for half in work.held_out)
+    return {"valid": valid[which], "test": test[which], "diverged": not test[0] <= start}
+
+
+class Log:
+    """Runs by (task, rule, rate, seed), on disk after each."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.runs: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path and path.exists() else {}
+
+    def get(self, task: str, work: Work, name: str, rate: float, seed: int) -> dict[str, Any]:
+        """A run that is there, or one that is made now."""
+        key = json.dumps((task, name, rate, seed))
+        if key not in self.runs:
+            self.runs[key] = train(work, RULES[name], rate, seed)
+            if self.path is not None:
+                self.path.write_text(json.dumps(self.runs, indent=0))
+        return self.runs[key]
+
+
+def measure(task: str, seeds: int, names: Iterable[str], log: Log) -> None:
+    """All runs of a task: rates are chosen first."""
+    work = TASKS[task]()
+    for name in names:
+        rule, rate = RULES[name], 0.0
+        if importlib.util.find_spec(rule.needs) is None:
+            continue
+        if rule.rates:
+            rate = best({r: log.get(task, work, name, r, TUNING_SEED) for r in rule.rates}, work.by_loss)
+        for seed in range(TUNING_SEED + 1, TUNING_SEED + 1 + seeds):
+            log.get(task, work, name, rate, seed)
+        print(f"{task:8} {name}", flush=True)
+
+
+def best(tried: dict[float, dict[str, Any]], by_loss: bool) -> float:
+    """The rate with the best validation score, the smallest of equals; NaN never wins."""
+    sign = 1 if by_loss else -1
+    return min(tried, key=lambda r: (math.isnan(tried[r]["valid"]), sign * tried[r]["valid"], r))
+
+
+def cell(runs: dict[str, dict[str, Any]], task: str, name: str) -> str:
+    """Median, range, the rate chosen, and how many diverged."""
+    keyed = [(json.loads(key), run) for key, run in runs.items()]
+    found = [(k[2], run) for k, run in keyed if k[:2] == [task, name] and k[3] != TUNING_SEED]
+    if not found:
+        return "not installed" if importlib.util.find_spec(RULES[name].needs) is None else ""
+    form = ".3f" if task == "text" else ".1f"
+    values = [run["test"] for _, run in found]
+    lost = sum(run["diverged"] for _, run in found)
+    middle, low, high = (format(f(values), form) for f in (statistics.median, min, max))
+    rate = f" @{found[0][0]:g}" if RULES[name].rates else ""
+    return f"{middle} ({low}–{high}){rate}" + (f", {lost} of {len(found)} diverged" if lost else "")
+
+
+def main() -> None:
+    """Measure, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--merge", type=Path, nargs="+", default=[])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    log = Log(options.out)
+    for path in options.merge:
+        log.runs |= json.loads(path.read_text())
+    for task in [] if options.merge else options.tasks:
+        measure(task, options.seeds, options.rules, log)
+    print("| rule | " + " | ".join(options.tasks) + " |\n" + "|---" * (len(options.tasks) + 1) + "|")
+    for name in options.rules:
+        print(f"| {name} | " + " | ".join(cell(log.runs, task, name) for task in options.tasks) + " |")
+
+
+if __name__ == "__main__":
+    main()
