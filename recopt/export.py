@@ -113,6 +113,13 @@ def _replace(path: Path, write: Any) -> None:
     os.replace(part, path)
 
 
+def export_folder(stack: str | Path) -> Path | None:
+    """``stack`` as a folder, if it is one: by what is in it, or because only a path is written like that."""
+    path = Path(stack)
+    written = isinstance(stack, Path) or stack.startswith(("/", "./", "../"))
+    return path if path.is_dir() and (written or (path / STACK).is_file()) else None
+
+
 def read_export(folder: Path) -> tuple[list[Level], dict[str, Strategy]]:
     """The levels and trained strategies in ``folder``.
 

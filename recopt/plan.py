@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from .build import make_level, make_strategies, make_task, stack_levels, with_settings
 from .declare import Option, declared, plain_name
 from .errors import RecoptError
+from .export import export_folder
 from .graph import Graph
 from .plugins import is_known, source_of
 from .spec import Named, Spec, deepen, make_spec, strategies_of
@@ -66,6 +67,8 @@ def replan(
 
 def _stacked(stack: str, depth: int | None, folders: Sequence[str]) -> dict[str, Any]:
     """A stack as the ``strategies`` and ``levels`` of a spec, with nothing filled in yet."""
+    if export_folder(stack):
+        raise RecoptError(f"'{stack}' is a folder, not a stack: 'recopt compare' and recopt.Optimizer take exports.")
     layers = deepen(parse(stack), depth)
     found = strategies_of(layers)
     levels = stack_levels(layers, make_strategies(found, 0, folders, f"in '{stack}'"))

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from ..errors import RecoptError, unknown
+from ..export import export_folder, read_export
 from ..graph import Graph
-from ..level import Level
+from ..level import TASK, Level
 from ..plugins import load_strategy
 from ..stack import Term, levels_of, parse
 from ..strategy import Strategy
 
-Stack = str | Strategy | Sequence[str | Strategy]
+Stack = str | Path | Strategy | Sequence[str | Strategy]
 _SETTABLE = ("every", "normalize", "objective", "only", "on", "trust", "gradient")
 _OBJECTIVES = ("mean", "sum", "last")
 
 
 def layers_of(stack: Stack, depth: int | None) -> tuple[list[list[Term]], dict[str, Strategy]]:
-    """The layers of a stack, and the strategies that the user made himself, by slot.
+    """The layers of a stack, and the strategies that are made already (the user's, or those of an export), by slot.
 
     Raises:
-        RecoptError: for a stack that is not in the notation, or a depth below its height.
+        RecoptError: for a stack that is not in the notation, a folder that is no export, or a depth below its height.
     """
     own: dict[str, Strategy] = {}
-    if isinstance(stack, str):
-        layers = parse(stack)
+    folder = export_folder(stack) if isinstance(stack, str | Path) else None
+    if folder is not None:
+        levels, own = read_export(folder)
+        # What was learned moves the task; the levels that taught it stay behind.
+        layers = [[Term(x.by, x.by, only=x.only) for x in levels if x.moves == TASK]]
+        own = {term.slot: own[term.slot] for term in layers[0]}
+    elif isinstance(stack, str | Path):
+        layers = parse(str(stack))
     else:
         layers = []
         for number, item in enumerate([stack] if isinstance(stack, Strategy) else stack, 1):
