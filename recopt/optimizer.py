@@ -22,6 +22,7 @@ from . import tree
 from .dropin import groups as grouping
 from .dropin.plan import Options, Stack, plan
 from .dropin.points import gradients, points_of, write_back
+from .dropin.shards import local, shards_of
 from .dropin.tower import Tower
 from .errors import RecoptError
 
@@ -112,12 +113,15 @@ class Optimizer(torch.optim.Optimizer):
     def _build(self, stack: Stack, number: int, indices: list[int], names: list[str], own: dict[str, Any]) -> None:
         o = self._options
         graph = plan(stack, names, o, own)
-        points = points_of([self.param_groups[number]["params"][i] for i in indices])
-        seed = o.seed + len(self._towers)
-        self._towers.append(Tower(graph, points, fused=o.fused, guard=o.guard, seed=seed))
+        tensors = [self.param_groups[number]["params"][i] for i in indices]
+        self._towers.append(
+            Tower(graph, points_of(tensors), fused=o.fused, guard=o.guard, seed=o.seed + len(self._towers),
+                  shards=shards_of(tensors))
+        )  # fmt: skip
         self._members.append([(number, i) for i in indices])
 
     def _join(self, number: int, names: list[str]) -> None:
+        shards_of([p for g in self.param_groups for p in g["params"]])
         self._towers[0].extend(names)
         self._members[0] += [(number, i) for i in range(len(names))]
 
@@ -195,6 +199,8 @@ class Optimizer(torch.optim.Optimizer):
         tensors = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         if not valid_loss.requires_grad:
             raise RecoptError("valid_loss carries no graph: compute it with gradients enabled, without detach().")
+        if any(tower.shards for tower in self._towers):
+            raise RecoptError("valid_loss is not supported for sharded parameters (FSDP2): leave it out.")
         found = torch.autograd.grad(valid_loss, tensors, allow_unused=True)
         return {id(p): g for p, g in zip(tensors, found, strict=True) if g is not None}
 
@@ -256,7 +262,7 @@ class Optimizer(torch.optim.Optimizer):
             del self.state[KEY]  # type: ignore[arg-type]
 
     def _shapes(self) -> list[list[list[int]]]:
-        return [[list(self.param_groups[g]["params"][i].shape) for g, i in m] for m in self._members]
+        return [[list(local(self.param_groups[g]["params"][i]).shape) for g, i in m] for m in self._members]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken.

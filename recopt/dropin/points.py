@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from ..errors import RecoptError
+from .shards import local, local_gradient
 
 _LOW = (torch.float16, torch.bfloat16)
 
 
 def points_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """``tensors`` themselves; views as real where complex, copies in float32 where of lower precision.
+    """``tensors`` themselves (local parts, if sharded); views as real where complex, copies in float32 where lower.
 
     Raises:
         RecoptError: for a tensor that is neither floating-point nor complex.
     """
     out = []
-    for p in tensors:
+    for p in map(local, tensors):
         if p.is_complex():
             out.append(torch.view_as_real(p.detach()))
         elif p.dtype in _LOW:
@@ -35,7 +36,7 @@ def write_back(points: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
     """Round the float32 copies back into the parameters of lower precision; the others were moved in place."""
     for point, p in zip(points, tensors, strict=True):
         if p.dtype in _LOW:
-            p.copy_(point)
+            local(p).copy_(point)
 
 
 def gradients(found: Sequence[Tensor | None], tensors: Sequence[Tensor], signs: Sequence[float]) -> list[Tensor | None]:
@@ -54,7 +55,8 @@ def gradients(found: Sequence[Tensor | None], tensors: Sequence[Tensor], signs: 
                 f"A gradient of shape {tuple(p.shape)} is sparse ({g.layout}), which recopt.Optimizer does not take: "
                 "use sparse=False in the embedding."
             )
-        real = torch.view_as_real(g.resolve_conj()) if g.is_complex() else g
+        mine = local_gradient(g, p)
+        real = torch.view_as_real(mine.resolve_conj()) if mine.is_complex() else mine
         real = real.float() if real.dtype in _LOW else real
         out.append((-real if sign < 0 else real).detach())
     return out

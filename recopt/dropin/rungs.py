@@ -15,8 +15,9 @@ from ..errors import RecoptError
 from ..level import Level
 from ..normalize import NORMALIZERS
 from ..strategy import Params, State
-from .kernel import Sums, offered
+from .kernel import Kernel, Sums, offered
 from .movers import KernelMover, TapedMover
+from .shards import Shards
 from .signals import plain, same_kind
 from .slot import Slot
 
@@ -26,7 +27,8 @@ FLOOR = 0.01
 
 @dataclass
 class Place:
-    """Where a level stands: its spec, its slot, the window of the levels above it (0: none), if they read cosines."""
+    """Where a level stands: its spec, its slot, the window of the levels above it (0: none), if they read cosines,
+    and how the model is split over processes."""
 
     number: int
     level: Level
@@ -36,6 +38,7 @@ class Place:
     fused: bool
     guard: bool
     cosine: bool = False
+    shards: Shards = field(default_factory=Shards)
 
     def weight(self, recorded: int, objective: str) -> float:
         """∂J/∂f_t for the loss that came after ``recorded`` updates of a window."""
@@ -70,13 +73,18 @@ class TaskRung:
             self.seen.update(fresh)
             self.cohorts.append(Cohort(fresh, self._mover([points[i] for i in fresh])))
 
-    def _mover(self, point: Params) -> KernelMover | TapedMover:
-        place, taped = self.place, self.place.window > 0
+    def closed(self) -> Kernel | None:
+        """The kernel of the strategy, if it can be used here: without one the strategy is taped."""
+        place = self.place
         kernel = offered(place.by.strategy, "kernel") if place.fused and place.by.scalar else None
         short = place.window <= 1 or (getattr(kernel, "linear", False) and self.moved == {"lr"} and not place.cosine)
-        if kernel is not None and short:
+        return kernel if short else None
+
+    def _mover(self, point: Params) -> KernelMover | TapedMover:
+        place, kernel = self.place, self.closed()
+        if kernel is not None:
             return KernelMover(place.by, kernel, point, self.moved, place.window)
-        return TapedMover(place.by, point, place.window, place.seed + len(self.cohorts), taped)
+        return TapedMover(place.by, point, place.window, place.seed + len(self.cohorts), place.window > 0)
 
     def recorded(self) -> int:
         """Updates since the level above stepped, in the oldest cohort."""
@@ -130,7 +138,7 @@ class TaskRung:
                 parts += [d for step in mover.updates for d in step]
             elif mover.recorded:
                 parts += mover.last([points[i] for i in cohort.indices])
-        return float(tree.norm(parts)) if parts else 0.0
+        return self._norm(parts)
 
     def move(self, points: Params, grads: Sequence[Tensor | None], loss: Tensor | None, scale: float) -> None:
         """One step of every cohort, in place on ``points``. Tensors without a gradient stay as they are."""
@@ -164,7 +172,7 @@ class TaskRung:
             return 0.0
         mine = [points[i] for c in self.cohorts for i in c.indices]
         updates = [self._last(c, points) if c.mover.recorded else None for c in self.cohorts]
-        length = float(tree.norm([u for update in updates for u in update or []]))
+        length = self._norm([u for update in updates for u in update or []])
         limit = reach * self._size(mine)
         if not length > limit:
             return length / limit
@@ -185,9 +193,17 @@ class TaskRung:
             self.forget()  # a window is at one rate
         return length / limit
 
-    @staticmethod
-    def _size(points: Params) -> float:
-        return max(float(tree.norm(points)), FLOOR * math.sqrt(sum(p.numel() for p in points)))
+    def _norm(self, parts: Params) -> float:
+        """The norm of ``parts``, over all processes that hold some of them."""
+        if not parts:
+            return 0.0
+        mine = float(tree.norm(parts))
+        shards = self.place.shards
+        return math.sqrt(shards.totals([mine * mine], parts[0].device)[0]) if shards else mine
+
+    def _size(self, points: Params) -> float:
+        (count,) = self.place.shards.totals([sum(p.numel() for p in points)], points[0].device)
+        return max(self._norm(points), FLOOR * math.sqrt(count))
 
     @staticmethod
     def _last(cohort: Cohort, points: Params) -> Params:

@@ -23,6 +23,7 @@ from .guard import Guard
 from .kernel import Sums
 from .rungs import Place, TaskRung
 from .searcher import Searcher, search
+from .shards import Shards
 from .signals import size
 from .slot import Slot
 from .upper import UpperRung
@@ -37,10 +38,16 @@ class Tower:
         fused: whether kernels and formulas are used where strategies offer them.
         guard: whether non-finite signals, explosions and wild steps are acted upon.
         seed: of the generators that strategies draw from.
+        shards: how the tensors are split over processes; ``points`` are the local parts.
+
+    Raises:
+        RecoptError: if the tensors are split and a level of the model is not one of closed sums.
     """
 
-    def __init__(self, graph: Graph, points: Params, *, fused: bool, guard: bool, seed: int) -> None:
-        self.graph, self.guard = graph, Guard(guard)
+    def __init__(
+        self, graph: Graph, points: Params, *, fused: bool, guard: bool, seed: int, shards: Shards | None = None
+    ) -> None:
+        self.graph, self.guard, self.shards = graph, Guard(guard), shards or Shards()
         like = points[0]
         self.slots = {name: Slot(name, strategy, like) for name, strategy in graph.slots.items()}
         self.rungs: list[TaskRung | UpperRung | Searcher] = []
@@ -48,7 +55,8 @@ class Tower:
             above = [m for m in range(len(graph.levels)) if number in graph.subjects[m] and graph.order(m)]
             window = (graph.levels[above[0]].every or 1) if above else 0
             cosine = any(graph.levels[m].normalize == "cosine" for m in above)
-            place = Place(number, level, self.slots[level.by], window, seed * 1000 + number, fused, guard, cosine)
+            place = Place(number, level, self.slots[level.by], window, seed * 1000 + number, fused, guard, cosine,
+                          self.shards)  # fmt: skip
             if level.moves == TASK:
                 names = graph.names[TASK]
                 self.rungs.append(TaskRung(place, graph.moved(number, names)))
@@ -67,6 +75,18 @@ class Tower:
             bottom.rate = self._rate(bottom)
         self.zero_order = any(graph.order(r.place.number) == 0 for r in self.bottoms)
         self.needs_loss = any(isinstance(r, Searcher) for r in self.rungs)
+        if self.shards:
+            self._check_sharded()
+
+    def _check_sharded(self) -> None:
+        for bottom in self.bottoms:
+            level = bottom.place.level
+            if bottom.closed() is None or level.normalize not in (None, "none"):
+                raise RecoptError(
+                    f"'{level.by}' on level {bottom.place.number + 1} needs whole tensors, but the parameters are "
+                    "sharded over processes (DTensor): use sgd, adam, rmsprop or adagrad there, fused, without "
+                    "normalize and with every=1 (more only where lr alone is moved), or DistributedDataParallel."
+                )
 
     def _rate(self, bottom: TaskRung) -> int | None:
         """The index of the coordinate of its learning rate, if levels above move it and it is a logarithm."""
@@ -123,7 +143,12 @@ class Tower:
             for sums in per:
                 for terms in sums.values():
                     parts += terms
-        numbers = iter(_numbers(parts))
+        values = _numbers(parts)
+        if self.shards:
+            squares = [n * n for n in values[: len(there)]]
+            values = self.shards.totals([*squares, *values[len(there) :]], points[0].device)
+            values[: len(there)] = [math.sqrt(n) for n in values[: len(there)]]
+        numbers = iter(values)
         norms = [next(numbers) for _ in there]
         read = [[{k: sum(next(numbers) for _ in range(n)) for k, n in sizes.items()} for sizes in per]
                 for per in layout]  # fmt: skip
