@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import recopt
 from recopt.data import load
@@ -119,13 +120,12 @@ def images(name: str, widths: tuple[int, ...], act: type[nn.Module], limit: int,
     train = found.train[0][:limit].flatten(1).float() / 255
     mean, scale = train.mean(), train.std()
     test = (found.test[0].flatten(1).float() / 255 - mean) / scale
-    batches = math.ceil(len(train) / 256)
     return Work(lambda: mlp(*widths, act=act), (train - mean) / scale, found.train[1][:limit].long(),
-                halves(test, found.test[1].long()), 256, epochs * batches)  # fmt: skip
+                halves(test, found.test[1].long()), 256, epochs * math.ceil(limit / 256))  # fmt: skip
 
 
 def text() -> Work:
-    """NumPy's licence file as characters, cut into rows of 32; every fifth row is held out."""
+    """NumPy's licence files as characters, cut into rows of 32; every fifth row is held out."""
     paths = [f for f in files("numpy") or [] if f.name.startswith("LICENSE") and ".dist-info" in str(f)]
     content = "\n".join(f.read_text(encoding="utf-8") for f in sorted(paths, key=str))
     index = {c: i for i, c in enumerate(sorted(set(content)))}
@@ -163,7 +163,7 @@ def mechanic(model: nn.Module, rate: float) -> torch.optim.Optimizer:
 
 
 def at(module: str, name: str) -> Build:
-    """A class with a rate, everything else at its defaults."""
+    """A class at a rate, everything else at its defaults."""
     return lambda model, rate: peer(module, name, lr=rate)(model, rate)
 
 
@@ -204,7 +204,7 @@ def train(work: Work, rule: Rule, rate: float, seed: int) -> dict[str, Any]:
     model = work.build()
     start, _ = score(model, work.held_out[1])
     optimizer = rule.build(model, rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, work.steps) if rule.cosine else None
+    schedule = CosineAnnealingLR(optimizer, work.steps) if rule.cosine else None
     # DoG's authors: "iterate averaging is crucial", and they ship the averager.
     averager = importlib.import_module("dog").PolynomialDecayAverager(model) if rule.needs == "dog" else None
     if rule.needs == "schedulefree":
@@ -216,15 +216,13 @@ def train(work: Work, rule: Rule, rate: float, seed: int) -> dict[str, Any]:
         optimizer.zero_grad()
         cross_entropy(model(work.inputs[chosen]), work.targets[chosen].flatten()).backward()
         optimizer.step()
-        if schedule is not None:
-            schedule.step()
-        if averager is not None:
-            averager.step()
+        for other in filter(None, (schedule, averager)):
+            other.step()
     if rule.needs == "schedulefree":
         optimizer.eval()
     final = averager.averaged_model if averager is not None else model
-    which = 0 if work.by_loss else 1  # of what score gives
     valid, test = (score(final, half) for half in work.held_out)
+    which = 0 if work.by_loss else 1
     return {"valid": valid[which], "test": test[which], "diverged": not test[0] <= start}
 
 
@@ -261,21 +259,22 @@ def measure(task: str, seeds: int, names: Iterable[str], log: Log) -> None:
 
 def best(tried: dict[float, dict[str, Any]], by_loss: bool) -> float:
     """The rate with the best validation score, the smallest of equals; NaN never wins."""
-    sign = 1 if by_loss else -1
-    return min(tried, key=lambda r: (math.isnan(tried[r]["valid"]), sign * tried[r]["valid"], r))
+    return min(tried, key=lambda r: (math.isnan(v := tried[r]["valid"]), v if by_loss else -v, r))
 
 
-def cell(runs: dict[str, dict[str, Any]], task: str, name: str) -> str:
-    """Median, range, the rate chosen, and how many diverged."""
-    keyed = [(json.loads(key), run) for key, run in runs.items()]
-    found = [(k[2], run) for k, run in keyed if k[:2] == [task, name] and k[3] != TUNING_SEED]
+def cell(runs: dict[str, dict[str, Any]], task: str, name: str, seeds: int) -> str:
+    """Median, range, the rate chosen, how many seeds if not all, and how many diverged."""
+    here = [(*json.loads(key), run) for key, run in runs.items()]
+    here = [(rate, seed, run) for where, rule, rate, seed, run in here if (where, rule) == (task, name)]
+    tried = {rate: run for rate, seed, run in here if seed == TUNING_SEED}
+    chosen = best(tried, task == "text") if tried else 0.0
+    found = [run for rate, seed, run in here if seed != TUNING_SEED and rate == chosen]
     if not found:
         return "not installed" if importlib.util.find_spec(RULES[name].needs) is None else ""
-    form = ".3f" if task == "text" else ".1f"
-    values = [run["test"] for _, run in found]
-    lost = sum(run["diverged"] for _, run in found)
-    middle, low, high = (format(f(values), form) for f in (statistics.median, min, max))
-    rate = f" @{found[0][0]:g}" if RULES[name].rates else ""
+    values, lost = [run["test"] for run in found], sum(run["diverged"] for run in found)
+    middle, low, high = (format(f(values), ".3f" if task == "text" else ".1f") for f in (statistics.median, min, max))
+    rate = f" @{chosen:g}" if RULES[name].rates else ""
+    rate += f", {len(found)} of {seeds} seeds" if len(found) < seeds else ""
     return f"{middle} ({low}–{high}){rate}" + (f", {lost} of {len(found)} diverged" if lost else "")
 
 
@@ -296,7 +295,7 @@ def main() -> None:
         measure(task, options.seeds, options.rules, log)
     print("| rule | " + " | ".join(options.tasks) + " |\n" + "|---" * (len(options.tasks) + 1) + "|")
     for name in options.rules:
-        print(f"| {name} | " + " | ".join(cell(log.runs, task, name) for task in options.tasks) + " |")
+        print(f"| {name} | " + " | ".join(cell(log.runs, task, name, options.seeds) for task in options.tasks) + " |")
 
 
 if __name__ == "__main__":
