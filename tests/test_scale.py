@@ -37,7 +37,7 @@ def test_the_scale_of_the_loss_does_not_matter(name: str, dtype: torch.dtype) ->
     bound = 1e-8 if dtype == torch.float64 else 5e-3
     base = end(name, 0, dtype)
     assert any(float((a - b).abs().max()) > 1e-3 for a, b in zip(base["task"], start(dtype), strict=True))
-    for power in (-6, -3, 3, 6):
+    for power in (k for k in range(-6, 7) if k):
         for slot, values in end(name, power, dtype).items():
             for a, b in zip(values, base[slot], strict=True):
                 torch.testing.assert_close(a, b, rtol=bound, atol=bound, msg=f"{slot}, 10^{power}: {a} {b}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from recopt import tree
 from recopt.bridge import Patched, twice_differentiable
 from recopt.errors import RecoptError
 from recopt.strategy import Params, State, Strategy, Trial
@@ -180,3 +181,38 @@ def test_every_level_is_scored_by_its_own_objective() -> None:
     assert isinstance(made.sink, engines.Recorder)
     for level in (2, 3, 4):
         assert min(made.sink.series(level, "signal_norm")) > 0
+
+
+class Pair(NamedTuple):
+    a: Tensor
+    b: Tensor
+
+
+def test_named_tuples_in_a_state_break_its_copies_and_not_ours() -> None:
+    pair = Pair(torch.ones(2), torch.zeros(2))
+    with pytest.raises(TypeError):
+        higher.utils._recursive_copy_and_cast(pair, None)
+    copied = tree.snapshot(pair)
+    assert type(copied) is Pair
+    assert copied.b is pair.b
+
+
+def test_maximize_is_ignored_there() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, maximize=True)
+    x = torch.ones(1, 2)
+    with higher.innerloop_ctx(model, optimizer) as (patched, differentiable):
+        before = float(patched(x).sum().detach())
+        differentiable.step(patched(x).sum())
+        assert float(patched(x).sum().detach()) < before
+
+
+def test_no_history_of_weights_is_kept() -> None:
+    model = nn.Linear(2, 1)
+    theirs, ours = higher.monkeypatch(model), Patched(model)
+    for _ in range(5):
+        values = [p.detach().clone() for p in model.parameters()]
+        theirs.update_params(values)
+        ours.load(values)
+    assert len(theirs._fast_params) == 6
+    assert len(ours.module._fast_params) == 1
