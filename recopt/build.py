@@ -96,7 +96,7 @@ def make_level(data: Mapping[str, Any], number: int) -> Level:
     try:
         return Level.model_validate(dict(data))
     except ValidationError as why:
-        raise RecoptError(f"In level{number}: {explain(why)}") from None
+        raise RecoptError(f"In level{number}: {explain(why, {'': Level.model_fields})}") from None
 
 
 def place(device: str) -> torch.device:

@@ -11,8 +11,9 @@ from .declare import Option, declared, plain_name
 from .errors import RecoptError
 from .export import export_folder
 from .graph import Graph
+from .level import TASK
 from .plugins import is_known, source_of
-from .spec import Named, Spec, deepen, make_spec, strategies_of
+from .spec import SHORT, Named, Spec, deepen, make_spec, strategies_of
 from .stack import parse
 from .strategy import Strategy
 from .task import Task
@@ -51,9 +52,16 @@ def replan(
 ) -> Plan:  # fmt: skip
     """A run from a spec's mapping, with what is given besides in the place of what it says.
 
-    Arguments and refusals as for :func:`plan`; ``where`` names the mapping in refusals.
+    The mapping may have a ``stack``, with ``depth`` and ``settings`` as :func:`plan` takes them, for ``strategies`` and
+    ``levels``. Arguments and refusals as for :func:`plan`; ``where`` names the mapping in refusals.
     """
-    data = {**data, **{key: value for key, value in fields.items() if value is not None}}
+    data, (own, deep, kept) = _short(data, where)
+    data |= {key: value for key, value in fields.items() if value is not None}
+    # A setting goes with what it is a setting of: given anew, that begins with none.
+    given = [stack if text.partition(".")[0] != TASK else task for text in kept]
+    settings = [*(text for text, anew in zip(kept, given, strict=True) if anew is None), *settings]
+    if stack is None:
+        stack, depth = own, deep if depth is None else depth
     if task is not None:
         data["task"] = task_named(task).model_dump()
     if stack is not None:
@@ -63,6 +71,22 @@ def replan(
     if settings:
         data = with_settings(make_spec(data, where).model_dump(exclude_unset=True, mode="json"), settings)
     return resolve(data, where)
+
+
+def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str | None, int | None, list[str]]]:
+    """A spec's mapping without what :data:`recopt.spec.SHORT` lists, and that: a stack, a depth and settings."""
+    rest = {key: value for key, value in data.items() if key not in SHORT}
+    stack, depth, settings = (data.get(key) for key in SHORT)
+    if stack is not None and not isinstance(stack, str):
+        raise RecoptError(f"In {where}: 'stack' should be text like adam/hypergradient, not {stack!r}.")
+    if double := [key for key in ("strategies", "levels") if stack is not None and key in rest]:
+        raise RecoptError(f"In {where}: 'stack' stands for strategies and levels: leave '{double[0]}' out.")
+    if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 1):
+        raise RecoptError(f"In {where}: 'depth' should be a whole number above 0, not {depth!r}.")
+    listed = [] if settings is None else settings
+    if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+        raise RecoptError(f"In {where}: 'settings' should be a list like [level2.every=20], not {settings!r}.")
+    return rest, (stack, depth, listed)
 
 
 def _stacked(stack: str, depth: int | None, folders: Sequence[str]) -> dict[str, Any]:

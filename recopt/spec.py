@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +40,26 @@ class Named(BaseModel):
 NamedOrText = Annotated[Named, BeforeValidator(_named)]
 
 
+class Choose(BaseModel):
+    """How the values of the rule are chosen that a run hands on: see :mod:`recopt.choosing`.
+
+    Attributes:
+        every: updates of the task between two moments at which the rule is scored; None for a twentieth of the run.
+        tasks: fresh tasks that it is scored on, the same ones each time; as many others are reported on.
+        steps: updates of each.
+        objective: what is scored: the ``sum`` or the ``mean`` of the losses before each update, or the ``last`` loss.
+        patience: the run ends after so many moments in a row without a better score; None for never.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    every: Annotated[int, Field(ge=1)] | None = None
+    tasks: Annotated[int, Field(ge=2, le=1_000_000)] = 64
+    steps: Annotated[int, Field(ge=1)] = 100
+    objective: Literal["sum", "mean", "last"] = "sum"
+    patience: Annotated[int, Field(ge=1)] | None = None
+
+
 class Spec(BaseModel):
     """Everything that determines a run.
 
@@ -48,7 +68,10 @@ class Spec(BaseModel):
         tasks: how many tasks are trained side by side, all by the same strategies.
         steps: updates of the task.
         measure: steps between two measurements on held-out data; 0 for only at the start and the end.
+        choose: how the values that the run hands on are chosen; None for the last ones.
         plugins: folders and files with strategies and tasks, searched first.
+
+    In a file, ``stack`` may stand for ``strategies`` and ``levels``: see :func:`recopt.plan.replan`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,6 +86,7 @@ class Spec(BaseModel):
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     measure: Annotated[int, Field(ge=0)] | None = None
+    choose: Choose | None = None
     plugins: list[str] = []
 
     @property
@@ -114,7 +138,7 @@ def read_spec(path: Path) -> dict[str, Any]:
         place = f", line {mark.line + 1}" if mark else ""
         raise RecoptError(f"The spec {path}{place} is no YAML: {getattr(why, 'problem', None) or why}.") from None
     if not isinstance(data, dict):
-        raise RecoptError(f"The spec {path} should be a mapping with task, strategies and levels.")
+        raise RecoptError(f"The spec {path} should be a mapping, with a task and a stack to begin with.")
     return data
 
 
@@ -126,19 +150,32 @@ def make_spec(data: Mapping[str, Any], where: str = "the spec") -> Spec:
         raise RecoptError(f"In {where}: {explain(why)}") from None
 
 
-def explain(why: ValidationError) -> str:
-    """The first mistake of a validation in one sentence: where, what, and the nearest name that exists."""
-    error = why.errors(include_url=False)[0]
+SHORT = ("stack", "depth", "settings")
+"""What a spec's mapping may have in the place of ``strategies`` and ``levels``."""
+KNOWN: Mapping[str, Iterable[str]] = {
+    "": [*Spec.model_fields, *SHORT], "task": Named.model_fields, "strategies": Named.model_fields,
+    "levels": Level.model_fields, "choose": Choose.model_fields,
+}  # fmt: skip
+"""The names in a spec's mapping, and in what is nested in it."""
+
+
+def explain(why: ValidationError, known: Mapping[str, Iterable[str]] = KNOWN) -> str:
+    """The first mistake of a validation in one sentence: where, what, and the nearest name that exists.
+
+    A name that does not exist comes before one that is missing, which may be what it was meant to be. ``known`` has the
+    names that exist: at the top (``""``), and beneath each name that something is nested in.
+    """
+    errors = why.errors(include_url=False)
+    error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     parts = [str(p) for p in error["loc"] if not str(p).startswith("function-")]
     place = ".".join(parts)
     if len(parts) > 1 and parts[0] == "levels" and parts[1].isdigit():
         place = ".".join([f"level{int(parts[1]) + 1}", *parts[2:]])
     if error["type"] == "extra_forbidden":
-        model: type[BaseModel] = Level if parts[0] == "levels" or why.title == "Level" else Spec
-        if parts[0] in ("task", "strategies"):
-            model = Named
-        return f"there is no '{place}'.{did_you_mean(parts[-1], model.model_fields)}"
+        return f"there is no '{place}'.{did_you_mean(parts[-1], known[parts[0] if len(parts) > 1 else ''])}"
     if error["type"] == "missing":
+        if {("strategies",), ("levels",)} <= {e["loc"] for e in errors}:
+            return "'stack' is missing: name what trains the task, as in stack: adam/hypergradient."
         return f"'{place}' is missing."
     text = _EXPECTED.get(error["type"].partition("_")[0], error["msg"].removeprefix("Value error, "))
     return f"'{place}' {text[0].lower()}{text[1:]}, not {error['input']!r}." if place else f"{text}."
@@ -157,6 +194,7 @@ def write_spec(spec: Spec) -> str:
     data["levels"] = [{k: v for k, v in level.items() if v is not None and v != []} for level in data["levels"]]
     data["strategies"] = {k: _trimmed(v) for k, v in data["strategies"].items()}
     data["task"] = _trimmed(data["task"])
+    data = {key: value for key, value in data.items() if key != "choose" or value is not None}
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
 
 

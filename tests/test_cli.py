@@ -12,6 +12,8 @@ import yaml
 from PIL import Image
 
 from recopt.cli import main
+from recopt.plan import plan, replan
+from recopt.spec import read_spec
 
 
 class Done(NamedTuple):
@@ -152,6 +154,28 @@ SPECS = {
     "idle strategy": (SPEC.replace("by: sgd}", "by: adam}"), "'sgd'"),
     "estimator": (SPEC.replace("moves: adam, by: sgd", "moves: adam, by: sgd, gradient: value"), "reads gradients"),
     "version": (SPEC + "recopt: 2\n", "'recopt' input should be 1, not 2"),
+    "misspelt": ("tsk: quadratic\nstack: adam\n", "In spec.yaml: there is no 'tsk'. Did you mean 'task'?"),
+    "misspelt stack": ("task: quadratic\nstak: adam\n", "there is no 'stak'. Did you mean 'stack'?"),
+    "misspelt setting": (
+        "task: quadratic\nstack: adam\nsetings: []\n",
+        "there is no 'setings'. Did you mean 'settings'?",
+    ),
+    "misspelt in a level": (SPEC.replace("moves: adam,", "move: adam,"), "there is no 'move'. Did you mean 'moves'?"),
+    "no stack": (
+        "task: quadratic\n",
+        "'stack' is missing: name what trains the task, as in stack: adam/hypergradient.",
+    ),
+    "stack and levels": (
+        SPEC + "stack: adam/sgd\n",
+        "'stack' stands for strategies and levels: leave 'strategies' out.",
+    ),
+    "stack's kind": (
+        "task: quadratic\nstack: [adam]\n",
+        "'stack' should be text like adam/hypergradient, not ['adam']",
+    ),
+    "settings' kind": ("task: quadratic\nstack: adam\nsettings: a.b=1\n", "'settings' should be a list"),
+    "depth's kind": ("task: quadratic\nstack: adam\ndepth: two\n", "'depth' should be a whole number above 0"),
+    "depth alone": (SPEC + "depth: 3\n", "'depth' repeats the last strategy of a stack"),
 }
 
 
@@ -276,6 +300,51 @@ def test_a_spec_repeats_a_run_exactly_and_options_change_it(recopt: Recopt) -> N
     other = recopt("run", "rosenbrock", "sgd", "--spec", str(spec), "--no-track")
     assert other.out.startswith("rosenbrock  sgd\nfinished, 12 steps")
     assert recopt("runs", "-n", "2").out.count("finished") == 2
+
+
+SHORT_SPEC = """
+task: quadratic(dim=3)
+stack: adam(lr=0.1)/hypergradient
+settings: [level2.every=5, task.dim=4]
+steps: 8
+"""
+
+
+def test_a_spec_may_have_a_stack_and_settings(tmp_path: Path) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text(SHORT_SPEC)
+    data = read_spec(path)
+    made = replan(data).spec
+    assert made == plan("quadratic(dim=4)", "adam(lr=0.1)/hypergradient", settings=["level2.every=5"], steps=8).spec
+    assert [level.every for level in replan(data, settings=["level2.every=7"]).spec.levels] == [1, 7]
+    assert len(replan({**data, "depth": 4}).spec.levels) == 4
+    assert len(replan({**data, "depth": 4}, depth=3).spec.levels) == 3
+    # What is given anew begins without the settings of what it stands for.
+    other = replan(data, stack="sgd/hypergradient").spec
+    assert (other.task.settings, other.levels[1].every) == ({"dim": 4}, 1)
+    assert replan(data, task="quadratic(dim=2)").spec.task.settings == {"dim": 2}
+    assert replan(data, task="quadratic(dim=2)").spec.levels[1].every == 5
+
+
+def test_a_short_spec_runs(recopt: Recopt) -> None:
+    write(SHORT_SPEC, "short.yaml")
+    done = recopt("run", "--spec", "short.yaml", "--no-track", "--depth", "3")
+    assert done.status == 0, done.err
+    assert "adam(lr=0.1)/hypergradient/hypergradient" in done.out
+
+
+def examples(file: str) -> list[str]:
+    """The run specs in a page, as they stand there."""
+    text = (Path(__file__).parents[1] / file).read_text()
+    return [found for found in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "\nstack: " in found]
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/levels.md"])
+def test_the_spec_in_the_docs_runs(recopt: Recopt, file: str) -> None:
+    [text] = examples(file)
+    write(text, "spec.yaml")
+    done = recopt("run", "--spec", "spec.yaml", *SHORT)
+    assert (done.status, "finished, 6 steps" in done.out) == (0, True), done.err + done.out
 
 
 def test_an_export_has_what_another_machine_needs(recopt: Recopt, monkeypatch: pytest.MonkeyPatch) -> None:

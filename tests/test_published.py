@@ -33,9 +33,9 @@ def test_there_are_specs() -> None:
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_every_spec_can_be_planned(path: Path) -> None:
     data = read_spec(path)
-    if "levels" in data:
+    if "stacks" not in data and "baselines" not in data:
         made = replan(data, where=str(path))
-        assert len(made.graph.levels) == len(data["levels"])
+        assert len(made.graph.levels) >= len(data.get("levels", []))
         return
     spec = make_compare_spec(read_compare_spec(path), str(path))
     task = make_task(spec.task, report_seeds(spec)[0], spec.plugins)

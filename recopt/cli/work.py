@@ -129,8 +129,6 @@ def _planned(what: dict[str, Any]) -> Plan:
         raise RecoptError(f"What is to train '{task}'? Give a stack too, as in: recopt run {task} adam/hypergradient.")
     if spec is None and task is None:
         raise RecoptError("Give a task and a stack, as in: recopt run digits adam/hypergradient; or --spec FILE.yaml.")
-    if what["depth"] is not None and stack is None:
-        raise RecoptError("--depth repeats the last strategy of a stack: give TASK and STACK too.")
     from ..plan import replan
     from ..spec import read_spec
 

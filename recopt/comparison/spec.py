@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..errors import RecoptError, did_you_mean
+from ..errors import RecoptError
 from ..export import STACK
-from ..spec import NamedOrText, explain, read_spec, written
+from ..spec import Named, NamedOrText, explain, read_spec, written
 
 BASELINES = ("sgd", "nesterov", "rmsprop", "adam", "adamw")
 MOST = 1_000_000
@@ -93,18 +93,15 @@ def tuning_seeds(spec: CompareSpec) -> list[int]:
     return [2_000_000_000 + MOST * spec.seed + n for n in range(spec.tune_tasks)]
 
 
+_KNOWN = {"": CompareSpec.model_fields, "stacks": Contender.model_fields, "task": Named.model_fields}
+
+
 def make_compare_spec(data: Mapping[str, Any], where: str = "the comparison") -> CompareSpec:
     """``data`` checked. Raises RecoptError with the place of the first mistake."""
     try:
         spec = CompareSpec.model_validate(dict(data))
     except ValidationError as why:
-        error = why.errors(include_url=False)[0]
-        if error["type"] == "extra_forbidden":
-            parts = [str(part) for part in error["loc"]]
-            known = Contender.model_fields if parts[0] == "stacks" else CompareSpec.model_fields
-            text = f"there is no '{'.'.join(parts)}'.{did_you_mean(parts[-1], known)}"
-            raise RecoptError(f"In {where}: {text}") from None
-        raise RecoptError(f"In {where}: {explain(why)}") from None
+        raise RecoptError(f"In {where}: {explain(why, _KNOWN)}") from None
     if not spec.stacks and not spec.baselines:
         raise RecoptError(f"In {where} there is nothing to compare: give a stack, or baselines.")
     return spec
