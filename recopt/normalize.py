@@ -20,6 +20,8 @@ Normalizer = Callable[[Params, State, Tensor | None], tuple[Params, State]]
 CLIP_NORM = 1.0
 RMS_DECAY = 0.99
 LOG_SIGN_P = 10.0
+CLIP_EACH, CLIP_KNOWN = 3.0, 10.0
+"""An entry's largest size over the running root mean square: as it is passed on, and as that mean counts it."""
 
 
 def _tiny(like: Tensor) -> float:
@@ -58,6 +60,27 @@ def rms(signal: Params, state: State, bound: Tensor | None) -> tuple[Params, Sta
     return out, {"steps": steps, "square": square}
 
 
+def clip_each(signal: Params, state: State, bound: Tensor | None) -> tuple[Params, State]:
+    """Each entry within ±3 s, s the running root mean square per tensor of the signals before; otherwise as it is.
+
+    The mean (decay 0.99, bias-corrected; of the first signal itself as long as there was none but zeros) counts
+    entries up to 10 s only: one signal that is far off raises s by less than half, and yet a lasting rise by
+    a factor of 10⁵ is followed within 40 steps. It bounds outliers and leaves the scale: whether the loss's scale
+    matters depends on the rule that reads the signal (it does not to Adam).
+    """
+    weight = state.get("weight", torch.zeros_like(signal[0].sum()))
+    before = state.get("square") or [torch.zeros_like(g.sum()) for g in signal]
+    out, square = [], []
+    for v, g in zip(before, signal, strict=True):
+        known = v / weight.clamp_min(_tiny(g))
+        size = torch.where(known > 0, known, (g * g).mean()).clamp_min(_tiny(g))
+        limit = CLIP_EACH * size.sqrt()
+        out.append(torch.minimum(torch.maximum(g, -limit), limit))
+        counted = torch.minimum(g * g, CLIP_KNOWN**2 * size)
+        square.append(RMS_DECAY * v + (1 - RMS_DECAY) * counted.mean())
+    return out, {"weight": RMS_DECAY * weight + (1 - RMS_DECAY), "square": square}
+
+
 def cosine(signal: Params, state: State, bound: Tensor | None) -> tuple[Params, State]:
     """g / (‖cotangents‖ ‖updates‖): for a log learning rate, the cosine of updates and what came after them."""
     if bound is None:
@@ -76,5 +99,6 @@ def log_sign(signal: Params, state: State, bound: Tensor | None) -> tuple[Params
 
 
 NORMALIZERS: dict[str, Normalizer] = {
-    "none": none, "clip": clip, "rms": rms, "unit": unit, "cosine": cosine, "log_sign": log_sign,
+    "none": none, "clip": clip, "clip_each": clip_each, "rms": rms, "unit": unit, "cosine": cosine,
+    "log_sign": log_sign,
 }  # fmt: skip

@@ -20,6 +20,7 @@ CASES: list[tuple[str, dict[int, dict[str, Any]], bool]] = [
     ("adam(weight_decay=0.1)/hypergradient/sgd", {}, False),
     ("sgd(lr=0.1)/sgd/sgd", {2: {"normalize": "log_sign"}, 3: {"normalize": "unit"}}, True),
     ("adam/sgd", {1: {"normalize": "rms"}, 2: {"normalize": "clip"}}, True),
+    ("adam/adam", {1: {"normalize": "clip_each"}, 2: {"normalize": "clip_each"}}, True),
     ("adam/adagrad(lr=1)[lr]/sgd", {}, True),
     ("sgd(lr=0.1)/adam", {2: {"every": 4}}, True),
     ("adam/sgd/sgd", {2: {"every": 3, "objective": "last"}, 3: {"every": 2}}, True),

@@ -14,6 +14,10 @@ STACKS: dict[str, tuple[str, dict[int, dict[str, Any]]]] = {
     "adam/sgd/sgd": ("adam(lr=0.02, eps=0)/sgd/sgd", {2: {"normalize": "rms"}, 3: {"normalize": "rms"}}),
     "sgd[unit]/adam": ("sgd(lr=0.02)/adam(eps=0)", {1: {"normalize": "unit"}, 2: {"normalize": "rms"}}),
     "sgd[rms]/adam/sgd": ("sgd(lr=0.02)/adam(eps=0)/sgd", {1: {"normalize": "rms"}}),
+    "adam[clip_each]/adam[clip_each]": (
+        "adam(lr=0.02, eps=0)/adam(eps=0)",
+        {1: {"normalize": "clip_each"}, 2: {"normalize": "clip_each"}},
+    ),
     "exact": ("adam(lr=0.02, eps=0)/sgd", {2: {"gradient": "unroll", "second_order": True, "every": 3}}),
     "windows": ("adam(lr=0.02, eps=0)/adam(eps=0)", {2: {"gradient": "unroll", "every": 4, "normalize": "unit"}}),
     "adam/annealing": ("adam(lr=0.02, eps=0)/annealing", {2: {"every": 6}}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..normalize import CLIP_NORM, LOG_SIGN_P, RMS_DECAY
+from ..normalize import CLIP_EACH, CLIP_KNOWN, CLIP_NORM, LOG_SIGN_P, RMS_DECAY
 from ..strategy import State
 
 TINY = 2.2250738585072014e-308
@@ -17,6 +17,8 @@ def normalized(kind: str, signal: Sequence[float], state: State, bound: float) -
         return list(signal)
     if kind == "rms":
         return _rms(signal, state)
+    if kind == "clip_each":
+        return _clip_each(signal, state)
     if kind == "cosine":
         return [g / max(bound, TINY) for g in signal]
     if kind == "log_sign":
@@ -34,4 +36,18 @@ def _rms(signal: Sequence[float], state: State) -> list[float]:
     for i, g in enumerate(signal):
         v = square[i] = RMS_DECAY * square[i] + (1 - RMS_DECAY) * (g * g)
         out.append(g / math.sqrt(max(v / correction, TINY)))
+    return out
+
+
+def _clip_each(signal: Sequence[float], state: State) -> list[float]:
+    weight = state.get("weight", 0.0)
+    square = state.setdefault("square", [0.0] * len(signal))
+    out = []
+    for i, g in enumerate(signal):
+        known = square[i] / max(weight, TINY)
+        size = max(known if known > 0 else g * g, TINY)
+        limit = CLIP_EACH * math.sqrt(size)
+        out.append(max(-limit, min(g, limit)))
+        square[i] = RMS_DECAY * square[i] + (1 - RMS_DECAY) * min(g * g, CLIP_KNOWN**2 * size)
+    state["weight"] = RMS_DECAY * weight + (1 - RMS_DECAY)
     return out
