@@ -51,7 +51,8 @@ def how(level: Level) -> str:
     if level.gradient == "unroll":
         parts[0] = "unroll" if level.second_order else "unroll, second derivatives dropped"
     if level.episode:
-        parts.append(f"episodes of {level.episode}")
+        growth = f" that grow over {level.curriculum} steps" if level.curriculum else ""
+        parts.append(f"episodes of {level.episode}{growth}")
     if level.normalize != "none":
         parts.append(f"{level.normalize} signal")
     if level.objective != "mean":

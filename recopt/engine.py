@@ -12,6 +12,7 @@ from torch import Generator
 from . import tree
 from .apply import Caller
 from .budget import Budget
+from .episodes import Episodes
 from .evaluate import Evaluator, mix
 from .graph import Graph
 from .level import TASK
@@ -55,7 +56,7 @@ class Engine:
         self._index = [graph.moved(n, graph.names[level.moves]) for n, level in enumerate(self.levels)]
         self.movers = {s: [n for n, x in enumerate(self.levels) if x.moves == s] for s in (TASK, *graph.slots)}
         self.budget = Budget(len(self.levels))
-        self.collector, self.mover = Collector(self), Mover(self)
+        self.collector, self.mover, self.episodes = Collector(self), Mover(self), Episodes(self)
         self.searcher, self.watcher = Searcher(self), Watcher(self)
         torch.manual_seed(mix(seed, 1))
         self.state = self._first_state()

@@ -36,6 +36,8 @@ class Level(BaseModel):
         only: glob patterns on parameter names; empty for all that nothing else moves.
         every: steps of the optimizee's level between two steps of this one (the unroll length).
         episode: steps after which the slot below starts afresh; None if it goes on.
+        curriculum: updates of the slot that it moves over which its episodes grow from one window to ``episode``,
+            by equal factors, in whole windows (a curriculum of lengths: Chen et al. 2020, 2010.09089).
         gradient: where the signal comes from: ``direct`` (the task's own gradient), ``unroll``, ``online``
             (the unroll of length 1, second derivatives dropped) or ``value`` (the meta-loss alone).
         second_order: whether an unroll differentiates through the inner gradients.
@@ -61,6 +63,7 @@ class Level(BaseModel):
     only: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = ()
     every: Annotated[int, Field(ge=1)] | None = None
     episode: Annotated[int, Field(ge=1)] | None = None
+    curriculum: Annotated[int, Field(ge=1)] | None = None
     gradient: GradientName | None = None
     second_order: bool | None = None
     objective: Annotated[str, AfterValidator(_objective)] | None = None
@@ -79,3 +82,11 @@ class Level(BaseModel):
         if self.schedule == "constant" or self.horizon is None:
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * min(age, self.horizon) / self.horizon))
+
+    def length(self, age: int) -> int | None:
+        """The length of an episode that ends when the slot that is moved has had ``age`` updates; None without any."""
+        if self.episode is None or self.curriculum is None:
+            return self.episode
+        every = self.every or 1
+        windows = (self.episode // every) ** min(1.0, age / self.curriculum)
+        return every * int(windows + 1e-9)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from . import guard, tree
 from .apply import Step, over_tasks
 from .level import TASK
-from .state import Record, RunState, Signal, SlotState, Window
+from .state import Record, RunState, Signal
 from .strategy import Params, State, Trial
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Mover:
         """Step level ``number`` if it has a signal, or start its slot afresh if that is due."""
         level, signal = self.levels[number], state.pending[number]
         if level.moves in state.resets and number == max(self.engine.movers[level.moves]):
-            self._afresh(state, level.moves)
+            self.engine.episodes.afresh(state, level.moves)
         if level.gradient == "value" and level.moves != TASK:
             if self.engine.searcher.due(number):
                 # Noted first, so that the state to come back to holds the note as well.
@@ -166,29 +166,6 @@ class Mover:
             keep = self.engine.taping(n)
             update = list(delta) if keep else tree.detach(delta) if self.levels[n].penalty_update else []
             window.records[k].append(Record(list(point) if keep else [], update, null=null))
-
-    # fresh starts
-
-    def _afresh(self, state: RunState, name: str) -> None:
-        """Draw a slot anew: its value, the states of the levels that move it, and everything below."""
-        engine, slot = self.engine, state.slots[name]
-        draw = slot.draw + 1
-        if name == TASK:
-            state.slots[name] = engine.evaluator.fresh(draw)
-            state.slots[name].version = slot.version + 1
-        else:
-            fresh = engine.graph.slots[name].afresh(engine.seed, draw).to(engine.device, engine.dtype)
-            state.slots[name] = SlotState(
-                [p.detach() for p in fresh.parameters()], [], draw=draw, version=slot.version + 1
-            )
-            engine.leaves(state, name)
-        state.guards.pop(name, None)
-        for number in engine.movers[name]:
-            own = state.levels[number]
-            own.strategy, own.normal = engine.init(state, number), {}
-            own.before, own.score, own.search = None, None, None
-            for n in engine.above(number):
-                state.levels[n].window = Window.empty(len(engine.graph.subjects[n]))
 
     # record
 

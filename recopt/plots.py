@@ -26,6 +26,7 @@ FIGURES = frozenset(
         "restored",
         "frozen",
         "null_step",
+        "episode",
     }
 )
 """What a level records besides its hyperparameters; any other key of a level is a hyperparameter."""

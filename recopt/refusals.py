@@ -62,7 +62,7 @@ def _check_task_level(graph: Graph, number: int) -> None:
         _refuse(graph, number, f"a level that moves the task has gradient={wanted}, not {level.gradient}.")
     if level.every != 1:
         _refuse(graph, number, "a level that moves the task steps at every evaluation: drop 'every'.")
-    if level.episode is not None:
+    if level.episode is not None or level.curriculum is not None:
         _refuse(graph, number, "'episode' says when the slot below starts afresh, and there is none below the task.")
     if level.normalize == "cosine":
         _refuse(graph, number, "normalize=cosine compares updates with what came after them: use it above level 1.")
@@ -103,6 +103,8 @@ def _check_upper_level(graph: Graph, number: int) -> None:
         _refuse(
             graph, number, f"an episode of {level.episode} does not hold whole windows of {level.every}: use {near}."
         )
+    if level.curriculum is not None and level.episode is None:
+        _refuse(graph, number, "'curriculum' is how fast episodes grow, and there are none: set 'episode' too.")
     if level.on == "valid" and any(graph.levels[m].moves != TASK for m in subjects):
         _refuse(graph, number, "on=valid needs a task right below: set it on the level over level 1.")
 
@@ -129,8 +131,8 @@ def _check_cosine(graph: Graph, number: int) -> None:
 
 
 def check_movers(graph: Graph) -> None:
-    """Refuse two levels that move one parameter, or end the episodes of one slot at different lengths."""
-    episodes: dict[str, tuple[int, int]] = {}
+    """Refuse two levels that move one parameter, or end the episodes of one slot at different times."""
+    episodes: dict[str, int] = {}
     for number, level in enumerate(graph.levels):
         for m in range(number):
             names = graph.names.get(level.moves)
@@ -143,10 +145,18 @@ def check_movers(graph: Graph) -> None:
                 )
         for m in graph.subjects[number] if level.episode else []:
             slot = graph.levels[m].moves
-            first, length = episodes.setdefault(slot, (number, level.episode or 0))
-            if length != level.episode:
-                _refuse(
-                    graph,
-                    number,
-                    f"level {first + 1} ends episodes of '{slot}' after {length} steps: use the same length.",
-                )
+            _check_episodes(graph, number, episodes.setdefault(slot, number), slot)
+
+
+def _check_episodes(graph: Graph, number: int, first: int, slot: str) -> None:
+    level, other = graph.levels[number], graph.levels[first]
+    ends = f"level {first + 1} ends episodes of '{slot}'"
+    if other.episode != level.episode:
+        _refuse(graph, number, f"{ends} after {other.episode} steps: use the same length.")
+    for key in ("curriculum", "every") if level.curriculum or other.curriculum else ():
+        if getattr(other, key) != getattr(level, key):
+            _refuse(graph, number, f"{ends} with {key}={_said(getattr(other, key))}: use the same, so that they agree.")
+
+
+def _said(value: object) -> object:
+    return "none" if value is None else value

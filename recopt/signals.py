@@ -141,7 +141,7 @@ class Collector:
         self._deliver(state, number, signal)
         if not over:
             self._cut(state, number)
-        self._episode(state, number)
+        self.engine.episodes.close(state, number)
 
     def _heard(self, state: RunState, number: int, signal: Signal) -> None:
         """Refuse a level that never had a hypergradient.
@@ -210,28 +210,10 @@ class Collector:
             if pending is not None:
                 state.pending[m] = tree.detach(pending)
 
-    def _episode(self, state: RunState, number: int) -> None:
-        """Note which slots are to start afresh, now that a window has closed."""
-        episode = self.levels[number].episode
-        for m in self.graph.subjects[number] if episode else []:
-            name = self.levels[m].moves
-            # The window that closes now counts the update that waited for this evaluation.
-            if state.slots[name].age >= (episode or 0):
-                self._reset(state, name)
-
-    def _reset(self, state: RunState, name: str) -> None:
-        """Mark a slot and all that its strategy moves."""
-        if name in state.resets:
-            return
-        state.resets.append(name)
-        for level in self.levels:
-            if level.by == name:
-                self._reset(state, level.moves)
-
     def judged(self, state: RunState, number: int) -> None:
         """What follows when a zero-order level's window has closed."""
         self.reopen(state.levels[number])
-        self._episode(state, number)
+        self.engine.episodes.close(state, number)
 
     def reopen(self, own: LevelState) -> None:
         """Begin a new window at the present evaluation, without a tape."""

@@ -65,6 +65,8 @@ CASES: dict[str, tuple[str, dict[int, dict[str, Any]], dict[str, Any]]] = {
     "nested searches": ("adam(lr=0.02)/annealing/annealing@b", {2: {"every": 6}, 3: {"every": 2}}, {}),
     "episodes of a learned rule": (
         "learned/adam", {2: {"every": 4, "gradient": "unroll", "episode": 12}}, {}),
+    "curriculum": (
+        "learned/adam", {2: {"every": 2, "gradient": "unroll", "episode": 12, "curriculum": 20}}, {}),
     "tasks": ("learned/adam", {2: {"every": 4, "gradient": "unroll", "episode": 8}}, {"tasks": 3}),
     "searches side by side": (
         "adam(lr=0.02)/annealing@a[lr]+annealing@b[beta*]", {2: {"every": 5}, 3: {"every": 8}}, {}),

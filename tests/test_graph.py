@@ -60,6 +60,16 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], dict[str, str], str]] = {
         [L1, {**L2, "gradient": "unroll"}, {"moves": "b", "by": "c", "gradient": "unroll", "second_order": True}],
         {**AB, "c": "sgd"}, "level2.second_order=true or level3.second_order=false"),
     "normalize by zero order": ([{**L1, "normalize": "rms"}], {"a": "annealing"}, "no signal.*drop normalize=rms"),
+    "a curriculum of nothing": ([L1, {**L2, "curriculum": 5}], AB, "'curriculum' is how fast .* set 'episode' too"),
+    "a curriculum of the task": ([{**L1, "curriculum": 5}], {"a": "adam"}, "none below the task"),
+    "two curricula": (
+        [L1, {**L2, "only": "lr", "episode": 4, "curriculum": 3},
+         {"moves": "a", "by": "c", "only": "beta*", "episode": 4}],
+        {**AB, "c": "sgd"}, "level 2 ends episodes of 'task' with curriculum=3: use the same"),
+    "a curriculum in two kinds of windows": (
+        [L1, {**L2, "gradient": "unroll", "only": "lr", "every": 2, "episode": 4, "curriculum": 3},
+         {"moves": "a", "by": "c", "only": "beta*", "episode": 4, "curriculum": 3}],
+        {**AB, "c": "sgd"}, "level 2 ends episodes of 'task' with every=2: use the same"),
     "two lengths of episodes": (
         [L1, {**L2, "only": "lr", "episode": 4}, {"moves": "a", "by": "c", "only": "beta*", "episode": 6}],
         {**AB, "c": "sgd"}, "level 2 ends episodes of 'task' after 4.*same length"),

@@ -80,3 +80,11 @@ def test_the_factor_falls_from_one_to_zero() -> None:
     level = Level(moves="task", by="x", schedule="cosine", horizon=4)
     assert [round(level.factor(n), 12) for n in range(6)] == [1.0, 0.853553390593, 0.5, 0.146446609407, 0.0, 0.0]
     assert Level(moves="task", by="x").factor(3) == 1.0
+
+
+def test_a_curriculum_grows_by_equal_factors_in_whole_windows() -> None:
+    level = Level(moves="a", by="b", every=5, episode=80, curriculum=8)
+    assert [level.length(age) for age in range(11)] == [5, 5, 10, 10, 20, 25, 40, 55, 80, 80, 80]
+    assert Level(moves="a", by="b", every=5, episode=80).length(0) == 80
+    assert Level(moves="a", by="b", every=5).length(3) is None
+    assert Level(moves="a", by="b", every=7, episode=7 * 125, curriculum=1).length(1) == 875
