@@ -3,44 +3,59 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from .card import CARD, card_of
+from .chosen import Chosen
 from .engine import Engine
-from .errors import RecoptError
 from .held_out import models, settled
 from .level import Level
-from .plugins import load_strategy, shipped_folder, source_of
+from .plugins import STACK, is_export, shipped_folder, source_of
 from .spec import Spec
 from .strategy import Strategy
+from .trace import Trace
+from .trained import FORMAT, PLUGINS, VALUES, Trained, read_folder
 
-FORMAT = 1
-STACK, VALUES, MODEL, PLUGINS = "stack.json", "strategies.safetensors", "model.safetensors", "plugins"
+MODEL = "model.safetensors"
 FROM_FILE = "recopt_plugin_"
 """How the names of modules begin that were read from a plugin's file."""
 
 
-def write_export(engine: Engine, spec: Spec, folder: Path) -> None:
-    """Write the trained strategies of ``engine`` into ``folder``, with the trained model and the user's plugins."""
+def write_export(
+    engine: Engine, spec: Spec, folder: Path, trace: Trace | None = None, chosen: Chosen | None = None, *,
+    model: bool = True,
+) -> None:  # fmt: skip
+    """Write the trained strategies of ``engine`` into ``folder``, with a card and the user's plugins.
+
+    Args:
+        trace: of the run, for the meta-losses on the card.
+        chosen: the values to write, if they were chosen; the present ones if not.
+        model: whether the trained model is written too.
+    """
     state, names = settled(engine), engine.graph.names
     folder.mkdir(parents=True, exist_ok=True)
     values = {
         f"{slot}/{name}": _plain(value)
         for slot in engine.graph.slots
-        for name, value in zip(names[slot], state.slots[slot].params, strict=True)
+        for name, value in zip(names[slot], chosen.values[slot] if chosen else state.slots[slot].params, strict=True)
     }
     strategies = {slot: named.model_dump() for slot, named in spec.strategies.items()}
     for slot, strategy in engine.graph.slots.items():
-        if copied := copy_sources(type(strategy), folder / PLUGINS):
+        base = type(strategy)
+        if isinstance(strategy, Trained):  # one that goes on from another export, which is then not needed
+            strategies[slot], base = strategy.named().model_dump(), strategy.export.base(strategy.slot)
+        if copied := copy_sources(base, folder / PLUGINS):
             strategies[slot]["name"] = copied.stem
+    _replace(folder / VALUES, lambda path: path.write_bytes(save(values)))
     described: dict[str, Any] = {
         "recopt": FORMAT,
         "task": spec.task.model_dump(),
@@ -48,10 +63,13 @@ def write_export(engine: Engine, spec: Spec, folder: Path) -> None:
         "spent": engine.budget.plain(),
         "strategies": strategies,
         "levels": [level.model_dump(mode="json", exclude_none=True) for level in spec.levels],
+        **({"chosen": chosen.told()} if chosen else {}),
+        "digests": {VALUES: hashlib.sha256((folder / VALUES).read_bytes()).hexdigest()},
     }
-    _replace(folder / VALUES, lambda path: save_file(values, path))
-    _replace(folder / MODEL, lambda path: save_file(_model(engine), path))
-    _replace(folder / STACK, lambda path: Path(path).write_text(json.dumps(described, indent=2) + "\n"))
+    if model:
+        _replace(folder / MODEL, lambda path: path.write_bytes(save(_model(engine))))
+    _replace(folder / CARD, lambda path: path.write_text(card_of(engine, spec, trace, chosen), encoding="utf-8"))
+    _replace(folder / STACK, lambda path: path.write_text(json.dumps(described, indent=2) + "\n"))
 
 
 def _plain(value: Tensor) -> Tensor:
@@ -107,17 +125,28 @@ def _imported(text: str) -> list[str]:
     return [name.partition(".")[0] for name in names]
 
 
-def _replace(path: Path, write: Any) -> None:
-    part = f"{path}.part"
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    part = path.with_name(f"{path.name}.part")
     write(part)
     os.replace(part, path)
+
+
+def copy_trained(strategy: type[Trained], folder: Path) -> Path | None:
+    """Copy the export that a trained strategy is of into ``folder``, under its name; None if it comes with recopt."""
+    source = strategy.export.folder
+    if source.parent.resolve() == shipped_folder("strategies").resolve():
+        return None
+    copy = folder / strategy.name
+    left = shutil.ignore_patterns(MODEL, "__pycache__")
+    shutil.copytree(source, copy, ignore=left, dirs_exist_ok=True)
+    return copy
 
 
 def export_folder(stack: str | Path) -> Path | None:
     """``stack`` as a folder, if it is one: by what is in it, or because only a path is written like that."""
     path = Path(stack)
     written = isinstance(stack, Path) or stack.startswith(("/", "./", "../"))
-    return path if path.is_dir() and (written or (path / STACK).is_file()) else None
+    return path if path.is_dir() and (written or is_export(path)) else None
 
 
 def read_export(folder: Path) -> tuple[list[Level], dict[str, Strategy]]:
@@ -126,27 +155,5 @@ def read_export(folder: Path) -> tuple[list[Level], dict[str, Strategy]]:
     Raises:
         RecoptError: if the folder is not an export, or its values do not fit its strategies.
     """
-    try:
-        described = json.loads((folder / STACK).read_text())
-        values = load_file(str(folder / VALUES))
-    except (OSError, json.JSONDecodeError, SafetensorError) as why:
-        raise RecoptError(f"{folder} is no export of recopt ({why}): write one with 'recopt export RUN DIR'.") from None
-    if described.get("recopt") != FORMAT:
-        raise RecoptError(f"{folder} has format {described.get('recopt')}, and this recopt reads {FORMAT}.")
-    strategies, places = {}, [folder / PLUGINS] if (folder / PLUGINS).is_dir() else []
-    for slot, named in described["strategies"].items():
-        made = load_strategy(named["name"], places, f"in {folder / STACK}")(
-            domains=named["domains"] or None, **named["settings"]
-        )
-        _fill(made, slot, values, folder)
-        strategies[slot] = made
-    return [Level(**level) for level in described["levels"]], strategies
-
-
-def _fill(strategy: Strategy, slot: str, values: dict[str, Tensor], folder: Path) -> None:
-    with torch.no_grad():
-        for name, parameter in strategy.named_parameters():
-            found = values.get(f"{slot}/{name}")
-            if found is None or found.shape != parameter.shape:
-                raise RecoptError(f"{folder / VALUES} does not fit '{slot}': {name} is missing or of another shape.")
-            parameter.copy_(found)
+    export = read_folder(folder)
+    return export.told.levels, {slot: export.make(slot) for slot in export.told.strategies}

@@ -12,12 +12,13 @@ from .errors import RecoptError
 from .export import export_folder
 from .graph import Graph
 from .level import TASK
-from .plugins import is_known, source_of
+from .plugins import canonical, is_export, is_known, source_of
 from .spec import SHORT, Named, Spec, deepen, make_spec, strategies_of
 from .stack import parse
 from .strategy import Strategy
 from .task import Task
 from .tasks import name_of
+from .trained import Trained
 
 
 class Plan(NamedTuple):
@@ -91,12 +92,15 @@ def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[s
 
 def _stacked(stack: str, depth: int | None, folders: Sequence[str]) -> dict[str, Any]:
     """A stack as the ``strategies`` and ``levels`` of a spec, with nothing filled in yet."""
-    if export_folder(stack):
-        raise RecoptError(f"'{stack}' is a folder, not a stack: 'recopt compare' and recopt.Optimizer take exports.")
+    if folder := export_folder(stack):
+        if not is_export(folder):
+            raise RecoptError(f"'{stack}' is a folder, not a stack, and no export: 'recopt export RUN DIR' writes one.")
+        stack, folders = canonical(folder.resolve().name), [str(folder), *folders]
     layers = deepen(parse(stack), depth)
     found = strategies_of(layers)
     levels = stack_levels(layers, make_strategies(found, 0, folders, f"in '{stack}'"))
     return {
+        **({"plugins": list(folders)} if folder else {}),
         "strategies": {slot: named.model_dump() for slot, named in found.items()},
         "levels": [level.model_dump(exclude_unset=True, mode="json") for level in levels],
     }
@@ -168,8 +172,9 @@ def plan_of(task: str | Task, stack: str | Graph, *, seed: int = 0, depth: int |
 
 
 def _strategy_in_words(strategy: Strategy) -> Named:
+    name = strategy.name if isinstance(strategy, Trained) else _file_name(type(strategy))
     settings = {key: value for key, value in strategy._made_with.items() if key != "domains"}
-    return Named(name=_file_name(type(strategy)), settings=settings, domains=dict(strategy._made_with["domains"] or {}))
+    return Named(name=name, settings=settings, domains=dict(strategy._made_with["domains"] or {}))
 
 
 def _task_in_words(task: Task) -> Named:

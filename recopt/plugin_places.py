@@ -19,6 +19,8 @@ Places = PathLike | Sequence[PathLike]
 
 _GROUPS: dict[Kind, str] = {"strategy": "recopt.strategies", "task": "recopt.tasks"}
 _NAME = re.compile(r"[A-Za-z][\w.-]*")
+STACK = "stack.json"
+"""The file by which a folder is known as an export of trained strategies."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,26 @@ def shipped_folder(name: Literal["strategies", "runs"]) -> Path:
     raise RecoptError(f"This installation of recopt lacks its folder '{name}': install it again.")
 
 
-def candidates(kind: Kind, folders: Places) -> Iterator[Candidate]:
+def is_export(path: Path) -> bool:
+    """Whether ``path`` is a folder that ``recopt export`` wrote, by what is in it."""
+    return (path / STACK).is_file()
+
+
+def candidates(kind: Kind, folders: Places, exports: bool = True) -> Iterator[Candidate]:
     """Every plugin there is, in the order of precedence; none is imported.
+
+    Args:
+        exports: whether exports of trained strategies are among them.
 
     Raises:
         RecoptError: if one of ``folders`` is not there.
     """
     for given in map(Path, [folders] if isinstance(folders, str | Path) else folders):
-        if given.is_dir():
-            yield from _in_folder(kind, given, f"{given}")
+        if is_export(given) and exports:
+            yield _one(kind, canonical(given.resolve().name), [given], f"{given}")
+        elif given.is_dir():
+            beside = given.resolve() != shipped_folder("strategies").resolve()
+            yield from _in_folder(kind, given, f"{given}", exports, beside)
         elif given.is_file() and given.suffix == ".py":
             yield Candidate(canonical(given.stem), f"{given}", partial(class_in_file, kind, given), given)
         else:
@@ -69,44 +82,66 @@ def candidates(kind: Kind, folders: Places) -> Iterator[Candidate]:
     else:
         local, shipped = Path("strategies"), shipped_folder("strategies")
         if local.is_dir() and local.resolve() != shipped.resolve():
-            found = _in_folder(kind, local, "./strategies")
+            found = _in_folder(kind, local, "./strategies", exports)
             yield from (candidate for candidate in found if not _is_copy(candidate.path, shipped))
-        yield from _in_folder(kind, shipped, "shipped", beside=False)
-    yield from _installed(kind)
+        yield from _in_folder(kind, shipped, "shipped", exports, beside=False)
+    yield from _installed(kind, exports)
 
 
-def _in_folder(kind: Kind, folder: Path, origin: str, beside: bool = True) -> Iterator[Candidate]:
+def _in_folder(kind: Kind, folder: Path, origin: str, exports: bool, beside: bool = True) -> Iterator[Candidate]:
     groups: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*.py")):
-        if not path.name.startswith(("_", ".")):
-            groups.setdefault(canonical(path.stem), []).append(path)
+    for path in sorted(folder.iterdir()):
+        taken = path.suffix == ".py" and path.is_file()
+        if not path.name.startswith(("_", ".")) and (taken or (exports and is_export(path))):
+            groups.setdefault(canonical(path.stem if taken else path.name), []).append(path)
     for name, paths in groups.items():
-        load: Callable[[], type | None] = partial(class_in_file, kind, paths[0], beside)
-        if len(paths) > 1:
-            load = partial(_refuse, f"{paths[0]} and {paths[1].name} have the same name, '{name}': rename one.")
-        elif not _NAME.fullmatch(name):
-            load = partial(_refuse, f"'{name}' cannot be written in a stack: rename {paths[0]}.")
-        yield Candidate(name, origin, load, paths[0])
+        yield _one(kind, name, paths, origin, beside)
+
+
+def _one(kind: Kind, name: str, paths: list[Path], origin: str, beside: bool = True) -> Candidate:
+    """The file or export at ``paths[0]``; whatever else is there has the same name."""
+    path = paths[0]
+    load: Callable[[], type | None] = partial(class_in_file, kind, path, beside)
+    if len(paths) > 1:
+        load = partial(_refuse, f"{path} and {paths[1].name} have the same name, '{name}': rename one.")
+    elif not _NAME.fullmatch(name):
+        load = partial(_refuse, f"'{name}' cannot be written in a stack: rename {path}.")
+    elif is_export(path):
+        load = partial(class_of_export, kind, path, name)
+    return Candidate(name, origin, load, path)
+
+
+def class_of_export(kind: Kind, folder: Path, name: str) -> type | None:
+    """The strategy ``name`` that an export stands for; None where a task is wanted.
+
+    Raises:
+        RecoptError: if it is damaged, or stands for no single strategy.
+    """
+    if kind != "strategy":
+        return None
+    from .trained import trained_class  # now, not above: it imports torch
+
+    return trained_class(folder, name)
 
 
 def _refuse(text: str) -> None:
     raise RecoptError(text)
 
 
-def _installed(kind: Kind) -> Iterator[Candidate]:
+def _installed(kind: Kind, exports: bool) -> Iterator[Candidate]:
     groups: dict[str, list[metadata.EntryPoint]] = {}
     for point in metadata.entry_points(group=_GROUPS[kind]):
         groups.setdefault(canonical(point.name), []).append(point)
     for name, points in sorted(groups.items()):
         owners = [point.dist.name if point.dist else point.module for point in points]
-        load: Callable[[], type | None] = partial(_class_of_entry, kind, points[0], owners[0])
+        load: Callable[[], type | None] = partial(_class_of_entry, kind, points[0], owners[0], exports)
         if len({point.value for point in points}) > 1:
             both = " and ".join(dict.fromkeys(owners))
             load = partial(_refuse, f"Installed packages offer the {kind} '{name}' more than once ({both}): keep one.")
         yield Candidate(name, f"installed ({owners[0]})", load)
 
 
-def _class_of_entry(kind: Kind, point: metadata.EntryPoint, owner: str) -> type | None:
+def _class_of_entry(kind: Kind, point: metadata.EntryPoint, owner: str, exports: bool) -> type | None:
     place = f"The {kind} '{point.name}' of the installed package {owner}"
     try:
         loaded = point.load()
@@ -116,17 +151,25 @@ def _class_of_entry(kind: Kind, point: metadata.EntryPoint, owner: str) -> type 
         if not issubclass(loaded, base_of(kind)):
             raise RecoptError(f"{place} is no subclass of recopt.{base_of(kind).__name__}: {point.value}.")
         return loaded
+    for folder in map(Path, getattr(loaded, "__path__", ())):  # a package's folder may be an export
+        if is_export(folder):
+            return class_of_export(kind, folder, canonical(point.name)) if exports else None
     return class_in(kind, loaded, place)
 
 
 def _is_copy(path: Path | None, folder: Path) -> bool:
     """Whether ``folder`` has it too, to the byte: in a checkout, all that is installed is there twice."""
-    return path is not None and (folder / path.name).is_file() and same(path, folder / path.name)
+    return path is not None and (folder / path.name).exists() and same(path, folder / path.name)
 
 
 def same(a: Path, b: Path) -> bool:
-    """Whether two files are one, or have the same content."""
-    return a.resolve() == b.resolve() or a.read_bytes() == b.read_bytes()
+    """Whether two files or folders are one, or have the same content."""
+    return a.resolve() == b.resolve() or _content(a) == _content(b)
+
+
+def _content(path: Path) -> dict[Path, bytes]:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {file.relative_to(path): file.read_bytes() for file in files}
 
 
 def canonical(name: str) -> str:

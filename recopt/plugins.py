@@ -13,6 +13,9 @@ So a user's file goes before a shipped one of the same name, with a :class:`Shad
 installed package never changes what a name means. A path that ends in ``.py`` is taken as it is. Only the file
 that is asked for is run; a user's folder is added at the end of ``sys.path``, so that a plugin may import what is
 beside it.
+
+In each of these places a folder that ``recopt export`` wrote is a strategy too, by the folder's name, with the values
+it was trained to; of an installed package it is a folder inside the package that the entry point names.
 """
 
 from __future__ import annotations
@@ -27,17 +30,30 @@ from typing import TYPE_CHECKING, cast
 
 from .errors import RecoptError, unknown
 from .plugin_file import OTHER, Kind, class_in_file, source_of
-from .plugin_places import Candidate, Places, candidates, canonical, same, shipped_folder
+from .plugin_places import (
+    STACK,
+    Candidate,
+    Places,
+    candidates,
+    canonical,
+    class_of_export,
+    is_export,
+    same,
+    shipped_folder,
+)
 
 if TYPE_CHECKING:
     from .strategy import Strategy
     from .task import Task
 
 __all__ = [
+    "STACK",
     "Kind",
     "Places",
     "PluginInfo",
     "ShadowedPlugin",
+    "canonical",
+    "is_export",
     "is_known",
     "list_strategies",
     "list_tasks",
@@ -61,9 +77,10 @@ class PluginInfo:
         name: the name it is asked for by.
         kind: ``strategy`` or ``task``.
         origin: ``shipped``, ``installed (DISTRIBUTION)``, or the folder or file it was found in.
-        path: its file, where it is one of its own.
+        path: its file or folder, where it has one of its own.
         summary: the first line of its docstring.
         problem: why it cannot be used; None if it can.
+        trained: whether it is an export, with the values it was trained to.
         shadows: the origins of others of the same name, which are not used.
     """
 
@@ -73,20 +90,22 @@ class PluginInfo:
     path: Path | None = None
     summary: str = ""
     problem: str | None = None
+    trained: bool = False
     shadows: tuple[str, ...] = ()
 
 
-def load_strategy(name: str, folders: Places = (), where: str = "") -> type[Strategy]:
+def load_strategy(name: str, folders: Places = (), where: str = "", *, exports: bool = True) -> type[Strategy]:
     """The strategy class called ``name``, or the one in the file ``name`` if that ends in ``.py``.
 
     Args:
         folders: folders and files to search first.
         where: the place to name in a refusal, such as ``in 'adm/sgd'``.
+        exports: whether it may be an export: a trained strategy.
 
     Raises:
         RecoptError: for an unknown name, a folder that is not there, or a plugin that cannot be used.
     """
-    return cast("type[Strategy]", _load("strategy", name, folders, where))
+    return cast("type[Strategy]", _load("strategy", name, folders, where, exports))
 
 
 def load_task(name: str, folders: Places = (), where: str = "") -> type[Task]:
@@ -98,7 +117,7 @@ def load_task(name: str, folders: Places = (), where: str = "") -> type[Task]:
 
 
 def load_any(name: str, folders: Places = ()) -> tuple[Kind, type]:
-    """The strategy or the task called ``name`` (of a name that is both, the strategy), or in the file ``name``.
+    """The strategy or the task called ``name`` (of both, the strategy), or in the file, or of the export, ``name``.
 
     Raises:
         RecoptError: as :func:`load_strategy`.
@@ -108,6 +127,9 @@ def load_any(name: str, folders: Places = ()) -> tuple[Kind, type]:
             raise RecoptError(f"There is no file '{name}': give the path of a file with a strategy or a task.")
         found = class_in_file("strategy", Path(name))
         return ("task", load_task(name)) if found is None else ("strategy", found)
+    if is_export(Path(name)):
+        folder = Path(name)
+        return "strategy", cast(type, class_of_export("strategy", folder, canonical(folder.resolve().name)))
     kinds: tuple[Kind, Kind] = ("strategy", "task")
     for kind in kinds:
         for candidate in candidates(kind, folders):
@@ -142,10 +164,10 @@ def list_tasks(folders: Places = ()) -> list[PluginInfo]:
     return _list("task", folders)
 
 
-def _load(kind: Kind, name: str, folders: Places, where: str) -> type:
+def _load(kind: Kind, name: str, folders: Places, where: str, exports: bool = True) -> type:
     if name.endswith(".py"):
         return _load_path(kind, Path(name), where)
-    places = list(candidates(kind, folders))
+    places = list(candidates(kind, folders, exports))
     matching = [c for c in places if c.name == canonical(name)]
     for i, candidate in enumerate(matching):
         found = candidate.load()
@@ -190,7 +212,9 @@ def _first_info(kind: Kind, group: list[Candidate]) -> PluginInfo | None:
         except RecoptError as why:
             return replace(info, problem=str(why))
         if found is not None:
-            return replace(info, summary=_summary(found))
+            from .trained import Trained  # now, not above: it imports torch
+
+            return replace(info, summary=_summary(found), trained=issubclass(found, Trained))
     return None
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from .draw import draw_file
-from .export import copy_sources
+from .export import copy_sources, copy_trained
 from .plan import Plan
 from .spec import Spec, write_spec
 from .tracker import LevelInfo, Tracker
+from .trained import Trained
 
 
 def start_record(
@@ -60,5 +61,8 @@ def _levels(spec: Spec) -> list[LevelInfo]:
 def keep_sources(plan: Plan, folder: Path) -> None:
     """Copies of the user's own plugins, as they were run, beside what they produced."""
     for slot in plan.graph.slots.values():
-        copy_sources(type(slot), folder / "strategies")
+        if isinstance(slot, Trained):
+            copy_trained(type(slot), folder / "strategies")
+        else:
+            copy_sources(type(slot), folder / "strategies")
     copy_sources(type(plan.task), folder / "task")

@@ -206,7 +206,7 @@ class Session:
         if self.tracker and folder:
             save_trace(self.trace, folder / TRACE)
             save_plots(self.trace, folder, self.graph.describe(), self._names())
-            write_export(self.engine, self.spec, folder / "export")
+            write_export(self.engine, self.spec, folder / "export", self.trace)
             self._end(status, after)
             run_id = self.tracker.run_id
         return Result(

@@ -39,7 +39,8 @@ def _list(found: list[PluginInfo]) -> None:
     rows = table("name", "", "from", wrap=(1,))
     for info in found:
         text = f"[red]{escape(info.problem)}[/]" if info.problem else escape(info.summary)
-        rows.add_row(f"[bold]{info.name}[/]", text, escape(info.origin))
+        mark = ", [green]trained[/]" if info.trained else ""
+        rows.add_row(f"[bold]{info.name}[/]", text, escape(info.origin) + mark)
     out = console()
     out.print(rows)
     out.print("\nrecopt show NAME tells more of one.", style="dim")
@@ -49,27 +50,47 @@ def _list(found: list[PluginInfo]) -> None:
 @click.argument("name")
 @PLUGINS
 def show(name: str, plugins: tuple[str, ...]) -> None:
-    """Show a strategy or a task: what it does, its hyperparameters, their domains and defaults."""
+    """Show a strategy or a task: what it does, its hyperparameters, their domains and defaults.
+
+    Of a trained strategy, or the folder of an export, it shows the card, and the values it was trained to.
+    """
     from ..declare import Hyper, Option, declared
     from ..plugins import load_any
     from .report import console
 
     kind, found = load_any(name, plugins)
     hypers, options = declared(found, Hyper), declared(found, Option)
+    values = _values(found, {**hypers, **options})
     out = console()
     out.print(f"{name}, a {kind}", style="bold", markup=False)
     out.print(_doc(found), markup=False)
     if kind == "strategy":
         out.print(_kind(found), markup=False)
         if hypers:
-            out.print(_hypers(hypers), markup=True)
+            out.print(_hypers(hypers, values), markup=True)
     if hypers and options:
         out.print()
     if options:
-        out.print(_options(options), markup=True)
+        out.print(_options(options, values), markup=True)
     if not hypers and not options:
         out.print("It has no settings.")
-    out.print(_example(name, kind, hypers, options), style="dim", markup=False)
+    first = next(iter(hypers or options), None)
+    out.print(_example(name, kind, first, values.get(first or "")), style="dim", markup=False)
+
+
+def _values(found: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """What each setting is if it is not given: its default, or of a trained strategy what it was trained with."""
+    if not _is_trained(found):
+        return {name: setting.default for name, setting in settings.items()}
+    made = found()
+    values = {name: getattr(made, name) for name in settings}
+    return {name: float(v.detach()) if hasattr(v, "detach") else v for name, v in values.items()}
+
+
+def _is_trained(found: type) -> bool:
+    from ..trained import Trained
+
+    return issubclass(found, Trained)
 
 
 def _doc(plugin: type) -> str:
@@ -81,7 +102,8 @@ def _doc(plugin: type) -> str:
 
 def _kind(strategy: Any) -> str:
     reads = "gradients" if strategy.order else "losses only (zero-order)"
-    learned = "; its weights are meta-parameters, to be trained" if strategy.learned else ""
+    state = "trained" if _is_trained(strategy) else "to be trained"
+    learned = f"; its weights are meta-parameters, {state}" if strategy.learned else ""
     settings = [f"{key} {value}" for key, value in strategy.level.items()]
     above = [f"{key} {value}" for key, value in strategy.above.items()]
     lines = [f"Reads {reads}{learned}."]
@@ -95,7 +117,7 @@ def _kind(strategy: Any) -> str:
 _RANGES = {"positive": "above 0", "unit": "0 to 1", "real": "any"}
 
 
-def _hypers(hypers: dict[str, Any]) -> Any:
+def _hypers(hypers: dict[str, Any], values: dict[str, Any]) -> Any:
     from rich.markup import escape
 
     from .report import table
@@ -104,20 +126,21 @@ def _hypers(hypers: dict[str, Any]) -> Any:
     for name, hyper in hypers.items():
         domain = _RANGES.get(hyper.domain.name, hyper.domain.name)
         off = f", or {hyper.off:g}" if hyper.off is not None else ""
-        rows.add_row(f"[bold]{name}[/]", f"{hyper.default:g}", f"{hyper.domain.name} ({domain}{off})",
-                     escape(hyper.help))  # fmt: skip
+        above = "" if hyper.above is None else f"; {hyper.above:g} where it moves logarithms of hyperparameters"
+        rows.add_row(f"[bold]{name}[/]", f"{values[name]:g}", f"{hyper.domain.name} ({domain}{off})",
+                     escape(hyper.help + above))  # fmt: skip
     return rows
 
 
-def _options(options: dict[str, Any]) -> Any:
+def _options(options: dict[str, Any], values: dict[str, Any]) -> Any:
     from rich.markup import escape
 
     from .report import table
 
     rows = table("option", "default", "values", "", right=(1,), wrap=(2, 3))
     for name, option in options.items():
-        values = ", ".join(map(str, option.choices)) if option.choices else _type(option.default)
-        rows.add_row(f"[bold]{name}[/]", escape(_word(option.default)), escape(values), escape(option.help))
+        known = ", ".join(map(str, option.choices)) if option.choices else _type(option.default)
+        rows.add_row(f"[bold]{name}[/]", escape(_word(values[name])), escape(known), escape(option.help))
     return rows
 
 
@@ -132,9 +155,7 @@ def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _example(name: str, kind: str, hypers: dict[str, Any], options: dict[str, Any]) -> str:
-    first = next(iter(hypers or options), None)
-    default = (hypers or options)[first].default if first else None
+def _example(name: str, kind: str, first: str | None, default: object) -> str:
     value = f"{default:g}" if isinstance(default, float) else _word(default)
     text = f"'{name}({first}={value})'" if first else name
     return f"\nrecopt run digits {text}" if kind == "strategy" else f"\nrecopt run {text} adam"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any, Literal
 
 from ..build import make_strategies
 from ..errors import RecoptError
-from ..export import STACK, read_export
+from ..export import read_export
 from ..graph import Graph
 from ..level import TASK, Level, Schedule
 from ..plan import plan_of
+from ..plugins import is_export
 from ..spec import Named, written
 from ..task import Task
+from ..trained import Trained, read_folder
 from .spec import CompareSpec, Contender
 
 Kind = Literal["stack", "export", "baseline"]
@@ -54,7 +55,7 @@ def contender(asked: Contender, task: str | Task, spec: CompareSpec) -> Competit
         RecoptError: for an unknown name or setting, a graph that cannot work, or one that draws new tasks on its way.
     """
     folder = Path(asked.stack)
-    if (folder / STACK).is_file():
+    if is_export(folder):
         if asked.settings:
             raise RecoptError(f"'{folder}' is an export, which has no settings to change: leave them out.")
         return _exported(asked, folder, spec.guards)
@@ -70,9 +71,19 @@ def stacked(name: str, graph: Graph, spec: CompareSpec, trained: int | None = No
                 f"In '{name}' level {number} starts afresh every {level.episode} steps, and the comparison has "
                 f"{spec.steps}: train it with 'recopt run', export it, and compare the exported folder."
             )
-    learned = [slot for slot, s in graph.slots.items() if s.learned]
-    notes = (f"'{learned[0]}' starts untrained.",) if learned else ()
-    return Competitor(name, _guarded(graph, spec.guards), "stack", 0 if trained is None else trained, notes=notes)
+    learned = [slot for slot, s in graph.slots.items() if s.learned and not isinstance(s, Trained)]
+    notes = [f"'{learned[0]}' starts untrained."] if learned else []
+    exports = {type(s).export.folder: type(s).export for s in graph.slots.values() if isinstance(s, Trained)}
+    spent = [export.spent for export in exports.values()]
+    if trained is None:
+        trained = None if None in spent else sum(n for n in spent if n is not None)
+        notes += [_UNKNOWN] if None in spent else []
+    still = exports and all(level.moves == TASK for level in graph.levels)
+    kind: Kind = "export" if still else "stack"
+    return Competitor(name, _guarded(graph, spec.guards), kind, trained, notes=tuple(notes))
+
+
+_UNKNOWN = "What its training took is not known: give 'trained'."
 
 
 def _exported(asked: Contender, folder: Path, guards: bool) -> Competitor:
@@ -81,15 +92,9 @@ def _exported(asked: Contender, folder: Path, guards: bool) -> Competitor:
     own = [level for level in levels if level.moves == TASK]
     slots = {level.by: strategies[level.by] for level in own}
     graph = _guarded(Graph(own, slots), guards)
-    prepared = asked.trained if asked.trained is not None else _spent(folder)
-    notes = () if prepared is not None else ("What its training took is not known: give 'trained'.",)
+    prepared = asked.trained if asked.trained is not None else read_folder(folder).spent
+    notes = () if prepared is not None else (_UNKNOWN,)
     return Competitor(asked.name or folder.name, graph, "export", prepared, notes=notes)
-
-
-def _spent(folder: Path) -> int | None:
-    """The evaluations that an export says its training took."""
-    rows = json.loads((folder / STACK).read_text()).get("spent")
-    return sum(row["loss"] + row["gradient"] for row in rows) if rows else None
 
 
 def rule(

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..errors import RecoptError
-from ..export import STACK
+from ..plugins import is_export
 from ..spec import Named, NamedOrText, explain, read_spec, written
 
 BASELINES = ("sgd", "nesterov", "rmsprop", "adam", "adamw")
@@ -123,7 +123,7 @@ def read_compare_spec(path: Path) -> dict[str, Any]:
 def _found(item: object, folder: Path) -> object:
     if isinstance(item, Mapping) and "stack" in item:
         return {**item, "stack": _found(item["stack"], folder)}
-    if isinstance(item, str) and not (Path(item) / STACK).is_file() and (folder / item / STACK).is_file():
+    if isinstance(item, str) and not is_export(Path(item)) and is_export(folder / item):
         return str(folder / item)
     return item
 
