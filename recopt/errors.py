@@ -10,6 +10,10 @@ class RecoptError(Exception):
     """A mistake the user can mend. The message names the place and the remedy; the CLI exits with 2."""
 
 
+class DataMissing(RecoptError):
+    """Data that are neither on this machine nor could be fetched."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` if a known name is close, else `` Known: …``, ready to append."""
     names = sorted(known)

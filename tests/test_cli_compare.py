@@ -134,3 +134,49 @@ def test_shipped_comparisons_are_complete(path: Path) -> None:
     spec = make_compare_spec(yaml.safe_load(path.read_text()))
     for text in spec.baselines:
         baseline(text)
+
+
+def test_a_series_runs_each_row_and_says_which_data_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECOPT_OFFLINE", "1")
+    monkeypatch.setenv("RECOPT_DATA", str(tmp_path / "nowhere"))
+    each = [
+        {"name": "ten: 1/2", "task": "quadratic"}, {"task": "quadratic(dim=2)", "seeds": 5},
+        {"name": "letters", "task": "emnist"},
+    ]  # fmt: skip
+    spec = {"stacks": ["sgd(lr=1e-5)"], "baselines": ["sgd[lr]"], "seeds": 9, "each": each}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(spec))
+    assert call("compare", "--spec", "s.yaml", "--steps", "6", "--tune", "4", "--tune-tasks", "4", "-o", "out") == 0
+    assert "letters: not run here. Data are missing" in capsys.readouterr().out
+    lines = list(csv.DictReader((tmp_path / "out/series.csv").open()))
+    assert [line["row"] for line in lines] == 2 * ["ten: 1/2"] + 2 * ["quadratic(dim=2)"]
+    for folder, own, count in (("ten-1-2", lines[:2], 9), ("quadratic-dim=2", lines[2:], 5)):
+        scores: dict[str, list[float]] = {}
+        for run in csv.DictReader((tmp_path / "out" / folder / "runs.csv").open()):
+            scores.setdefault(run["name"], []).append(float(run["score"]))
+        means = [float(np.mean(values)) for values in scores.values()]
+        assert [len(values) for values in scores.values()] == [count, count]
+        assert [float(line["mean"]) for line in own] == pytest.approx(means)
+        assert [float(line["ratio"]) for line in own] == pytest.approx([means[0] / means[1], 1])
+    assert "| letters | not run here |  |" in (tmp_path / "out/series.md").read_text()
+    assert (tmp_path / "out/series.png").stat().st_size > 5_000
+    assert {run.name for run in list_runs(None, 5)} == {"ten: 1/2", "quadratic(dim=2)"}
+
+
+@pytest.mark.parametrize(
+    ("each", "said"),
+    [
+        ({"task": "quadratic"}, "'each' should be a list of mappings"),
+        ([{"task": "quadratic"}, {"task": "quadratic"}], "two rows under 'each' are called 'quadratic'"),
+        ([{"task": "quadratic", "step": 3}], "each 1: there is no 'step'. Did you mean 'steps'?"),
+    ],
+)
+def test_what_a_series_refuses(
+    each: object, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"stacks": ["sgd"], "each": each}))
+    assert call("compare", "--spec", "s.yaml") == 2
+    assert said in " ".join(capsys.readouterr().err.split())

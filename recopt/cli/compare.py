@@ -13,7 +13,7 @@ from ..errors import RecoptError
 from .work import STORE
 
 if TYPE_CHECKING:
-    from ..comparison import CompareSpec
+    from ..comparison import CompareSpec, Comparison, Row
 
 Command = Callable[..., Any]
 
@@ -79,39 +79,63 @@ def compare(
 
     Baselines are tuned on other tasks than those that the figures are of, all by the same number of trials.
     """
-    made = _spec(spec, what)
-    from ..comparison import carry_out
-    from .compare_report import report
+    rows, single = _rows(spec, what)
+    from ..comparison import carry_out, carry_out_each, save_series
+    from .compare_report import report, report_series
 
-    if output is not None and output.exists() and any(output.iterdir()) and not (output / "comparison.json").exists():
+    _empty(output)
+
+    def one(row: Row) -> Comparison:
+        below = output / row.folder if output is not None and not single else output
+        with Bar() as bar:
+            return carry_out(row.spec, threads=threads, output=below, store=store, track=not no_track,
+                             name=name or (None if single else row.name), progress=bar.show)  # fmt: skip
+
+    if single:
+        report(one(rows[0]), store)
+        return
+    found = carry_out_each(rows, one, lambda row, told: report(told, store, row))
+    if output is not None:
+        save_series(found, output)
+    report_series(found, output)
+
+
+def _empty(output: Path | None) -> None:
+    ours = ("comparison.json", "series.csv")
+    if (
+        output is not None
+        and output.exists()
+        and any(output.iterdir())
+        and not any((output / f).exists() for f in ours)
+    ):
         raise RecoptError(f"{output} has other things in it: name a folder that is empty or does not exist.")
-    with Bar() as bar:
-        found = carry_out(made, threads=threads, output=output, store=store, track=not no_track, name=name,
-                          progress=bar.show)  # fmt: skip
-    report(found, store)
 
 
-def _spec(file: Path | None, what: dict[str, Any]) -> CompareSpec:
+def _rows(file: Path | None, what: dict[str, Any]) -> tuple[list[Row], bool]:
+    """What is to be compared, and whether that is a single comparison."""
     task, stacks, trained = what.pop("task"), what.pop("stacks"), what.pop("trained")
     if task is None and file is None:
         raise RecoptError(
             "Give a task and stacks, as in: recopt compare quadratic 'adam/hypergradient'; or --spec FILE."
         )
-    from ..comparison import make_compare_spec, read_compare_spec
+    from ..comparison import EACH, Row, make_compare_spec, read_compare_spec, read_rows
     from ..plan import task_named
 
     data = read_compare_spec(file) if file is not None else {}
     baselines = what.pop("baselines")
-    if baselines is not None:
-        data["baselines"] = [] if baselines == "none" else _listed(baselines)
     what["plugins"] = list(what["plugins"]) or None
-    data |= {key: value for key, value in what.items() if value is not None}
+    over = {key: value for key, value in what.items() if value is not None}
+    if baselines is not None:
+        over["baselines"] = [] if baselines == "none" else _listed(baselines)
     if task is not None:
-        data["task"] = task_named(task).model_dump()
+        over["task"] = task_named(task).model_dump()
     if stacks:
-        data["stacks"] = [{"stack": stack} for stack in stacks]
-    made = make_compare_spec(data, str(file) if file is not None else "what was given")
-    return _with_trained(made, trained)
+        over["stacks"] = [{"stack": stack} for stack in stacks]
+    where = str(file) if file is not None else "what was given"
+    if EACH not in data:
+        return [Row("", _with_trained(make_compare_spec({**data, **over}, where), trained))], True
+    rows = read_rows(data, where, over)
+    return [Row(row.name, _with_trained(row.spec, trained)) for row in rows], False
 
 
 def _listed(text: str) -> list[str]:

@@ -13,16 +13,21 @@ from rich.table import Table
 from .report import console, hypers, short, table
 
 if TYPE_CHECKING:
-    from ..comparison import Comparison, Figures
+    from ..comparison import Comparison, Figures, Line, Row, Series
     from ..stats import Interval
 
 _SURE = 0.05
 
 
-def report(found: Comparison, store: str | None) -> None:
-    """Print the tables of a comparison, its notes, and where to look."""
-    out, spec = console(), found.spec
-    out.print(f"{spec.task_text}  {spec.seeds:,} tasks, {spec.steps:,} steps", style="bold", markup=False)
+def report(found: Comparison | str, store: str | None, row: Row | None = None) -> None:
+    """Print the tables of a comparison, its notes, and where to look; or why that ``row`` of a series was left out."""
+    out = console()
+    name = f"{row.name}: " if row else ""
+    if isinstance(found, str):
+        out.print(f"{name}not run here. {found}\n", markup=False, soft_wrap=True)
+        return
+    spec = found.spec
+    out.print(f"{name}{spec.task_text}  {spec.seeds:,} tasks, {spec.steps:,} steps", style="bold", markup=False)
     what = "sum of the losses at the steps" if spec.measure == "sum" else "loss after the last step"
     out.print(f"{what}; in brackets 95 % intervals\n")
     out.print(_scores(found))
@@ -31,6 +36,28 @@ def report(found: Comparison, store: str | None) -> None:
     out.print()
     for line in _words(found, store):
         out.print(line, markup=False, soft_wrap=True)
+    if row:
+        out.print()
+
+
+def report_series(found: Series, output: Path | None) -> None:
+    """Print the table of a series: each competitor relative to the best tuned baseline of each comparison."""
+    out, names = console(), list(dict.fromkeys(line.name for line in found.lines))
+    out.print("All of them, relative to the best tuned baseline of each (below 1 is better)", style="bold")
+    rows = table("", *map(escape, names), right=tuple(range(1, len(names) + 1)))
+    for row in found.rows:
+        own = {line.name: line for line in found.lines if line.row == row.name}
+        cells = [_relative(own[name]) if name in own else "" for name in names] if own else ["not run here"]
+        rows.add_row(escape(row.name), *cells, *[""] * (len(names) - len(cells)))
+    out.print(rows)
+    if output is not None:
+        out.print(f"folder  {output}", markup=False, soft_wrap=True)
+
+
+def _relative(line: Line) -> str:
+    interval = f" ({line.ratio_low:.3g}–{line.ratio_high:.3g})" if line.ratio_low != line.ratio_high else ""
+    lost = f" [red]{line.diverged:.0%} diverged[/]" if line.diverged else ""
+    return f"{line.ratio:.3g}{interval}{lost}"
 
 
 def _scores(found: Comparison) -> Table:

@@ -15,12 +15,15 @@ from ..tracking import RUNS, open_store
 from .competitors import Competitor, contender, stacked
 from .result import Comparison, Entry, Figures, break_even
 from .runs import CAP, DIVERGED, How, Runs, run_all
+from .series import EACH, Line, Row, Series, carry_out_each, read_rows
+from .series import save as save_series
 from .spec import BASELINES, CompareSpec, Contender, make_compare_spec, read_compare_spec, report_seeds, tuning_seeds
 from .tuning import Baseline, Tuned, baseline, tune
 
 __all__ = [
-    "BASELINES", "CAP", "DIVERGED", "CompareSpec", "Comparison", "Contender", "Entry", "Figures", "Runs",
-    "break_even", "carry_out", "compare", "make_compare_spec", "read_compare_spec", "report_seeds", "tuning_seeds",
+    "BASELINES", "CAP", "DIVERGED", "EACH", "CompareSpec", "Comparison", "Contender", "Entry", "Figures", "Line", "Row",
+    "Runs", "Series", "break_even", "carry_out", "carry_out_each", "compare", "make_compare_spec", "read_compare_spec",
+    "read_rows", "report_seeds", "save_series", "tuning_seeds",
 ]  # fmt: skip
 
 Progress = Callable[[str, int, int], None]

@@ -40,17 +40,17 @@ def _curves(axes: Any, found: Comparison) -> None:
     drawn = [bands(entry.runs) for entry in found.entries]
     for n, kept in enumerate(drawn):
         steps = np.arange(len(kept["median"]))
-        axes.fill_between(steps, kept["quartile1"], kept["quartile3"], color=_colour(n), alpha=0.13, linewidth=0)
+        axes.fill_between(steps, kept["quartile1"], kept["quartile3"], color=colour(n), alpha=0.13, linewidth=0)
     for n, (entry, kept) in enumerate(zip(found.entries, drawn, strict=True)):
         steps = np.arange(len(kept["median"]))
-        axes.plot(steps, kept["median"], color=_colour(n), linestyle=_DASHES[n % len(_DASHES)], linewidth=1.7,
+        axes.plot(steps, kept["median"], color=colour(n), linestyle=_DASHES[n % len(_DASHES)], linewidth=1.7,
                   label=_label(entry))  # fmt: skip
     middle = np.concatenate([kept["median"] for kept in drawn])
     if middle.min() > 0 and middle.max() / middle.min() >= _LOG_FROM:
         low = min(kept["quartile1"].min() for kept in drawn)
         axes.set_yscale("log")
         axes.set_ylim(max(low, middle.min() / 10), None)
-    _plain(axes, "Training loss: median, and the middle half of the tasks", "step")
+    plain(axes, "Training loss: median, and the middle half of the tasks", "step")
     axes.set_xlim(0, found.spec.steps)
     axes.legend(fontsize=8, frameon=False)
 
@@ -60,9 +60,9 @@ def _scores(axes: Any, found: Comparison) -> None:
     for place, n in enumerate(rows):
         mean, median = found.figures[n].score
         low, high = np.nan_to_num([mean.low, mean.high], nan=mean.value)
-        axes.plot([low, high], [place, place], color=_colour(n), linewidth=2.4, solid_capstyle="butt")
-        axes.plot(mean.value, place, "o", color=_colour(n), markersize=6)
-        axes.plot(median.value, place, "|", color=_colour(n), markersize=10, markeredgewidth=2)
+        axes.plot([low, high], [place, place], color=colour(n), linewidth=2.4, solid_capstyle="butt")
+        axes.plot(mean.value, place, "o", color=colour(n), markersize=6)
+        axes.plot(median.value, place, "|", color=colour(n), markersize=10, markeredgewidth=2)
         axes.annotate(f"{mean.value:.4g}", (mean.value, place), xytext=(0, 7), textcoords="offset points", fontsize=8,
                       color=_INK, ha="center")  # fmt: skip
     axes.set_yticks(range(len(rows)), [_label(found.entries[n]) for n in rows])
@@ -71,18 +71,20 @@ def _scores(axes: Any, found: Comparison) -> None:
     if min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
         axes.set_xscale("log")
     what = "Sum of the losses" if found.spec.measure == "sum" else "Loss after the last step"
-    _plain(axes, f"{what}: mean (●, 95 %) and median (|)", "")
+    plain(axes, f"{what}: mean (●, 95 %) and median (|)", "")
 
 
 def _label(entry: Entry) -> str:
     return entry.name if len(entry.name) <= 34 else f"{entry.name[:31]} …"
 
 
-def _colour(n: int) -> str:
+def colour(n: int) -> str:
+    """The colour of competitor ``n``."""
     return _COLOURS[n % len(_COLOURS)]
 
 
-def _plain(axes: Any, title: str, x: str) -> None:
+def plain(axes: Any, title: str, x: str) -> None:
+    """A title, a name for x, a pale grid, and no frame."""
     axes.set_title(title, fontsize=10, color=_INK, loc="left")
     axes.set_xlabel(x, fontsize=9, color=_INK)
     axes.spines[["top", "right"]].set_visible(False)

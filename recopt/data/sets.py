@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import RecoptError, unknown
+from ..errors import DataMissing, RecoptError, unknown
 from . import formats
 from .download import FetchError, Remote, fetch
 from .folder import DEBIAN, data_folder, find, offline
@@ -77,7 +77,7 @@ def load(name: str, folder: Path | str | None = None) -> ImageSet:
 
 
 def _provide(missing: Iterable[tuple[Remote, Path]]) -> None:
-    """Fetch every file of ``missing``. Raises RecoptError that says what to fetch by hand, and where to put it."""
+    """Fetch every file of ``missing``. Raises DataMissing, which says what to fetch by hand, and where to put it."""
     left = list(missing)
     try:
         if left and offline():
@@ -87,7 +87,7 @@ def _provide(missing: Iterable[tuple[Remote, Path]]) -> None:
             del left[0]
     except FetchError as error:
         listed = "\n".join(f"  {remote.urls[0]}  ->  {target}  ({remote.digest})" for remote, target in left)
-        raise RecoptError(
+        raise DataMissing(
             f"Data are missing, and {error}. Fetch by hand, or set RECOPT_DATA to a folder that has them:\n{listed}"
         ) from error
 

@@ -1,0 +1,171 @@
+"""Several comparisons from one spec, row by row, and one table and picture of all of them."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataMissing, RecoptError
+from .result import Comparison
+from .spec import CompareSpec, make_compare_spec
+
+EACH = "each"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison of a series: its name, and what determines it."""
+
+    name: str
+    spec: CompareSpec
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder below the series' own."""
+        return re.sub(r"[^A-Za-z0-9.,=-]+", "-", self.name).strip("-.") or "row"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One competitor in one comparison, in figures.
+
+    Attributes:
+        row: the comparison's name; ``name``: the competitor's.
+        mean, low, high: of the score, with its 95 % interval; ``median``: of the score.
+        ratio, ratio_low, ratio_high: 1 + (mean difference from the reference, task by task) / (the reference's mean),
+            with the interval of that difference; 1 for the reference itself. Below 1 is better.
+        better: the share of tasks with a lower score than the reference's.
+        p: of the difference (Wilcoxon, corrected by Holm within the row).
+        diverged: the share of runs.
+    """
+
+    row: str
+    name: str
+    kind: str
+    mean: float
+    low: float
+    high: float
+    median: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    better: float
+    p: float
+    diverged: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """What was found: the lines of the comparisons that ran, and why the others did not, by row."""
+
+    rows: Sequence[Row]
+    lines: Sequence[Line]
+    missing: Mapping[str, str]
+
+
+def read_rows(data: Mapping[str, Any], where: str, over: Mapping[str, Any] | None = None) -> list[Row]:
+    """The comparisons of a spec: one for each mapping under ``each``, which holds over the rest of the spec.
+
+    What is in ``over`` holds over both.
+
+    Raises:
+        RecoptError: with the place of the first mistake, or if two rows have one name or folder.
+    """
+    shared = {key: value for key, value in data.items() if key != EACH}
+    given = data[EACH]
+    if not isinstance(given, list) or not given or not all(isinstance(one, Mapping) for one in given):
+        raise RecoptError(f"In {where} '{EACH}' should be a list of mappings, like: - {{task: mnist, steps: 200}}.")
+    rows: list[Row] = []
+    for number, one in enumerate(given, 1):
+        own = {key: value for key, value in one.items() if key != "name"}
+        spec = make_compare_spec({**shared, **own, **(over or {})}, f"{where}, {EACH} {number}")
+        row = Row(str(one.get("name") or spec.task_text), spec)
+        if row.folder in {other.folder for other in rows}:
+            raise RecoptError(f"In {where} two rows under '{EACH}' are called '{row.name}': give one another 'name'.")
+        rows.append(row)
+    return rows
+
+
+def carry_out_each(
+    rows: Sequence[Row], one: Callable[[Row], Comparison], told: Callable[[Row, Comparison | str], None]
+) -> Series:
+    """Carry out the comparisons by ``one``, in their order; ``told`` of each, or why it could not be.
+
+    A row whose data are not on this machine is left out, with the reason.
+    """
+    lines: list[Line] = []
+    missing: dict[str, str] = {}
+    for row in rows:
+        try:
+            found = one(row)
+        except DataMissing as why:
+            missing[row.name] = str(why).partition("\n")[0]
+            told(row, missing[row.name])
+            continue
+        lines += lines_of(row.name, found)
+        told(row, found)
+    return Series(rows, lines, missing)
+
+
+def lines_of(row: str, found: Comparison) -> list[Line]:
+    """The figures of a comparison, a line for each competitor."""
+    base = next(f for f in found.figures if f.name == found.reference)
+    scale, lines = base.score[0].value, []
+    for f in found.figures:
+        mean, median = f.score
+        ratio, better, p = (1.0, 1.0, 1.0), math.nan, math.nan
+        if f.difference is not None and f.p is not None:
+            middle, below, above = f.difference.mean
+            ratio = (1 + middle / scale, 1 + below / scale, 1 + above / scale) if scale else (math.nan,) * 3
+            better, p = f.difference.lower, f.p
+        lines.append(Line(row, f.name, f.kind, mean.value, mean.low, mean.high, median.value, *ratio, better, p,
+                          f.diverged))  # fmt: skip
+    return lines
+
+
+def save(series: Series, folder: Path) -> None:
+    """Write ``series.csv`` (a row for each line), ``series.md`` (a table) and ``series.png`` into ``folder``.
+
+    Raises:
+        RecoptError: if the folder cannot be written.
+    """
+    from .series_plot import plot
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "series.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(Line.__dataclass_fields__))
+            writer.writeheader()
+            writer.writerows(vars(line) for line in series.lines)
+        (folder / "series.md").write_text("\n".join(markdown(series)) + "\n")
+        if series.lines:
+            plot(series).savefig(folder / "series.png", dpi=150)
+    except OSError as why:
+        raise RecoptError(f"{folder} cannot be written ({why.strerror}): choose another place.") from None
+
+
+def markdown(series: Series) -> list[str]:
+    """The table: a row for each comparison, a column for each competitor that is in any of them."""
+    names = list(dict.fromkeys(line.name for line in series.lines))
+    head = ["", *(name.replace("|", "\\|") for name in names)]
+    out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    cells = {(line.row, line.name): cell(line) for line in series.lines}
+    for row in series.rows:
+        if row.name in series.missing:
+            found = ["not run here", *[""] * (len(names) - 1)]
+        else:
+            found = [cells.get((row.name, name), "") for name in names]
+        out.append(f"| {row.name} | {' | '.join(found)} |")
+    return out
+
+
+def cell(line: Line) -> str:
+    """The mean with its interval, and the share of diverged runs if there are any."""
+    interval = f" ({line.low:.3g}–{line.high:.3g})" if math.isfinite(line.low) else ""
+    lost = f", {line.diverged:.2g} diverged" if line.diverged else ""
+    return f"{line.mean:.4g}{interval}{lost}"

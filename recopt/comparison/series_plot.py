@@ -1,0 +1,45 @@
+"""The picture of a series: each competitor's score relative to the reference's, comparison by comparison."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .plots import colour, plain
+
+if TYPE_CHECKING:
+    from .series import Series
+
+_WIDE = 3.0
+
+
+def plot(series: Series) -> Any:
+    """A ``matplotlib.figure.Figure``: a group for each comparison, 1 being the best tuned baseline of that one."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    rows = [row.name for row in series.rows if row.name not in series.missing]
+    names = list(dict.fromkeys(line.name for line in series.lines))
+    figure = Figure(figsize=(max(7.0, 1.3 * len(rows) + 3), 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for n, name in enumerate(names):
+        own = {line.row: line for line in series.lines if line.name == name}
+        at = np.array([k for k, row in enumerate(rows) if row in own]) + 0.4 * ((n + 0.5) / len(names) - 0.5)
+        found = [own[row] for row in rows if row in own]
+        middle, low, high = (np.array([getattr(x, key) for x in found]) for key in ("ratio", "ratio_low", "ratio_high"))
+        reach = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))
+        axes.errorbar(at, middle, yerr=reach, fmt="o-", color=colour(n), markersize=5, linewidth=0.8, elinewidth=1.8,
+                      label=name if len(name) <= 34 else f"{name[:31]} …")  # fmt: skip
+    axes.axhline(1.0, color="#777777", linewidth=0.8, zorder=0)
+    values = [line.ratio for line in series.lines]
+    if min(values) > 0 and max(values) / min(values) > _WIDE:
+        axes.set_yscale("log")
+        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            which(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xticks(range(len(rows)), [row.replace(", ", ",\n") for row in rows])
+    plain(axes, "Score relative to the best tuned baseline (below 1 is better), with 95 % intervals", "")
+    axes.legend(fontsize=8, frameon=False)
+    return figure
