@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from . import tree
 from .bridge import Patched
+from .counts import closed, has_counts, opened
 from .level import Level
 from .normalize import NORMALIZERS
 from .state import Signal
@@ -33,6 +34,7 @@ class Caller:
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
         self.patched = Patched(strategy)
+        self.mapped = strategy.vectorize
 
     def module(self, values: Params) -> Any:
         """The strategy with its parameters at ``values``."""
@@ -51,16 +53,25 @@ class Caller:
         """A first-order strategy's step at ``point`` on ``signal``."""
         module = self.module(values)
         normalize = NORMALIZERS[level.normalize or "none"]
+        by_turns = tasks > 1 and has_counts((strategy, normal))
 
-        def one(point: Params, loss: Tensor, grads: Params, strategy: State, normal: State) -> tuple[Any, ...]:
+        def one(point: Params, loss: Tensor, grads: Params, states: tuple[State, State]) -> tuple[Any, ...]:
+            strategy, normal = opened(states, point[0].dtype if self.mapped else None) if by_turns else states
             read, after = normalize(grads, normal, signal.bound)
             delta, state = module(point, [Trial(point, loss, read)], strategy, rng)
             if level.trust is not None:
                 delta = _bounded(delta, point, level.trust)
-            return delta, state, after, read
+            return (delta, *(closed(states, (state, after)) if by_turns else (state, after)), read)
 
-        arguments = (point, signal.loss, signal.grads, strategy, normal)
-        return Step(*over_tasks(one, arguments, tasks, self.strategy.vectorize))
+        arguments = (point, signal.loss, signal.grads, (strategy, normal))
+        try:
+            return Step(*over_tasks(one, arguments, tasks, self.mapped))
+        except (RuntimeError, TypeError):
+            # A rule may ask its count of steps for more than arithmetic, which needs a plain number.
+            if not (by_turns and self.mapped):
+                raise
+            self.mapped = False
+            return Step(*over_tasks(one, arguments, tasks, False))
 
 
 def _bounded(delta: Params, point: Params, trust: float) -> Params:

@@ -52,7 +52,7 @@ def how(level: Level) -> str:
         parts[0] = "unroll" if level.second_order else "unroll, second derivatives dropped"
     if level.episode:
         growth = f" that grow over {level.curriculum} steps" if level.curriculum else ""
-        parts.append(f"episodes of {level.episode}{growth}")
+        parts.append(f"episodes of {level.episode}{growth}{', by turns' if level.stagger else ''}")
     if level.normalize != "none":
         parts.append(f"{level.normalize} signal")
     if level.objective != "mean":

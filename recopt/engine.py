@@ -58,6 +58,7 @@ class Engine:
         self.budget = Budget(len(self.levels))
         self.collector, self.mover, self.episodes = Collector(self), Mover(self), Episodes(self)
         self.searcher, self.watcher = Searcher(self), Watcher(self)
+        self.episodes.check()
         torch.manual_seed(mix(seed, 1))
         self.state = self._first_state()
         self.clean, self.replay = self.state.copy(), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from . import tree
 from .bridge import Patched, attends, twice_differentiable
 from .errors import RecoptError
-from .state import SlotState
+from .state import SlotState, Start
 from .strategy import Params
 from .task import Split, Task
 
@@ -28,6 +29,10 @@ def mix(*parts: int) -> int:
     return value >> 1
 
 
+KINDS = 32
+"""Draws that are looked at to tell whether a family that draws in its own way has tasks of one kind only."""
+
+
 @dataclass
 class Drawn:
     """The tasks of one draw, which run side by side, and what their models have in common."""
@@ -37,6 +42,11 @@ class Drawn:
     moving: list[bool]
     patched: Patched
     index: dict[int, list[int]] = field(default_factory=dict)
+
+
+def _kind(task: Task) -> tuple[Any, ...]:
+    within = [_kind(value) for value in vars(task).values() if isinstance(value, Task)]
+    return (type(task), repr(getattr(task, "_options", None)), *within)
 
 
 class Evaluator:
@@ -77,6 +87,20 @@ class Evaluator:
         """The tasks of draw number ``draw``."""
         return self.drawn(draw).tasks
 
+    def starts(self, slot: SlotState) -> list[Start]:
+        """Where each of the slot's tasks began."""
+        return slot.starts or [Start(n, slot.draw, 0) for n in range(self.count)]
+
+    def members(self, slot: SlotState) -> list[Task]:
+        """The slot's tasks."""
+        return [self.drawn(start.draw).tasks[start.place] for start in self.starts(slot)]
+
+    def alike(self) -> bool:
+        """Whether all draws are of one kind of task, so that tasks of several can run side by side."""
+        if type(self.family).draw is Task.draw:
+            return True
+        return len({_kind(self.family.draw([mix(self.seed, 4, n)])[0]) for n in range(KINDS)}) == 1
+
     def module(self, draw: int, n: int = 0) -> torch.nn.Module:
         """A fresh model of task ``n`` of a draw; torch's global generator is left as it was."""
         return self._made(self.tasks(draw)[n])
@@ -90,20 +114,21 @@ class Evaluator:
             raise RecoptError(f"The model's parameter '{odd}' is complex: hold its real and imaginary part as two.")
         return module.to(self.device, self.dtype)
 
-    def fresh(self, draw: int) -> SlotState:
-        """The task slot at the start of a draw."""
+    def fresh(self, draw: int, starts: Sequence[Start] = ()) -> SlotState:
+        """The task slot at the start of a draw; or of some of its tasks, each of the draw that ``starts`` says."""
         values = []
-        for n in range(self.count):
-            module = self.module(draw, n)
+        for start in starts or [Start(n, draw, 0) for n in range(self.count)]:
+            module = self.module(start.draw, start.place)
             kept = [p.detach() for p in module.parameters() if not p.requires_grad]
             moved = [p.detach() for p in module.parameters() if p.requires_grad]
             values.append((moved, kept + [b.detach().clone() for b in module.buffers()]))
         params, buffers = tree.stack(values) if self.batched else values[0]
-        return SlotState(params, buffers, draw=draw)
+        return SlotState(params, buffers, draw=draw, starts=list(starts))
 
     def batch(self, slot: SlotState, index: int, split: Split) -> Any:
-        """Batch ``index`` of the slot's tasks, on the run's device, floats in its dtype."""
-        found = [self.place(task.batch(index, split)) for task in self.tasks(slot.draw)]
+        """Batch ``index`` of the slot's tasks, counted from the start of each; on the run's device, in its dtype."""
+        pairs = zip(self.members(slot), self.starts(slot), strict=True)
+        found = [self.place(task.batch(index - start.seen, split)) for task, start in pairs]
         return found if self.batched else found[0]
 
     def place(self, batch: Any) -> Any:
@@ -133,7 +158,7 @@ class Evaluator:
 
     def losses(self, slot: SlotState, params: Params, batch: Any) -> tuple[Tensor, list[Tensor]]:
         """The loss at ``params``, 0-dimensional or one per task, and the buffers after it."""
-        tasks = self.tasks(slot.draw)
+        tasks = self.members(slot)
         if not self.batched:
             return self._loss(slot.draw, params, slot.buffers, tasks[0], batch)
         if not tasks[0].vectorize:

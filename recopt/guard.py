@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import tree
+from . import counts, tree
 from .state import Guard
 from .strategy import Params, State
 
@@ -25,7 +25,7 @@ PATIENCE = 30
 
 def start(point: Params, states: list[State], tasks: int) -> Guard:
     """A guard that has seen nothing yet."""
-    return Guard(tree.detach(point), tree.detach(states), [0.0] * tasks, [1.0] * tasks, [0] * tasks)
+    return Guard(tree.detach(point), tree.detach(states), [0.0] * tasks, [1.0] * tasks, [0] * tasks, [0] * tasks)
 
 
 def bad(guard: Guard, losses: list[float], norms: list[float], explosions: bool = True) -> list[bool]:
@@ -47,20 +47,37 @@ def frozen(guard: Guard) -> list[bool]:
 
 def judged(guard: Guard, wrong: list[bool], losses: list[float], point: Params, states: list[State]) -> Guard:
     """The guard after an evaluation at ``point``, which (like ``states``) was put back where that was ``wrong``."""
-    known, scale, strikes = list(guard.reference), list(guard.scale), list(guard.strikes)
+    known, scale, strikes, seen = [*guard.reference], [*guard.scale], [*guard.strikes], [*guard.seen]
     for n, (failed, loss) in enumerate(zip(wrong, losses, strict=True)):
         if failed:
             scale[n] *= SHRINK
             strikes[n] += 1
             continue
-        if guard.seen < FIRST:
+        if seen[n] < FIRST:
             known[n] = max(known[n], abs(loss))
+        seen[n] += 1
         scale[n] = min(1.0, scale[n] * GROW)
         # The first evaluation after a failure is of the point that was put back: only the next one judges a step.
         if not (guard.wrong and guard.wrong[n]) and strikes[n] < PATIENCE:
             strikes[n] = 0
-    seen, restored = guard.seen + (not all(wrong)), guard.restored + sum(wrong)
+    restored = guard.restored + sum(wrong)
     return Guard(tree.detach(point), tree.detach(states), known, scale, strikes, seen, restored, list(wrong))
+
+
+def replaced(guard: Guard, part: Guard, places: list[int], index: Tensor) -> Guard:
+    """``guard`` with ``part`` in the ``places`` (as a tensor: ``index``) of the tasks that have started afresh."""
+    tasks = len(guard.reference)
+    point, states = (
+        counts.replaced(a, b, index, tasks) for a, b in ((guard.point, part.point), (guard.states, part.states))
+    )
+    out = Guard(
+        point, states, [*guard.reference], [*guard.scale], [*guard.strikes], [*guard.seen],
+        guard.restored + part.restored, [*(guard.wrong or [False] * tasks)],
+    )  # fmt: skip
+    for k, n in enumerate(places):
+        out.reference[n], out.scale[n], out.strikes[n] = part.reference[k], part.scale[k], part.strikes[k]
+        out.seen[n], out.wrong[n] = part.seen[k], part.wrong[k]
+    return out
 
 
 def capped(guard: Guard, loss: Tensor, wrong: Tensor) -> Tensor:

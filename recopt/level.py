@@ -38,6 +38,8 @@ class Level(BaseModel):
         episode: steps after which the slot below starts afresh; None if it goes on.
         curriculum: updates of the slot that it moves over which its episodes grow from one window to ``episode``,
             by equal factors, in whole windows (a curriculum of lengths: Chen et al. 2020, 2010.09089).
+        stagger: whether tasks side by side start afresh by turns, a whole number of windows apart, so that each
+            window's gradient is the mean over all ages; first episodes are then shorter.
         gradient: where the signal comes from: ``direct`` (the task's own gradient), ``unroll``, ``online``
             (the unroll of length 1, second derivatives dropped) or ``value`` (the meta-loss alone).
         second_order: whether an unroll differentiates through the inner gradients.
@@ -64,6 +66,7 @@ class Level(BaseModel):
     every: Annotated[int, Field(ge=1)] | None = None
     episode: Annotated[int, Field(ge=1)] | None = None
     curriculum: Annotated[int, Field(ge=1)] | None = None
+    stagger: bool = False
     gradient: GradientName | None = None
     second_order: bool | None = None
     objective: Annotated[str, AfterValidator(_objective)] | None = None

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from . import guard, tree
 from .apply import Step, over_tasks
+from .counts import closed, opened
 from .level import TASK
 from .state import Record, RunState, Signal
 from .strategy import Params, State, Trial
@@ -25,9 +26,10 @@ class Mover:
 
     def move(self, state: RunState, number: int) -> None:
         """Step level ``number`` if it has a signal, or start its slot afresh if that is due."""
-        level, signal = self.levels[number], state.pending[number]
-        if level.moves in state.resets and number == max(self.engine.movers[level.moves]):
-            self.engine.episodes.afresh(state, level.moves)
+        level = self.levels[number]
+        if number == max(self.engine.movers[level.moves]):
+            self.engine.episodes.begin(state, level.moves)
+        signal = state.pending[number]
         if level.gradient == "value" and level.moves != TASK:
             if self.engine.searcher.due(number):
                 # Noted first, so that the state to come back to holds the note as well.
@@ -53,7 +55,7 @@ class Mover:
             if name == TASK:
                 state.step += 1
         state.pending = [None] * len(self.levels)
-        state.resets = []
+        state.resets, state.due = [], []
 
     # steps
 
@@ -98,7 +100,7 @@ class Mover:
         batch = engine.evaluator.batch(slot, slot.seen - 1, "train")
 
         def propose(point: Params, strategy: State) -> list[Params]:
-            return list(module.propose(point, strategy, rng))
+            return list(module.propose(point, opened(strategy, None), rng))
 
         point = engine.point(state, number)
         found = over_tasks(propose, (point, own.strategy), engine.tasks, False)
@@ -115,8 +117,8 @@ class Mover:
 
         def decide(point: Params, strategy: State, points: list[Params], losses: list[Tensor]) -> tuple[Params, State]:
             trials = [Trial(p, x) for p, x in zip(points, losses, strict=True)]
-            delta, after = module(point, trials, strategy, rng)
-            return delta, after
+            delta, after = module(point, trials, opened(strategy, None), rng)
+            return delta, closed(strategy, after)
 
         arguments = (point, own.strategy, found, losses)
         delta, after = over_tasks(decide, arguments, engine.tasks, False)
@@ -128,11 +130,9 @@ class Mover:
         delta = made.delta
         guarded = state.guards.get(level.moves)
         if guarded is not None and min(guarded.scale) < 1:
-            scale = delta[0].new_tensor(guarded.scale if len(guarded.scale) > 1 else guarded.scale[0])
-            delta = [d * (scale.view(-1, *[1] * (d.ndim - 1)) if scale.ndim else scale) for d in delta]
+            delta = _times(delta, guarded.scale)
         if level.schedule != "constant":
-            factor = level.factor(state.slots[level.moves].age)
-            delta = [d * factor for d in delta]
+            delta = _times(delta, [level.factor(age) for age in self.engine.episodes.ages(state, level.moves)])
         if signal.bad is not None:
             delta = tree.choose(signal.bad, [torch.zeros_like(d) for d in delta], delta)
             made.strategy = tree.choose(signal.bad, tree.detach(own.strategy), made.strategy)
@@ -193,6 +193,14 @@ class Mover:
         found = strategy.natural(dict(zip(self.engine.graph.names[name], [p.detach() for p in params], strict=True)))
         if found:
             self.engine.log(state, number + 1, dict(found))
+
+
+def _times(delta: Params, factors: list[float]) -> Params:
+    """``delta`` times a factor, or one for each task."""
+    if len(set(factors)) == 1:
+        return [d * factors[0] for d in delta]
+    scale = delta[0].new_tensor(factors)
+    return [d * scale.view(-1, *[1] * (d.ndim - 1)) for d in delta]
 
 
 def _mean(value: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def _check_task_level(graph: Graph, number: int) -> None:
         _refuse(graph, number, f"a level that moves the task has gradient={wanted}, not {level.gradient}.")
     if level.every != 1:
         _refuse(graph, number, "a level that moves the task steps at every evaluation: drop 'every'.")
-    if level.episode is not None or level.curriculum is not None:
+    if level.episode is not None or level.curriculum is not None or level.stagger:
         _refuse(graph, number, "'episode' says when the slot below starts afresh, and there is none below the task.")
     if level.normalize == "cosine":
         _refuse(graph, number, "normalize=cosine compares updates with what came after them: use it above level 1.")
@@ -105,6 +105,8 @@ def _check_upper_level(graph: Graph, number: int) -> None:
         )
     if level.curriculum is not None and level.episode is None:
         _refuse(graph, number, "'curriculum' is how fast episodes grow, and there are none: set 'episode' too.")
+    if level.stagger:
+        _check_stagger(graph, number)
     if level.on == "valid" and any(graph.levels[m].moves != TASK for m in subjects):
         _refuse(graph, number, "on=valid needs a task right below: set it on the level over level 1.")
 
@@ -153,10 +155,23 @@ def _check_episodes(graph: Graph, number: int, first: int, slot: str) -> None:
     ends = f"level {first + 1} ends episodes of '{slot}'"
     if other.episode != level.episode:
         _refuse(graph, number, f"{ends} after {other.episode} steps: use the same length.")
-    for key in ("curriculum", "every") if level.curriculum or other.curriculum else ():
-        if getattr(other, key) != getattr(level, key):
-            _refuse(graph, number, f"{ends} with {key}={_said(getattr(other, key))}: use the same, so that they agree.")
+    for key in ("curriculum", "stagger", "every") if level.curriculum or other.curriculum or level.stagger else ():
+        theirs = getattr(other, key)
+        if theirs != getattr(level, key):
+            said = "none" if theirs is None else str(theirs).lower()
+            _refuse(graph, number, f"{ends} with {key}={said}: use the same, so that they agree.")
 
 
-def _said(value: object) -> object:
-    return "none" if value is None else value
+def _check_stagger(graph: Graph, number: int) -> None:
+    """Tasks start afresh where a window closes; no other window may be open over them then."""
+    level = graph.levels[number]
+    if level.episode is None:
+        _refuse(graph, number, "'stagger' is for episodes, and there are none: set 'episode' too.")
+    if any(graph.levels[m].moves != TASK for m in graph.subjects[number]):
+        _refuse(graph, number, "'stagger' is for tasks side by side: set it on the level over level 1.")
+    for n, other in enumerate(graph.levels):
+        if n == number or not any(graph.levels[m].moves == TASK for m in graph.subjects[n]):
+            continue
+        if (other.every, other.gradient == "value") != (level.every, level.gradient == "value"):
+            why = f"'stagger' starts tasks afresh where windows close, and level {n + 1} has windows of {other.every}"
+            _refuse(graph, number, f"{why}: give both the same 'every' and kind of gradient, or drop it.")

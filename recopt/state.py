@@ -60,6 +60,22 @@ class Window:
 
 
 @dataclass
+class Start:
+    """Where one of the tasks side by side began: its place, its draw, and the slot's ``seen`` at that moment."""
+
+    place: int
+    draw: int
+    seen: int
+
+
+@dataclass
+class Count:
+    """A plain number of a state, over tasks that did not begin together (see :mod:`recopt.counts`)."""
+
+    value: Tensor
+
+
+@dataclass
 class Search:
     """A zero-order level at work: points to score, scores so far, and the states to go back or on to."""
 
@@ -75,6 +91,7 @@ class Guard:
     """What a slot can be put back to, and how far the steps of the levels that move it have been shrunk, per task.
 
     ``strikes`` counts restorations since a step last went well, ``wrong`` says where the last evaluation was one.
+    ``seen`` counts good evaluations.
     """
 
     point: Params
@@ -82,9 +99,14 @@ class Guard:
     reference: list[float]
     scale: list[float]
     strikes: list[int]
-    seen: int = 0
+    seen: list[int]
     restored: int = 0
     wrong: list[bool] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        held: Any = self.seen
+        if isinstance(held, int):  # a checkpoint from when this was one number for all tasks
+            self.seen = [held] * len(self.reference)
 
 
 @dataclass
@@ -93,6 +115,7 @@ class LevelState:
 
     ``before`` and ``score`` are what a null step goes back to. ``deaf`` counts the updates in windows that had no
     hypergradient, −1 once one had. ``logged`` is the version of the strategy's slot that was last recorded.
+    ``phase`` is how much of an episode has passed since the tasks that start by turns all began, modulo 1.
     """
 
     strategy: State
@@ -105,6 +128,7 @@ class LevelState:
     score: Tensor | None = None
     deaf: int = 0
     logged: int = -1
+    phase: float = 0.0
 
 
 @dataclass
@@ -112,7 +136,7 @@ class SlotState:
     """A slot's value: what is moved and what is carried along.
 
     ``draw`` counts fresh starts, ``age`` the updates and ``seen`` the evaluations since the last one, and
-    ``version`` every change of ``params``.
+    ``version`` every change of ``params``. ``starts`` says where each task began, once they started afresh by turns.
     """
 
     params: Params
@@ -121,6 +145,7 @@ class SlotState:
     age: int = 0
     seen: int = 0
     version: int = 0
+    starts: list[Start] = field(default_factory=list)
 
 
 @dataclass
@@ -128,7 +153,9 @@ class RunState:
     """Everything a run is, at one moment. ``rng`` is torch's global generator, filled in by :meth:`copy`.
 
     ``step`` counts updates of the task. ``middle`` marks the moment between the way up (signals) and the
-    way down (steps), where no tape is open. ``log`` holds points of the record not yet handed on.
+    way down (steps), where no tape is open. ``resets`` names the slots that are to start afresh on the way
+    down, ``due`` the places of the tasks that are to do so by themselves. ``log`` holds points of the record not
+    yet handed on.
     """
 
     slots: dict[str, SlotState]
@@ -138,6 +165,7 @@ class RunState:
     step: int = 0
     middle: bool = False
     resets: list[str] = field(default_factory=list)
+    due: list[int] = field(default_factory=list)
     log: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
     rng: list[Tensor] = field(default_factory=list)
 

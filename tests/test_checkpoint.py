@@ -68,6 +68,13 @@ CASES: dict[str, tuple[str, dict[int, dict[str, Any]], dict[str, Any]]] = {
     "curriculum": (
         "learned/adam", {2: {"every": 2, "gradient": "unroll", "episode": 12, "curriculum": 20}}, {}),
     "tasks": ("learned/adam", {2: {"every": 4, "gradient": "unroll", "episode": 8}}, {"tasks": 3}),
+    "tasks by turns": (
+        "learned/adam", {2: {"every": 2, "gradient": "unroll", "episode": 8, "curriculum": 9, "stagger": True}},
+        {"tasks": 3}),
+    "counts of tasks by turns": (
+        "adam(lr=0.02)/adam/annealing",
+        {1: {"normalize": "rms"}, 2: {**EXACT, "every": 3, "episode": 9, "stagger": True}, 3: {"every": 4}},
+        {"tasks": 2}),
     "searches side by side": (
         "adam(lr=0.02)/annealing@a[lr]+annealing@b[beta*]", {2: {"every": 5}, 3: {"every": 8}}, {}),
     "search over a taped group": (

@@ -70,6 +70,14 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], dict[str, str], str]] = {
         [L1, {**L2, "gradient": "unroll", "only": "lr", "every": 2, "episode": 4, "curriculum": 3},
          {"moves": "a", "by": "c", "only": "beta*", "episode": 4, "curriculum": 3}],
         {**AB, "c": "sgd"}, "level 2 ends episodes of 'task' with every=2: use the same"),
+    "staggered without episodes": ([L1, {**L2, "stagger": True}], AB, "'stagger' is for episodes.* set 'episode' too"),
+    "staggered over a strategy": (
+        [L1, {**L2, "gradient": "unroll"}, {"moves": "b", "by": "c", "episode": 4, "stagger": True}],
+        {**AB, "c": "sgd"}, "'stagger' is for tasks side by side: set it on the level over level 1"),
+    "staggered under another window": (
+        [L1, {**L2, "gradient": "unroll", "only": "lr", "every": 2, "episode": 4, "stagger": True},
+         {"moves": "a", "by": "c", "only": "beta*", "every": 3}],
+        {**AB, "c": "sgd"}, "level 3 has windows of 3: give both the same 'every'"),
     "two lengths of episodes": (
         [L1, {**L2, "only": "lr", "episode": 4}, {"moves": "a", "by": "c", "only": "beta*", "episode": 6}],
         {**AB, "c": "sgd"}, "level 2 ends episodes of 'task' after 4.*same length"),

@@ -114,6 +114,46 @@ def test_normalizers_of_the_tasks_that_go_on_are_not_touched() -> None:
     assert all(t.isfinite().all() for t in tensors(made.state.levels[0].normal))
 
 
+STAGGER = {2: {"gradient": "unroll", "every": 2, "episode": 12, "stagger": True}}
+
+
+def test_what_a_task_failed_at_in_an_earlier_episode_is_forgotten() -> None:
+    # Task 1 of 2 begins anew after six updates, where its first draw has just failed twice.
+    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).evaluator.tasks(0)]
+    made = engines.engine(faulty({4: "nan", 5: "nan"}, only=seeds[1]), "adam(lr=0.05)/sgd(lr=1e-30)", STAGGER, tasks=2)
+    made.run(6)
+    assert made.state.guards["task"].scale[1] < 1
+    made.run(15)
+    after = made.state.guards["task"]
+    assert (after.scale, after.strikes) == ([1.0, 1.0], [0, 0])
+    assert after.restored == 2
+    seed = made.evaluator.members(made.state.slots["task"])[1].seed
+    alone = Faulty(seed=seed)
+    single = engines.engine(alone, "adam(lr=0.05)", seed=seed)
+    single.run(15 - 6)
+    for a, b in zip(engines.params(made), engines.params(single), strict=True):
+        torch.testing.assert_close(a[1], b, rtol=1e-10, atol=1e-13)
+    # The worst of its own first losses is what the next ones are measured by.
+    assert after.reference[1] == pytest.approx(single.state.guards["task"].reference[0], rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["nan", "slope"])
+def test_a_fresh_start_that_fails_touches_no_other_task(kind: str) -> None:
+    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).evaluator.tasks(1)]
+    well = engines.engine(faulty({}), "adam(lr=0.05)/sgd(lr=1e-30)", STAGGER, tasks=2)
+    made = engines.engine(faulty({0: kind}, only=seeds[1]), "adam(lr=0.05)/sgd(lr=1e-30)", STAGGER, tasks=2)
+    for engine in (well, made):
+        engine.run(7)
+    start = made.evaluator.fresh(1).params[0][1]
+    assert torch.equal(engines.params(made)[0][1], start)
+    assert not torch.equal(engines.params(well)[0][1], start)
+    for engine in (well, made):
+        engine.run(30)
+    assert torch.equal(engines.params(made)[0][0], engines.params(well)[0][0])
+    assert all(t.isfinite().all() for t in tensors(made.state) if t.is_floating_point())
+    assert made.state.guards["task"].restored == 1
+
+
 def test_a_level_that_keeps_failing_is_frozen_and_says_so() -> None:
     bad = {n: "nan" for n in range(5, 1000) if n % 2}
     made = engines.engine(faulty(bad), "sgd(lr=0.1)/sgd")

@@ -203,6 +203,24 @@ def test_exact_over_tasks(name: str) -> None:
     assert worst(*CASES[name], tasks=3) < 1e-8
 
 
+STAGGER = {**EXACT, "every": 3, "episode": 6, "stagger": True}
+BY_TURNS: dict[str, tuple[str, dict[int, dict[str, Any]], int]] = {
+    "level 2": ("rule/rule", {2: STAGGER}, 2),
+    "level 2, improvement": ("net/rule", {2: {**STAGGER, "objective": "improvement"}}, 2),
+    "level 3": ("rule/rule/rule", {2: STAGGER, 3: {**EXACT, "every": 2}}, 3),
+    "level 3, improvement, groups": (
+        "rule@a[0.*]+rule@b[2.*]/rule@c/rule@d",
+        {3: {**STAGGER, "objective": "improvement"}, 4: {**STAGGER, "objective": "improvement"},
+         5: {**EXACT, "every": 2}}, 5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_TURNS)
+def test_exact_where_tasks_start_by_turns(name: str) -> None:
+    # Windows of level 2 open at a fresh start of some of the tasks; one of level 3 goes on over several of them.
+    assert worst(*BY_TURNS[name], windows=2 if "level 3" in name else 3, tasks=3) < 1e-8
+
+
 @pytest.mark.parametrize("normal", NORMALS)
 @pytest.mark.parametrize("normalized", [1, 2])
 def test_exact_with_normalizers(normal: str, normalized: int) -> None:

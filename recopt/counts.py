@@ -1,0 +1,81 @@
+"""Plain numbers in a state (counts of steps) of tasks that run side by side and did not begin together.
+
+A strategy keeps such numbers as if it had one task. Where tasks started at different times, the engine holds them
+as a :class:`recopt.state.Count`, over tasks, and gives the strategy its task's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import tree
+from .state import Count
+
+_DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}
+
+
+def _walk(fn: Callable[[Any], Any], node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _walk(fn, value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(_walk(fn, value) for value in node)
+    return fn(node)
+
+
+def counted(state: Any, tasks: int, device: torch.device) -> Any:
+    """``state`` with each plain number as a Count over ``tasks``."""
+
+    def held(leaf: Any) -> Any:
+        kind = _DTYPES.get(type(leaf))
+        return leaf if kind is None else Count(torch.full((tasks,), leaf, dtype=kind, device=device))
+
+    return _walk(held, state)
+
+
+def has_counts(state: Any) -> bool:
+    """Whether a Count is in ``state``."""
+    found: list[bool] = []
+    _walk(lambda leaf: found.append(isinstance(leaf, Count)), state)
+    return any(found)
+
+
+def opened(state: Any, dtype: torch.dtype | None) -> Any:
+    """One task's ``state`` with each Count as a plain number, or as a 0-dimensional tensor of ``dtype``."""
+
+    def own(leaf: Any) -> Any:
+        if not isinstance(leaf, Count):
+            return leaf
+        if dtype is None:
+            return leaf.value.item()
+        return leaf.value if leaf.value.dtype == torch.bool else leaf.value.to(dtype)
+
+    return _walk(own, state)
+
+
+def closed(before: Any, after: Any) -> Any:
+    """The state ``after`` a step with a Count where there was one ``before``; the inverse of :func:`opened`."""
+    if isinstance(before, Count):
+        if isinstance(after, Tensor):
+            return Count(after.to(before.value.dtype))
+        return Count(torch.full_like(before.value, after))
+    if isinstance(before, dict) and isinstance(after, dict):
+        return {key: closed(before.get(key), value) for key, value in after.items()}
+    if isinstance(before, list | tuple) and isinstance(after, list | tuple) and len(before) == len(after):
+        return type(after)(closed(b, a) for b, a in zip(before, after, strict=True))
+    return after
+
+
+def replaced(old: Any, new: Any, index: Tensor, tasks: int) -> Any:
+    """``old``, over ``tasks``, with ``new`` in the places ``index``; their numbers are Counts from then on."""
+    old, new = counted(old, tasks, index.device), counted(new, len(index), index.device)
+    pairs = zip(tree.tensors(old), tree.tensors(new), strict=True)
+    return tree.refill(old, [a.index_copy(0, index, b) for a, b in pairs])
+
+
+def zeroed(state: Any, tasks: int) -> Any:
+    """As ``state``, but of ``tasks`` and zero everywhere: the state of every normalizer before its first signal."""
+    return tree.tree_map(lambda leaf: torch.zeros_like(leaf[:tasks]), state)
