@@ -66,9 +66,10 @@ def contender(asked: Contender, task: str | Task, spec: CompareSpec) -> Competit
 def stacked(name: str, graph: Graph, spec: CompareSpec, trained: int | None = None) -> Competitor:
     """A graph as a competitor. Arguments and refusals as for :func:`contender`."""
     for number, level in enumerate(graph.levels, 1):
-        if level.episode is not None and level.episode < spec.steps:
+        shortest = level.length(0)
+        if shortest is not None and shortest < spec.steps:
             raise RecoptError(
-                f"In '{name}' level {number} starts afresh every {level.episode} steps, and the comparison has "
+                f"In '{name}' level {number} starts afresh every {shortest} steps, and the comparison has "
                 f"{spec.steps}: train it with 'recopt run', export it, and compare the exported folder."
             )
     learned = [slot for slot, s in graph.slots.items() if s.learned and not isinstance(s, Trained)]
