@@ -62,11 +62,15 @@ class Hyper:
 
     On an instance it reads as the natural value, a 0-dimensional tensor that carries the graph.
     With ``off`` the domain is closed at that one value, where the term it weighs is absent
-    (``momentum=0``): it is then no parameter and cannot be moved.
+    (``momentum=0``): it is then no parameter and cannot be moved. ``above`` is the default where the strategy moves
+    the logarithms of other strategies' hyperparameters on normalized signals, and not a model: a length there means
+    another thing (see :func:`recopt.defaults.strides`).
     """
 
-    def __init__(self, default: float, domain: str, help: str = "", off: float | None = None) -> None:
-        self.default, self.domain, self.help, self.off = default, DOMAINS[domain], help, off
+    def __init__(
+        self, default: float, domain: str, help: str = "", off: float | None = None, above: float | None = None
+    ) -> None:
+        self.default, self.domain, self.help, self.off, self.above = default, DOMAINS[domain], help, off, above
         self.name = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -94,9 +98,12 @@ def option(default: T, help: str = "", choices: tuple[T, ...] | None = None) -> 
     return Option(default, help, choices)
 
 
-def positive(default: float, help: str = "", off: float | None = None) -> Hyper:
-    """Declare a hyperparameter in (0, ∞), moved as its logarithm. ``off=0`` also admits 0: absent."""
-    return Hyper(default, "positive", help, off)
+def positive(default: float, help: str = "", off: float | None = None, above: float | None = None) -> Hyper:
+    """Declare a hyperparameter in (0, ∞), moved as its logarithm. ``off=0`` also admits 0: absent.
+
+    ``above``: its default in levels that move other strategies' hyperparameters, if that is another one.
+    """
+    return Hyper(default, "positive", help, off, above)
 
 
 def unit(default: float, help: str = "", off: float | None = None) -> Hyper:

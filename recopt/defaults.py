@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from .declare import Hyper, declared
+from .domains import Positive
 from .level import TASK, Level
+from .strategy import Strategy
 
 if TYPE_CHECKING:
     from .graph import Graph
 
+RATE = "lr"
+"""What a strategy's learning rate is called."""
 WINDOW_OF_VALUES = 100
 """Task evaluations over which a zero-order level scores a trial, where nothing else is said."""
 
@@ -38,8 +47,69 @@ def complete(graph: Graph, number: int) -> Level:
     if level.moves == level.by:
         default["trust"] = 0.01
     settings = {**default, **settings}
+    if not level.only and _rate_alone(graph, number, settings):
+        settings["only"] = (RATE,)
     episode, every = settings.get("episode"), settings["every"]
     if episode and level.episode is None and episode % every:
         # Nobody chose this length: the nearest that holds whole windows.
         settings["episode"] = every * max(1, round(episode / every))
     return Level(**settings)
+
+
+def _rate_alone(graph: Graph, number: int, settings: dict[str, Any]) -> bool:
+    """Whether the level is to move the learning rate and leave the other hyperparameters alone.
+
+    With second derivatives dropped and signals normalized coordinate by coordinate, what is left of the others'
+    signals is noise of the size of the rate's own, and no run was seen in which following it helped (see
+    docs/optimizer.md, "Which hyperparameters"). ``only: ["*"]`` moves them all.
+    """
+    level = graph.levels[number]
+    beneath = graph.slots[level.moves]
+    moved = [n for n, p in beneath.named_parameters() if p.requires_grad]
+    others = [m for m, other in enumerate(graph.levels) if m != number and other.moves == level.moves]
+    first_order = graph.slots[level.by].order == 1
+    plain = first_order and not settings["second_order"] and settings["normalize"] != "none" and not others
+    return plain and RATE in moved and set(moved) <= set(beneath._domains)
+
+
+def strides(graph: Graph) -> dict[str, dict[str, float]]:
+    """By slot, the hyperparameters that nobody gave and that have another default where their strategy stands.
+
+    A step of a model's weights and a step of a learning rate's logarithm, on a signal whose size is 1, are lengths
+    of different things. So a rule whose ``lr`` has a default ``above`` starts from that, where all that it moves
+    are logarithms of hyperparameters, on normalized signals.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for slot, strategy in graph.slots.items():
+        other = {name: h.above for name, h in declared(type(strategy), Hyper).items() if h.above is not None}
+        open_ = {name: value for name, value in other.items() if _is_left_open(strategy, name)}
+        if open_ and all(_moves_logarithms(graph, n) for n, level in enumerate(graph.levels) if level.by == slot):
+            found[slot] = open_
+    return found
+
+
+def _is_left_open(strategy: Strategy, name: str) -> bool:
+    given, hyper = strategy._made_with, declared(type(strategy), Hyper)[name]
+    if name in given or name in (given.get("domains") or {}) or not strategy.on(name):
+        return False
+    now = strategy._parameters[name]
+    return now is not None and math.isclose(now.item(), hyper.domain.coordinate(hyper.default), rel_tol=1e-12)
+
+
+def _moves_logarithms(graph: Graph, number: int) -> bool:
+    level = graph.levels[number]
+    if level.moves == TASK or level.normalize in (None, "none"):
+        return False
+    beneath, names = graph.slots[level.moves], graph.names[level.moves]
+    return all(type(beneath._domains.get(names[i])) is Positive for i in graph.moved(number, names))
+
+
+def set_to(strategy: Strategy, values: dict[str, float]) -> Strategy:
+    """A copy of ``strategy``, as if it had been made with ``values``."""
+    made = copy.deepcopy(strategy)
+    made._made_with = {**made._made_with, **values}
+    coordinates = dict(made.named_parameters())
+    with torch.no_grad():
+        for name, value in values.items():
+            coordinates[name].fill_(made._domains[name].coordinate(value))
+    return made

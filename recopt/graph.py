@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 
 import networkx as nx
 
-from .defaults import complete
+from .defaults import complete, set_to, strides
 from .level import TASK, Level
 from .refusals import check_level, check_movers, check_slots
-from .stack import notation
+from .stack import notation, with_settings
 from .strategy import Strategy
 
 
@@ -24,6 +24,10 @@ class Graph:
         task_names: the task's movable parameters, to match ``only`` patterns against; where they are not
             known yet, :meth:`check_task` follows.
         labels: how each slot is written in stack notation, e.g. ``adam(lr=0.001)``.
+
+    Attributes:
+        strides: by slot, what was filled in of its strategy because of where it stands (``slots`` and ``labels``
+            have it); see :func:`recopt.defaults.strides`.
 
     Raises:
         RecoptError: if the graph cannot work, with the reason and the remedy.
@@ -48,6 +52,10 @@ class Graph:
         for number in range(len(self.levels)):
             check_level(self, number)
         check_movers(self)
+        self.strides = strides(self)
+        for slot, values in self.strides.items():
+            self.slots[slot] = set_to(self.slots[slot], values)
+            self.labels[slot] = with_settings(self.labels.get(slot, slot), values)
         if task_names is not None:
             self.check_task(task_names)
 

@@ -139,7 +139,10 @@ def resolve(data: Mapping[str, Any], where: str = "the spec") -> Plan:
 
 def _complete(spec: Spec, graph: Graph) -> Spec:
     every = spec.measure if spec.measure is not None else max(1, spec.steps // 10)
-    return spec.model_copy(update={"levels": graph.levels, "measure": every})
+    filled = {slot: named.model_copy(update={"settings": {**named.settings, **graph.strides[slot]}})
+              for slot, named in spec.strategies.items() if slot in graph.strides}  # fmt: skip
+    return spec.model_copy(update={"levels": graph.levels, "measure": every,
+                                   "strategies": {**spec.strategies, **filled}})  # fmt: skip
 
 
 def plan_of(task: str | Task, stack: str | Graph, *, seed: int = 0, depth: int | None = None,

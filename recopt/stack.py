@@ -145,15 +145,24 @@ def notation(levels: Sequence[Level], labels: Mapping[str, str], names: Mapping[
 def _layers(levels: Sequence[Level], labels: Mapping[str, str]) -> list[str]:
     """The layers of the stack that would come nearest."""
     layers, beneath, rest = [], [TASK], list(levels)
+    labels = dict(labels)
     while rest:
         layer = [level for level in rest if level.moves in beneath and level.moves == rest[0].moves]
         layer += [x for x in rest if x.moves in beneath and x not in layer and x.by in {y.by for y in layer}]
         if not layer:
             break
         layers.append(" + ".join(dict.fromkeys(_written(level, labels) for level in layer)))
+        # Settings stand where a label stands first.
+        labels |= {level.by: labels.get(level.by, level.by).partition("(")[0] for level in layer}
         rest = [level for level in rest if level not in layer]
         beneath = list(dict.fromkeys(level.by for level in layer))
     return layers
+
+
+def with_settings(label: str, settings: Mapping[str, float]) -> str:
+    """``label``, a strategy in stack notation, with more settings."""
+    added = ", ".join(f"{key}={value:g}" for key, value in settings.items())
+    return f"{label[:-1]}, {added})" if label.endswith(")") else f"{label}({added})"
 
 
 def _written(level: Level, labels: Mapping[str, str]) -> str:

@@ -26,7 +26,7 @@ class Adagrad(Strategy):
     kernel = "recopt.kernels.adagrad:AdagradKernel"
     formula = "recopt.kernels.adagrad:AdagradFormula"
 
-    lr = positive(0.01, "learning rate")
+    lr = positive(0.01, "learning rate", above=1.0)
     eps = positive(1e-10, "added to the root", off=0.0)
     initial = positive(0.0, "the sum of squares before the first step", off=0.0)
     lr_decay = positive(0.0, "how fast the learning rate falls as 1 / (1 + (t − 1) lr_decay); 0: not", off=0.0)

@@ -26,7 +26,7 @@ class Adam(Strategy):
     kernel = "recopt.kernels.adam:AdamKernel"
     formula = "recopt.kernels.adam:AdamFormula"
 
-    lr = positive(0.001, "learning rate")
+    lr = positive(0.001, "learning rate", above=0.05)
     beta1 = unit(0.9, "decay of the running mean of gradients; 0: none", off=0.0)
     beta2 = unit(0.999, "decay of the running mean of squared gradients")
     eps = positive(1e-8, "added to the root mean square; 0 makes the rule blind to the gradient's scale", off=0.0)

@@ -31,7 +31,7 @@ class Rmsprop(Strategy):
     kernel = "recopt.kernels.rmsprop:RmspropKernel"
     formula = "recopt.kernels.rmsprop:RmspropFormula"
 
-    lr = positive(0.01, "learning rate")
+    lr = positive(0.01, "learning rate", above=0.05)
     decay = unit(0.99, "decay of the running mean of squared gradients (alpha in torch)")
     eps = positive(1e-8, "added to the root mean square", off=0.0)
     momentum = unit(0.0, "decay of the momentum buffer; 0: none", off=0.0)

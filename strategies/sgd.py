@@ -30,7 +30,7 @@ class Sgd(Strategy):
     kernel = "recopt.kernels.sgd:SgdKernel"
     formula = "recopt.kernels.sgd:SgdFormula"
 
-    lr = positive(0.01, "learning rate")
+    lr = positive(0.01, "learning rate", above=0.05)
     momentum = unit(0.0, "decay of the momentum buffer; 0: none", off=0.0)
     weight_decay = positive(0.0, "coefficient of an L2 penalty, added to the gradient; 0: none", off=0.0)
     nesterov = option(False, "look ahead along the momentum (needs momentum)")

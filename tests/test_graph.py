@@ -105,6 +105,43 @@ def test_what_is_left_open() -> None:
     assert (first.gradient, first.every, first.normalize) == ("direct", 1, "none")
 
 
+def natural(made: Graph, slot: str) -> float:
+    strategy = made.slots[slot]
+    return strategy.natural({"lr": dict(strategy.named_parameters())["lr"]})["lr"].item()
+
+
+def test_a_rule_over_a_rate_moves_that_alone_by_a_step_of_a_logarithm() -> None:
+    made = engines.graph("adam/sgd/adam@b/adagrad")
+    assert [level.only for level in made.levels] == [(), ("lr",), ("lr",), ("lr",)]
+    assert [natural(made, slot) for slot in ("adam", "sgd", "b", "adagrad")] == pytest.approx([0.001, 0.05, 0.05, 1.0])
+    assert made.strides == {"sgd": {"lr": 0.05}, "b": {"lr": 0.05}, "adagrad": {"lr": 1.0}}
+    again = Graph(made.levels, made.slots, labels=made.labels)
+    assert (again.strides, again.labels) == ({}, made.labels)
+
+
+STAYS = {
+    "what was given": ("adam/sgd(lr=0.01)", {}, ("lr",), 0.01),
+    "all hyperparameters": ("adam/sgd[*]", {}, ("*",), 0.01),
+    "raw signals": ("adam/sgd", {2: {"normalize": "none"}}, (), 0.01),
+    "exact hypergradients": ("adam/sgd", {2: {"second_order": True, "every": 3}}, (), 0.01),
+    "learned weights": ("lstm/sgd", {}, (), 0.01),
+    "a level of the task too": ("sgd/sgd@sgd", {}, ("lr",), 0.01),
+}
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_where_a_step_stays_what_the_strategy_declares(name: str) -> None:
+    stack, settings, only, rate = STAYS[name]
+    made = engines.graph(stack, settings)
+    assert made.levels[1].only == only
+    assert made.strides == {}
+    assert natural(made, "sgd") == pytest.approx(rate)
+
+
+def test_a_search_moves_every_hyperparameter() -> None:
+    assert engines.graph("adam/annealing").levels[1].only == ()
+
+
 def test_an_episode_that_nobody_chose_holds_whole_windows() -> None:
     level = engines.graph("lstm/adam", {2: {"every": 30}}).levels[1]
     assert level.episode is not None and level.episode % 30 == 0
@@ -123,6 +160,6 @@ def test_structure() -> None:
 def test_weights_that_a_strategy_froze_are_not_moved() -> None:
     strategy = load_strategy("adam")()
     dict(strategy.named_parameters())["eps"].requires_grad_(False)
-    levels = [Level(moves="task", by="adam"), Level(moves="adam", by="sgd")]
+    levels = [Level(moves="task", by="adam"), Level(moves="adam", by="sgd", only=("*",))]
     made = Graph(levels, {"adam": strategy, "sgd": load_strategy("sgd")()})
     assert [made.names["adam"][i] for i in made.moved(1, made.names["adam"])] == ["lr", "beta1", "beta2"]

@@ -14,15 +14,16 @@ from . import engines
 STEPS = 40
 CASES: list[tuple[str, dict[int, dict[str, Any]], bool]] = [
     ("sgd(lr=0.1)/sgd", {}, True),
-    ("adam/sgd/sgd", {}, True),
+    ("adam/sgd[*]/sgd", {}, True),
+    ("adam/adam[*]/adam[*]", {}, True),
     ("adam/adam/adam", {}, True),
-    ("rmsprop(momentum=0.5)/adagrad/sgd(momentum=0.5)", {}, True),
-    ("adam(weight_decay=0.1)/hypergradient/sgd", {}, False),
+    ("rmsprop(momentum=0.5)/adagrad(lr=0.01)[*]/sgd(momentum=0.5)[*]", {}, True),
+    ("adam(weight_decay=0.1)/hypergradient[*]/sgd(lr=0.01)", {}, False),
     ("sgd(lr=0.1)/sgd/sgd", {2: {"normalize": "log_sign"}, 3: {"normalize": "unit"}}, True),
-    ("adam/sgd", {1: {"normalize": "rms"}, 2: {"normalize": "clip"}}, True),
+    ("adam/sgd[*]", {1: {"normalize": "rms"}, 2: {"normalize": "clip"}}, True),
     ("adam/adam", {1: {"normalize": "clip_each"}, 2: {"normalize": "clip_each"}}, True),
     ("adam/adagrad(lr=1)[lr]/sgd", {}, True),
-    ("sgd(lr=0.1)/adam", {2: {"every": 4}}, True),
+    ("adam/adam[*]", {2: {"every": 4}}, True),
     ("adam/sgd/sgd", {2: {"every": 3, "objective": "last"}, 3: {"every": 2}}, True),
     ("sgd@a(lr=0.1)/sgd@a", {2: {"trust": 0.05}}, True),
 ]

@@ -40,7 +40,7 @@ def mlp() -> nn.Sequential:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_parameters_keep_their_moments_in_float32(dtype: torch.dtype) -> None:
     model = mlp().to(dtype)
-    optimizer = recopt.Optimizer(model.parameters(), "adam(lr=0.01)/sgd")
+    optimizer = recopt.Optimizer(model.parameters(), "adam(lr=0.01)/sgd[*]")
     losses = steps(model, optimizer, 60, dtype)
     state = optimizer.state_dict()["state"]["recopt"]["towers"][0]["rungs"][0]["cohorts"][0]["mover"]["state"]
     assert {t.dtype for key in ("mean", "square", "grads") for t in state[key]} == {torch.float32}
@@ -110,7 +110,7 @@ def test_groups_stacks_and_scopes() -> None:
     first, last = list(model[0].parameters()), list(model[2].parameters())
     groups: list[dict[str, Any]] = [{"params": first, "lr": 0.01}, {"params": last, "stack": "sgd(lr=0.2)/sgd"}]
     optimizer = recopt.Optimizer(groups, "adam/sgd")
-    assert optimizer.describe() == ["adam/sgd", "sgd(lr=0.2)/sgd"]
+    assert optimizer.describe() == ["adam/sgd(lr=0.05)[lr]", "sgd(lr=0.2)/sgd(lr=0.05)[lr]"]
     assert optimizer.hyperparameters()["0/adam.lr"] == pytest.approx(0.01)
     steps(model, optimizer, 20)
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.01, 0.2])

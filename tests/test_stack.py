@@ -50,8 +50,9 @@ def test_there_and_back(stack: str) -> None:
 
 
 def test_the_description_is_what_was_written() -> None:
-    for stack in STACKS[:3]:
+    for stack in (STACKS[0], "adam(lr=0.001)/sgd(lr=0.01)[lr]/annealing", "adam/sgd[*]"):
         assert graph(stack).describe() == stack
+    assert graph("adam/sgd@b/sgd@b").describe() == "adam/sgd@b(lr=0.05)[lr]/sgd@b[lr]"
 
 
 @pytest.mark.parametrize("seed", range(60))

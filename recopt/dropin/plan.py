@@ -63,7 +63,7 @@ def _deepened(layers: list[list[Term]], own: dict[str, Strategy], depth: int | N
     while len(layers) < depth:
         layer = []
         for term in last:
-            slot = f"{term.slot}_{len(layers) + 1}"
+            slot = f"{term.slot if term.slot in own else term.name.replace('-', '_')}{len(layers) + 1}"
             while slot in taken:
                 slot += "_"
             taken.add(slot)
