@@ -5,6 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .cells import lstm_cell, plain_lstm_cell, tanh
+
+__all__ = [
+    "cosine", "flatten", "log_ratio", "lstm_cell", "norm", "orthogonalize", "plain_lstm_cell", "rms", "tanh",
+    "unflatten",
+]  # fmt: skip
+
 TINY = 1e-18
 """Added to lengths before dividing by them; its square is still a normal float32."""
 
@@ -18,33 +25,6 @@ def unflatten(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
     """``flat`` cut into tensors of the shapes of ``like``."""
     parts = flat.split([p.numel() for p in like])
     return [part.reshape(p.shape) for part, p in zip(parts, like, strict=True)]
-
-
-def lstm_cell(x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """One LSTM step of n independent columns: the new h and c, each [hidden, n].
-
-    Gates are in the order of ``torch.nn.LSTM`` (i, f, g, o), each a block of contiguous rows. One product and
-    one sigmoid serve all four: tanh(x) = 2σ(2x) - 1, so gate g's weights are doubled first. On CPU, tanh costs
-    many times what sigmoid does.
-
-    Args:
-        x: [inputs, n].
-        h, c: [hidden, n].
-        weight: [4 hidden, inputs + hidden].
-        bias: [4 hidden].
-    """
-    hidden = h.shape[0]
-    double = torch.ones_like(bias).unflatten(0, (4, hidden))
-    double = (double + double.new_tensor([0.0, 0.0, 1.0, 0.0])[:, None]).flatten()[:, None]
-    gates = torch.sigmoid((weight * double) @ torch.cat([x, h]) + bias[:, None] * double)
-    i, f, g, o = gates.split(hidden)
-    c = f * c + i * (2 * g - 1)
-    return o * tanh(c), c
-
-
-def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent as 2σ(2x) - 1, several times faster than ``torch.tanh`` on CPU."""
-    return 2 * torch.sigmoid(2 * x) - 1
 
 
 def rms(x: Tensor) -> Tensor:
