@@ -6,6 +6,7 @@ Coordinates are columns: a matrix [rows, n] holds some numbers of each of n coor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 COLUMNS = 4096
 """Columns worked on at once on a CPU: few enough for its cache, enough that the calls cost little beside the work."""
+FEW = 256
+"""Columns below which the plain composition is the faster one."""
 _tanh_slope = torch.ops.aten.tanh_backward.grad_input
 _sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
 
@@ -37,6 +40,8 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> 
         weight: [4 hidden, inputs + hidden].
         bias: [4 hidden].
     """
+    if x.shape[1] < FEW:
+        return plain_lstm_cell(x, h, c, weight, bias)
     new_h, new_c, *_ = _apply(torch.is_grad_enabled(), x, h, c, weight, bias)
     return new_h, new_c
 
@@ -59,7 +64,7 @@ class _Cell(torch.autograd.Function):
     def forward(keep: bool, x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         joined = _with_bias(weight, bias, 2)
         new_h, new_c = x.new_empty(h.shape), x.new_empty(c.shape)
-        kept, room = [], _Room(x, weight)
+        kept, room = [], _Room(weight, back=False)
         for x_, h_, c_, to_h, to_c in zip(*map(_pieces, (x, h, c, new_h, new_c)), strict=True):
             room.fit(x_)
             gates = torch.mm(joined, room.with_one(x_, h_)).sigmoid_()
@@ -79,11 +84,11 @@ class _Cell(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        given, (new_h, new_c, *gates) = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        *given, new_h, new_c = (saved := ctx.saved_tensors)[:7]
         dh, dc = (torch.zeros_like(new_h) if g is None else g for g in grads[:2])
         if torch.is_grad_enabled():
             return (None, *torch.func.vjp(plain_lstm_cell, *given)[1]((dh, dc)))
-        return (None, *_pulled(given, new_c, gates, dh, dc, ctx.needs_input_grad[1]))
+        return (None, *_pulled(given, new_c, saved[7:], dh, dc, ctx.needs_input_grad[1]))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
@@ -116,34 +121,43 @@ def _side_by_side(t: Tensor, dim: int | None, size: int) -> Tensor:
 
 def _pieces(t: Tensor) -> Sequence[Tensor]:
     """The columns of ``t`` in pieces: views, all made at once, since each of them costs as much as some of the work."""
-    return t.split(COLUMNS, 1) if t.device.type == "cpu" else (t,)
+    return t.split(COLUMNS, 1) if t.device.type == "cpu" and t.shape[1] > COLUMNS else (t,)
 
 
 def _with_bias(weight: Tensor, bias: Tensor, factor: int) -> Tensor:
     """[4 hidden, inputs + hidden + 1], a copy with gate g's rows times ``factor``."""
     hidden = len(bias) // 4
     joined = torch.cat([weight, bias[:, None]], 1)
-    joined[2 * hidden : 3 * hidden] *= factor
+    joined.narrow(0, 2 * hidden, hidden).mul_(factor)
     return joined
+
+
+@cache
+def _minus_one(dtype: torch.dtype) -> Tensor:
+    """A number that torch adds a multiple of a tensor to in one pass."""
+    return torch.tensor(-1.0, dtype=dtype)
 
 
 class _Room:
     """Where one piece after the other is worked out."""
 
-    def __init__(self, like: Tensor, weight: Tensor) -> None:
-        self.like, self.rows, self.inputs = like, weight.shape, weight.shape[1]
-        self.minus_one = torch.tensor(-1.0, dtype=like.dtype)
+    def __init__(self, weight: Tensor, back: bool) -> None:
+        (self.gates, self.inputs), self.way_back = weight.shape, back
+        self.minus_one = _minus_one(weight.dtype)
         self.width = -1
 
     def fit(self, piece: Tensor) -> None:
         """Make room for a piece, unless there is."""
-        if piece.shape[1] != self.width:
-            self.width = piece.shape[1]
-            self.joined = piece.new_ones(self.inputs + 1, self.width)
-            self.inside = self.joined[:-1]
-            self.slopes = piece.new_empty(self.rows[0], self.width)
-            self.parts = self.slopes.split(self.rows[0] // 4)
-            self.back, self.squashed = piece.new_empty(2, self.rows[0] // 4, self.width)
+        if piece.shape[1] == self.width:
+            return
+        self.width = piece.shape[1]
+        self.joined = piece.new_ones(self.inputs + 1, self.width)
+        self.inside = self.joined.narrow(0, 0, self.inputs)
+        self.squashed = piece.new_empty(self.gates // 4, self.width)
+        if self.way_back:
+            self.back = torch.empty_like(self.squashed)
+            self.slopes = piece.new_empty(self.gates, self.width)
+            self.parts = self.slopes.split(self.gates // 4)
 
     def with_one(self, x: Tensor, h: Tensor) -> Tensor:
         """What the weights and the bias are multiplied by."""
@@ -162,10 +176,11 @@ def _pulled(
     """The derivatives by (x, h, c, weight, bias), without a graph."""
     x, h, c, weight, bias = given
     # Gate g is 2u - 1 with u = σ(2z): its slope by z is 4 u (1 - u).
-    start, joined = 0 if wants_x else len(x), _with_bias(weight, bias, 4)[:, :-1].T
+    start = 0 if wants_x else len(x)
+    joined = _with_bias(weight, bias, 4)[:, start:-1].T
     by_joined = weight.new_zeros(weight.shape[1] + 1, len(weight))
     by_inputs, by_c = x.new_empty(weight.shape[1] - start, x.shape[1]), x.new_empty(c.shape)
-    joined, room = joined[start:], _Room(x, weight)
+    room = _Room(weight, back=True)
     for x_, h_, c_, u, dh_, dc_, nc_, to_inputs, to_c in zip(
         _pieces(x), _pieces(h), _pieces(c), kept, *map(_pieces, (dh, dc, new_c, by_inputs, by_c)), strict=True
     ):
@@ -183,6 +198,6 @@ def _pulled(
         # Transposed, this product takes two thirds to four fifths of the time.
         by_joined.addmm_(room.with_one(x_, h_), room.slopes.T)
         torch.mm(joined, room.slopes, out=to_inputs)
-    by_joined[:, 2 * len(h) : 3 * len(h)] *= 4
+    by_joined.narrow(1, 2 * len(h), len(h)).mul_(4)
     by_x = by_inputs[: len(x)] if wants_x else None
     return by_x, by_inputs[-len(h) :], by_c, by_joined[:-1].T, by_joined[-1]

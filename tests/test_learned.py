@@ -12,13 +12,20 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from recopt import Params, State, Strategy, Trial
+from recopt import Params, State, Strategy, Trial, cells
 from recopt.blocks import cosine, flatten, log_ratio, lstm_cell, orthogonalize, tanh, unflatten
 
 STRATEGIES = Path(__file__).parent.parent / "strategies"
 NAMES = {"lstm": "Lstm", "rnnprop": "Rnnprop", "mlp_rule": "MlpRule", "residual": "Residual", "blend": "Blend"}
 SHAPES = [(6, 4), (6,), (3, 6), (3,)]
 RNG = torch.Generator()
+
+
+@pytest.fixture(autouse=True)
+def fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few columns as they are here would go through the plain LSTM cell."""
+    monkeypatch.setattr(cells, "FEW", 0)
+    monkeypatch.setattr(cells, "COLUMNS", 20)
 
 
 def strategy_class(name: str) -> type[Strategy]:
