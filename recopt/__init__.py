@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from .comparison import Comparison, compare
     from .declare import option, positive, real, unit
     from .errors import RecoptError
+    from .failures import RunFailed
     from .graph import Graph
     from .level import Level
     from .optimizer import Optimizer
     from .result import Result
-    from .session import RunFailed, run
+    from .running import run
     from .strategy import Params, State, Strategy, Trial
     from .task import Task
 
@@ -51,7 +52,7 @@ _HOME = {
     "Params": "strategy",
     "RecoptError": "errors",
     "Result": "result",
-    "RunFailed": "session",
+    "RunFailed": "failures",
     "State": "strategy",
     "Strategy": "strategy",
     "Task": "task",
@@ -60,7 +61,7 @@ _HOME = {
     "option": "declare",
     "positive": "declare",
     "real": "declare",
-    "run": "session",
+    "run": "running",
     "unit": "declare",
 }
 """The submodule that each public name comes from (PEP 562)."""

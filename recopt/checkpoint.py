@@ -73,7 +73,8 @@ def save(engine: Engine, path: Path, note: Any = None) -> None:
     """Write what :func:`load` continues from, bit for bit; the file is replaced as a whole or not at all.
 
     What is written is the last moment at which no tape was open, and how many steps have passed since:
-    a graph cannot be saved, but the steps can be taken again. ``note`` (plain JSON) is kept with it.
+    a graph cannot be saved, but the steps can be taken again. ``note`` (dicts, lists, tensors, numbers)
+    is kept with it.
     """
     found: dict[int, tuple[str, Tensor]] = {}
     header = {
@@ -81,7 +82,7 @@ def save(engine: Engine, path: Path, note: Any = None) -> None:
         "step": engine.state.step,
         "replay": engine.replay,
         "budget": engine.budget.plain(),
-        "note": note,
+        "note": pack(note, found),
         "state": pack(engine.clean, found),
     }
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in found.values()}
@@ -150,7 +151,7 @@ def load(engine: Engine, path: Path) -> Any:
             f"The checkpoint {path} is of another graph ('{odd}' differs): resume it with the spec beside it."
         )
     engine.resume(state, header["replay"], Budget.from_plain(header["budget"]))
-    return header.get("note")
+    return unpack(header.get("note"), tensors, torch.device("cpu"))
 
 
 def read(path: Path) -> tuple[RunState, int]:

@@ -34,9 +34,16 @@ class Score(NamedTuple):
         """Whether it may be chosen: not where the mean is not finite, nor where every task diverged."""
         return math.isfinite(self.mean) and self.diverged < self.tasks
 
+    @property
+    def words(self) -> str:
+        """The mean with its interval, and what diverged, for people."""
+        interval = f" ({self.low:.4g} to {self.high:.4g})" if math.isfinite(self.low) else ""
+        lost = f", {self.diverged} of {self.tasks} diverged" if self.diverged else ""
+        return f"{self.mean:.4g}{interval}{lost}"
+
     def beats(self, other: Score | None) -> bool:
         """Whether it is chosen before ``other``: on fewer tasks diverged, or on as many with a lower mean."""
-        if not self.usable or other is None:
+        if not self.usable or other is None or not other.usable:
             return self.usable
         return (self.diverged, self.mean) < (other.diverged, other.mean)
 
@@ -70,6 +77,13 @@ class Chosen:
     def step(self) -> int:
         """Updates of the run's task when the rule had the values."""
         return self.last if self.score is None else self.score.step
+
+    @property
+    def what(self) -> str:
+        """What is scored, in words, but for the task's name."""
+        tasks = next((score.tasks for score in (*self.report.values(), self.score) if score), 0)
+        scored = "the last loss" if self.objective == "last" else f"the {self.objective} of the losses"
+        return f"{scored} over {self.steps:,} updates on each of {tasks:,} fresh tasks"
 
     def told(self) -> dict[str, Any]:
         """All of it but the values, as JSON can hold it."""

@@ -13,7 +13,7 @@ from .export import export_folder
 from .graph import Graph
 from .level import TASK
 from .plugins import canonical, is_export, is_known, source_of
-from .spec import SHORT, Named, Spec, deepen, make_spec, strategies_of
+from .spec import LARGEST_SEED, SHORT, Choose, Named, Spec, choice, deepen, make_spec, strategies_of
 from .stack import parse
 from .strategy import Strategy
 from .task import Task
@@ -49,7 +49,7 @@ def plan(
 
 def replan(
     data: Mapping[str, Any], *, task: str | None = None, stack: str | None = None, depth: int | None = None,
-    settings: Sequence[str] = (), where: str = "the spec", **fields: Any,
+    settings: Sequence[str] = (), choose: str | Mapping[str, Any] | None = None, where: str = "the spec", **fields: Any,
 ) -> Plan:  # fmt: skip
     """A run from a spec's mapping, with what is given besides in the place of what it says.
 
@@ -58,6 +58,9 @@ def replan(
     """
     data, (own, deep, kept) = _short(data, where)
     data |= {key: value for key, value in fields.items() if value is not None}
+    if choose is not None:
+        was, now = choice(data.get("choose")), choice(choose)
+        data["choose"] = {**was, **now} if isinstance(was, Mapping) and isinstance(now, Mapping) else now
     # A setting goes with what it is a setting of: given anew, that begins with none.
     given = [stack if text.partition(".")[0] != TASK else task for text in kept]
     settings = [*(text for text, anew in zip(kept, given, strict=True) if anew is None), *settings]
@@ -141,8 +144,23 @@ def _complete(spec: Spec, graph: Graph) -> Spec:
     every = spec.measure if spec.measure is not None else max(1, spec.steps // 10)
     filled = {slot: named.model_copy(update={"settings": {**named.settings, **graph.strides[slot]}})
               for slot, named in spec.strategies.items() if slot in graph.strides}  # fmt: skip
-    return spec.model_copy(update={"levels": graph.levels, "measure": every,
+    return spec.model_copy(update={"levels": graph.levels, "measure": every, "choose": _chooses(spec, graph),
                                    "strategies": {**spec.strategies, **filled}})  # fmt: skip
+
+
+def _chooses(spec: Spec, graph: Graph) -> Choose | None:
+    """What is said of choosing, complete. Raises RecoptError where there is nothing to choose from."""
+    if spec.choose is None:
+        return None
+    rules = {level.by for level in graph.levels if level.moves == TASK}
+    if not any(level.moves in rules for level in graph.levels):
+        raise RecoptError(
+            f"There is nothing to choose from: no level moves {' or '.join(sorted(rules))}. Leave 'choose' out, or put "
+            "a level above, as in lstm/adam."
+        )
+    if spec.seed >= LARGEST_SEED:
+        raise RecoptError(f"With 'choose' the seed must be below {LARGEST_SEED:,}: those above are kept for its tasks.")
+    return spec.choose.model_copy(update={"every": spec.choose.every or max(1, spec.steps // 20)})
 
 
 def plan_of(task: str | Task, stack: str | Graph, *, seed: int = 0, depth: int | None = None,

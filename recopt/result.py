@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .budget import Budget
+from .chosen import Chosen
 from .engine import Engine
 from .guard import frozen
 from .held_out import models, settled
@@ -33,6 +34,7 @@ class Result:
         budget: what was spent per level.
         status: ``FINISHED`` or ``KILLED`` (interrupted).
         run_id, folder: where it was recorded; None if it was not.
+        chosen: the values that it hands on, if they were chosen; ``hyperparameters`` are then of these.
     """
 
     spec: Spec = field(repr=False)
@@ -46,6 +48,7 @@ class Result:
     engine: Engine = field(repr=False)
     run_id: str | None = None
     folder: Path | None = None
+    chosen: Chosen | None = field(default=None, repr=False)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def history(self, key: str = "loss", level: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -78,7 +81,9 @@ class Result:
         return plot_run(self.trace, self.stack, {n: x.by for n, x in enumerate(self.engine.levels, 1)})
 
 
-def summary(engine: Engine, trace: Trace, before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+def summary(
+    engine: Engine, trace: Trace, before: dict[str, float], after: dict[str, float], chosen: Chosen | None = None
+) -> dict[str, float]:
     """What runs are compared by: one number per key."""
     losses = trace.series(0, "loss")[1]
     total = engine.budget.total
@@ -94,9 +99,9 @@ def summary(engine: Engine, trace: Trace, before: dict[str, float], after: dict[
         "restored": float(sum(g.restored for g in engine.state.guards.values())),
     }
     found |= {f"before_{k}": v for k, v in before.items()} | {f"test_{k}": v for k, v in after.items()}
-    for number, values in found_hyperparameters(engine).items():
+    for number, values in found_hyperparameters(engine, chosen).items():
         found |= {f"level{number}_{k}": v for k, v in values.items()}
-    return found
+    return found | (chosen.summary() if chosen else {})
 
 
 def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
@@ -119,13 +124,16 @@ def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
     return found
 
 
-def found_hyperparameters(engine: Engine) -> dict[int, dict[str, float]]:
-    """The natural value of every scalar hyperparameter, by the level that steps with it (from 1)."""
+def found_hyperparameters(engine: Engine, chosen: Chosen | None = None) -> dict[int, dict[str, float]]:
+    """The natural value of every scalar hyperparameter, by the level that steps with it (from 1).
+
+    They are those that were ``chosen``, or if nothing was, the present ones.
+    """
     found: dict[int, dict[str, float]] = {}
-    slots = settled(engine).slots
+    slots = chosen.values if chosen else {name: slot.params for name, slot in settled(engine).slots.items()}
     for number, level in enumerate(engine.levels, 1):
         strategy = engine.graph.slots[level.by]
-        values = [p.detach() for p in slots[level.by].params]
+        values = [p.detach() for p in slots[level.by]]
         natural = strategy.natural(dict(zip(engine.graph.names[level.by], values, strict=True)))
         found[number] = {k: float(v) for k, v in natural.items() if isinstance(v, torch.Tensor) and v.ndim == 0}
     return found

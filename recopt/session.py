@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +12,20 @@ from typing import Any, Literal
 
 from . import checkpoint
 from .build import make_engine
+from .choosing import Chooser
+from .chosen import Chosen, Score
 from .engine import Engine
 from .errors import RecoptError
 from .export import write_export
-from .graph import Graph
+from .failures import RunFailed, blame
 from .held_out import measure, settled
 from .interrupts import Interrupts
-from .plan import Plan, plan_of
+from .plan import Plan
 from .plots import save_plots
-from .plugins import source_of
 from .recording import start_record
 from .result import Result, found_hyperparameters, level_summary, summary
-from .task import Split, Task
+from .state import RunState
+from .task import Split
 from .trace import Trace, load_trace, save_trace
 from .tracker import Status, Tracker
 from .tracking import RUNS
@@ -32,10 +34,6 @@ EXPERIMENT = "recopt"
 CHECKPOINT_SECONDS = 15.0
 FLUSH_SECONDS = 1.0
 CHECKPOINT, TRACE, TRACEBACK = "checkpoint.safetensors", "trace.npz", "traceback.txt"
-
-
-class RunFailed(RecoptError):
-    """An error in a user's strategy or task; the run is marked failed, with its traceback and checkpoint kept."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,8 @@ class Session:
         self.before: dict[str, float] = {}
         self.tracker: Tracker | None = None
         self.engine: Engine = self._call(self._make)
+        how = self.spec.choose
+        self.chooser = Chooser(how, self.engine, plan.task, self._add_score) if how else None
         self.started = time.monotonic()
         self._saved = self._flushed = self.started
         self._pause = options.save_seconds
@@ -107,6 +107,9 @@ class Session:
     def _add(self, level: int, step: int, values: Mapping[str, Any]) -> None:
         self.trace.add(level, step, values)  # which is another trace once the run is resumed
 
+    def _add_score(self, score: Score) -> None:
+        self.trace.add(0, score.step, {"choose_score": score.mean, "choose_diverged": float(score.diverged)})
+
     def _record(self) -> Tracker:
         how = self.options
         return start_record(
@@ -117,10 +120,14 @@ class Session:
 
     def load(self, folder: Path) -> None:
         """Go to where :meth:`save` was called, with the same record. Raises RecoptError if nothing was saved there."""
-        lengths = self._call(lambda: checkpoint.load(self.engine, folder / CHECKPOINT))
+        note = self._call(lambda: checkpoint.load(self.engine, folder / CHECKPOINT))
+        if not isinstance(note, dict):  # of a version that knew nothing of choosing
+            note = {"trace": note}
+        if self.chooser and note.get("choosing"):
+            self.chooser.load(note["choosing"])
         if (folder / TRACE).is_file():
             self.trace = load_trace(folder / TRACE, self.spec.steps)
-            self.trace.truncate(lengths or [])
+            self.trace.truncate(note["trace"] or [])
         named = [key for level, key in self.trace.keys() if level == 0]  # noqa: SIM118 - not a mapping
         for key in (key for key in named if key.startswith("test_")):
             self.before[key.removeprefix("test_")] = float(self.trace.series(0, key)[1][0])
@@ -139,11 +146,20 @@ class Session:
             return
         begin = time.monotonic()
         save_trace(self.trace, folder / TRACE)
-        checkpoint.save(self.engine, folder / CHECKPOINT, note=self.trace.lengths())
+        checkpoint.save(self.engine, folder / CHECKPOINT, note=self._note())
         self._saved = time.monotonic()
         self._pause = max(self.options.save_seconds, 20 * (self._saved - begin))
 
+    def _note(self) -> dict[str, Any]:
+        """What is kept beside the engine's state: how much of the trace belongs to it, and the choice so far."""
+        return {"trace": self.trace.lengths(), "choosing": self.chooser.plain() if self.chooser else None}
+
     # running
+
+    @property
+    def over(self) -> bool:
+        """Whether all steps are done, or the score that values are chosen by gets no better."""
+        return self.step >= self.spec.steps or (self.chooser is not None and self.chooser.stopped)
 
     def run(self) -> Result:
         """Run to the end, or until interrupted: then the result's status is ``KILLED``.
@@ -156,11 +172,12 @@ class Session:
             try:
                 if self.step == 0 and not self.before:
                     self.before = self._measure("test")
+                    self._choose(self.engine.state)
                     self.save()
-                while self.step < self.spec.steps and not interrupts.asked:
+                while not self.over and not interrupts.asked:
                     self._call(self.engine.step)
                     self._between()
-                return self._finish("KILLED" if self.step < self.spec.steps else "FINISHED")
+                return self._finish("FINISHED" if self.over else "KILLED")
             except KeyboardInterrupt:
                 if self.tracker:
                     self.tracker.finish(
@@ -181,6 +198,8 @@ class Session:
             if state.step // every > self._measured // every:
                 self._measured = state.step
                 self._measure("valid", state)
+        if self.chooser and (due := self.chooser.due()):
+            self._choose(due)
         if self.options.progress:
             self.options.progress(self)
         if self.tracker and now - self._flushed > FLUSH_SECONDS:
@@ -197,30 +216,38 @@ class Session:
             self.trace.add(0, state.step, {f"{split}_{key}": value for key, value in values.items()})
         return values
 
+    def _choose(self, state: RunState) -> None:
+        if (chooser := self.chooser) is not None:
+            self._call(lambda: chooser.score(state))
+
     def _finish(self, status: Literal["FINISHED", "KILLED"]) -> Result:
         self.save()
+        note = self._note()
         self.engine.hand_on(self.engine.state)
         # An interrupted run may go on: what is measured here is then no part of its record.
         after = self._measure("test", record=status == "FINISHED")
-        found, run_id, folder = found_hyperparameters(self.engine), None, self.folder
+        chosen = self._call(lambda: self.chooser and self.chooser.end(report=status == "FINISHED"))
+        found, run_id, folder = found_hyperparameters(self.engine, chosen), None, self.folder
         if self.tracker and folder:
+            checkpoint.save(self.engine, folder / CHECKPOINT, note={**note, "chosen": chosen and chosen.plain()})
             save_trace(self.trace, folder / TRACE)
             save_plots(self.trace, folder, self.graph.describe(), self._names())
-            write_export(self.engine, self.spec, folder / "export", self.trace)
-            self._end(status, after)
+            write_export(self.engine, self.spec, folder / "export", self.trace, chosen)
+            self._end(status, after, chosen)
             run_id = self.tracker.run_id
         return Result(
             self.spec, self.graph.describe(), self.trace, self.before, after, found, self.engine.budget, status,
-            self.engine, run_id, folder,
+            self.engine, run_id, folder, chosen,
         )  # fmt: skip
 
     def _names(self) -> dict[int, str]:
         return {number: level.by for number, level in enumerate(self.spec.levels, 1)}
 
-    def _end(self, status: Status, after: dict[str, float]) -> None:
+    def _end(self, status: Status, after: dict[str, float], chosen: Chosen | None = None) -> None:
         assert self.tracker is not None
         self.tracker.log(self.trace.drain(last=True))
-        self.tracker.finish(status, summary(self.engine, self.trace, self.before, after), level_summary(self.engine))
+        found = summary(self.engine, self.trace, self.before, after, chosen)
+        self.tracker.finish(status, found, level_summary(self.engine))
 
     # failing
 
@@ -235,21 +262,9 @@ class Session:
         except Exception as why:
             where = self._keep(traceback.format_exc())
             kept = f" The traceback is in {where / TRACEBACK}." if where else ""
-            raise RunFailed(f"{self._blame(why)}.{kept}") from why
-
-    def _blame(self, why: Exception) -> str:
-        """What failed, where, and how, in one sentence without its full stop."""
-        files = set()
-        for plugin in (type(self.plan.task), *(type(s) for s in self.graph.slots.values())):
-            try:
-                files.add(str(source_of(plugin)[0]))
-            except RecoptError:
-                continue
-        lines = [f for f in traceback.extract_tb(why.__traceback__) if f.filename in files]
-        place = f" in {lines[-1].filename}, line {lines[-1].lineno}," if lines else ""
-        text = " ".join(str(why).split()).removesuffix(".")
-        when = f"Step {self.step + 1}" if hasattr(self, "engine") else "Setting up the run"
-        return f"{when} failed{place} with {type(why).__name__}{': ' if text else ''}{text[:300]}"
+            when = f"Step {self.step + 1}" if hasattr(self, "engine") else "Setting up the run"
+            plugins = [type(self.plan.task), *(type(s) for s in self.graph.slots.values())]
+            raise RunFailed(f"{blame(why, when, plugins)}.{kept}") from why
 
     def _keep(self, text: str) -> Path | None:
         """Mark the run failed and keep ``text`` and a checkpoint with it; the folder they are in."""
@@ -265,35 +280,3 @@ class Session:
         else:
             self.tracker.finish("FAILED", {})
         return self.folder
-
-
-def run(
-    task: str | Task, stack: str | Graph, *, steps: int | None = None, depth: int | None = None, seed: int = 0,
-    tasks: int | None = None, settings: Sequence[str] = (), device: str | None = None, dtype: str | None = None,
-    measure: int | None = None, plugins: Sequence[str | Path] = (), store: str | None = None, track: bool = True,
-    name: str | None = None, progress: Callable[[Session], None] | None = None,
-) -> Result:  # fmt: skip
-    """Run a graph of levels on a task, as ``recopt run`` does.
-
-    Args:
-        task: a name such as ``"digits(net=cnn)"``, a ``.py`` file, or a :class:`recopt.Task`.
-        stack: in stack notation, ``"adam(lr=1e-3)/hypergradient"``, or a :class:`recopt.Graph`.
-        steps: updates of the task; 1,000 if not given.
-        depth: repeat the last strategy of the stack up to so many levels.
-        tasks: how many tasks are trained side by side.
-        settings: ``"level2.every=20"``, ``"adam.lr=0.1"``, ``"task.batch_size=64"`` …
-        device, dtype: ``"cpu"``, ``"cuda"`` …; ``"float32"`` or ``"float64"``.
-        measure: steps between two measurements on held-out data; 0 for only at the start and the end.
-        plugins: folders and files with strategies and tasks, searched first.
-        store: an MLflow address; None for ``runs/mlflow.db``. ``track=False`` records nothing.
-        progress: called after every step with the session.
-
-    Raises:
-        RecoptError: for what cannot work, before anything runs.
-        RunFailed: for an error in a strategy or task, with the traceback kept beside the run.
-    """
-    made = plan_of(
-        task, stack, seed=seed, depth=depth, settings=settings, steps=steps, tasks=tasks, device=device, dtype=dtype,
-        measure=measure, plugins=[str(place) for place in plugins] or None,
-    )  # fmt: skip
-    return Session(made, Options(store=store, track=track, name=name, progress=progress)).run()

@@ -40,6 +40,15 @@ class Named(BaseModel):
 NamedOrText = Annotated[Named, BeforeValidator(_named)]
 
 
+LARGEST_SEED = 1_000_000_000
+"""Seeds from here on are kept for tasks that are no run's own: to compare, to choose by, and to report on."""
+
+
+def choice(value: object) -> object:
+    """``every=500, tasks=64`` as a mapping."""
+    return parse(f"choose({value})")[0][0].settings if isinstance(value, str) else value
+
+
 class Choose(BaseModel):
     """How the values of the rule are chosen that a run hands on: see :mod:`recopt.choosing`.
 
@@ -86,7 +95,7 @@ class Spec(BaseModel):
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     measure: Annotated[int, Field(ge=0)] | None = None
-    choose: Choose | None = None
+    choose: Annotated[Choose, BeforeValidator(choice)] | None = None
     plugins: list[str] = []
 
     @property
@@ -172,7 +181,7 @@ def explain(why: ValidationError, known: Mapping[str, Iterable[str]] = KNOWN) ->
     if len(parts) > 1 and parts[0] == "levels" and parts[1].isdigit():
         place = ".".join([f"level{int(parts[1]) + 1}", *parts[2:]])
     if error["type"] == "extra_forbidden":
-        return f"there is no '{place}'.{did_you_mean(parts[-1], known[parts[0] if len(parts) > 1 else ''])}"
+        return f"there is no '{place}'.{did_you_mean(parts[-1], known.get(parts[0] if len(parts) > 1 else '', ()))}"
     if error["type"] == "missing":
         if {("strategies",), ("levels",)} <= {e["loc"] for e in errors}:
             return "'stack' is missing: name what trains the task, as in stack: adam/hypergradient."

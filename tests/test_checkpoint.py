@@ -129,9 +129,11 @@ def test_a_resumed_run_goes_on_bit_for_bit(name: str, tmp_path: Path, monkeypatc
 def test_what_a_checkpoint_holds(tmp_path: Path) -> None:
     made = make("online tower")
     made.run(7)
-    checkpoint.save(made, tmp_path / "a.safetensors", note={"kept": [1, 2]})
+    checkpoint.save(made, tmp_path / "a.safetensors", note={"kept": [1, 2], "values": [torch.ones(2)]})
     assert checkpoint.check(tmp_path / "a.safetensors") == 7
-    assert checkpoint.load(make("online tower"), tmp_path / "a.safetensors") == {"kept": [1, 2]}
+    note = checkpoint.load(make("online tower"), tmp_path / "a.safetensors")
+    assert note["kept"] == [1, 2]
+    assert note["values"][0].tolist() == [1.0, 1.0]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors"]
 
 

@@ -18,9 +18,9 @@ from recopt.comparison.result import Entry, break_even
 from recopt.comparison.runs import CAP, How, Runs, run_all, side_by_side
 from recopt.comparison.tuning import RANGES, baseline, tune
 from recopt.errors import RecoptError
+from recopt.failures import RunFailed
 from recopt.graph import Graph
 from recopt.plan import plan_of
-from recopt.session import RunFailed
 from recopt.task import Batch, Split, Task
 from recopt.tasks.quadratic import Quadratic
 

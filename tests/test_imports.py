@@ -23,7 +23,7 @@ BASIC = {"declare", "domains", "errors"}
 ONLY = {"higher": {"bridge"}, "mlflow": {"tracking"}}
 """Third parties that one module keeps to itself."""
 CLI = {"cli", "plan", "build", "session", "recording", "export", "comparison", "__init__", "__main__"}
-FINDERS = {*CLI, "build", "optimizer", "dropin", "trained"}
+FINDERS = {*CLI, "build", "optimizer", "dropin", "failures", "trained"}
 ONLY_BY = {
     "cli": {"__main__"},
     "tracking": {*CLI, "tracker"},

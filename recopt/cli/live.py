@@ -89,6 +89,9 @@ def _figures(session: Session) -> str:
     """The training loss of late (its median over ten steps), and what was last measured on held-out data."""
     losses = session.trace.series(0, "loss")[1]
     text = f"loss {short(float(np.median(losses[-10:])))}" if len(losses) else ""
+    if (chooser := session.chooser) and chooser.latest:
+        best = f" (best {short(chooser.best.mean)} at {chooser.best.step:,})" if chooser.best else ""
+        text += f"  score {short(chooser.latest.mean)}{best}"
     metric = session.plan.task.metric
     if metric is None:
         return text

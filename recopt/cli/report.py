@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ..chosen import Chosen
     from ..result import Result
 
 WIDE = 160
@@ -66,13 +67,18 @@ def report(result: Result, store: str | None) -> None:
     last = result.engine.state.step
     steps = f"{result.spec.steps:,}"
     how = f"finished, {steps} steps" if result.status == "FINISHED" else f"interrupted at step {last:,} of {steps}"
+    if result.chosen and result.chosen.stopped:
+        how = f"stopped early at step {last:,} of {steps}, since the score got no better"
     out.print(f"{Path(result.spec.task.name).name}  {result.stack}", style="bold", markup=False)
     out.print(f"{how}, {span(result.budget.total.seconds)}\n")
     tables = [_figures(result)]
     tables += [_levels(result)] if out.width >= NARROW else [_found(result), _spent(result)]
+    tables += [_chosen(result.chosen)] if result.chosen and result.chosen.report else []
     for one in tables:
         out.print(one)
         out.print()
+    if result.chosen:
+        out.print(f"{_choice(result.chosen)}\n", markup=False, soft_wrap=True)
     for line in _where(result, store):
         out.print(line, markup=False, soft_wrap=True)
 
@@ -111,6 +117,23 @@ def _spent(result: Result) -> Table:
     for number in range(1, len(result.spec.levels) + 1):
         made.add_row(str(number), *_evaluations(result, number))
     return made
+
+
+def _chosen(chosen: Chosen) -> Table:
+    """The scores on tasks that nothing was chosen by."""
+    made = table("values", "of step", "score", "95 % interval", "diverged", right=(1, 2, 3, 4))
+    for key, score in chosen.report.items():
+        interval = f"{short(score.low)}–{short(score.high)}"
+        made.add_row(key, f"{score.step:,}", short(score.mean), interval, f"{score.diverged} of {score.tasks}")
+    return made
+
+
+def _choice(chosen: Chosen) -> str:
+    cost = f"Choosing and reporting took {chosen.evaluations:,} evaluations more, {span(chosen.seconds)}."
+    if chosen.score is None:
+        return f"Nothing was chosen, since no score was usable: the last values are handed on. {cost}"
+    others = " (reported: on as many others)" if chosen.report else ""
+    return f"Chosen: the values of step {chosen.step:,}, by {chosen.what}{others}: {chosen.score.words}. {cost}"
 
 
 SPENT = ("losses", "gradients", "hypergradients", "seconds")

@@ -83,6 +83,7 @@ def export(run: str, folder: Path, store: str | None) -> None:
 def _export(source: Path, folder: Path, where: str) -> None:
     from ..build import make_engine
     from ..checkpoint import load
+    from ..choosing import chosen_in
     from ..export import write_export
     from ..plan import relocated, replan
     from ..session import CHECKPOINT
@@ -90,8 +91,8 @@ def _export(source: Path, folder: Path, where: str) -> None:
 
     made = replan(relocated(read_spec(source / "spec.yaml"), source), where=where, device="cpu")
     engine = make_engine(made.spec, made.graph, made.task)
-    load(engine, source / CHECKPOINT)
+    chosen = chosen_in(load(engine, source / CHECKPOINT), made.spec.choose, engine, made.task)
     try:
-        write_export(engine, made.spec, folder)
+        write_export(engine, made.spec, folder, chosen=chosen)
     except OSError as why:
         raise RecoptError(f"{folder} cannot be written ({why.strerror}): choose another place.") from None

@@ -51,6 +51,11 @@ STORE = click.option("--store", metavar="URI", help="An MLflow address (sqlite:/
     metavar="N",
     help="Steps between two measurements on held-out data; 0: only at the start and the end.",
 )
+@click.option(
+    "--choose",
+    metavar="NAME=VALUE,…",
+    help="Hand on the values that score best on fresh tasks; every=500,tasks=64,steps=100,objective=sum,patience=5.",
+)
 @STORE
 @click.option("--resume", metavar="RUN", help="Go on with a run, by its id or the beginning of it, or its name.")
 @click.option("--name", help="What to call the run where runs are listed.")

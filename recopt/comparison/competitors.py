@@ -17,6 +17,7 @@ from ..plugins import is_export
 from ..spec import Named, written
 from ..task import Task
 from ..trained import Trained, read_folder
+from .runs import held_still
 from .spec import CompareSpec, Contender
 
 Kind = Literal["stack", "export", "baseline"]
@@ -90,9 +91,7 @@ _UNKNOWN = "What its training took is not known: give 'trained'."
 def _exported(asked: Contender, folder: Path, guards: bool) -> Competitor:
     """The levels of an export that move the task, with the values that were trained, held still."""
     levels, strategies = read_export(folder)
-    own = [level for level in levels if level.moves == TASK]
-    slots = {level.by: strategies[level.by] for level in own}
-    graph = _guarded(Graph(own, slots), guards)
+    graph = held_still(levels, strategies, guards)
     prepared = asked.trained if asked.trained is not None else read_folder(folder).spent
     notes = () if prepared is not None else (_UNKNOWN,)
     return Competitor(asked.name or folder.name, graph, "export", prepared, notes=notes)

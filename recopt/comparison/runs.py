@@ -14,10 +14,11 @@ from torch import Tensor
 from .. import tree
 from ..engine import Engine
 from ..errors import RecoptError
+from ..failures import RunFailed
 from ..graph import Graph
 from ..held_out import measure_each, settled
-from ..level import TASK
-from ..session import RunFailed
+from ..level import TASK, Level
+from ..strategy import Strategy
 from ..task import Task
 
 Floats = NDArray[np.float64]
@@ -108,6 +109,12 @@ class Members(Task):
     def to(self, device: torch.device | str) -> Self:
         self._family.to(device)
         return self
+
+
+def held_still(levels: Sequence[Level], strategies: Mapping[str, Strategy], guards: bool = False) -> Graph:
+    """The levels that move the task, with ``strategies`` at the values that they have; those above only train them."""
+    own = [level.model_copy(update={"guard": guards and level.guard}) for level in levels if level.moves == TASK]
+    return Graph(own, {level.by: strategies[level.by] for level in own})
 
 
 def run_all(

@@ -1,0 +1,335 @@
+"""Which values a run hands on: that they are the best, are told by other tasks, and that choosing leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import recopt
+from recopt import Graph, Level, Params, RecoptError, Result, State, Strategy, Task, Trial
+from recopt.checkpoint import load
+from recopt.choosing import choosing_seeds, chosen_in, reporting_seeds
+from recopt.chosen import Score
+from recopt.comparison import Contender, make_compare_spec, report_seeds, tuning_seeds
+from recopt.comparison.competitors import contender
+from recopt.comparison.runs import How, held_still, run_all
+from recopt.evaluate import mix
+from recopt.export import write_export
+from recopt.plan import Plan, plan, plan_of, replan
+from recopt.plugins import load_strategy
+from recopt.session import CHECKPOINT, Options, Session
+from recopt.spec import Choose, write_spec
+from recopt.stats import paired
+from recopt.tasks import make
+
+from .engines import Bowl
+
+CHOOSE = {"every": 20, "tasks": 4, "steps": 10}
+
+
+class Up(Strategy):
+    """Multiplies a rate by e^0.1, whatever comes of it."""
+
+    def forward(
+        self, point: Params, trials: Sequence[Trial], state: State, rng: torch.Generator
+    ) -> tuple[Params, State]:
+        return [torch.full_like(p, 0.1) for p in point], state
+
+
+class Dropping(Task):
+    """A net with dropout, which draws from torch's global generator."""
+
+    vectorize = False
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+
+    def batch(self, index: int, split: str = "train") -> Tensor:
+        return torch.randn(8, 3, generator=self.generator(index))
+
+    def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
+        loss: Tensor = ((model(batch) - batch.sum(1, keepdim=True)) ** 2).mean()
+        return loss
+
+
+def rising() -> Graph:
+    """SGD on the task, from a rate that is too small, which is raised until it is too large."""
+    sgd = load_strategy("sgd")(lr=0.05)
+    levels = [Level(moves="task", by="sgd"), Level(moves="sgd", by="up", every=5, normalize="none", guard=False)]
+    return Graph(levels, {"sgd": sgd, "up": Up()})
+
+
+def exported(folder: Path) -> Graph:
+    """What an export of such a graph does to the task."""
+    sgd = load_strategy("sgd")()
+    with torch.no_grad():
+        next(sgd.parameters()).copy_(load_file(str(folder / "strategies.safetensors"))["sgd/lr"])
+    return held_still([Level(moves="task", by="sgd")], {"sgd": sgd})
+
+
+def rate(graph: Graph) -> float:
+    """The rate of its SGD."""
+    return graph.slots["sgd"].lr.item()  # type: ignore
+
+
+def same(one: Result, other: Result) -> None:
+    """That two runs have the same record, but for what is chosen in them, and the same budget but for the seconds."""
+    keys = [[key for key in run.trace.keys() if not key[1].startswith("choose_")] for run in (one, other)]  # noqa: SIM118
+    assert keys[0] == keys[1]
+    for key in keys[0]:
+        for a, b in zip(one.trace.series(*key), other.trace.series(*key), strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=str(key))
+    assert one.before == other.before
+    assert one.after == other.after
+    spent = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.budget.plain()] for run in (one, other)]
+    assert spent[0] == spent[1]
+
+
+@pytest.mark.parametrize("stack", ["adam/sgd", "sgd(lr=0.01)/annealing", "adam/hypergradient/annealing"])
+@pytest.mark.parametrize("task", [Bowl, Dropping])
+def test_choosing_leaves_the_run_as_it_would_have_been(stack: str, task: type[Task]) -> None:
+    settings = [f"level{stack.count('/') + 1}.every=8"] if "annealing" in stack else []
+    made: list[Any] = [
+        recopt.run(task(), stack, steps=60, tasks=2, settings=settings, track=False, choose=choose)
+        for choose in (None, "every=10, tasks=3, steps=5")
+    ]
+    same(*made)
+    assert torch.equal(*[run.engine.state.copy().rng[0] for run in made]), "torch's generator is where it was"
+    steps, scores = made[1].history("choose_score")
+    assert steps[0] == 0
+    assert 50 < steps[-1] <= 60
+    assert len(steps) >= 4
+    assert np.isfinite(scores).all()
+
+
+def test_the_tasks_of_a_choice_are_no_others() -> None:
+    how = Choose(tasks=64)
+    spec = make_compare_spec({"task": "quadratic", "seeds": 1000, "seed": 999})
+    sets = [choosing_seeds(how), reporting_seeds(how), report_seeds(spec), tuning_seeds(spec), [*range(100)]]
+    sets.append([mix(seed, draw, n) for seed in range(5) for draw in range(5) for n in range(20)])
+    assert len(set().union(*sets)) == sum(map(len, sets))
+    assert len(choosing_seeds(how)) == len(reporting_seeds(how)) == 64
+
+
+def test_what_is_handed_on_scored_best_and_is_told_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = recopt.run(Bowl(), rising(), steps=200, choose=CHOOSE)
+    chosen, (steps, scores) = result.chosen, result.history("choose_score")
+    lost = result.history("choose_diverged")[1]
+    assert chosen is not None
+    assert chosen.score is not None
+    assert lost[-1] == 4, "the rate ends where it cannot work"
+    best = min(range(len(steps)), key=lambda n: (lost[n], scores[n]))
+    assert 0 < best < len(steps) - 1
+    assert (chosen.step, chosen.score.mean) == (steps[best], scores[best])
+    assert 0.3 < result.hyperparameters[1]["lr"] < 1.0 < result.history("lr", level=1)[1][-1]
+    # The report is what anyone finds who takes the export and runs it on those tasks.
+    assert result.folder is not None
+    graph = exported(result.folder / "export")
+    assert rate(graph) == pytest.approx(result.hyperparameters[1]["lr"], rel=1e-6)
+    how = Choose.model_validate(CHOOSE)
+    for seeds, told in ((choosing_seeds(how), chosen.score), (reporting_seeds(how), chosen.report["chosen"])):
+        runs = run_all("x", graph, Bowl(), seeds, How(how.steps), test=False)
+        assert runs.losses[:, :-1].sum(1).mean() == pytest.approx(told.mean, rel=1e-6)
+        assert told.low < told.mean < told.high
+    assert chosen.report["chosen"].mean < chosen.report["before"].mean
+    assert (chosen.report["last"].diverged, chosen.report["last"].step) == (4, 200)
+    written = json.loads((result.folder / "export" / "stack.json").read_text())["chosen"]
+    assert written == chosen.told()
+    assert chosen.evaluations == 4 * 11 * (len(steps) + 3)
+
+
+def test_the_objective_is_what_it_says() -> None:
+    found = {}
+    for objective in ("sum", "mean", "last"):
+        result = recopt.run(Bowl(), rising(), steps=20, choose={**CHOOSE, "objective": objective}, track=False)
+        found[objective] = result.history("choose_score")[1][0]
+    assert found["mean"] == pytest.approx(found["sum"] / 10)
+    assert found["last"] < found["mean"]
+
+
+def score(mean: float, diverged: int = 0, tasks: int = 4) -> Score:
+    return Score(10, mean, mean - 1, mean + 1, diverged, tasks)
+
+
+def test_which_score_beats_which() -> None:
+    assert score(1.0).beats(None)
+    assert score(1.0).beats(score(2.0))
+    assert not score(2.0).beats(score(2.0))
+    assert score(3.0).beats(score(2.0, diverged=1)), "a rule that diverges on fewer tasks goes first"
+    assert score(3.0, diverged=1).beats(score(2.0, diverged=2))
+    for unusable in (score(math.nan), score(math.inf), score(1.0, diverged=4)):
+        assert not unusable.beats(None)
+        assert score(9.0).beats(unusable)
+
+
+def test_where_no_score_is_usable_the_last_values_are_handed_on() -> None:
+    class Lost(Bowl):
+        def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
+            return super().loss(model, batch) * (math.nan if self.seed >= 3_000_000_000 else 1.0)
+
+    result = recopt.run(Lost(), rising(), steps=60, choose=CHOOSE, track=False)
+    assert result.chosen is not None
+    assert (result.chosen.score, result.chosen.step) == (None, 60)
+    assert result.hyperparameters[1]["lr"] == pytest.approx(result.history("lr", level=1)[1][-1], rel=1e-6)
+    assert np.isnan(result.history("choose_score")[1]).all()
+
+
+def test_a_run_whose_score_gets_no_better_ends_early() -> None:
+    result = recopt.run(Bowl(), rising(), steps=2000, choose={**CHOOSE, "patience": 3}, track=False)
+    assert result.status == "FINISHED"
+    assert result.chosen is not None
+    assert result.chosen.stopped
+    steps, _ = result.history("choose_score")
+    assert result.engine.state.step == result.chosen.last == steps[-1] < 2000
+    assert steps.tolist().index(result.chosen.step) == len(steps) - 4
+    longer = recopt.run(Bowl(), rising(), steps=int(steps[-1]), choose=CHOOSE, track=False)
+    assert longer.chosen is not None
+    assert not longer.chosen.stopped
+
+
+def halted(made: Plan, at: int, folder: Path) -> Session:
+    """Carry a plan out until step ``at``, save it in ``folder``, and go on a little before it is lost."""
+
+    def progress(session: Session) -> None:
+        if session.step == at:
+            session.save(folder)
+        if session.step == at + 25:
+            raise MemoryError
+
+    lost = Session(made, Options(track=False, progress=progress))
+    with pytest.raises(MemoryError):
+        lost.run()
+    return lost
+
+
+@pytest.mark.parametrize("patience", [None, 3])
+@pytest.mark.parametrize("at", [37, 110])
+def test_a_resumed_run_chooses_as_the_unbroken_one(tmp_path: Path, at: int, patience: int | None) -> None:
+    def made() -> Plan:
+        return plan_of(Bowl(), rising(), steps=170, choose={**CHOOSE, "patience": patience})
+
+    halted(made(), at, tmp_path)
+    again = Session(made(), Options(track=False))
+    again.load(tmp_path)
+    result, whole = again.run(), Session(made(), Options(track=False)).run()
+    same(result, whole)
+    for key in ("choose_score", "choose_diverged"):
+        for a, b in zip(result.history(key), whole.history(key), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert result.chosen is not None
+    assert whole.chosen is not None
+    told = [{k: v for k, v in run.chosen.told().items() if k != "spent"} for run in (result, whole) if run.chosen]
+    assert told[0] == told[1]
+    assert result.chosen.evaluations == whole.chosen.evaluations
+    assert result.hyperparameters == whole.hyperparameters
+
+
+def test_a_run_made_longer_is_the_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = plan("quadratic(dim=2)", "adam/sgd(lr=0.5)", steps=30, choose={**CHOOSE, "every": 12})
+    short = Session(first, Options()).run()
+    assert short.folder is not None
+    assert "none of which the values were trained or chosen on" in (short.folder / "export" / "card.md").read_text()
+    # Choosing is part of what the values took.
+    assert short.chosen is not None
+    total, spec = short.budget.total, make_compare_spec({"task": "quadratic"})
+    prepared = contender(Contender(stack=str(short.folder / "export")), "quadratic", spec).prepared
+    assert prepared == total.loss + total.gradient + short.chosen.evaluations
+    data = first.spec.model_dump(mode="json")
+    result = Session(replan(data, steps=60), Options(resume=short.run_id)).run()
+    whole = Session(replan(data, steps=60), Options(track=False)).run()
+    assert result.history("choose_score")[0].tolist() == [0, 12, 24, 36, 48, 60]
+    np.testing.assert_array_equal(result.history("choose_score")[1], whole.history("choose_score")[1])
+
+
+def test_what_an_unfinished_run_exports_is_the_best_so_far(tmp_path: Path) -> None:
+    made = plan_of(Bowl(), rising(), steps=400, choose=CHOOSE)
+    lost = halted(made, 150, tmp_path)
+    assert lost.chooser is not None
+    assert lost.chooser.best is not None
+    again = Session(plan_of(Bowl(), rising(), steps=400, choose=CHOOSE), Options(track=False))
+    note = load(again.engine, tmp_path / CHECKPOINT)
+    chosen = chosen_in(note, again.spec.choose, again.engine, again.plan.task)
+    assert chosen is not None
+    assert (chosen.score, chosen.report) == (lost.chooser.best, {})
+    write_export(again.engine, again.spec, tmp_path / "export", chosen=chosen)
+    assert rate(exported(tmp_path / "export")) == pytest.approx(0.05 * math.exp(0.1 * (chosen.step // 5)), rel=0.15)
+    assert chosen_in(note, None, again.engine, again.plan.task) is None
+
+
+@pytest.mark.parametrize(
+    ("choose", "says"),
+    [
+        ({"evry": 3}, "there is no 'choose.evry'. Did you mean 'every'?"),
+        ("task=3", "there is no 'choose.task'. Did you mean 'tasks'?"),
+        ("every", "'every' in 'choose(every)' should read name=value"),
+        ({"tasks": 1}, "'choose.tasks' input should be greater than or equal to 2, not 1"),
+        ({"objective": "best"}, "'choose.objective' input should be 'sum', 'mean' or 'last', not 'best'"),
+        (5, "'choose' input should be a valid dictionary"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(choose: Any, says: str) -> None:
+    with pytest.raises(RecoptError) as refused:
+        plan("quadratic", "adam/sgd", choose=choose)
+    assert says in str(refused.value)
+
+
+def test_where_there_is_nothing_to_choose_that_is_said() -> None:
+    with pytest.raises(RecoptError, match="There is nothing to choose from: no level moves adam"):
+        plan("quadratic", "adam", choose={})
+    with pytest.raises(RecoptError, match="the seed must be below 1,000,000,000"):
+        plan("quadratic", "adam/sgd", choose={}, seed=3_000_000_000)
+
+
+def test_what_is_said_besides_a_spec_goes_before_it() -> None:
+    data = {"task": "quadratic", "stack": "lstm/adam", "choose": {"every": 7, "patience": 2}, "steps": 400}
+    assert replan(data, choose="patience=3").spec.choose == Choose(every=7, patience=3)
+    made = replan({**data, "choose": "tasks=9"}).spec
+    assert made.choose == Choose(every=20, tasks=9), "a twentieth of the run"
+    assert "every: 20" in write_spec(made)
+    assert "choose" not in write_spec(plan("quadratic", "adam").spec)
+
+
+def test_a_short_meta_training_beats_the_untrained_rule_and_tuned_sgd() -> None:
+    """On tasks that it was not trained on, chosen by, nor the rate of SGD tuned on."""
+    steps, family = 30, make("quadratic", dim=3)
+    result = recopt.run(
+        family, "mlp-rule/adam(lr=0.01)", steps=600, tasks=32, seed=1, measure=0, track=False,
+        settings=["level2.every=15", f"level2.episode={steps}", "level2.objective=sum"],
+        choose={"every": 200, "tasks": 32, "steps": steps},
+    )  # fmt: skip
+
+    def sums(graph: Graph, seeds: Sequence[int]) -> NDArray[np.float64]:
+        return run_all("it", graph, family, seeds, How(steps), test=False).score("sum")
+
+    def sgd(lr: float) -> Graph:
+        return plan("quadratic", f"sgd(lr={lr})", settings=["level1.guard=false"]).graph
+
+    assert result.chosen is not None
+    rule = result.engine.graph.slots["mlp_rule"]
+    untrained = held_still(result.spec.levels, {"mlp_rule": rule})
+    trained_rule = copy.deepcopy(rule)
+    with torch.no_grad():
+        for parameter, value in zip(trained_rule.parameters(), result.chosen.values["mlp_rule"], strict=True):
+            parameter.copy_(value)
+    trained = held_still(result.spec.levels, {"mlp_rule": trained_rule})
+    rates, tuned_on = [10 ** (n / 4) for n in range(-12, -1)], range(6_000_000, 6_000_064)
+    best = min(rates, key=lambda lr: sums(sgd(lr), tuned_on).mean())
+    assert rates[0] < best < rates[-1]
+    held_out = range(5_000_000, 5_000_256)
+    found = sums(trained, held_out)
+    for other, share in ((sums(untrained, held_out), 0.6), (sums(sgd(best), held_out), 0.9)):
+        assert found.mean() < share * other.mean()
+        assert paired(found, other).mean.high < 0
