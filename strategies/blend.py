@@ -43,6 +43,7 @@ class Blend(Strategy):
     memory = option(8, "differences kept for the secant directions, at least 2")
     scale = positive(1.0, "length of the first step: a matrix's singular values, twenty times a vector's mean move")
     decay = positive(5.0, "steps after which the nominal step has halved, as 1 / (1 + t / decay); 0: it stays", off=0)
+    nominal = option("momentum", "what an untrained rule moves along", choices=("momentum", "secant"))
     ridge = positive(1e-3, "ridge of the secant fit, relative to unit columns")
 
     kinds: ClassVar[int] = 7
@@ -56,7 +57,10 @@ class Blend(Strategy):
         with torch.no_grad():
             self.outer.weight.mul_(0.1)
             self.outer.bias.zero_()
-            self.outer.bias[:2] = torch.tensor([0.7, 0.3])
+            if self.nominal == "secant":
+                self.outer.bias[-3:-1] = 1.2
+            else:
+                self.outer.bias[:2] = torch.tensor([0.7, 0.3])
 
     def init(self, point: Params) -> State:
         """Vectors [n] and stacks of them, n the number of coordinates, and numbers: all zero, but the brake 1."""
