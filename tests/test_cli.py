@@ -92,6 +92,11 @@ MISTAKES = {
     "depth": (("run", "digits", "adam/sgd", "--depth", "1"), "--depth 1 is less than the 2 levels of the stack"),
     "no stack": (("run", "digits"), "What is to train 'digits'? Give a stack too"),
     "nothing": (("run",), "Give a task and a stack, as in: recopt run digits adam/hypergradient"),
+    "choose": (
+        ("run", "quadratic", "lstm/adam", "--choose", "evry=5"),
+        "no 'choose.evry'. Did you mean 'every'?",
+    ),
+    "choose of nothing": (("run", "quadratic", "adam", "--choose", "every=5"), "There is nothing to choose from"),
     "option": (
         ("run", "digits", "adam", "--stepz", "3"),
         "No such option '--stepz'. Did you mean one of: '--set', '--steps', '--store'? See 'recopt run --help'.",
@@ -330,7 +335,17 @@ def test_a_short_spec_runs(recopt: Recopt) -> None:
     write(SHORT_SPEC, "short.yaml")
     done = recopt("run", "--spec", "short.yaml", "--no-track", "--depth", "3")
     assert done.status == 0, done.err
-    assert "adam(lr=0.1)/hypergradient/hypergradient" in done.out
+    assert "hypergradient@hypergradient3" in done.out, "three levels, one of which --depth made"
+
+
+def test_a_run_that_chooses_says_what_and_why_it_ended(recopt: Recopt) -> None:
+    # Steps too small to change the rate, so that no score is better than the first.
+    write("task: quadratic(dim=2)\nstack: adam(lr=0.1)/sgd(lr=1e-12)\nchoose: {tasks: 3, steps: 5}\n", "s.yaml")
+    done = recopt("run", "--spec", "s.yaml", "--steps", "40", "--choose", "every=5, patience=2", "--no-track")
+    assert done.status == 0, done.err
+    assert "stopped early at step 10 of 40, since the score got no better" in done.out
+    assert "Chosen: the values of step 0, by the sum of the losses over 5 updates on each of 3 fresh tasks" in done.out
+    assert re.search(r"chosen +0 .*\n *last +10 .*\n *before +0 ", done.out), done.out
 
 
 def examples(file: str) -> list[str]:

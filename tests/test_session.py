@@ -51,7 +51,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_result_has_histories_figures_and_the_model() -> None:
     result = recopt.run("digits(net=logistic)", "adam(lr=0.01)/hypergradient", steps=40, measure=10, track=False)
     assert (result.status, result.stack, result.run_id, result.folder) == (
-        "FINISHED", "adam(lr=0.01)/hypergradient", None, None)  # fmt: skip
+        "FINISHED", "adam(lr=0.01)/hypergradient[lr]", None, None)  # fmt: skip
     assert result.losses.shape == (40,)
     assert result.losses[-1] < result.losses[0]
     steps, accuracy = result.history("valid_accuracy")

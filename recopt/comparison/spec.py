@@ -81,9 +81,10 @@ class CompareSpec(BaseModel):
 def report_seeds(spec: CompareSpec) -> list[int]:
     """The seeds of the tasks that the figures are of: 10⁹ + 10⁶ · seed + 0, 1, 2, …, below 2 · 10⁹.
 
-    Those that baselines are tuned on lie between 2 · 10⁹ and 3 · 10⁹. A run of ``recopt run --seed S`` uses S itself
-    for its first task, and for all others 63-bit hashes, which come below 3 · 10⁹ about once in 3 · 10⁹ draws. So
-    with S below 10⁹ nothing is tested on what it was trained or tuned on.
+    Those that baselines are tuned on lie between 2 · 10⁹ and 3 · 10⁹, those that a run chooses its values by and
+    reports on (see :mod:`recopt.choosing`) between 3 · 10⁹ and 5 · 10⁹. A run of ``recopt run --seed S`` uses S
+    itself for its first task, and for all others 63-bit hashes, which come below 5 · 10⁹ about once in 2 · 10⁹
+    draws. So with S below 10⁹ nothing is tested on what it was trained, chosen or tuned on.
     """
     return [1_000_000_000 + MOST * spec.seed + n for n in range(spec.seeds)]
 
