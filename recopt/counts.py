@@ -7,14 +7,16 @@ as a :class:`recopt.state.Count`, over tasks, and gives the strategy its task's 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import tree
 from .state import Count
+from .strategy import Params, State, Strategy
 
+T = TypeVar("T")
 _DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 
@@ -69,13 +71,20 @@ def closed(before: Any, after: Any) -> Any:
     return after
 
 
-def replaced(old: Any, new: Any, index: Tensor, tasks: int) -> Any:
+def replaced(old: T, new: T, index: Tensor, tasks: int) -> T:
     """``old``, over ``tasks``, with ``new`` in the places ``index``; their numbers are Counts from then on."""
     old, new = counted(old, tasks, index.device), counted(new, len(index), index.device)
     pairs = zip(tree.tensors(old), tree.tensors(new), strict=True)
     return tree.refill(old, [a.index_copy(0, index, b) for a, b in pairs])
 
 
-def zeroed(state: Any, tasks: int) -> Any:
-    """As ``state``, but of ``tasks`` and zero everywhere: the state of every normalizer before its first signal."""
-    return tree.tree_map(lambda leaf: torch.zeros_like(leaf[:tasks]), state)
+def renewed(old: State, strategy: Strategy, points: list[Params], index: Tensor, tasks: int) -> State:
+    """A strategy's state ``old``, over ``tasks``, with fresh ones in the places ``index``, which are at ``points``."""
+    fresh = tree.stack([strategy.init([p.detach() for p in point]) for point in points])
+    return replaced(old, fresh, index, tasks)
+
+
+def cleared(old: State, index: Tensor, tasks: int) -> State:
+    """A normalizer's state ``old``, over ``tasks``, as before the first signal in the places ``index``: all zero."""
+    held = counted(old, tasks, index.device)
+    return tree.tree_map(lambda leaf: leaf.index_fill(0, index, 0), held)

@@ -83,7 +83,8 @@ def strides(graph: Graph) -> dict[str, dict[str, float]]:
     for slot, strategy in graph.slots.items():
         other = {name: h.above for name, h in declared(type(strategy), Hyper).items() if h.above is not None}
         open_ = {name: value for name, value in other.items() if _is_left_open(strategy, name)}
-        if open_ and all(_moves_logarithms(graph, n) for n, level in enumerate(graph.levels) if level.by == slot):
+        where = [n for n, level in enumerate(graph.levels) if level.by == slot]  # nowhere: it only teaches
+        if open_ and where and all(_moves_logarithms(graph, n) for n in where):
             found[slot] = open_
     return found
 

@@ -55,6 +55,8 @@ def how(level: Level) -> str:
         parts.append(f"episodes of {level.episode}{growth}{', by turns' if level.stagger else ''}")
     if level.normalize != "none":
         parts.append(f"{level.normalize} signal")
+    if level.teacher is not None:
+        parts.append(f"imitating {level.teacher} for {level.imitate} steps")
     if level.objective != "mean":
         parts.append(f"{level.objective} of the losses" if level.objective in ("sum", "last") else f"{level.objective}")
     if level.on == "valid":
@@ -68,6 +70,9 @@ def _heights(graph: Graph) -> dict[str, int]:
     for level in graph.levels:
         if level.by != level.moves:
             heights[level.by] = max(heights[level.by], heights[level.moves] + 1)
+    for level in graph.levels:
+        if level.teacher is not None:
+            heights[level.teacher] = heights[level.teacher] or heights[level.moves]
     return heights
 
 

@@ -22,6 +22,7 @@ from .signals import Collector
 from .state import LevelState, RunState, Signal, SlotState, Window
 from .strategy import Params, State
 from .task import Task
+from .teacher import Teacher
 from .watch import Watcher
 
 Sink = Callable[[int, int, Mapping[str, Any]], None]
@@ -58,6 +59,7 @@ class Engine:
         self.budget = Budget(len(self.levels))
         self.collector, self.mover, self.episodes = Collector(self), Mover(self), Episodes(self)
         self.searcher, self.watcher = Searcher(self), Watcher(self)
+        self.teacher = Teacher(self)
         self.episodes.check()
         torch.manual_seed(mix(seed, 1))
         self.state = self._first_state()

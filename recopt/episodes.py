@@ -13,7 +13,6 @@ from . import counts, guard, tree
 from .errors import RecoptError
 from .level import TASK
 from .state import Record, RunState, Signal, SlotState, Start, Window
-from .strategy import State
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -102,8 +101,9 @@ class Episodes:
         state.slots[TASK] = dataclasses.replace(
             slot, params=params, buffers=buffers, draw=draw, version=slot.version + 1, starts=starts
         )
-        states = [self._renew_level(state, number, part, first, index) for number in engine.movers[TASK]]
-        self._renew_guard(state, part, states, first, index)
+        for number in engine.movers[TASK]:
+            self._renew_level(state, number, part, first, index)
+        self._renew_guard(state, part, first, index)
         state.due = []
 
     def _first_signal(self, state: RunState, part: SlotState) -> Signal:
@@ -119,16 +119,15 @@ class Episodes:
         engine.budget.spend(payer, loss=len(part.starts))
         return Signal(loss)
 
-    def _renew_level(self, state: RunState, number: int, part: SlotState, first: Signal, index: Tensor) -> State:
-        """Start a level's own state afresh for the tasks in ``part``; the fresh state of its strategy."""
+    def _renew_level(self, state: RunState, number: int, part: SlotState, first: Signal, index: Tensor) -> None:
+        """Start what belongs to a level afresh for the tasks in ``part``."""
         engine, own, pending = self.engine, state.levels[number], state.pending[number]
         where = engine.index(state, number)
         strategy = engine.graph.slots[self.levels[number].by]
         points = tree.unstack([part.params[i].detach() for i in where], len(index))
-        fresh = tree.stack([strategy.init(point) for point in points])
-        own.strategy = counts.replaced(own.strategy, fresh, index, engine.tasks)
-        old = counts.counted(own.normal, engine.tasks, engine.device)
-        own.normal = counts.replaced(old, counts.zeroed(old, len(index)), index, engine.tasks)
+        own.strategy = counts.renewed(own.strategy, strategy, points, index, engine.tasks)
+        own.normal = counts.cleared(own.normal, index, engine.tasks)
+        engine.teacher.renew(state, number, points, index)
         own.before, own.score = None, None
         assert pending is not None
         loss = pending.loss.index_copy(0, index, first.loss.to(pending.loss))
@@ -143,15 +142,13 @@ class Episodes:
             if start is not None and start.loss is not None:
                 pairs = [(t, c.index_fill(0, index, 0.0)) for t, c in start.pairs]
                 window.start[k] = Record([], [], start.loss.index_copy(0, index, first.loss.to(start.loss)), pairs)
-        return fresh
 
-    def _renew_guard(
-        self, state: RunState, part: SlotState, states: list[State], first: Signal, index: Tensor
-    ) -> None:  # fmt: skip
+    def _renew_guard(self, state: RunState, part: SlotState, first: Signal, index: Tensor) -> None:
         """Guard the tasks in ``part`` as if they were alone; where their first loss is bad, they do not step."""
         guarded = state.guards.get(TASK)
         if guarded is None:
             return
+        states = [tree.tree_map(lambda leaf: leaf[index], state.levels[n].strategy) for n in self.engine.movers[TASK]]
         fresh, norms = guard.start(part.params, states, len(index)), tree.norm(first.grads or [], batched=True)
         losses, sizes = first.loss.tolist(), norms.tolist() if first.grads else [0.0] * len(index)
         wrong = guard.bad(fresh, losses, sizes)
@@ -190,6 +187,7 @@ class Episodes:
             for n in engine.above(number):
                 state.levels[n].window = Window.empty(len(engine.graph.subjects[n]))
                 state.levels[n].phase = 0.0
+                state.levels[n].taught.pop(number, None)
 
 
 def _laps(phase: float, place: int, tasks: int) -> int:

@@ -67,9 +67,8 @@ def judged(guard: Guard, wrong: list[bool], losses: list[float], point: Params, 
 def replaced(guard: Guard, part: Guard, places: list[int], index: Tensor) -> Guard:
     """``guard`` with ``part`` in the ``places`` (as a tensor: ``index``) of the tasks that have started afresh."""
     tasks = len(guard.reference)
-    point, states = (
-        counts.replaced(a, b, index, tasks) for a, b in ((guard.point, part.point), (guard.states, part.states))
-    )
+    point = counts.replaced(guard.point, part.point, index, tasks)
+    states = counts.replaced(guard.states, part.states, index, tasks)
     out = Guard(
         point, states, [*guard.reference], [*guard.scale], [*guard.strikes], [*guard.seen],
         guard.restored + part.restored, [*(guard.wrong or [False] * tasks)],

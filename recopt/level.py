@@ -46,6 +46,11 @@ class Level(BaseModel):
         objective: ``mean``, ``sum``, ``last``, ``improvement`` or ``steps_to: X`` over the window's losses.
         on: the batches that the meta-loss is measured on.
         normalize: what is done to the signal before the strategy reads it.
+        teacher: the slot of a rule that the level below is to imitate at first; in words also a strategy with its
+            settings, such as ``adam(lr=0.01)``. It answers beside, with a state of its own, and moves nothing.
+        imitate: updates of the slot that this level moves over which the weight of the imitation falls linearly to 0.
+        imitate_weight: that weight at the beginning: what is added to the meta-loss is the weight times
+            ‖u − v‖² / ‖v‖² of the updates u and the teacher's v, the mean over the window.
         penalty_update: weight of the squared norm of the updates below in the meta-loss.
         penalty_moved: weight of the squared norm of what this level moves.
         schedule: what the updates are multiplied by as time goes: ``constant`` (1), or ``cosine``, which falls from 1
@@ -72,6 +77,9 @@ class Level(BaseModel):
     objective: Annotated[str, AfterValidator(_objective)] | None = None
     on: Literal["train", "valid"] | None = None
     normalize: NormalizeName | None = None
+    teacher: str | None = None
+    imitate: Annotated[int, Field(ge=1)] | None = None
+    imitate_weight: Annotated[float, Field(gt=0)] = 1.0
     penalty_update: Annotated[float, Field(ge=0)] = 0.0
     penalty_moved: Annotated[float, Field(ge=0)] = 0.0
     schedule: Schedule = "constant"
@@ -85,6 +93,12 @@ class Level(BaseModel):
         if self.schedule == "constant" or self.horizon is None:
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * min(age, self.horizon) / self.horizon))
+
+    def imitation(self, age: int) -> float:
+        """The weight of the imitation when the slot that is moved has had ``age`` updates; 0 without a teacher."""
+        if self.teacher is None or self.imitate is None:
+            return 0.0
+        return self.imitate_weight * max(0.0, 1 - age / self.imitate)
 
     def length(self, age: int) -> int | None:
         """The length of an episode that ends when the slot that is moved has had ``age`` updates; None without any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from . import guard, tree
 from .apply import Step, over_tasks
 from .counts import closed, opened
 from .level import TASK
-from .state import Record, RunState, Signal
+from .state import Pair, Record, RunState, Signal
 from .strategy import Params, State, Trial
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Mover:
                 if engine.graph.order(number)
                 else self._zero(state, number, signal, rng)
             )
+            above = engine.above(number)
+            lessons = {n: engine.teacher.lesson(state, n, number, signal, point, made.delta) for n in above}
             delta = self._checked(state, number, signal, made, point)
             new = [p + d for p, d in zip(point, delta, strict=True)]
         own.rng, own.steps = rng.get_state() if draws else own.rng, own.steps + 1
@@ -82,7 +85,7 @@ class Mover:
         engine.put(state, number, new if taped else tree.detach(new))
         if level.moves != TASK:
             engine.leaves(state, level.moves)
-        self._record(state, number, new, delta, signal)
+        self._record(state, number, new, delta, signal, lessons=lessons)
         self._log(state, number, signal, made, delta, batched)
 
     def _first(self, state: RunState, number: int, signal: Signal, rng: Generator) -> Step:
@@ -155,8 +158,9 @@ class Mover:
         self._record(state, number, [], [], signal, null=True)
 
     def _record(
-        self, state: RunState, number: int, point: Params, delta: Params, signal: Signal | None, null: bool = False
-    ) -> None:
+        self, state: RunState, number: int, point: Params, delta: Params, signal: Signal | None, null: bool = False,
+        lessons: Mapping[int, list[Pair]] | None = None,
+    ) -> None:  # fmt: skip
         """Note an update in the windows of the levels above; ``signal`` is what came before it, if anything did."""
         for n in self.engine.above(number):
             window = state.levels[n].window
@@ -165,7 +169,9 @@ class Mover:
                 window.start[k] = Record([], [], signal.loss.detach())
             keep = self.engine.taping(n)
             update = list(delta) if keep else tree.detach(delta) if self.levels[n].penalty_update else []
-            window.records[k].append(Record(list(point) if keep else [], update, null=null))
+            lesson = (lessons or {}).get(n, [])
+            kept = lesson if keep else tree.detach(lesson)
+            window.records[k].append(Record(list(point) if keep else [], update, null=null, lesson=kept))
 
     # record
 

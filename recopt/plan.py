@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from .build import make_level, make_strategies, make_task, stack_levels, with_settings
 from .declare import Option, declared, plain_name
 from .errors import RecoptError
 from .export import export_folder
 from .graph import Graph
-from .level import TASK
+from .level import TASK, Level
 from .plugins import canonical, is_export, is_known, source_of
-from .spec import LARGEST_SEED, SHORT, Choose, Named, Spec, choice, deepen, make_spec, strategies_of
+from .spec import LARGEST_SEED, SHORT, Choose, Named, NamedOrText, Spec, choice, deepen, make_spec, strategies_of
 from .stack import parse
 from .strategy import Strategy
 from .task import Task
@@ -133,11 +136,32 @@ def resolve(data: Mapping[str, Any], where: str = "the spec") -> Plan:
     for number, level in enumerate(levels if isinstance(levels, list) else [], 1):
         if isinstance(level, Mapping):
             make_level(level, number)
-    spec = make_spec(data, where)
+    spec = _with_teachers(make_spec(data, where))
     slots = make_strategies(spec.strategies, spec.seed, spec.plugins)
+    for number, level in enumerate(spec.levels, 1):
+        if level.teacher in slots and slots[level.teacher].learned and not isinstance(slots[level.teacher], Trained):
+            raise RecoptError(
+                f"Level {number}: '{spec.strategies[level.teacher].name}' has learned nothing that it could teach: "
+                "name an export, or a rule that is not learned, as in teacher=adam(lr=0.01)."
+            )
     task = make_task(spec.task, spec.seed, spec.plugins)
     graph = Graph(spec.levels, slots, labels=spec.labels)
     return Plan(_complete(spec, graph), graph, task)
+
+
+def _with_teachers(spec: Spec) -> Spec:
+    """``spec`` with teachers that are written in words (``adam(lr=0.01)``) as strategies in slots of their own."""
+    strategies, levels = dict(spec.strategies), list[Level]()
+    for level in spec.levels:
+        if level.teacher is None or level.teacher in strategies:
+            levels.append(level)
+            continue
+        named = TypeAdapter(NamedOrText).validate_python(level.teacher)
+        free = (f"teacher{n}" if n > 1 else "teacher" for n in count(1))
+        slot = next(name for name in free if strategies.get(name, named) == named)
+        strategies[slot] = named
+        levels.append(level.model_copy(update={"teacher": slot}))
+    return spec.model_copy(update={"strategies": strategies, "levels": levels})
 
 
 def _complete(spec: Spec, graph: Graph) -> Spec:

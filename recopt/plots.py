@@ -27,6 +27,7 @@ FIGURES = frozenset(
         "frozen",
         "null_step",
         "episode",
+        "imitation",
     }
 )
 """What a level records besides its hyperparameters; any other key of a level is a hyperparameter."""

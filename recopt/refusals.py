@@ -27,7 +27,9 @@ def check_slots(graph: Graph) -> None:
             raise unknown("slot", level.by, graph.slots, f"in level{number + 1}.by")
         if level.moves not in graph.slots and level.moves != TASK:
             raise unknown("slot", level.moves, [TASK, *graph.slots], f"in level{number + 1}.moves")
-    idle = set(graph.slots) - {level.by for level in graph.levels}
+        if level.teacher is not None and level.teacher not in graph.slots:
+            raise unknown("slot", level.teacher, graph.slots, f"in level{number + 1}.teacher")
+    idle = set(graph.slots) - {level.by for level in graph.levels} - {level.teacher for level in graph.levels}
     if idle:
         raise RecoptError(f"Strategy '{min(idle)}' moves nothing: give it a level or leave it out.")
     if graph.levels[0].moves != TASK:
@@ -47,6 +49,7 @@ def check_level(graph: Graph, number: int) -> None:
         _refuse(graph, number, f"'{level.moves}' has nothing to move: it declares no parameter.")
     if (level.schedule != "constant") != (level.horizon is not None):
         _refuse(graph, number, "a schedule goes with its length: set both 'schedule' and 'horizon', or neither.")
+    _check_teacher(graph, number)
     if level.moves == TASK:
         _check_task_level(graph, number)
     else:
@@ -109,6 +112,30 @@ def _check_upper_level(graph: Graph, number: int) -> None:
         _check_stagger(graph, number)
     if level.on == "valid" and any(graph.levels[m].moves != TASK for m in subjects):
         _refuse(graph, number, "on=valid needs a task right below: set it on the level over level 1.")
+
+
+def _check_teacher(graph: Graph, number: int) -> None:
+    level = graph.levels[number]
+    if level.teacher is None:
+        if level.imitate is not None:
+            _refuse(graph, number, "'imitate' needs somebody to imitate: set 'teacher', as in teacher=adam(lr=0.01).")
+        return
+    teacher = graph.slots[level.teacher]
+    if level.moves == TASK:
+        _refuse(graph, number, "a teacher is for the level that trains a rule: set it on the level above.")
+    if level.imitate is None:
+        _refuse(graph, number, f"'{level.teacher}' teaches for how long? Set 'imitate' to a number of steps.")
+    if level.teacher == level.moves:
+        _refuse(graph, number, f"'{level.moves}' cannot teach itself: name another rule.")
+    if teacher.order == 0:
+        _refuse(graph, number, f"'{level.teacher}' is zero-order, so its steps are trials and no updates to imitate: "
+                               "take a rule that reads gradients.")  # fmt: skip
+    if teacher.level.get("normalize") == "cosine":
+        _refuse(graph, number, f"'{level.teacher}' reads cosines of updates with what came after them, which the level "
+                               "below does not have: take another rule.")  # fmt: skip
+    if any(graph.order(m) == 0 for m in graph.subjects[number]):
+        _refuse(graph, number, f"'{level.moves}' is zero-order and has no updates that follow from a gradient: "
+                               "drop 'teacher'.")  # fmt: skip
 
 
 def _check_differentiable(graph: Graph, number: int, m: int) -> None:

@@ -91,7 +91,8 @@ class Searcher:
             engine.collector.reopen(own)
             return False
         point = engine.point(state, number)
-        search.scores.append(value(engine.levels[number], own.window, engine.collector.slots(number), point))
+        level, weight = engine.levels[number], engine.teacher.weight(state, number)
+        search.scores.append(value(level, own.window, engine.collector.slots(number), point, weight))
         engine.collector.judged(state, number)
         if len(search.scores) < len(search.candidates):
             self._back(number, search)

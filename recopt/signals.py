@@ -11,7 +11,7 @@ from .errors import RecoptError
 from .level import TASK
 from .state import LevelState, Record, RunState, Signal, Window
 from .strategy import Params
-from .tape import Closing, close
+from .tape import Closing, close, distance
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -129,10 +129,13 @@ class Collector:
         # A search may come back to before this window closed, and close it again.
         others = any(n != number and engine.taping(n) for n in range(len(self.levels)))
         others = others or engine.searcher.active(state)
-        how = Closing(exact=any(e not in self.closing for e in over), keep=others)
+        weight = engine.teacher.weight(state, number)
+        how = Closing(exact=any(e not in self.closing for e in over), keep=others, imitation=weight)
         moved = engine.point(state, number)
         with torch.set_grad_enabled(how.exact):
             signal = close(level, own.window, self.slots(number), moved, how)
+        if weight:
+            engine.log(state, number + 1, {"imitation": distance(own.window)})
         self._heard(state, number, signal)
         if signal.grads is None:
             signal.grads = [torch.zeros_like(p) for p in moved]
@@ -206,6 +209,7 @@ class Collector:
                 engine.leaves(state, name)
             own = state.levels[m]
             own.strategy, own.normal = tree.detach(own.strategy), tree.detach(own.normal)
+            engine.teacher.cut(state, m)
             pending = state.pending[m]
             if pending is not None:
                 state.pending[m] = tree.detach(pending)

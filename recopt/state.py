@@ -37,7 +37,8 @@ class Signal:
 class Record:
     """One update of a level below, and what came after it; live tensors carry the graph.
 
-    ``null`` marks an update that did not happen, since a guard had just put the slot back.
+    ``null`` marks an update that did not happen, since a guard had just put the slot back. ``lesson`` has the
+    strategy's own update (before schedules and guards) and its teacher's, tensor by tensor.
     """
 
     point: Params
@@ -45,6 +46,7 @@ class Record:
     loss: Tensor | None = None
     pairs: list[Pair] = field(default_factory=list)
     null: bool = False
+    lesson: list[Pair] = field(default_factory=list)
 
 
 @dataclass
@@ -116,6 +118,7 @@ class LevelState:
     ``before`` and ``score`` are what a null step goes back to. ``deaf`` counts the updates in windows that had no
     hypergradient, −1 once one had. ``logged`` is the version of the strategy's slot that was last recorded.
     ``phase`` is how much of an episode has passed since the tasks that start by turns all began, modulo 1.
+    ``taught`` holds the states of a teacher beside each subject.
     """
 
     strategy: State
@@ -129,6 +132,7 @@ class LevelState:
     deaf: int = 0
     logged: int = -1
     phase: float = 0.0
+    taught: dict[int, State] = field(default_factory=dict)
 
 
 @dataclass

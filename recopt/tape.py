@@ -24,10 +24,14 @@ from .strategy import Params
 
 @dataclass(frozen=True)
 class Closing:
-    """How a window ends: ``exact`` if a level above goes on differentiating, ``keep`` if others need the graph."""
+    """How a window ends: ``exact`` if a level above goes on differentiating, ``keep`` if others need the graph.
+
+    ``imitation`` is the weight of the distance from a teacher.
+    """
 
     exact: bool
     keep: bool
+    imitation: float = 0.0
 
 
 def _spread(weight: Tensor, like: Tensor) -> Tensor:
@@ -99,7 +103,7 @@ def close(level: Level, window: Window, slots: Sequence[str], moved: Params, how
                 bound = extra if bound is None else bound + extra
     if total is None:
         raise ValueError("an empty window has no score")
-    more, at = _penalties(level, window, moved)
+    more, at = _penalties(level, window, moved, how.imitation)
     total, pairs = total + more, pairs + at
     grads = product(pairs, moved, how)
     if not how.exact:
@@ -108,20 +112,58 @@ def close(level: Level, window: Window, slots: Sequence[str], moved: Params, how
     return Signal(loss=total, grads=grads, pairs=pairs, bound=bound)
 
 
-def _penalties(level: Level, window: Window, moved: Params) -> tuple[Tensor, list[Pair]]:
+def _penalties(level: Level, window: Window, moved: Params, imitation: float) -> tuple[Tensor, list[Pair]]:
     """What is added to a window's score, and its pairs."""
     total: Tensor = moved[0].new_zeros(())
     pairs: list[Pair] = []
     for records in window.records if level.penalty_update else []:
         value, found = _penalty(level, _done(records))
         total, pairs = total + value.to(total), pairs + found
+    if imitation:
+        value, found = _apart(window)
+        total = total + imitation * value.to(total)
+        pairs += [(t, imitation * c) for t, c in found]
     if level.penalty_moved:
         total = total + level.penalty_moved * torch.stack([(p * p).sum() for p in moved]).sum()
         pairs += [(p, 2 * level.penalty_moved * p) for p in moved]
     return total, pairs
 
 
-def value(level: Level, window: Window, slots: Sequence[str], moved: Params) -> Tensor:
+def _apart(window: Window) -> tuple[Tensor, list[Pair]]:
+    """‖u − v‖² / ‖v‖² of updates u and a teacher's v, and its pairs: the mean over the window's updates and tasks.
+
+    A teacher that does not move (v = 0) says nothing.
+    """
+    lessons = [(r.lesson, r.loss) for records in window.records for r in _done(records) if r.lesson]
+    total, pairs = torch.zeros(()), list[Pair]()
+    for lesson, loss in lessons:
+        batched = loss is not None and loss.ndim > 0
+        size = _squares([v for _, v in lesson], batched)
+        known = size > 0
+        inverse = torch.where(known, 1 / torch.where(known, size, 1.0), 0.0)
+        ratio = _squares([u - v for u, v in lesson], batched) * inverse
+        share = 1 / (len(lessons) * size.numel())
+        total = total.to(ratio) + share * ratio.sum()
+        for u, v in lesson:
+            gap = 2 * share * _spread(inverse, u) * (u - v)
+            pairs.append((u, gap))
+            if v.requires_grad:
+                pairs.append((v, -gap - 2 * share * _spread(inverse * ratio, v) * v))
+    return total, pairs
+
+
+def _squares(items: Sequence[Tensor], batched: bool) -> Tensor:
+    """The sum of squares over all of ``items``; one per leading index if ``batched``."""
+    return torch.stack([(x * x).reshape(len(x), -1).sum(1) if batched else (x * x).sum() for x in items]).sum(0)
+
+
+def distance(window: Window) -> Tensor:
+    """The relative squared distance between a full window's updates and those of a teacher, without a graph."""
+    with torch.no_grad():
+        return _apart(window)[0]
+
+
+def value(level: Level, window: Window, slots: Sequence[str], moved: Params, imitation: float = 0.0) -> Tensor:
     """The score of a full window alone, 0-dimensional."""
     found: dict[str, Tensor] = {}
     for records, start, slot in zip(window.records, window.start, slots, strict=True):
@@ -129,7 +171,7 @@ def value(level: Level, window: Window, slots: Sequence[str], moved: Params) -> 
         if done and slot not in found:
             found[slot] = _scored(level, done, start)[0].detach()
     total = torch.stack(list(found.values())).sum()
-    return total + _penalties(level, window, moved)[0].detach().to(total)
+    return total + _penalties(level, window, moved, imitation)[0].detach().to(total)
 
 
 def product(pairs: Sequence[Pair], moved: Params, how: Closing) -> Params | None:

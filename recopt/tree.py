@@ -90,5 +90,5 @@ def norm(items: Sequence[Tensor], batched: bool = False) -> Tensor:
     size = torch.linalg.vector_norm
     with torch.no_grad():
         if batched:
-            return cast(Tensor, size(torch.stack([size(item.flatten(1), dim=1) for item in items]), dim=0))
+            return cast(Tensor, size(torch.stack([size(item.reshape(len(item), -1), dim=1) for item in items]), dim=0))
         return cast(Tensor, size(torch.stack(torch._foreach_norm(list(items)))))

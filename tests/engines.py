@@ -76,7 +76,10 @@ class Recorder:
 
 def graph(stack: str, settings: Settings | None = None, rules: Mapping[str, type[Strategy]] | None = None,
           domains: Mapping[str, Mapping[str, str]] | None = None) -> Graph:  # fmt: skip
-    """The graph of ``stack``, of the shipped strategies and ``rules``, with ``settings`` by level number (0: all)."""
+    """The graph of ``stack``, of the shipped strategies and ``rules``, with ``settings`` by level number (0: all).
+
+    A ``teacher`` among them is in stack notation, and its slot is called that.
+    """
     settings = settings or {}
     layers = parse(stack)
     slots: dict[str, Strategy] = {}
@@ -84,6 +87,9 @@ def graph(stack: str, settings: Settings | None = None, rules: Mapping[str, type
         if term.slot not in slots:
             kind = (rules or {}).get(term.name) or load_strategy(term.name)
             slots[term.slot] = kind(**term.settings, domains=(domains or {}).get(term.slot))
+    for name in [str(s["teacher"]) for s in settings.values() if "teacher" in s]:
+        teacher = parse(name)[0][0]
+        slots.setdefault(name, load_strategy(teacher.name)(**teacher.settings))
     found = levels_of(layers, {k: [n for n, _ in s.named_parameters()] for k, s in slots.items()})
     levels = [
         Level(**{**level.model_dump(exclude_unset=True), **settings.get(0, {}), **settings.get(n, {})})

@@ -65,6 +65,14 @@ CASES: dict[str, tuple[str, dict[int, dict[str, Any]], dict[str, Any]]] = {
     "nested searches": ("adam(lr=0.02)/annealing/annealing@b", {2: {"every": 6}, 3: {"every": 2}}, {}),
     "episodes of a learned rule": (
         "learned/adam", {2: {"every": 4, "gradient": "unroll", "episode": 12}}, {}),
+    "a teacher": (
+        "learned/adam",
+        {2: {"every": 2, "gradient": "unroll", "episode": 8, "teacher": "adam(lr=0.02)", "imitate": 15}}, {}),
+    "a teacher by turns": (
+        "learned/adam",
+        {2: {"every": 2, "gradient": "unroll", "episode": 8, "teacher": "adam(lr=0.02)", "imitate": 15,
+             "stagger": True}},
+        {"tasks": 3}),
     "curriculum": (
         "learned/adam", {2: {"every": 2, "gradient": "unroll", "episode": 12, "curriculum": 20}}, {}),
     "tasks": ("learned/adam", {2: {"every": 4, "gradient": "unroll", "episode": 8}}, {"tasks": 3}),

@@ -17,13 +17,15 @@ STACKS = {
     "groups": "adam(lr=0.001)[*weight]+sgd[*bias]/annealing",
     "self-loop": "sgd@a/sgd@a",
     "tied": "sgd/sgd@b/sgd@b",
+    "taught": "lstm/adam",
     "shared": "adam/hypergradient@h/hypergradient@h",
 }
 
 
 @pytest.mark.parametrize("name", STACKS)
 def test_a_picture_has_every_slot_and_every_level(name: str) -> None:
-    graph = plan("digits", STACKS[name]).graph
+    settings = ["level2.teacher=sgd(lr=0.1)", "level2.imitate=9"] if name == "taught" else []
+    graph = plan("digits", STACKS[name], settings=settings).graph
     figure = draw(graph, "digits")
     [axes] = figure.axes
     texts = [text.get_text().replace("\n", " ") for text in axes.texts]

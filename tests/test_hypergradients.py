@@ -74,6 +74,8 @@ def engine(stack: str, settings: dict[int, dict[str, Any]], tasks: int = 1, seed
     for term in (t for layer in layers for t in layer):
         if term.slot not in slots:
             slots[term.slot] = RULES[term.name](**term.settings)
+    if any("teacher" in s for s in settings.values()):
+        slots["t"] = Rule(lr=0.2, beta=0.3)
     levels = levels_of(layers, {k: [n for n, _ in s.named_parameters()] for k, s in slots.items()})
     levels = [
         Level(**{"normalize": "none", "guard": False, **level.model_dump(exclude_unset=True), **settings.get(n, {})})
@@ -219,6 +221,23 @@ BY_TURNS: dict[str, tuple[str, dict[int, dict[str, Any]], int]] = {
 def test_exact_where_tasks_start_by_turns(name: str) -> None:
     # Windows of level 2 open at a fresh start of some of the tasks; one of level 3 goes on over several of them.
     assert worst(*BY_TURNS[name], windows=2 if "level 3" in name else 3, tasks=3) < 1e-8
+
+
+TEACH: dict[str, Any] = {**EXACT, "every": 3, "teacher": "t", "imitate": 5, "imitate_weight": 0.7}
+TAUGHT: dict[str, tuple[str, dict[int, dict[str, Any]], int]] = {
+    "level 2": ("net/rule", {2: TEACH}, 2),
+    "level 2, by turns": ("net/rule", {2: {**TEACH, "episode": 6, "stagger": True}}, 2),
+    "level 3": ("rule/rule/rule", {2: TEACH, 3: {**EXACT, "every": 2}}, 3),
+    "a taught level 3": ("rule/rule/rule", {2: {**EXACT, "every": 2}, 3: {**TEACH, "every": 2}}, 3),
+    "groups": ("rule@a[0.*]+net@b[2.*]/rule", {3: TEACH, 4: TEACH}, 4),
+}
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("name", TAUGHT)
+def test_exact_with_a_teacher(name: str, tasks: int) -> None:
+    if tasks > 1 or "turns" not in name:
+        assert worst(*TAUGHT[name], windows=2, tasks=tasks) < 1e-8
 
 
 @pytest.mark.parametrize("normal", NORMALS)
