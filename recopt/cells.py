@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COLUMNS = 4096
+COLUMNS = 3200
 """Columns worked on at once on a CPU: few enough for its cache, enough that the calls cost little beside the work."""
 FEW = 256
 """Columns below which the plain composition is the faster one."""
@@ -151,8 +151,9 @@ class _Room:
         if piece.shape[1] == self.width:
             return
         self.width = piece.shape[1]
-        self.joined = piece.new_ones(self.inputs + 1, self.width)
-        self.inside = self.joined.narrow(0, 0, self.inputs)
+        self.joined = piece.new_empty(self.inputs + 1, self.width)
+        self.inside, one = self.joined.split((self.inputs, 1))
+        one.fill_(1)
         self.squashed = piece.new_empty(self.gates // 4, self.width)
         if self.way_back:
             self.back = torch.empty_like(self.squashed)
