@@ -14,16 +14,17 @@ from pathlib import Path
 
 from .errors import RecoptError
 
-_REMEDY = "give sqlite:///FILE.db or http://HOST:PORT, or leave the store out to record below runs/"
+_REMEDY = "give sqlite:///FILE.db or http://HOST:PORT, or no store (nor MLFLOW_TRACKING_URI) to record below runs/"
 _SERVERS = ("http", "https", "postgresql", "mysql", "mssql")
 
 
 def resolve_store(store: str | None, root: Path) -> str:
-    """The full address of ``store`` (None: ``mlflow.db`` in ``root``), paths absolute.
+    """The full address of ``store``, paths absolute; None: what MLFLOW_TRACKING_URI says, or ``mlflow.db`` in ``root``.
 
     Raises:
         RecoptError: for a scheme that cannot be recorded to.
     """
+    store = store or os.environ.get("MLFLOW_TRACKING_URI") or None
     if store is None:
         return f"sqlite:///{(root / 'mlflow.db').absolute()}"
     scheme, colon, _ = store.partition(":")

@@ -17,6 +17,7 @@ from torch import Tensor
 from .card import CARD, card_of
 from .chosen import Chosen
 from .engine import Engine
+from .errors import RecoptError
 from .held_out import models, settled
 from .level import Level
 from .plugins import STACK, is_export, shipped_folder, source_of
@@ -140,6 +141,25 @@ def copy_trained(strategy: type[Trained], folder: Path) -> Path | None:
     left = shutil.ignore_patterns(MODEL, "__pycache__")
     shutil.copytree(source, copy, ignore=left, dirs_exist_ok=True)
     return copy
+
+
+def is_reference(stack: str) -> bool:
+    """Whether ``stack`` is an address in an MLflow store: ``runs:/…`` or ``models:/…``."""
+    return stack.startswith(("runs:/", "models:/"))
+
+
+def fetch_export(reference: str, store: str | None = None) -> Path:
+    """The folder of the export that ``reference`` names in a store, brought here from a server if need be.
+
+    Raises:
+        RecoptError: if it names nothing, or what is no export, or the store does not answer.
+    """
+    from .tracking_runs import fetch_model  # now, not above: only this needs a store
+
+    folder = fetch_model(reference, store=store)
+    if not is_export(folder):
+        raise RecoptError(f"'{reference}' is no export of recopt: it has no {STACK}.")
+    return folder
 
 
 def export_folder(stack: str | Path) -> Path | None:

@@ -12,17 +12,16 @@ compute the same hyperparameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from . import tree
 from .dropin import groups as grouping
-from .dropin.plan import Options, Stack, plan
+from .dropin import saving
+from .dropin.plan import Options, Stack, located, plan
 from .dropin.points import gradients, points_of, write_back
-from .dropin.shards import local, shards_of
+from .dropin.shards import shards_of
 from .dropin.tower import Tower
 from .errors import RecoptError
 
@@ -30,7 +29,6 @@ Scope = Literal["global", "group", "tensor"]
 Callback = Callable[[int, dict[str, float]], None]
 DEFAULT_STACK = "adam/adagrad(lr=1)[lr]"
 """Knob-free: the start value of Adam's rate hardly matters, and the 1 is the unit of its logarithm (see docs)."""
-KEY = "recopt"
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -39,8 +37,9 @@ class Optimizer(torch.optim.Optimizer):
     Args:
         params: as for any ``torch.optim`` optimizer: tensors, named tensors, or groups. A group may have its own
             ``stack``, its own settings of the strategy of level 1 (``lr`` …) and ``maximize``.
-        stack: the stack in notation, innermost first (``"adam(lr=1e-3)/sgd"``), or strategies in a list; if it is left
-            out, Adam whose learning rate finds itself.
+        stack: the stack in notation, innermost first (``"adam(lr=1e-3)/sgd"``), or strategies in a list; or a trained
+            rule: its name, the folder of its export, or where MLflow has that: ``"runs:/RUN_ID"``,
+            ``"models:/NAME@ALIAS"``, ``"models:/NAME/VERSION"``. Left out: Adam whose learning rate finds itself.
         depth: height to which the last strategy is repeated.
         scope: what shares one set of hyperparameters: all groups, each group, or each tensor by itself.
         normalize: of the levels above the first, instead of their defaults (``rms``); ``"none"`` for the raw tower.
@@ -52,6 +51,8 @@ class Optimizer(torch.optim.Optimizer):
         callback: called after each ``log_every``-th step with its number and :meth:`hyperparameters`.
         log_every: how often the callback is called.
         seed: of the strategies that draw random numbers.
+        store: the MLflow address that ``runs:/`` and ``models:/`` are looked up in; without it, where
+            ``MLFLOW_TRACKING_URI`` says, or else ``runs/mlflow.db``.
         **settings: settings of the strategies of level 1, such as ``lr=1e-3``.
 
     A learning-rate scheduler acts on ``group["lr"]``, which starts at the strategy's ``lr`` (1 if it has none) and is
@@ -59,14 +60,15 @@ class Optimizer(torch.optim.Optimizer):
     level 1, so a schedule's shape and the tuned rate are independent. The tuned values: :meth:`hyperparameters`.
 
     Raises:
-        RecoptError: for empty or overlapping groups, unknown stacks and settings, impossible towers.
+        RecoptError: for empty or overlapping groups, unknown stacks and settings, impossible towers, exports that
+            are not there or are damaged.
     """
 
     def __init__(
         self, params: Iterable[Any], stack: Stack | None = None, *, depth: int | None = None, scope: Scope = "group",
         normalize: str | None = None, every: int | None = None, levels: Mapping[int, Mapping[str, Any]] | None = None,
         maximize: bool = False, guard: bool = True, fused: bool = True, callback: Callback | None = None,
-        log_every: int = 1, seed: int = 0, **settings: Any,
+        log_every: int = 1, seed: int = 0, store: str | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         if scope not in ("global", "group", "tensor"):
             raise RecoptError(f"scope={scope!r} must be 'global', 'group' or 'tensor'.")
@@ -74,7 +76,8 @@ class Optimizer(torch.optim.Optimizer):
             raise RecoptError(f"log_every={log_every!r} must be a whole number of at least 1.")
         self._scope, self._callback, self._log_every = scope, callback, log_every
         self._options = Options(depth, normalize, every, dict(levels or {}), guard, fused, seed)
-        self._stack: Stack = DEFAULT_STACK if stack is None else stack
+        self._store = store
+        self._stack = located(DEFAULT_STACK if stack is None else stack, store)
         self._settings = settings
         self._towers: list[Tower] = []
         self._members: list[list[tuple[int, int]]] = []
@@ -99,7 +102,7 @@ class Optimizer(torch.optim.Optimizer):
         group = self.param_groups[number]
         stack = group.pop("stack", None)
         if stack is not None:
-            group["stack"] = stack if isinstance(stack, str) else repr(stack)
+            group["stack"], stack = stack if isinstance(stack, str) else repr(stack), located(stack, self._store)
         names = group.get("param_names") or [f"{number}.{i}" for i in range(len(group["params"]))]
         if self._scope == "global" and stack is None and self._towers and own == self._settings:
             self._join(number, names)
@@ -246,23 +249,18 @@ class Optimizer(torch.optim.Optimizer):
 
     def describe(self) -> list[str]:
         """Each tower in stack notation."""
-        return [tower.graph.describe() for tower in self._towers]
+        return saving.stacks(self._towers)
 
     # saving
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on; plain containers, numbers and tensors (shared, as torch does)."""
-        self.state[KEY] = {  # type: ignore[index]
-            "stacks": self.describe(), "steps": self._steps, "shapes": self._shapes(),
-            "towers": [tree.snapshot(tower.tree()) for tower in self._towers],
-        }  # fmt: skip
+        told = saving.saved(self._towers, self._members, self.param_groups, self._steps)
+        self.state[saving.KEY] = told  # type: ignore[index]
         try:
             return super().state_dict()
         finally:
-            del self.state[KEY]  # type: ignore[arg-type]
-
-    def _shapes(self) -> list[list[list[int]]]:
-        return [[list(local(self.param_groups[g]["params"][i]).shape) for g, i in m] for m in self._members]
+            del self.state[saving.KEY]  # type: ignore[arg-type]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken.
@@ -271,28 +269,13 @@ class Optimizer(torch.optim.Optimizer):
             RecoptError: if it is another optimizer's, another stack's, or of parameters of other shapes; nothing
                 is changed then.
         """
-        saved = grouping.fitting(state_dict, KEY, self.describe(), self._shapes(), self.param_groups)
-        before = [tree.snapshot(tower.tree()) for tower in self._towers]
-        try:
-            self._restore(saved["towers"])
-        except RecoptError:
-            self._restore(before)
-            raise
+        own = self._towers, self._members, self.param_groups
+        told = saving.fitting(state_dict, *own)
+        saving.restore(*own, told["towers"])
         super().load_state_dict(state_dict)
-        self.state.pop(KEY, None)  # type: ignore[call-overload]
-        self._steps = saved["steps"]
-
-    def _restore(self, trees: list[dict[str, Any]]) -> None:
-        for tower, members, part in zip(self._towers, self._members, trees, strict=True):
-            points = points_of([self.param_groups[g]["params"][i] for g, i in members])
-            device = points[0].device
-            tower.load(tree.tree_map(partial(_own, device=device), part), points, "state_dict")
+        self.state.pop(saving.KEY, None)  # type: ignore[call-overload]
+        self._steps = told["steps"]
 
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy: the towers go with the groups (torch keeps only groups and state)."""
         return dict(self.__dict__)
-
-
-def _own(t: Tensor, device: torch.device) -> Tensor:
-    """A copy of a saved tensor, beside the parameters; numbers and generators' states stay where they are."""
-    return t.to(device if t.ndim and t.dtype != torch.uint8 else t.device, copy=True)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from .build import make_level, make_strategies, make_task, stack_levels, with_settings
 from .declare import Option, declared, plain_name
 from .errors import RecoptError
-from .export import export_folder
+from .export import export_folder, is_reference
 from .graph import Graph
 from .level import TASK, Level
 from .plugins import canonical, is_export, is_known, source_of
@@ -98,6 +98,8 @@ def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[s
 
 def _stacked(stack: str, depth: int | None, folders: Sequence[str]) -> dict[str, Any]:
     """A stack as the ``strategies`` and ``levels`` of a spec, with nothing filled in yet."""
+    if is_reference(stack):
+        raise RecoptError(f"'{stack}' is in a store, where only recopt.Optimizer looks: export its run, and give that.")
     if folder := export_folder(stack):
         if not is_export(folder):
             raise RecoptError(f"'{stack}' is a folder, not a stack, and no export: 'recopt export RUN DIR' writes one.")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +21,10 @@ T = TypeVar("T")
 _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".cloudpickle"}
 _ROOTS = "tags.`recopt.level` = '0'"
 _PAGE = 1000
+_EXPORT = "export"
+"""Where a run puts what it trained."""
+_ID = 32
+"""Digits of a whole id."""
 
 
 @dataclass(frozen=True)
@@ -82,25 +89,30 @@ def register(
     Raises:
         RecoptError: for a folder that is missing, empty, or has a pickle in it, or a name MLflow does not take.
     """
+    check_name(name, alias)
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     if not files:
         raise RecoptError(f"There is nothing to register in {folder}: export a run into it first.")
     for file in files:
         if file.suffix.lower() in _PICKLES:
             raise RecoptError(f"{file} may hold a pickle, which nobody should have to open: save it as safetensors.")
+    opened = open_store(store, root_dir)
+    return _asked(opened, lambda: _register(opened, files, folder, (name, alias), run))
+
+
+def check_name(name: str, alias: str | None = None) -> None:
+    """Raises RecoptError if MLflow takes ``name`` for no model, or ``alias`` for no alias of one."""
     if not re.fullmatch(r"[\w-][\w. -]*", name, re.ASCII):
         raise RecoptError(f"'{name}' cannot be a model's name: use letters, digits, '-', '_' and '.'.")
     if alias is not None and not re.fullmatch(r"(?!v\d+$)(?!latest$)[\w-]+", alias, re.ASCII):
         raise RecoptError(f"'{alias}' cannot be an alias: use letters, digits, '-' and '_', but not v1 or latest.")
-    opened = open_store(store, root_dir)
-    return _asked(opened, lambda: _register(opened, files, folder, (name, alias), run))
 
 
 def fetch_model(ref: str, dest: Path | None = None, store: str | None = None, root_dir: Path = RUNS) -> Path:
     """The folder of ``models:/name@alias``, ``models:/name/version``, ``models:/name`` (latest) or ``runs:/id/path``.
 
-    It is copied to a folder in ``dest`` if that is given; else it is where the store keeps it, or, from a
-    server, a copy below ``root_dir``.
+    ``runs:/id`` (or the beginning of an id) is the run's export. It is copied to a folder in ``dest`` if that is given;
+    else it is where the store keeps it, or, from a server, in a folder that is gone when this process ends.
 
     Raises:
         RecoptError: if the reference is malformed, or names nothing.
@@ -109,16 +121,18 @@ def fetch_model(ref: str, dest: Path | None = None, store: str | None = None, ro
 
     def fetch() -> Path:
         uri = _source(opened, ref) if ref.startswith("models:/") else ref
-        found = re.fullmatch(r"runs:/([0-9a-f]+)/(.+)", uri)
+        found = re.fullmatch(r"runs:/([0-9a-f]+)(?:/(.*))?", uri)
         if found is None:
-            raise RecoptError(f"'{ref}' is not models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/PATH.")
-        run, path = found[1], found[2].strip("/")
+            raise RecoptError(f"'{ref}' is not models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID or runs:/ID/PATH.")
+        run, path = found[1], (found[2] or "").strip("/") or _EXPORT
+        run = run if len(run) == _ID else _find(opened, run).id
         local = opened.folder(opened.run(run).info)
-        if ".." in path.split("/") or (local is not None and not (local / path).exists()):
-            raise RecoptError(f"Run {run} has no artifact '{path}'.")
+        if ".." in path.split("/") or not _has(opened, run, local, path):
+            remedy = f" yet: 'recopt export {run} DIR' writes one" if path == _EXPORT else ""
+            raise RecoptError(f"Run {run} has no artifact '{path}'{remedy}.")
         if local is not None and dest is None:
             return local / path
-        return _download(opened, run, path, dest or opened.root / "fetched" / run)
+        return _download(opened, run, path, dest or _scratch())
 
     return _asked(opened, fetch)
 
@@ -224,6 +238,20 @@ def _source(store: Store, ref: str) -> str:
     if alias not in aliases:
         raise RecoptError(f"The model '{name}' has no alias '{alias}'.{did_you_mean(alias, aliases)}")
     return str(store.client.get_model_version(name, aliases[alias]).source)
+
+
+def _has(store: Store, run: str, local: Path | None, path: str) -> bool:
+    """Whether ``run`` has an artifact at ``path``; ``local`` is the folder of its artifacts, if they are here."""
+    if local is not None:
+        return (local / path).exists()
+    return any(item.path == path for item in store.client.list_artifacts(run, path.rpartition("/")[0] or None))
+
+
+def _scratch() -> Path:
+    """A folder of this process alone: those of one data-parallel training fetch the same at the same time."""
+    folder = tempfile.mkdtemp(prefix="recopt-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _download(store: Store, run: str, path: str, dest: Path) -> Path:

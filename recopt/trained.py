@@ -172,13 +172,13 @@ def trained_class(folder: Path, name: str) -> type[Trained]:
         )
     level = export.own[0]
     base = export.base(level.by)
-    kept = {"normalize": level.normalize if level.normalize != "none" else None, "trust": level.trust}
+    kept = {"normalize": level.normalize} if level.normalize not in (None, "none") else {}
     made: type[Trained] = type(
         "".join(part.capitalize() for part in name.replace("_", "-").split("-")),
         (Trained, base),
         {
             "__doc__": export.card, "__module__": base.__module__, "export": export, "slot": level.by, "name": name,
-            "level": {**base.level, **{key: value for key, value in kept.items() if value is not None}},
+            "level": {**base.level, **kept},
         },
     )  # fmt: skip
     made()  # what does not fit is said now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,7 @@ def test_callback_writes_to_an_mlflow_store(tmp_path: Path) -> None:
         history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "adam.lr")
     finally:
         mlflow.set_tracking_uri(before)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # mlflow sets it; recopt reads it
     assert [point.step for point in history] == [5, 10, 15, 20]
     assert history[-1].value == optimizer.hyperparameters()["adam.lr"]
     assert len({point.value for point in history}) == 4

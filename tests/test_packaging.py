@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import recopt
+from recopt.export import write_export
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +25,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, checkout / name)
+    result = recopt.run("quadratic(dim=3)", "lstm(hidden=4)/adam", steps=20, track=False)
+    write_export(result.engine, result.spec, checkout / "strategies/learned-tiny")
     for left in (
         "runs/spec.yaml",
         "runs/mlflow.db",
@@ -45,7 +48,9 @@ def test_the_wheel_holds_one_package_and_no_litter(wheel: zipfile.ZipFile) -> No
     assert not {name.rpartition(".")[2] for name in inside} & {"pyc", "db", "log", "gz"}
     assert [name for name in inside if name.startswith("recopt/_runs/")] == ["recopt/_runs/spec.yaml"]
     shipped = {Path(name).name for name in inside if name.startswith("recopt/_strategies/")}
-    assert shipped == {path.name for path in (ROOT / "strategies").glob("*.py")}
+    trained = {"card.md", "stack.json", "strategies.safetensors", "model.safetensors"}
+    assert shipped == {path.name for path in (ROOT / "strategies").rglob("*.*") if path.suffix != ".pyc"} | trained
+    assert {f"recopt/_strategies/learned-tiny/{name}" for name in trained} <= set(inside)
     assert {"recopt/py.typed", "recopt/plugins.py", "recopt/tasks/__init__.py"} <= set(names)
 
 
@@ -53,6 +58,7 @@ def test_what_is_in_the_wheel_works_from_another_folder(wheel: zipfile.ZipFile, 
     wheel.extractall(tmp_path / "site")
     code = (
         "import recopt, recopt.plugins as p, sys; p.load_task('quadratic'); s = p.load_strategy('sgd');"
+        "assert p.load_strategy('learned-tiny')().hidden == 4;"
         "print(p.source_of(s)[0], recopt.__file__); sys.exit(any(i.problem for i in p.list_strategies()))"
     )
     env = {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from recopt._store_uri import resolve_store
 from recopt.errors import RecoptError
 from recopt.tracker import LevelInfo, Tracker
 from recopt.tracking import open_store
@@ -107,6 +108,18 @@ def test_a_registered_folder_comes_back_by_alias_version_and_run(root: Path, run
     assert copy.is_relative_to(model.parent / "copies")
     assert sorted(file.name for file in copy.iterdir()) == ["spec.json", "weights.safetensors"]
     assert (fetch_model(f"runs:/{run}/spec.yaml", root_dir=root)).read_text() == "twice"
+    (runs[0].folder / "export").mkdir()
+    assert fetch_model(f"runs:/{run}", root_dir=root) == fetch_model(f"runs:/{run[:12]}/export/", root_dir=root)
+    (runs[0].folder / "export").rmdir()
+
+
+def test_without_a_store_the_one_that_mlflow_is_told_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_store(None, root) == f"sqlite:///{root}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000/")
+    assert resolve_store(None, root) == "http://127.0.0.1:5000"
+    assert resolve_store(f"sqlite:///{root}/b.db", root) == f"sqlite:///{root}/b.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert resolve_store(None, root) == f"sqlite:///{root}/mlflow.db"
 
 
 @pytest.mark.parametrize(
@@ -119,15 +132,17 @@ def test_a_registered_folder_comes_back_by_alias_version_and_run(root: Path, run
         ("digits", "is not models:/NAME@ALIAS"),
         ("runs:/RUN/none", "has no artifact 'none'"),
         ("runs:/RUN/../../x", "has no artifact"),
-        ("runs:/0000/x", "There is no run 0000"),
+        ("runs:/0000/x", "There is no run '0000'"),
+        ("runs:/RUN", "has no artifact 'export' yet: 'recopt export RUN DIR' writes one"),
     ],
 )
 def test_a_model_that_is_not_there_is_said_to_be_missing(
     root: Path, runs: list[Tracker], model: Path, ref: str, words: str
 ) -> None:
     register(model, "digits", "best", run=runs[0].run_id, root_dir=root)
-    with pytest.raises(RecoptError, match=words):
-        fetch_model(ref.replace("RUN", runs[0].run_id), root_dir=root)
+    run = runs[0].run_id
+    with pytest.raises(RecoptError, match=words.replace("RUN", run)):
+        fetch_model(ref.replace("RUN", run), root_dir=root)
 
 
 def test_what_cannot_be_registered_is_refused(root: Path, runs: list[Tracker], model: Path, tmp_path: Path) -> None:

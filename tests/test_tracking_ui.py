@@ -78,6 +78,10 @@ def test_a_server_takes_runs_and_files_and_gives_them_back(
     assert steps_of(tracker.store, run.id) == list(range(20))
     ref = register(tracker.folder, "digits", "best", run=run.id, store=address, root_dir=root)
     assert (fetch_model(ref, tmp_path / "model", address, root) / "spec.yaml").exists()
+    assert (fetch_model(ref, None, address, root) / "spec.yaml").exists()
+    for missing in (f"runs:/{run.id}", f"runs:/{run.id}/models/nothing"):
+        with pytest.raises(RecoptError, match="has no artifact"):
+            fetch_model(missing, None, address, root)
     lines: list[str] = []
     ui(address, root_dir=root, say=lines.append, browser=False)
     assert lines == [f"{address}/#/experiments/{run.experiment}/runs"]

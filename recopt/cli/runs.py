@@ -65,34 +65,52 @@ def ui(run: str | None, store: str | None, port: int | None, host: str, no_brows
 @click.argument("run")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @STORE
-def export(run: str, folder: Path, store: str | None) -> None:
-    """Write what a later program needs to use the strategies that RUN trained, and its model, into DIR."""
+@click.option("--register", "model", metavar="NAME", help="Also keep it as the next version of NAME in MLflow's model "
+              "registry; recopt.Optimizer takes 'models:/NAME@ALIAS'.")  # fmt: skip
+@click.option("--alias", metavar="ALIAS", help="What that version is called, such as best; moved there if it is taken.")
+@click.option("--no-model", is_flag=True, help="Leave the trained model out: only the strategies, and their card.")
+def export(
+    run: str, folder: Path, store: str | None, model: str | None, alias: str | None, no_model: bool
+) -> None:  # fmt: skip
+    """Write what a later program needs to use the strategies that RUN trained, and its model, into DIR.
+
+    DIR in ./strategies, or given with --plugins, is a strategy by its name. Its card.md tells what RUN knows of itself:
+    complete it.
+    """
+    if alias is not None and model is None:
+        raise RecoptError("'--alias' names a version of a registered model: give '--register NAME' too.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecoptError(f"{folder} is there already: name a folder that is empty or does not exist.")
     from ..checkpoint import check
     from ..session import CHECKPOINT
-    from ..tracking_runs import fetch_run, find_run
+    from ..tracking_runs import check_name, fetch_run, find_run, register
 
+    if model is not None:
+        check_name(model, alias)
     found = find_run(store, run)
     source = fetch_run(found, store)
     check(source / CHECKPOINT)
-    _export(source, folder, f"the spec of run {found.id}")
+    _export(source, folder, f"the spec of run {found.id}", not no_model)
     click.echo(f"{folder}")
+    if model is not None:
+        click.echo(register(folder, model, alias, run=found.id, store=store))
 
 
-def _export(source: Path, folder: Path, where: str) -> None:
+def _export(source: Path, folder: Path, where: str, model: bool) -> None:
     from ..build import make_engine
     from ..checkpoint import load
     from ..choosing import chosen_in
     from ..export import write_export
     from ..plan import relocated, replan
-    from ..session import CHECKPOINT
+    from ..session import CHECKPOINT, TRACE
     from ..spec import read_spec
+    from ..trace import load_trace
 
     made = replan(relocated(read_spec(source / "spec.yaml"), source), where=where, device="cpu")
     engine = make_engine(made.spec, made.graph, made.task)
     chosen = chosen_in(load(engine, source / CHECKPOINT), made.spec.choose, engine, made.task)
+    trace = load_trace(source / TRACE, made.spec.steps) if (source / TRACE).is_file() else None
     try:
-        write_export(engine, made.spec, folder, chosen=chosen)
+        write_export(engine, made.spec, folder, trace, chosen, model=model)
     except OSError as why:
         raise RecoptError(f"{folder} cannot be written ({why.strerror}): choose another place.") from None

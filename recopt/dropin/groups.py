@@ -54,28 +54,3 @@ def start_lr(tower: Tower) -> float:
 def factor(group: Mapping[str, Any]) -> float:
     """What a scheduler multiplies the updates of level 1 by: its rate relative to the start."""
     return float(group["lr"]) / float(group["lr_start"])
-
-
-def fitting(
-    state_dict: Mapping[str, Any], key: str, stacks: list[str], shapes: list[Any], groups: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """The part of ``state_dict`` that is ours, if it fits.
-
-    Raises:
-        RecoptError: with what differs.
-    """
-    saved = dict(state_dict.get("state", {})).get(key)
-    if saved is None:
-        raise RecoptError("This state_dict is not one of recopt.Optimizer: it was saved by another optimizer.")
-    if saved["stacks"] != stacks:
-        raise RecoptError(
-            f"This state_dict is of the stack {' and '.join(saved['stacks'])}, but this optimizer is "
-            f"{' and '.join(stacks)}: build it as the saved one was."
-        )
-    if saved["shapes"] != shapes:
-        raise RecoptError("This state_dict is of parameters of other shapes or in another order: use the same model.")
-    have = [len(g["params"]) for g in state_dict["param_groups"]]
-    want = [len(g["params"]) for g in groups]
-    if have != want:
-        raise RecoptError(f"This state_dict has groups of {have} parameters, not of {want}: use the same groups.")
-    return dict(saved)

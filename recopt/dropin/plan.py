@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import RecoptError, unknown
-from ..export import export_folder, read_export
+from ..export import export_folder, fetch_export, is_reference, read_export
 from ..graph import Graph
 from ..level import TASK, Level
 from ..plugins import load_strategy
@@ -20,6 +20,15 @@ from ..strategy import Strategy
 Stack = str | Path | Strategy | Sequence[str | Strategy]
 _SETTABLE = ("every", "normalize", "objective", "only", "on", "trust", "gradient")
 _OBJECTIVES = ("mean", "sum", "last")
+
+
+def located(stack: Stack, store: str | None) -> Stack:
+    """``stack``, or the folder of the export that it refers to in an MLflow store (``runs:/…``, ``models:/…``).
+
+    Raises:
+        RecoptError: if the reference names nothing, or no export, or ``store`` does not answer.
+    """
+    return fetch_export(stack, store) if isinstance(stack, str) and is_reference(stack) else stack
 
 
 def layers_of(stack: Stack, depth: int | None) -> tuple[list[list[Term]], dict[str, Strategy]]:
