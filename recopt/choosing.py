@@ -108,12 +108,14 @@ class Chooser:
         )  # fmt: skip
 
     def _report(self, values: Values, last: Values, step: int) -> dict[str, Score]:
-        chosen = step if self.best is None else self.best.step
+        # By the step at which they were scored, so that the same values are run once.
+        end = self.latest.step if self.latest else step
+        chosen = end if self.best is None else self.best.step
         found: dict[int, Score] = {}
-        for at, rule in ((chosen, values), (step, last), (0, self._first)):
+        for at, rule in ((chosen, values), (end, last), (0, self._first)):
             if at not in found:
                 found[at] = self._run(rule, reporting_seeds(self.how), at)
-        return {"chosen": found[chosen], "last": found[step], "before": found[0]}
+        return {"chosen": found[chosen], "last": found[end]._replace(step=step), "before": found[0]}
 
     def _run(self, values: Values, seeds: Sequence[int], step: int) -> Score:
         engine, how = self.engine, self.how

@@ -36,6 +36,7 @@ FIGURES = frozenset(
 _TRAIN, _VALID, _TEST, _BAD, _INK, _PALE = "#0072B2", "#D55E00", "#000000", "#B00020", "#333333", "#767676"
 _LEVELS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#D55E00", "#0072B2")
 _MANY = 3000  # points; longer columns are drawn as the band they fill and its middle
+_CHOOSE = "choose_"  # how the keys begin of what a run chooses its values by
 _LOG_FROM = 20.0  # largest over smallest value from which a positive column gets a logarithmic axis
 
 Draw = Callable[[Any], None]
@@ -112,7 +113,7 @@ def _plain(axes: Any) -> Any:
 
 
 def _curves(run: list[Points], names: Mapping[int, str]) -> list[Draw]:
-    return [*_losses(run), *_metrics(run), *_meta_losses(run, names)]
+    return [*_losses(run), *_metrics(run), *_scores(run), *_meta_losses(run, names)]
 
 
 def _losses(run: list[Points]) -> list[Draw]:
@@ -141,11 +142,28 @@ def _losses(run: list[Points]) -> list[Draw]:
 
 
 def _metrics(run: list[Points]) -> list[Draw]:
-    found = [column for column in run if column.level == 0 and "loss" not in column.key]
+    own = [column for column in run if column.level == 0 and "loss" not in column.key]
+    found = [column for column in own if not column.key.startswith(_CHOOSE)]
 
     def draw(axes: Any) -> None:
         _task_curves(axes, found)
         _label(axes, "Metrics", "")
+        _legend(axes)
+
+    return [draw] if found else []
+
+
+def _scores(run: list[Points]) -> list[Draw]:
+    """The score that a run chose its values by, with the best that any moment had."""
+    found = [column for column in run if column.level == 0 and column.key == f"{_CHOOSE}score"]
+
+    def draw(axes: Any) -> None:
+        values = found[0].values
+        _curve(axes, found[0], "of the values then", _VALID, _scale(axes, [values]))
+        if np.isfinite(values).any():
+            best = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
+            axes.plot(found[0].steps[best], values[best], "o", color=_INK, markersize=5, label="lowest")
+        _label(axes, "Score on fresh tasks", "score")
         _legend(axes)
 
     return [draw] if found else []

@@ -38,6 +38,8 @@ def _params(plan: Plan, stack: str) -> dict[str, str]:
     """What runs are grouped by: what was asked for, and the value that every hyperparameter starts from."""
     spec = plan.spec
     chosen = {f"task.{key}": str(value) for key, value in spec.task.settings.items()}
+    how = spec.choose.model_dump(exclude_none=True) if spec.choose else {}
+    chosen |= {f"choose.{key}": str(value) for key, value in how.items()}
     for slot, named in spec.strategies.items():
         strategy = plan.graph.slots[slot]
         start = strategy.natural({name: value.detach() for name, value in strategy.named_parameters()})

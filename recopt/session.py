@@ -229,7 +229,8 @@ class Session:
         chosen = self._call(lambda: self.chooser and self.chooser.end(report=status == "FINISHED"))
         found, run_id, folder = found_hyperparameters(self.engine, chosen), None, self.folder
         if self.tracker and folder:
-            checkpoint.save(self.engine, folder / CHECKPOINT, note={**note, "chosen": chosen and chosen.plain()})
+            if chosen:
+                checkpoint.save(self.engine, folder / CHECKPOINT, note={**note, "chosen": chosen.plain()})
             save_trace(self.trace, folder / TRACE)
             save_plots(self.trace, folder, self.graph.describe(), self._names())
             write_export(self.engine, self.spec, folder / "export", self.trace, chosen)

@@ -145,6 +145,9 @@ def test_what_is_handed_on_scored_best_and_is_told_by_others(tmp_path: Path, mon
         assert told.low < told.mean < told.high
     assert chosen.report["chosen"].mean < chosen.report["before"].mean
     assert (chosen.report["last"].diverged, chosen.report["last"].step) == (4, 200)
+    titles = [axes.get_title(loc="left") for axes in result.plot().axes]
+    assert "Score on fresh tasks" in titles
+    assert "Metrics" not in titles
     written = json.loads((result.folder / "export" / "stack.json").read_text())["chosen"]
     assert written == chosen.told()
     assert chosen.evaluations == 4 * 11 * (len(steps) + 3)
