@@ -40,7 +40,8 @@ def _what(command: Command) -> Command:
     return command
 
 
-STORE = click.option("--store", metavar="URI", help="An MLflow address (sqlite:///runs/mlflow.db).")
+STORE = click.option("--store", metavar="URI",
+                     help="An MLflow address; else what MLFLOW_TRACKING_URI says, or sqlite:///runs/mlflow.db.")  # fmt: skip
 
 
 @click.command()
