@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from . import tree
+from .errors import RecoptError
 from .state import Count
 from .strategy import Params, State, Strategy
 
 T = TypeVar("T")
-_DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}
+_DTYPES = {bool: torch.bool, int: torch.float64, float: torch.float64}
 
 
 def _walk(fn: Callable[[Any], Any], node: Any) -> Any:
@@ -33,7 +34,9 @@ def counted(state: Any, tasks: int, device: torch.device) -> Any:
 
     def held(leaf: Any) -> Any:
         kind = _DTYPES.get(type(leaf))
-        return leaf if kind is None else Count(torch.full((tasks,), leaf, dtype=kind, device=device))
+        if kind is None:
+            return leaf
+        return Count(torch.full((tasks,), leaf, dtype=kind, device=device), type(leaf) is int)
 
     return _walk(held, state)
 
@@ -52,7 +55,8 @@ def opened(state: Any, dtype: torch.dtype | None) -> Any:
         if not isinstance(leaf, Count):
             return leaf
         if dtype is None:
-            return leaf.value.item()
+            value = leaf.value.item()
+            return int(value) if leaf.whole and value == int(value) else value
         return leaf.value if leaf.value.dtype == torch.bool else leaf.value.to(dtype)
 
     return _walk(own, state)
@@ -62,8 +66,8 @@ def closed(before: Any, after: Any) -> Any:
     """The state ``after`` a step with a Count where there was one ``before``; the inverse of :func:`opened`."""
     if isinstance(before, Count):
         if isinstance(after, Tensor):
-            return Count(after.to(before.value.dtype))
-        return Count(torch.full_like(before.value, after))
+            return Count(after.to(before.value.dtype), before.whole)
+        return Count(torch.full_like(before.value, after), type(after) is int)
     if isinstance(before, dict) and isinstance(after, dict):
         return {key: closed(before.get(key), value) for key, value in after.items()}
     if isinstance(before, list | tuple) and isinstance(after, list | tuple) and len(before) == len(after):
@@ -72,10 +76,19 @@ def closed(before: Any, after: Any) -> Any:
 
 
 def replaced(old: T, new: T, index: Tensor, tasks: int) -> T:
-    """``old``, over ``tasks``, with ``new`` in the places ``index``; their numbers are Counts from then on."""
+    """``old``, over ``tasks``, with ``new`` in the places ``index``; their numbers are Counts from then on.
+
+    Raises:
+        RecoptError: if the two have not the same form.
+    """
     old, new = counted(old, tasks, index.device), counted(new, len(index), index.device)
-    pairs = zip(tree.tensors(old), tree.tensors(new), strict=True)
-    return tree.refill(old, [a.index_copy(0, index, b) for a, b in pairs])
+    held, fresh = tree.tensors(old), tree.tensors(new)
+    if [a.shape[1:] for a in held] != [b.shape[1:] for b in fresh]:
+        raise RecoptError(
+            "Tasks cannot start afresh by turns where a strategy's state has another form after a step than before "
+            "the first: let its init give all of it, or drop 'stagger'."
+        )
+    return tree.refill(old, [a.index_copy(0, index, b.to(a.dtype)) for a, b in zip(held, fresh, strict=True)])
 
 
 def renewed(old: State, strategy: Strategy, points: list[Params], index: Tensor, tasks: int) -> State:

@@ -17,6 +17,9 @@ from .state import Record, RunState, Signal, SlotState, Start, Window
 if TYPE_CHECKING:
     from .engine import Engine
 
+KINDS = 16
+"""Draws of a family that are looked at before a run: those after them are looked at when they are due."""
+
 
 class Episodes:
     """Ends the episodes of an engine's slots, and begins new ones."""
@@ -32,11 +35,7 @@ class Episodes:
         where = f"Level {found[0] + 1}: 'stagger'"
         if not self.engine.evaluator.batched:
             raise RecoptError(f"{where} is for tasks side by side, and there is one: set tasks, as in --tasks 8.")
-        if not self.engine.evaluator.alike():
-            raise RecoptError(
-                f"{where} has tasks of several draws run side by side, and the draws of this family differ in kind: "
-                "drop it, or take one kind of task."
-            )
+        self.engine.evaluator.check_kinds(range(KINDS))
 
     def close(self, state: RunState, number: int) -> None:
         """Note which slots are to start afresh, now that a window of level ``number`` has closed."""
@@ -94,6 +93,7 @@ class Episodes:
         for n in places:
             starts[n] = Start(n, starts[n].draw + 1, slot.seen - 1)
         draw = max(start.draw for start in starts)
+        engine.evaluator.check_kinds([slot.draw, draw])
         part = engine.evaluator.fresh(draw, [starts[n] for n in places])
         index = torch.tensor(places, device=engine.device)
         first = self._first_signal(state, part)

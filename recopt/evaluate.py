@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,10 +27,6 @@ def mix(*parts: int) -> int:
         value = ((value ^ value >> 27) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         value ^= value >> 31
     return value >> 1
-
-
-KINDS = 32
-"""Draws that are looked at to tell whether a family that draws in its own way has tasks of one kind only."""
 
 
 @dataclass
@@ -74,14 +70,16 @@ class Evaluator:
         if found is None:
             # A run may go back by one draw, where trials are taken back; older ones are not needed again.
             self._found = {k: v for k, v in self._found.items() if k >= draw - 2}
-            seeds = [self.seed if draw == n == 0 else mix(self.seed, draw, n) for n in range(self.count)]
-            tasks = self.family.draw(seeds)
+            tasks = self.family.draw(self._seeds(draw))
             module = self._made(tasks[0])
             names = [n for n, p in module.named_parameters() if p.requires_grad]
             same = type(self.family).draw is Task.draw and self._found
             patched = next(iter(self._found.values())).patched if same else Patched(module)
             found = self._found[draw] = Drawn(tasks, names, [p.requires_grad for p in module.parameters()], patched)
         return found
+
+    def _seeds(self, draw: int) -> list[int]:
+        return [self.seed if draw == n == 0 else mix(self.seed, draw, n) for n in range(self.count)]
 
     def tasks(self, draw: int) -> list[Task]:
         """The tasks of draw number ``draw``."""
@@ -95,11 +93,19 @@ class Evaluator:
         """The slot's tasks."""
         return [self.drawn(start.draw).tasks[start.place] for start in self.starts(slot)]
 
-    def alike(self) -> bool:
-        """Whether all draws are of one kind of task, so that tasks of several can run side by side."""
+    def check_kinds(self, draws: Iterable[int]) -> None:
+        """Refuse draws whose tasks cannot run side by side. A family that draws in its own way may give several kinds.
+
+        Raises:
+            RecoptError: if they are not all of one kind.
+        """
         if type(self.family).draw is Task.draw:
-            return True
-        return len({_kind(self.family.draw([mix(self.seed, 4, n)])[0]) for n in range(KINDS)}) == 1
+            return
+        if len({_kind(self.family.draw(self._seeds(draw))[0]) for draw in draws}) > 1:
+            raise RecoptError(
+                "With 'stagger' tasks of several draws run side by side, and the draws of this family differ in kind: "
+                "drop it, or take one kind of task."
+            )
 
     def module(self, draw: int, n: int = 0) -> torch.nn.Module:
         """A fresh model of task ``n`` of a draw; torch's global generator is left as it was."""

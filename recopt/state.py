@@ -72,9 +72,13 @@ class Start:
 
 @dataclass
 class Count:
-    """A plain number of a state, over tasks that did not begin together (see :mod:`recopt.counts`)."""
+    """A plain number of a state, over tasks that did not begin together (see :mod:`recopt.counts`).
+
+    ``whole`` if it was an int. ``value`` is float64, or bool.
+    """
 
     value: Tensor
+    whole: bool = False
 
 
 @dataclass

@@ -12,6 +12,7 @@ from torch import Generator, nn
 
 from recopt.declare import positive
 from recopt.engine import Engine
+from recopt.episodes import KINDS
 from recopt.errors import RecoptError
 from recopt.evaluate import mix
 from recopt.held_out import models
@@ -88,6 +89,14 @@ class Asking(Counting):
         return super().forward(point, trials, {**state, "t": 5} if state["t"] == 0 else state, rng)
 
 
+class Halves(Counting):
+    """Its count goes by halves, and becomes a float."""
+
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
+        found, after = super().forward(point, trials, {**state, "t": 2 * state["t"]}, rng)
+        return found, {**after, "t": after["t"] / 2}
+
+
 class Stepping(Strategy):
     """A zero-order rule on the task: half its first step at every odd one, if that is better."""
 
@@ -106,12 +115,13 @@ class Stepping(Strategy):
         return [a - b for a, b in zip(best.point, point, strict=True)], {"t": state["t"] + 1}
 
 
-RULES: dict[str, Any] = {"counting": Counting, "asking": Asking, "stepping": Stepping}
+RULES: dict[str, Any] = {"counting": Counting, "asking": Asking, "halves": Halves, "stepping": Stepping}
 STAGGER = {"every": 3, "episode": 12, "stagger": True}
 TAPED = {**STAGGER, "gradient": "unroll"}
 TURNS: dict[str, tuple[str, str, type[Task], dict[int, dict[str, Any]]]] = {
     "lstm": ("lstm", "/sgd(lr=1e-30)", Normed, {2: TAPED}),
     "a count": ("counting", "/sgd(lr=1e-30)", Normed, {2: TAPED}),
+    "a count by halves": ("halves", "/sgd(lr=1e-30)", Normed, {2: TAPED}),
     "a count that is asked": ("asking", "/sgd(lr=1e-30)", Normed, {2: TAPED}),
     "adam, looped tasks": ("adam(lr=0.02)", "/sgd(lr=1e-30)", Looped, {2: TAPED}),
     "rms": ("sgd(lr=0.02, momentum=0.5)", "/sgd(lr=1e-30)", Normed, {1: {"normalize": "rms"}, 2: TAPED}),
@@ -214,6 +224,37 @@ def test_families_that_can_start_by_turns() -> None:
     scaled.run(12)
     assert max(start.draw for start in scaled.state.slots["task"].starts) >= 2
     assert {len(held) for held in measured(scaled)} == {3}
+
+
+def test_a_kind_that_comes_up_late_is_refused_when_it_does() -> None:
+    late = make("mixture", members="quadratic + rosenbrock", weights=[40, 1])
+
+    def changes(seed: int) -> int:
+        kinds = [type(late.draw([mix(seed, draw, 0) if draw else seed])[0]) for draw in range(60)]
+        return next((draw for draw, kind in enumerate(kinds) if kind is not kinds[0]), 0)
+
+    seed, first = next((s, changes(s)) for s in range(1, 100) if changes(s) >= KINDS)
+    settings = {0: {"guard": False}, 2: {**TAPED, "every": 1, "episode": 1}}
+    made = engines.engine(late, "sgd(lr=1e-6)/sgd", settings, tasks=2, seed=seed)
+    with pytest.raises(RecoptError, match="differ in kind"):
+        made.run(first + 1)
+    assert made.state.step >= first - 1
+
+
+class Lazy(Counting):
+    """It makes its state when it first steps."""
+
+    def init(self, point: Params) -> State:
+        return {}
+
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
+        return super().forward(point, trials, state or super().init(point), rng)
+
+
+def test_a_state_that_is_made_later_is_refused() -> None:
+    made = engines.engine(engines.Bowl(), "lazy/sgd", {2: TAPED}, rules={"lazy": Lazy}, tasks=4)
+    with pytest.raises(RecoptError, match="let its init give all of it"):
+        made.run(12)
 
 
 def measured(made: Engine) -> list[list[float]]:
