@@ -138,6 +138,8 @@ def copy_trained(strategy: type[Trained], folder: Path) -> Path | None:
     if source.parent.resolve() == shipped_folder("strategies").resolve():
         return None
     copy = folder / strategy.name
+    if source.resolve() == copy.resolve():  # a run that goes on with its own copy
+        return copy
     left = shutil.ignore_patterns(MODEL, "__pycache__")
     shutil.copytree(source, copy, ignore=left, dirs_exist_ok=True)
     return copy

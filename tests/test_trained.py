@@ -27,6 +27,7 @@ from recopt.plugins import (
     load_task,
     source_of,
 )
+from recopt.session import Options, Session
 from recopt.testing import check
 from recopt.trained import Trained, read_folder
 
@@ -242,7 +243,7 @@ def test_a_users_own_rule_comes_with_its_file(here: Path) -> None:
     write_export(result.engine, result.spec, here / "elsewhere" / "mine")
     Path("strategies/own.py").unlink()
     rule = load_strategy("mine", "elsewhere")
-    assert float(rule().rate.detach()) == pytest.approx(float(result.hyperparameters[1]["rate"]))  # type: ignore[attr-defined]
+    assert float(rule().rate.detach()) == pytest.approx(result.hyperparameters["own.rate"])  # type: ignore[attr-defined]
     assert source_of(rule)[0] == here / "elsewhere/mine/plugins/own.py"
 
 
@@ -264,8 +265,10 @@ def test_trained_on_from_an_export_it_needs_that_no_more(here: Path, put: Callab
     from recopt.plan import relocated, replan
     from recopt.spec import read_spec
 
-    again = replan(relocated(read_spec(result.folder / "spec.yaml"), result.folder))  # from the copy beside the spec
+    again = replan(relocated(read_spec(result.folder / "spec.yaml"), result.folder), steps=22)  # from the copy kept
     assert isinstance(again.graph.slots["my_rule"], Trained)
+    assert Session(again, Options(resume=result.run_id)).run().status == "FINISHED"
+    assert sorted(path.name for path in kept.iterdir()) == ["card.md", "stack.json", "strategies.safetensors"]
 
 
 def test_a_graph_that_was_made_by_hand_is_told_by_its_name(here: Path, put: Callable[[str], Path]) -> None:

@@ -41,7 +41,7 @@ def _what(command: Command) -> Command:
 
 
 STORE = click.option("--store", metavar="URI",
-                     help="An MLflow address; else what MLFLOW_TRACKING_URI says, or sqlite:///runs/mlflow.db.")  # fmt: skip
+                     help="An MLflow address; else MLFLOW_TRACKING_URI, or sqlite:///runs/mlflow.db.")  # fmt: skip
 
 
 @click.command()
