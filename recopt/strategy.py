@@ -15,7 +15,11 @@ from .errors import RecoptError, unknown
 
 Params = list[Tensor]
 State = dict[str, Any]
-"""Plain dicts and lists of tensors and numbers; nothing else, so that it can be copied and saved."""
+"""Plain dicts and lists of tensors and numbers; nothing else, so that it can be copied and saved.
+
+Where tasks side by side start afresh by turns (``stagger``), a number such as a count of steps differs between them and
+comes as a 0-dimensional tensor. A rule that needs it plain (``if steps == 1``) fails with that and is then looped.
+"""
 
 
 class Trial(NamedTuple):
