@@ -30,7 +30,8 @@ class Result:
         stack: in stack notation.
         trace: every recorded figure; see :meth:`history`.
         before: held-out loss and metrics before the first step, and ``after`` the last (``test`` split).
-        hyperparameters: per level (from 1), the natural values that its strategy ended with.
+        hyperparameters: the natural values that were reached, by slot and name as in ``recopt.Optimizer``:
+            ``{"adam.lr": 0.002, …}``.
         budget: what was spent per level.
         status: ``FINISHED`` or ``KILLED`` (interrupted).
         run_id, folder: where it was recorded; None if it was not.
@@ -42,7 +43,7 @@ class Result:
     trace: Trace = field(repr=False)
     before: dict[str, float]
     after: dict[str, float]
-    hyperparameters: dict[int, dict[str, float]]
+    hyperparameters: dict[str, float]
     budget: Budget
     status: str
     engine: Engine = field(repr=False)
@@ -121,6 +122,14 @@ def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
         guard = engine.state.guards.get(level.moves)
         if guard is not None and number == engine.movers[level.moves][0]:
             found[number + 1] |= {"restored_total": float(guard.restored), "frozen_tasks": float(sum(frozen(guard)))}
+    return found
+
+
+def by_slot(engine: Engine, chosen: Chosen | None = None) -> dict[str, float]:
+    """The natural value of every scalar hyperparameter by ``slot.name``, as :func:`found_hyperparameters`."""
+    found: dict[str, float] = {}
+    for level, values in zip(engine.levels, found_hyperparameters(engine, chosen).values(), strict=True):
+        found |= {f"{level.by}.{name}": value for name, value in values.items()}
     return found
 
 

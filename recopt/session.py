@@ -23,7 +23,7 @@ from .interrupts import Interrupts
 from .plan import Plan
 from .plots import save_plots
 from .recording import start_record
-from .result import Result, found_hyperparameters, level_summary, summary
+from .result import Result, by_slot, level_summary, summary
 from .state import RunState
 from .task import Split
 from .trace import Trace, load_trace, save_trace
@@ -227,7 +227,7 @@ class Session:
         # An interrupted run may go on: what is measured here is then no part of its record.
         after = self._measure("test", record=status == "FINISHED")
         chosen = self._call(lambda: self.chooser and self.chooser.end(report=status == "FINISHED"))
-        found, run_id, folder = found_hyperparameters(self.engine, chosen), None, self.folder
+        found, run_id, folder = by_slot(self.engine, chosen), None, self.folder
         if self.tracker and folder:
             if chosen:
                 checkpoint.save(self.engine, folder / CHECKPOINT, note={**note, "chosen": chosen.plain()})

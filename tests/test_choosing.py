@@ -133,11 +133,11 @@ def test_what_is_handed_on_scored_best_and_is_told_by_others(tmp_path: Path, mon
     best = min(range(len(steps)), key=lambda n: (lost[n], scores[n]))
     assert 0 < best < len(steps) - 1
     assert (chosen.step, chosen.score.mean) == (steps[best], scores[best])
-    assert 0.3 < result.hyperparameters[1]["lr"] < 1.0 < result.history("lr", level=1)[1][-1]
+    assert 0.3 < result.hyperparameters["sgd.lr"] < 1.0 < result.history("lr", level=1)[1][-1]
     # The report is what anyone finds who takes the export and runs it on those tasks.
     assert result.folder is not None
     graph = exported(result.folder / "export")
-    assert rate(graph) == pytest.approx(result.hyperparameters[1]["lr"], rel=1e-6)
+    assert rate(graph) == pytest.approx(result.hyperparameters["sgd.lr"], rel=1e-6)
     how = Choose.model_validate(CHOOSE)
     for seeds, told in ((choosing_seeds(how), chosen.score), (reporting_seeds(how), chosen.report["chosen"])):
         runs = run_all("x", graph, Bowl(), seeds, How(how.steps), test=False)
@@ -185,7 +185,7 @@ def test_where_no_score_is_usable_the_last_values_are_handed_on() -> None:
     result = recopt.run(Lost(), rising(), steps=60, choose=CHOOSE, track=False)
     assert result.chosen is not None
     assert (result.chosen.score, result.chosen.step) == (None, 60)
-    assert result.hyperparameters[1]["lr"] == pytest.approx(result.history("lr", level=1)[1][-1], rel=1e-6)
+    assert result.hyperparameters["sgd.lr"] == pytest.approx(result.history("lr", level=1)[1][-1], rel=1e-6)
     assert np.isnan(result.history("choose_score")[1]).all()
 
 

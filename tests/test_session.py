@@ -56,13 +56,15 @@ def test_a_result_has_histories_figures_and_the_model() -> None:
     assert result.losses[-1] < result.losses[0]
     steps, accuracy = result.history("valid_accuracy")
     assert steps.tolist() == [10, 20, 30, 40]
-    assert result.history("lr", level=1)[1][-1] == pytest.approx(result.hyperparameters[1]["lr"], rel=0.2)
+    assert result.history("lr", level=1)[1][-1] == pytest.approx(result.hyperparameters["adam.lr"], rel=0.2)
+    optimizer = recopt.Optimizer([torch.nn.Parameter(torch.ones(2))], "adam(lr=0.01)/hypergradient")
+    assert result.hyperparameters.keys() == optimizer.hyperparameters().keys()
     assert result.after["accuracy"] > 0.4 > result.before["accuracy"]
     assert accuracy[-1] > 0.4
     assert result.model()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert result.plot().axes
     assert not result.diverged
-    assert "hyperparameters={1: {'lr'" in repr(result)
+    assert "hyperparameters={'adam.lr'" in repr(result)
     assert len(repr(result)) < 1000, "what a prompt shows can be read"
     assert not Path("runs").exists()
 
@@ -174,9 +176,9 @@ def test_an_export_gives_the_trained_strategies_back() -> None:
     assert result.folder is not None
     levels, strategies = read_export(result.folder / "export")
     assert levels == result.spec.levels
-    assert strategies["adam"].lr.item() == pytest.approx(result.hyperparameters[1]["lr"], rel=1e-6)  # type: ignore[attr-defined]
+    assert strategies["adam"].lr.item() == pytest.approx(result.hyperparameters["adam.lr"], rel=1e-6)  # type: ignore[attr-defined]
     again = recopt.run("quadratic", Graph(levels, strategies), steps=1, track=False)
-    assert again.hyperparameters[1]["lr"] == pytest.approx(result.hyperparameters[1]["lr"], rel=1e-6)
+    assert again.hyperparameters["adam.lr"] == pytest.approx(result.hyperparameters["adam.lr"], rel=1e-6)
     model = load_file(str(result.folder / "export" / "model.safetensors"))
     assert {name.split("/")[0] for name in model} == {"0", "1"}
     described = json.loads((result.folder / "export" / "stack.json").read_text())

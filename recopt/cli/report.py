@@ -147,8 +147,9 @@ def _named(result: Result, number: int) -> tuple[str, str, str]:
 
 def _values(result: Result, number: int) -> str:
     """The hyperparameters, and how many meta-parameters there are besides."""
-    values = result.hyperparameters[number]
-    strategy = result.engine.graph.slots[result.spec.levels[number - 1].by]
+    slot = result.spec.levels[number - 1].by
+    start, strategy = f"{slot}.", result.engine.graph.slots[slot]
+    values = {k.removeprefix(start): v for k, v in result.hyperparameters.items() if k.startswith(start)}
     rest = sum(p.numel() for p in strategy.parameters()) - len(values)
     return "  ".join(filter(None, [hypers(values), f"{rest:,} meta-parameters" if rest else ""]))
 

@@ -91,9 +91,10 @@ class Slot:
         return [c.detach() for c in self.coords]
 
     def naturals(self) -> dict[str, float | Tensor]:
-        """Hyperparameters in their natural unit: numbers, or tensors for declared ones that are not 0-dimensional."""
+        """Hyperparameters in their natural unit, without those that are off: numbers, or tensors for declared ones
+        that are not 0-dimensional."""
         if self.scalar:
-            return dict(self.value)
+            return {name: self.value[name] for name in self.names if name in self.strategy._domains}
         return {
             name: domain.natural(c)
             for name, domain, c in zip(self.names, self.domains, self.coords, strict=True)
