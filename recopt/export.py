@@ -165,9 +165,15 @@ def fetch_export(reference: str, store: str | None = None) -> Path:
 
 
 def export_folder(stack: str | Path) -> Path | None:
-    """``stack`` as a folder, if it is one: by what is in it, or because only a path is written like that."""
+    """``stack`` as a folder, if it is one: by what is in it, or because only a path is written like that.
+
+    Raises:
+        RecoptError: if it is written as a path, and there is no such folder.
+    """
     path = Path(stack)
     written = isinstance(stack, Path) or stack.startswith(("/", "./", "../"))
+    if written and not path.is_dir():
+        raise RecoptError(f"There is no folder '{stack}': give that of an export, or a stack such as adam/sgd.")
     return path if path.is_dir() and (written or is_export(path)) else None
 
 

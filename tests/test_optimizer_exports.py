@@ -175,3 +175,13 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
         recopt.Optimizer([torch.nn.Parameter(torch.ones(3))], str(tmp_path))
     with pytest.raises(RecoptError, match=r"is a folder, not a stack"):
         recopt.run("quadratic", str(tmp_path), track=False)
+    for none in (tmp_path / "none", "./none"):
+        with pytest.raises(RecoptError, match=r"There is no folder '.*none': give that of an export, or a stack"):
+            recopt.Optimizer([torch.nn.Parameter(torch.ones(3))], none)
+
+
+def test_settings_are_for_what_is_given_by_its_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert weights("learned-tiny", scale=0.5) != weights("learned-tiny")
+    with pytest.raises(RecoptError, match=r"belongs to a strategy that is made already.*an export takes settings"):
+        weights("strategies/learned-tiny", scale=0.5)

@@ -123,7 +123,10 @@ def plan(stack: Stack, names: Sequence[str], options: Options, overrides: Mappin
                 continue
             extra = dict(overrides) if number == 0 else {}
             if term.slot in own and extra:
-                raise RecoptError(f"{min(extra)} belongs to the strategy that you made: give it there.")
+                raise RecoptError(
+                    f"{min(extra)} belongs to a strategy that is made already: give it where you made that; an export "
+                    "takes settings where it is given by its name."
+                )
             slots[term.slot] = own.get(term.slot) or load_strategy(term.name)(**{**term.settings, **extra})
     found = levels_of(layers, {label: [n for n, _ in s.named_parameters()] for label, s in slots.items()})
     for number in options.levels:
