@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .thinning import Floats, Ints
+from .strokes import BAD, INK, PALE, curve, label, legend, mark_divergence, plain, scale, some
 from .trace import Points, Trace
 
 FIGURES = frozenset(
@@ -33,11 +33,9 @@ FIGURES = frozenset(
 """What a level records besides its hyperparameters; any other key of a level is a hyperparameter."""
 
 # Okabe & Ito (2008): eight colours that people with any kind of colour vision can tell apart.
-_TRAIN, _VALID, _TEST, _BAD, _INK, _PALE = "#0072B2", "#D55E00", "#000000", "#B00020", "#333333", "#767676"
+_TRAIN, _VALID, _TEST = "#0072B2", "#D55E00", "#000000"
 _LEVELS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#D55E00", "#0072B2")
-_MANY = 3000  # points; longer columns are drawn as the band they fill and its middle
 _CHOOSE = "choose_"  # how the keys begin of what a run chooses its values by
-_LOG_FROM = 20.0  # largest over smallest value from which a positive column gets a logarithmic axis
 
 Draw = Callable[[Any], None]
 
@@ -85,31 +83,21 @@ def _figure(run: list[Points], wide: list[Draw], small: list[Draw], title: str, 
     figure = Figure(figsize=(9.5, max(2.0, sum(heights) + 0.5)), layout=layout)
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold", color=_INK, x=0.012, ha="left")
+        figure.suptitle(title, fontsize=13, fontweight="bold", color=INK, x=0.012, ha="left")
     if note:
-        figure.supxlabel("\n".join(textwrap.wrap(note, 130)), fontsize=8, color=_PALE, x=0.012, ha="left")
+        figure.supxlabel("\n".join(textwrap.wrap(note, 130)), fontsize=8, color=PALE, x=0.012, ha="left")
     if not heights:
         return figure
     grid = figure.add_gridspec(len(heights), 6, height_ratios=heights)
     for row, draw in enumerate(wide):
-        draw(_plain(figure.add_subplot(grid[row, :])))
+        draw(plain(figure.add_subplot(grid[row, :])))
     for n, draw in enumerate(small):
         at = n % across * (6 // across)
-        draw(_plain(figure.add_subplot(grid[len(wide) + n // across, at : at + 6 // across])))
+        draw(plain(figure.add_subplot(grid[len(wide) + n // across, at : at + 6 // across])))
     end = _end(run)
     for axes in figure.axes:
         axes.set_xlim(-0.015 * end, 1.015 * max(end, 1))
     return figure
-
-
-def _plain(axes: Any) -> Any:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#AAAAAA")
-    axes.grid(True, color="#E3E3E3", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, labelcolor=_INK, color="#AAAAAA")
-    axes.tick_params(which="minor", length=0)
-    return axes
 
 
 def _curves(run: list[Points], names: Mapping[int, str]) -> list[Draw]:
@@ -123,20 +111,20 @@ def _losses(run: list[Points]) -> list[Draw]:
     def draw(axes: Any) -> None:
         _task_curves(axes, found)
         for column in found:
-            _mark_divergence(axes, column)
+            mark_divergence(axes, column)
         if acts:
             steps = np.unique(np.concatenate(acts))
             axes.plot(
                 steps,
                 np.full(len(steps), 0.02),
                 "|",
-                color=_BAD,
+                color=BAD,
                 markersize=7,
                 label="put back by a guard",
                 transform=axes.get_xaxis_transform(),
             )
-        _label(axes, "Loss", "loss")
-        _legend(axes)
+        label(axes, "Loss", "loss")
+        legend(axes)
 
     return [draw] if found else []
 
@@ -147,8 +135,8 @@ def _metrics(run: list[Points]) -> list[Draw]:
 
     def draw(axes: Any) -> None:
         _task_curves(axes, found)
-        _label(axes, "Metrics", "")
-        _legend(axes)
+        label(axes, "Metrics", "")
+        legend(axes)
 
     return [draw] if found else []
 
@@ -159,31 +147,31 @@ def _scores(run: list[Points]) -> list[Draw]:
 
     def draw(axes: Any) -> None:
         values = found[0].values
-        _curve(axes, found[0], "of the values then", _VALID, _scale(axes, [values]))
+        curve(axes, found[0], "of the values then", _VALID, scale(axes, [values]))
         if np.isfinite(values).any():
             best = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
-            axes.plot(found[0].steps[best], values[best], "o", color=_INK, markersize=5, label="lowest")
-        _label(axes, "Score on fresh tasks", "score")
-        _legend(axes)
+            axes.plot(found[0].steps[best], values[best], "o", color=INK, markersize=5, label="lowest")
+        label(axes, "Score on fresh tasks", "score")
+        legend(axes)
 
     return [draw] if found else []
 
 
 def _task_curves(axes: Any, found: list[Points]) -> None:
-    log = _scale(axes, [column.values for column in found])
+    log = scale(axes, [column.values for column in found])
     for n, column in enumerate(sorted(found, key=_rank)):
-        _curve(axes, column, _words(column.key), _task_colour(column, n), log)
+        curve(axes, column, _words(column.key), _task_colour(column, n), log)
 
 
 def _meta_losses(run: list[Points], names: Mapping[int, str]) -> list[Draw]:
     found = [column for column in run if column.level and column.key == "meta_loss"]
 
     def draw(axes: Any) -> None:
-        log = _scale(axes, [column.values for column in found])
+        log = scale(axes, [column.values for column in found])
         for column in found:
-            _curve(axes, column, _named(column.level, names), _level_colour(column.level), log)
-        _label(axes, "Meta-loss, what each level is scored by", "meta-loss")
-        _legend(axes)
+            curve(axes, column, _named(column.level, names), _level_colour(column.level), log)
+        label(axes, "Meta-loss, what each level is scored by", "meta-loss")
+        legend(axes)
 
     return [draw] if found else []
 
@@ -193,13 +181,13 @@ def _hypers(run: list[Points], names: Mapping[int, str]) -> list[Draw]:
 
     def panel(column: Points) -> Draw:
         def draw(axes: Any) -> None:
-            _scale(axes, [column.values])
-            shown = _some(len(column.steps))
+            scale(axes, [column.values])
+            shown = some(len(column.steps))
             steps, values = [*column.steps[shown], end], [*column.values[shown], column.values[-1]]
             colour = _level_colour(column.level)
             axes.plot(steps, values, color=colour, linewidth=1.5, drawstyle="steps-post")
-            _label(axes, column.key, _named(column.level, names), colour)
-            axes.set_title(f"{column.values[0]:.3g} → {column.values[-1]:.3g}", fontsize=8, color=_PALE, loc="right")
+            label(axes, column.key, _named(column.level, names), colour)
+            axes.set_title(f"{column.values[0]:.3g} → {column.values[-1]:.3g}", fontsize=8, color=PALE, loc="right")
 
         return draw
 
@@ -221,103 +209,6 @@ def _columns(trace: Trace) -> list[Points]:
 
 def _is_hyper(column: Points) -> bool:
     return column.level > 0 and column.key not in FIGURES
-
-
-def _curve(axes: Any, column: Points, label: str, colour: str, log: bool) -> None:
-    """A column: its points light, and over them a smoothed line (see :func:`smoothed`) if they are many."""
-    steps, values = column.steps, column.values
-    if len(values) <= 2:  # before and after, say: a line between would claim to know what was there
-        axes.plot(steps, values, color=colour, linestyle="none", marker="D", markersize=4.5, label=label)
-        return
-    if len(values) <= 100:
-        axes.plot(steps, values, color=colour, linewidth=1.4, marker="o", markersize=2.5, label=label)
-        return
-    if len(values) > _MANY:
-        middle, low, high = _bands(steps, values)
-        axes.fill_between(middle, low, high, color=colour, alpha=0.2, linewidth=0)
-    else:
-        axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
-    smooth, shown = smoothed(values, max(1, len(values) // 100), log), _some(len(values))
-    axes.plot(steps[shown], smooth[shown], color=colour, linewidth=1.6, label=label)
-
-
-def _some(length: int) -> Ints:
-    """Indices of at most ``_MANY`` evenly spread points, the first and the last among them: more cannot be seen."""
-    return np.unique(np.linspace(0, length - 1, min(length, _MANY)).astype(np.int64))
-
-
-def smoothed(values: Floats, reach: int, log: bool = False) -> Floats:
-    """Centred moving average of ``values`` (n,), over up to ``reach`` on either side; geometric with ``log``.
-
-    What is not finite is left out, and stays a gap itself.
-    """
-    good = np.isfinite(values) & ((values > 0) if log else True)
-    used = np.where(good, np.log(np.where(good, values, 1.0)) if log else values, 0.0)
-    sums, counts = (np.concatenate([[0.0], np.cumsum(x)]) for x in (used, good.astype(float)))
-    at = np.arange(len(values))
-    low, high = np.maximum(at - reach, 0), np.minimum(at + reach + 1, len(values))
-    mean = (sums[high] - sums[low]) / np.maximum(counts[high] - counts[low], 1.0)
-    return np.where(good, np.exp(mean) if log else mean, np.nan)
-
-
-def _bands(steps: Ints, values: Floats) -> tuple[Floats, Floats, Floats]:
-    """First step, least and greatest finite value of each of 800 stretches of a column."""
-    cuts, good = np.linspace(0, len(values), 801).astype(np.int64)[:-1], np.isfinite(values)
-    low = np.minimum.reduceat(np.where(good, values, np.inf), cuts)
-    high = np.maximum.reduceat(np.where(good, values, -np.inf), cuts)
-    some = low <= high
-    return steps[cuts][some].astype(np.float64), low[some], high[some]
-
-
-def _mark_divergence(axes: Any, column: Points) -> None:
-    bad = column.steps[~np.isfinite(column.values)]
-    if len(bad):
-        axes.axvline(bad[0], color=_BAD, linewidth=1, linestyle="--")
-        axes.annotate(
-            f" not finite at {bad[0]:,}",
-            (bad[0], 0.97),
-            xycoords=("data", "axes fraction"),
-            color=_BAD,
-            fontsize=8,
-            va="top",
-        )
-
-
-def _scale(axes: Any, columns: list[Floats]) -> bool:
-    """Make the axis logarithmic if all values are positive and far apart; whether it is."""
-    values = np.concatenate([column[np.isfinite(column)] for column in columns])
-    log = bool(len(values)) and bool(values.min() > 0) and bool(values.max() / values.min() >= _LOG_FROM)
-    if log:
-        axes.set_yscale("log")
-    else:
-        axes.ticklabel_format(axis="y", useOffset=False)
-    return log
-
-
-def _label(axes: Any, title: str, y: str, colour: str = _PALE) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    axes.set_title(title, fontsize=10, color=_INK, loc="left")
-    axes.set_xlabel("step", fontsize=8, color=_PALE)
-    axes.set_ylabel(y, fontsize=8, color=colour)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-
-
-def _legend(axes: Any) -> None:
-    """Above the panel, on the right, where it hides nothing."""
-    _, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        fontsize=8,
-        frameon=False,
-        loc="lower right",
-        bbox_to_anchor=(1.0, 0.99),
-        borderaxespad=0.2,
-        ncols=min(4, len(labels)),
-        labelcolor=_INK,
-        handlelength=1.6,
-        columnspacing=1.4,
-    )
 
 
 def _words(key: str) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recopt.plots import plot_run, save_plots, smoothed
+from recopt.plots import plot_run, save_plots
+from recopt.strokes import smoothed
 from recopt.trace import Trace
 
 
