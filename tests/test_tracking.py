@@ -263,7 +263,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
 
 
 def test_a_long_run_is_sent_while_it_goes_and_whole_at_the_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recopt.tracker._SHORT", 0.0)
+    monkeypatch.setattr("recopt.tracking_post._SHORT", 0.0)
     tracker = started(root)
     tracker.log(points(range(1000)))
     tracker.flush()
@@ -279,9 +279,9 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
-import recopt.tracker
+import recopt.tracker, recopt.tracking_post
 from recopt.trace import Points
-recopt.tracker._SHORT = 0.0
+recopt.tracking_post._SHORT = 0.0
 tracker = recopt.tracker.Tracker.start(None, experiment="tests", name="killed", params={}, tags={}, levels=[],
                                        root_dir=Path(sys.argv[1]))
 tracker.flush()
@@ -309,7 +309,7 @@ def test_what_a_killed_run_had_recorded_still_arrives(root: Path) -> None:
 
 
 def test_a_process_that_cannot_be_started_is_done_without(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recopt.tracker._SHORT", 0.0)
+    monkeypatch.setattr("recopt.tracking_post._SHORT", 0.0)
     monkeypatch.setattr("sys.executable", "/none/python")
     tracker = started(root)
     tracker.log(points(range(10)))

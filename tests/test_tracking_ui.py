@@ -90,7 +90,7 @@ def test_a_server_takes_runs_and_files_and_gives_them_back(
 def test_a_server_that_dies_costs_a_run_little_and_gets_everything_when_it_is_back(
     tmp_path: Path, server: tuple[subprocess.Popen[bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recopt.tracker._SHORT", 0.0)
+    monkeypatch.setattr("recopt.tracking_post._SHORT", 0.0)
     root, (process, address), told = tmp_path / "runs", server, list[str]()
     tracker = record(root, address, 5, told)
     tracker.flush()
