@@ -27,7 +27,7 @@ class Blend(Strategy):
     al. 2024; a vector's is the momentum itself), g/√v, m/√v at two time scales, the fast momentum, and the last move.
     Two have a length of their own, from the ``memory`` last differences of points s and gradients y: the
     move that the best fit of g by the y asks for, and the unexplained rest of g times the last secant's
-    inverse curvature (Anderson 1965; Barzilai & Borwein 1988).
+    inverse curvature (Anderson 1965; Barzilai & Borwein 1988), or where that is not known, by Polyak's step (1969).
 
     What the network sees of a tensor are ratios and cosines between these vectors, over the tensor and over all
     of them, the loss relative to the first and to the last, the step number and the tensor's sizes: nothing
@@ -97,7 +97,7 @@ class Blend(Strategy):
         s, y = (x - state["point"]) * later, (g - state["grad"]) * later
         size = 1 / (norm(y) + TINY)
         past_s, past_y = torch.cat([(s * size)[None], state["s"][:-1]]), torch.cat([(y * size)[None], state["y"][:-1]])
-        jump, rest, probe = self.secant(g, s, y, past_s, past_y)
+        jump, rest, probe = self.secant(g, s, y, past_s, past_y, loss)
 
         step, rows, m, v = self.rows(g, x, s, state)
         cuts = [p.numel() for p in point]
@@ -161,16 +161,21 @@ class Blend(Strategy):
         rows = torch.cat([torch.stack([g, *mean, x, s, root]), torch.stack([g, mean[1], mean[2]]) / root])
         return step, rows, m, v
 
-    def secant(self, g: Tensor, s: Tensor, y: Tensor, past_s: Tensor, past_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def secant(
+        self, g: Tensor, s: Tensor, y: Tensor, past_s: Tensor, past_y: Tensor, loss: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """From the differences s, y [n] of the last step and ``memory`` past ones, in units of the norm of y.
 
-        Returns the move -Σ γ_k s_k with Σ γ_k y_k the ridge fit of g; the rest g - Σ γ_k y_k; and that rest
-        times -sᵀy / yᵀy (0 where the curvature is not positive).
+        Returns the move -Σ γ_k s_k with Σ γ_k y_k the ridge fit of g; the rest g - Σ γ_k y_k; and that rest times
+        -sᵀy / yᵀy, or where the curvature is not positive, or no step is made yet, times -f / gᵀg (Polyak 1969).
         """
         eye = torch.eye(self.memory, dtype=g.dtype, device=g.device)
-        fit = torch.linalg.solve(past_y @ past_y.T + self.ridge * eye, (past_y @ g)[:, None])[:, 0]
-        rest = g - fit @ past_y
-        return -(fit @ past_s), rest, -(s @ y).clamp(min=0) / (y @ y + TINY**2) * rest
+        # Rounding alone may make the products of nearly equal columns singular: so much is always added.
+        ridge = self.ridge + self.memory * torch.finfo(g.dtype).eps
+        fit = torch.linalg.solve(past_y @ past_y.T + ridge * eye, (past_y @ g)[:, None])[:, 0]
+        rest, along = g - fit @ past_y, s @ y
+        polyak = loss.clamp(min=0) / (g @ g + TINY**2)
+        return -(fit @ past_s), rest, -torch.where(along > 0, along / (y @ y + TINY**2), polyak) * rest
 
     def shapes(self, point: Params) -> Tensor:
         """What is known of each tensor before the first step: [tensors, 4]."""
