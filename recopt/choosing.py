@@ -10,7 +10,6 @@ generator is put back.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from .chosen import Chosen, Score, Values
-from .comparison.runs import How, held_still, run_all
+from .comparison.runs import How, held_at, run_all
 from .engine import Engine
 from .graph import Graph
 from .held_out import settled
@@ -136,13 +135,7 @@ class Chooser:
 
     def _graph(self, values: Values) -> Graph:
         """The levels that move the task, with their strategies at ``values``."""
-        strategies = {}
-        for name in self.rules:
-            made = strategies[name] = copy.deepcopy(self.engine.graph.slots[name])
-            with torch.no_grad():
-                for parameter, value in zip(made.parameters(), values[name], strict=True):
-                    parameter.copy_(value)
-        return held_still(self.engine.levels, strategies)
+        return held_at(self.engine.levels, self.engine.graph.slots, values)
 
     def _values(self, state: RunState) -> Values:
         return {name: [p.detach() for p in state.slots[name].params] for name in self.engine.graph.slots}

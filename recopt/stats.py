@@ -95,6 +95,82 @@ def paired(x: Sequence[float] | Floats, y: Sequence[float] | Floats, level: floa
     return Paired(mean_interval(d, level), median_interval(d, level), lower, p)
 
 
+class _Spread(NamedTuple):
+    """A mean of n values' means over m repetitions, with the variances of that mean and their degrees of freedom."""
+
+    mean: float
+    parts: Sequence[tuple[float, int]]
+
+    @property
+    def variance(self) -> float:
+        return sum(variance for variance, _ in self.parts)
+
+    @property
+    def freedom(self) -> float:
+        """Satterthwaite's (1946)."""
+        below = sum(variance**2 / n for variance, n in self.parts if n)
+        return self.variance**2 / below if below else math.inf
+
+    def interval(self, level: float) -> Interval:
+        from scipy.stats import t
+
+        half = float(t.ppf((1 + level) / 2, self.freedom)) * math.sqrt(self.variance)
+        return Interval(self.mean, self.mean - half, self.mean + half)
+
+    def p(self) -> float:
+        """Of the t test that the mean is 0, two-sided; 1 where there is no difference and no spread at all."""
+        from scipy.stats import t
+
+        if self.variance == 0:
+            return float(self.mean == 0)
+        return float(2 * t.sf(abs(self.mean) / math.sqrt(self.variance), self.freedom))
+
+
+def crossed_interval(values: Floats, level: float = LEVEL) -> Interval:
+    """The mean of ``values`` (m, n): m repetitions (a rule trained from m seeds) of the same n tasks.
+
+    Its interval has both kinds of spread in it: the variance of the mean is taken as s²_m / m + s²_n / n, with s²_m
+    that of the m means over tasks and s²_n that of the n means over repetitions (two-way random effects; what is in
+    neither kind alone is counted twice, so it is a little too wide), and Student's t has Satterthwaite's
+    degrees of freedom. With m = 1 it is :func:`mean_interval`, which knows nothing of other repetitions.
+
+    Raises:
+        ValueError: for no values.
+    """
+    x = _table(values)
+    if len(x) == 1:
+        return mean_interval(x[0], level)
+    if not np.isfinite(x).all():
+        return Interval(float(x.mean()), math.nan, math.nan)
+    return _spread(x.mean(0), x).interval(level)
+
+
+def crossed_paired(x: Floats, y: Floats, level: float = LEVEL) -> Paired:
+    """How ``x`` (m, n) differs from ``y`` (k, n), repetitions of the same n tasks: see :func:`crossed_interval`.
+
+    The repetitions of the two are independent of each other, the tasks the same. ``median`` and ``lower`` are of the
+    differences of the means over repetitions, task by task, and know the spread over tasks alone; p is of Student's
+    t with both kinds of spread. With m = k = 1 it is :func:`paired`.
+
+    Raises:
+        ValueError: for no values, or for different numbers of tasks.
+    """
+    a, b = _table(x), _table(y)
+    found = paired(a.mean(0), b.mean(0), level)
+    if len(a) == len(b) == 1:
+        return found
+    spread = _spread(a.mean(0) - b.mean(0), a, b)
+    return found._replace(mean=spread.interval(level), p=spread.p())
+
+
+def _spread(by_task: Floats, *tables: Floats) -> _Spread:
+    parts = [(float(by_task.var(ddof=1)) / len(by_task), len(by_task) - 1)] if len(by_task) > 1 else []
+    for table in tables:
+        if len(table) > 1:
+            parts.append((float(table.mean(1).var(ddof=1)) / len(table), len(table) - 1))
+    return _Spread(float(by_task.mean()), parts)
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """p values corrected for their number (Holm 1979), in the order given."""
     out, worst = [0.0] * len(ps), 0.0
@@ -102,6 +178,13 @@ def holm(ps: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, ps[index] * (len(ps) - rank)))
         out[index] = worst
     return out
+
+
+def _table(values: Floats) -> Floats:
+    x = np.asarray(values, np.float64)
+    if x.ndim != 2 or not x.size:
+        raise ValueError(f"Values of shape {x.shape} are no repetitions of tasks: give two dimensions.")
+    return x
 
 
 def _checked(values: Sequence[float] | Floats) -> Floats:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import recopt
-from recopt.comparison import compare, make_compare_spec, report_seeds, tuning_seeds
+from recopt.comparison import Trainer, carry_out, compare, make_compare_spec, report_seeds, tuning_seeds
 from recopt.comparison import runs as running
 from recopt.comparison.competitors import Competitor
 from recopt.comparison.result import Entry, break_even
@@ -21,6 +21,7 @@ from recopt.errors import RecoptError
 from recopt.failures import RunFailed
 from recopt.graph import Graph
 from recopt.plan import plan_of
+from recopt.stats import crossed_interval, crossed_paired
 from recopt.task import Batch, Split, Task
 from recopt.tasks.quadratic import Quadratic
 
@@ -295,3 +296,108 @@ def test_known_sums_on_the_quadratics_are_reproduced() -> None:
     tuned = run_all("x", graph("adam(lr=0.3,beta1=0.7,beta2=0.95)", settings=cosine), task, seeds, How(100), test=False)
     for score, known in ((constant, 107.2), (tuned.score("sum"), 89.5)):
         assert abs(score.mean() - known) < 3 * score.std() / math.sqrt(len(score))
+
+
+# contenders that are trained first
+
+RUN: dict[str, Any] = {
+    "task": "quadratic(dim=3)", "stack": "mlp-rule(hidden=3,width=3)/adam(lr=0.01)", "steps": 40, "tasks": 2,
+    "measure": 0, "settings": ["level2.every=5", "level2.episode=20"], "choose": {"every": 20, "tasks": 4, "steps": 8},
+}  # fmt: skip
+
+
+def test_a_contender_with_a_run_is_trained_and_then_held_still() -> None:
+    shown: list[tuple[str, int, int]] = []
+    found = compare("quadratic(dim=3)", [{"run": RUN, "name": "mine"}], baselines=["sgd[lr]"], **FAST,
+                    progress=lambda *what: shown.append(what))  # fmt: skip
+    mine = found.entries[0]
+    result = recopt.run("quadratic(dim=3)", RUN["stack"], steps=40, tasks=2, measure=0, settings=RUN["settings"],
+                        choose=RUN["choose"], track=False)  # fmt: skip
+    assert result.chosen is not None
+    held = running.held_at(result.engine.levels, result.engine.graph.slots, result.chosen.values)
+    again = run_all("x", held, plan_of("quadratic(dim=3)", "sgd").task, report_seeds(found.spec), How(8))
+    np.testing.assert_array_equal(mine.runs.losses, again.losses)
+    total = result.budget.total
+    assert mine.competitor.prepared == total.loss + total.gradient + result.chosen.evaluations > 2 * 40
+    assert mine.competitor.kind == "trained" and mine.competitor.notes == ()
+    assert ("training mine", 40, 40) in shown
+    assert next(f for f in found.figures if f.name == "mine").trainings == 1
+
+
+def test_repeated_trainings_are_one_entry_with_the_spread_of_both() -> None:
+    found = compare("quadratic(dim=3)", [{"run": RUN, "name": "mine", "repeat": 3}, "sgd(lr=0.01)"], baselines=[],
+                    reference="sgd(lr=0.01)", **FAST)  # fmt: skip
+    mine, figures = found["mine"], found.figures[0]
+    assert [one.seed for one in mine.competitor.trainings] == [0, 1, 2] and figures.trainings == 3
+    assert mine.runs.losses.shape == (3 * 6, 9) and mine.runs.evaluations == 8
+    first = compare("quadratic(dim=3)", [{"run": {**RUN, "seed": 1}}], baselines=[], **FAST).entries[0]
+    assert first.name == "mlp-rule(hidden=3, width=3)/adam(lr=0.01)"
+    np.testing.assert_array_equal(mine.runs.losses[6:12], first.runs.losses)
+    table = mine.runs.score("sum").reshape(3, 6)
+    assert figures.score[0] == crossed_interval(table)
+    reference = found["sgd(lr=0.01)"].runs.score("sum")
+    assert figures.difference == crossed_paired(table, reference[None]) and found.figures[1].difference is None
+    (note,) = found.notes
+    assert note.startswith("mine: trained 3 times, with means ") and f"{table[2].mean():.4g} (seed 2)" in note
+    assert mine.competitor.prepared == np.mean([one.evaluations for one in mine.competitor.trainings])
+
+
+def test_a_trainer_trains_each_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recopt.session import Session
+
+    seeds: list[int] = []
+    whole = Session.run
+
+    def watched(session: Session) -> Any:
+        seeds.append(session.spec.seed)
+        return whole(session)
+
+    monkeypatch.setattr(Session, "run", watched)
+    asked = [{"run": RUN, "name": "one", "repeat": 2}, {"run": RUN, "name": "same"}]
+    spec = {"task": "quadratic(dim=3)", "stacks": asked, "baselines": [], "seeds": 4, "steps": 5}
+    trainer = Trainer(track=False)
+    one = carry_out(make_compare_spec(spec), track=False, trainer=trainer)
+    np.testing.assert_array_equal(one["one"].runs.losses[:4], one["same"].runs.losses)
+    other = carry_out(make_compare_spec({**spec, "task": "quadratic(dim=2)", "guards": True}), track=False,
+                      trainer=trainer)  # fmt: skip
+    assert seeds == [0, 1]
+    assert [x.guard for e in (one, other) for x in e["one"].competitor.graph.levels] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"run": {**RUN, "step": 3}}, "In the run of 'x': there is no 'step'. Did you mean 'steps'?"),
+        ({"run": {"task": "quadratic", "stack": "adam"}}, "In the run of 'x' nothing is trained: no level moves adam."),
+        ({"run": {**RUN, "seed": 999_999_999}, "repeat": 2}, "In the run of 'x' seeds must be below 1,000,000,000"),
+        ({"run": RUN, "settings": ["level3.every=2"]}, "There is no level3"),
+        ({"run": RUN, "trained": 3}, "'stacks.0' has a run, which knows what its training takes"),
+        ({"stack": "sgd", "repeat": 2}, "'stacks.0' has nothing to repeat"),
+        ({}, "'stacks.0' needs a stack, or a run that trains one."),
+        ({"run": "none.yaml"}, "The spec none.yaml cannot be read"),
+        ({"run": 3}, "'stacks.0.run'"),
+    ],
+)  # fmt: skip
+def test_a_run_that_cannot_be_trained_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecoptError) as why:
+        compare("quadratic", [{"name": "x", **change}], baselines=[], **FAST)
+    assert said in str(why.value)
+
+
+def test_an_unknown_reference_is_refused() -> None:
+    with pytest.raises(RecoptError, match="Unknown competitor 'sg' as the 'reference'. Did you mean 'sgd'?"):
+        compare("quadratic", ["sgd"], baselines=[], reference="sg", **FAST)
+
+
+def test_an_error_in_training_is_told_with_its_place_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "from recopt.tasks.quadratic import Quadratic\nclass Broken(Quadratic):\n    def loss(self, model, batch):\n"
+    (tmp_path / "broken.py").write_text(f"{text}        raise ValueError('no such thing')\n")
+    with pytest.raises(RunFailed) as why:
+        compare(
+            "quadratic", [{"run": {**RUN, "task": "broken.py"}, "name": "x"}], baselines=[], **{**FAST, "track": True}
+        )
+    said = str(why.value)
+    assert said.startswith("In the training of 'x': ") and "broken.py, line 4, with ValueError: no such thing" in said
+    kept = Path(said.partition("The traceback is in ")[2].removesuffix("."))
+    assert "no such thing" in kept.read_text()

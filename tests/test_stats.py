@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from recopt.stats import holm, mean_interval, median_interval, paired
+from recopt.stats import crossed_interval, crossed_paired, holm, mean_interval, median_interval, paired
 
 
 def test_the_mean_has_the_interval_of_students_t() -> None:
@@ -88,3 +88,47 @@ def test_no_sample_is_refused() -> None:
         median_interval(np.zeros((2, 2)))
     with pytest.raises(ValueError, match="cannot be paired"):
         paired([1.0, 2.0], [1.0])
+
+
+# several trainings of one rule on the same tasks
+
+
+def test_one_training_is_judged_as_before() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 1, 12))
+    assert crossed_interval(x) == mean_interval(x[0])
+    assert crossed_paired(x, y) == paired(x[0], y[0])
+
+
+def test_the_interval_of_a_table_has_the_spread_over_rows_and_over_columns() -> None:
+    x = np.array([[1.0, 2.0, 6.0], [3.0, 4.0, 8.0]])
+    # Means over columns 3 and 5, over rows 2, 3 and 7: variances 2 / 2 and 7 / 3, with 1 and 2 degrees of freedom.
+    parts = 2 / 2, 7 / 3
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 1 + parts[1] ** 2 / 2)
+    assert freedom == pytest.approx(2.985, abs=0.001)  # t_{2.985, 0.975} = 3.1925 (t_3: 3.1824)
+    found = crossed_interval(x)
+    assert found.value == 4
+    assert found.high - 4 == pytest.approx(3.1925 * math.sqrt(sum(parts)), rel=1e-3)
+    assert found.low == pytest.approx(8 - found.high)
+    # Against zero for each task, it is the same interval, with the p that belongs to it.
+    pair = crossed_paired(x, np.zeros((1, 3)))
+    assert pair.mean == pytest.approx(found) and 0.05 < pair.p < 0.15 and pair.lower == 0
+
+
+def test_rows_without_a_difference_have_none() -> None:
+    x = np.ones((3, 4))
+    assert crossed_interval(x) == (1, 1, 1)
+    assert crossed_paired(x, x).p == 1 and crossed_paired(x, x + 1).p == 0
+    assert math.isnan(crossed_interval(np.array([[1.0, math.inf], [1.0, 2.0]])).low)
+
+
+def test_the_interval_of_a_table_covers_and_that_of_its_tasks_alone_does_not() -> None:
+    rng = np.random.default_rng(2)
+    rows, columns = rng.normal(size=(2000, 3, 1)), rng.normal(size=(2000, 1, 30))
+    tables = rows + columns + 0.5 * rng.normal(size=(2000, 3, 30))
+    both = [crossed_interval(table) for table in tables]
+    tasks = [mean_interval(table.mean(0)) for table in tables]
+    assert np.mean([i.low <= 0 <= i.high for i in both]) > 0.93
+    assert np.mean([i.low <= 0 <= i.high for i in tasks]) < 0.6
+    others = rng.normal(size=(2000, 2, 1)) + columns  # paired: the tasks' own spread drops out
+    ps = [crossed_paired(table, other).p for table, other in zip(tables, others, strict=True)]
+    assert np.mean(np.array(ps) < 0.05) < 0.09

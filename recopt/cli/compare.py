@@ -80,16 +80,18 @@ def compare(
     Baselines are tuned on other tasks than those that the figures are of, all by the same number of trials.
     """
     rows, single = _rows(spec, what)
-    from ..comparison import carry_out, carry_out_each, save_series
+    from ..comparison import Trainer, carry_out, carry_out_each, save_series
     from .compare_report import report, report_series
 
     _empty(output)
+    trainer = Trainer(store, not no_track)  # one for all rows, so that nothing is trained twice
 
     def one(row: Row) -> Comparison:
         below = output / row.folder if output is not None and not single else output
         with Bar() as bar:
-            return carry_out(row.spec, threads=threads, output=below, store=store, track=not no_track,
-                             name=name or (None if single else row.name), progress=bar.show)  # fmt: skip
+            called = name or (None if single else row.name)
+            return carry_out(row.spec, threads=threads, output=below, store=store, track=not no_track, name=called,
+                             trainer=trainer, progress=bar.show)  # fmt: skip
 
     if single:
         report(one(rows[0]), store)
@@ -165,7 +167,7 @@ def _with_trained(spec: CompareSpec, given: tuple[str, ...]) -> CompareSpec:
             raise RecoptError(f"--trained '{text}' should read STACK=EVALUATIONS, as in: --trained lstm=2e6.")
         at = [n for n, one in enumerate(stacks) if name in (one.name, one.stack)]
         if not at:
-            raise unknown("stack", name, [one.name or one.stack for one in stacks], f"in --trained '{text}'")
+            raise unknown("stack", name, [one.name or one.stack or "" for one in stacks], f"in --trained '{text}'")
         stacks[at[0]] = stacks[at[0]].model_copy(update={"trained": count})
     return spec.model_copy(update={"stacks": stacks})
 

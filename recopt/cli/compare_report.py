@@ -29,7 +29,8 @@ def report(found: Comparison | str, store: str | None, row: Row | None = None) -
     spec = found.spec
     out.print(f"{name}{spec.task_text}  {spec.seeds:,} tasks, {spec.steps:,} steps", style="bold", markup=False)
     what = "sum of the losses at the steps" if spec.measure == "sum" else "loss after the last step"
-    out.print(f"{what}; in brackets 95 % intervals\n")
+    both = ", over tasks and trainings where there are several" if any(f.trainings > 1 for f in found.figures) else ""
+    out.print(f"{what}; in brackets 95 % intervals{both}\n")
     out.print(_scores(found))
     out.print()
     out.print(_costs(found))
@@ -43,7 +44,10 @@ def report(found: Comparison | str, store: str | None, row: Row | None = None) -
 def report_series(found: Series, output: Path | None) -> None:
     """Print the table of a series: each competitor relative to the best tuned baseline of each comparison."""
     out, names = console(), list(dict.fromkeys(line.name for line in found.lines))
-    out.print("All of them, relative to the best tuned baseline of each (below 1 is better)", style="bold")
+    references = {row.spec.reference for row in found.rows}
+    whom = references.pop() if len(references) == 1 else "the reference of each"
+    out.print(f"All of them, relative to {whom or 'the best tuned baseline of each'} (below 1 is better)", style="bold",
+              markup=False)  # fmt: skip
     rows = table("", *map(escape, names), right=tuple(range(1, len(names) + 1)))
     for row in found.rows:
         own = {line.name: line for line in found.lines if line.row == row.name}
@@ -114,8 +118,10 @@ def _words(found: Comparison, store: str | None) -> list[str]:
     lines = []
     if spec.baselines:
         each = spec.tune * spec.tune_tasks * spec.steps
+        test = "Wilcoxon, or Student's t where there are several trainings," if any(
+            f.trainings > 1 for f in found.figures) else "Wilcoxon,"  # fmt: skip
         lines.append(f"Each baseline was tuned by {spec.tune} trials on {spec.tune_tasks} other tasks: {each:,} "
-                     "evaluations. p: Wilcoxon, corrected for the number of competitors (Holm).")  # fmt: skip
+                     f"evaluations. p: {test} corrected for the number of competitors (Holm).")  # fmt: skip
     lines += found.notes
     if found.folder is not None:
         folder = found.folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..build import make_strategies
 from ..errors import RecoptError
@@ -20,7 +20,16 @@ from ..trained import Trained, read_folder
 from .runs import held_still
 from .spec import CompareSpec, Contender
 
-Kind = Literal["stack", "export", "baseline"]
+Kind = Literal["stack", "export", "trained", "baseline"]
+
+
+class Training(NamedTuple):
+    """One training of a competitor: from which seed, what it gave, what it took in evaluations, and its record."""
+
+    seed: int
+    graph: Graph
+    evaluations: int
+    run_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,13 @@ class Competitor:
     Attributes:
         name: what it is called in tables and pictures.
         graph: its levels.
-        kind: a stack run as it is, an exported one with its trained values held still, or a tuned baseline.
+        kind: a stack run as it is, one with its trained values held still (exported, or ``trained`` for the
+            comparison), or a tuned baseline.
         prepared: evaluations spent before the tasks that the figures are of: tuning, meta-training; None if unknown.
         chosen: the hyperparameters of a baseline.
         notes: what is to be known of it, in sentences.
+        trainings: those of one that was trained for the comparison; ``graph`` is that of the first, and ``prepared``
+            the mean of what one took.
     """
 
     name: str
@@ -42,6 +54,12 @@ class Competitor:
     prepared: int | None = 0
     chosen: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    trainings: tuple[Training, ...] = ()
+
+    @property
+    def graphs(self) -> list[Graph]:
+        """All that are run: one, or that of each training."""
+        return [training.graph for training in self.trainings] or [self.graph]
 
     @property
     def stack(self) -> str:
@@ -50,11 +68,12 @@ class Competitor:
 
 
 def contender(asked: Contender, task: str | Task, spec: CompareSpec) -> Competitor:
-    """A competitor from words: a stack, or the folder of an export.
+    """A competitor from words: a stack, or the folder of an export. What is trained first is in :mod:`.training`.
 
     Raises:
         RecoptError: for an unknown name or setting, a graph that cannot work, or one that draws new tasks on its way.
     """
+    assert asked.stack is not None
     folder = Path(asked.stack)
     if is_export(folder):
         if asked.settings:
@@ -82,7 +101,7 @@ def stacked(name: str, graph: Graph, spec: CompareSpec, trained: int | None = No
         notes += [_UNKNOWN] if None in spent else []
     still = exports and all(level.moves == TASK for level in graph.levels)
     kind: Kind = "export" if still else "stack"
-    return Competitor(name, _guarded(graph, spec.guards), kind, trained, notes=tuple(notes))
+    return Competitor(name, guarded(graph, spec.guards), kind, trained, notes=tuple(notes))
 
 
 _UNKNOWN = "What its training took is not known: give 'trained'."
@@ -108,7 +127,7 @@ def rule(
     return Competitor(label, graph, "baseline", 0, {**named.settings, "schedule": schedule})
 
 
-def _guarded(graph: Graph, guards: bool) -> Graph:
+def guarded(graph: Graph, guards: bool) -> Graph:
     """``graph`` with all its guards on as they were, or off."""
     if guards:
         return graph

@@ -25,10 +25,13 @@ def plain(found: Comparison) -> dict[str, Any]:
     """Everything but the single runs, as JSON can hold it; what is not finite is None."""
     spec, entries = found.spec, []
     for entry, figures in zip(found.entries, found.figures, strict=True):
+        trainings = [{"seed": t.seed, "evaluations": t.evaluations, "run_id": t.run_id}
+                     for t in entry.competitor.trainings]  # fmt: skip
         entries.append({
             **row(figures), "stack": entry.competitor.stack, "chosen": dict(entry.competitor.chosen),
             "notes": list(entry.competitor.notes), "tuning_score": entry.tuning_score, "restored": entry.runs.restored,
             "seconds": entry.runs.seconds, "trials": trial_rows(entry),
+            **({"trained": trainings} if trainings else {}),
             "curve": {key: values.tolist() for key, values in bands(entry.runs).items()},
         })  # fmt: skip
     tested, tuned = report_seeds(spec), tuning_seeds(spec)
@@ -76,13 +79,15 @@ def _table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _runs(found: Comparison) -> list[dict[str, Any]]:
-    rows = []
+    rows, seeds = [], report_seeds(found.spec)
     for entry in found.entries:
-        runs = entry.runs
+        runs, trainings = entry.runs, entry.competitor.trainings
         score, diverged = runs.score(found.spec.measure), runs.diverged
-        for n, seed in enumerate(report_seeds(found.spec)):
+        for n in range(len(score)):
+            trained = {"trained_from": trainings[n // len(seeds)].seed} if trainings else {}
             rows.append({
-                "name": entry.name, "seed": seed, "score": score[n], "first": runs.losses[n, 0],
+                "name": entry.name, **trained, "seed": seeds[n % len(seeds)],
+                "score": score[n], "first": runs.losses[n, 0],
                 "final": runs.losses[n, -1], "diverged": int(diverged[n]),
                 **{f"test_{key}": values[n] for key, values in runs.test.items()},
             })  # fmt: skip

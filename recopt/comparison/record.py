@@ -47,6 +47,8 @@ def start(found: Comparison, store: str | None, name: str | None, root: Path) ->
     for number, entry in enumerate(found.entries, 1):
         chosen = {key: str(value) for key, value in entry.competitor.chosen.items()}
         chosen |= {"stack": entry.competitor.stack, "kind": entry.competitor.kind}
+        if runs := [one.run_id for one in entry.competitor.trainings if one.run_id]:
+            chosen["trained_by"] = ",".join(runs)
         infos.append(LevelInfo(number, entry.name, entry.name, "task", chosen))
     title = name or f"compare {Path(spec.task.name).stem}"
     tags = {"recopt.task": spec.task.name, "recopt.stack": against, "recopt.kind": "comparison"}
@@ -58,7 +60,9 @@ def _summary(found: Comparison) -> dict[str, Any]:
     """What comparisons are compared by: the reference's score, and the best one among the others."""
     values = {f.name: f.score[0].value for f in found.figures}
     others = [value for name, value in values.items() if name != found.reference]
-    total = sum(e.runs.evaluations * found.spec.seeds + (e.competitor.prepared or 0) for e in found.entries)
+    total = sum(
+        e.runs.times * (e.runs.evaluations * found.spec.seeds + (e.competitor.prepared or 0)) for e in found.entries
+    )
     best = {"best_other_score": min(others)} if others else {}
     return {
         "reference_score": values[found.reference], **best, "evaluations": total,

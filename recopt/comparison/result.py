@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..stats import Interval, Paired, holm, mean_interval, median_interval, paired
+from ..stats import Interval, Paired, crossed_interval, crossed_paired, holm, median_interval
 from .competitors import Competitor
 from .runs import Floats, Runs
 from .spec import CompareSpec
@@ -49,6 +49,8 @@ class Figures:
         prepared: evaluations of tuning or meta-training; None if unknown.
         difference: from the reference, task by task; None for the reference itself.
         p: of ``difference``, corrected for the number of competitors (Holm).
+        trainings: how often it was trained. If several times, intervals of means have the spread over trainings
+            in them (see :func:`recopt.stats.crossed_interval`), and medians are of the means over trainings.
         break_even: see :func:`break_even`; None where it is not known.
     """
 
@@ -65,6 +67,7 @@ class Figures:
     difference: Paired | None
     p: float | None
     break_even: float | None
+    trainings: int = 1
 
 
 @dataclass
@@ -103,7 +106,16 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """What is to be known of the competitors."""
-        return [f"{e.name}: {note}" for e in self.entries for note in e.competitor.notes]
+        return [f"{e.name}: {note}" for e in self.entries for note in (*e.competitor.notes, *self._trained(e))]
+
+    def _trained(self, entry: Entry) -> list[str]:
+        """The mean score of each of several trainings, in words."""
+        trainings, runs = entry.competitor.trainings, entry.runs
+        if len(trainings) < 2:
+            return []
+        means = runs.by_task(runs.score(self.spec.measure)).mean(1)
+        told = ", ".join(f"{mean:.4g} (seed {one.seed})" for mean, one in zip(means, trainings, strict=True))
+        return [f"trained {len(trainings)} times, with means {told}."]
 
     def plot(self) -> Any:
         """A matplotlib figure: curves with bands, and the mean score of each with its interval."""
@@ -130,23 +142,28 @@ class Comparison:
 
 def _figures(found: Comparison) -> list[Figures]:
     base, measure = found[found.reference], found.spec.measure
-    theirs = base.runs.score(measure)
-    pairs = {e.name: paired(e.runs.score(measure), theirs) for e in found.entries if e is not base}
+    scores = {e.name: e.runs.by_task(e.runs.score(measure)) for e in found.entries}
+    pairs = {e.name: crossed_paired(scores[e.name], scores[base.name]) for e in found.entries if e is not base}
     corrected = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
     return [_of(e, base, measure, pairs.get(e.name), corrected.get(e.name)) for e in found.entries]
 
 
 def _of(entry: Entry, base: Entry, measure: str, difference: Paired | None, p: float | None) -> Figures:
-    runs, score = entry.runs, entry.runs.score(measure)
-    last = runs.capped[:, -1]
+    runs = entry.runs
+    score, last = runs.by_task(runs.score(measure)), runs.by_task(runs.capped[:, -1])
     with np.errstate(invalid="ignore"):
         rose = ~(runs.losses[:, -1] <= runs.losses[:, 0])
     return Figures(
-        entry.name, entry.competitor.kind, (mean_interval(score), median_interval(score)),
-        (mean_interval(last), median_interval(last)), {key: mean_interval(x) for key, x in runs.measured.items()},
+        entry.name, entry.competitor.kind, _middles(score), _middles(last),
+        {key: crossed_interval(runs.by_task(x)) for key, x in runs.measured.items()},
         float(runs.diverged.mean()), float(rose.mean()), runs.evaluations, runs.hypergradients,
-        entry.competitor.prepared, difference, p, break_even(entry, base),
+        entry.competitor.prepared, difference, p, break_even(entry, base), runs.times,
     )  # fmt: skip
+
+
+def _middles(values: Floats) -> tuple[Interval, Interval]:
+    """Mean and median of ``values`` (trainings, tasks)."""
+    return crossed_interval(values), median_interval(values.mean(0))
 
 
 def break_even(entry: Entry, base: Entry) -> float | None:
@@ -195,7 +212,7 @@ def row(figures: Figures) -> dict[str, Any]:
     named = {"score": mean, "score_median": median, "final": final, "final_median": final_median}
     for key, interval in {**named, **{f"test_{key}": x for key, x in figures.test.items()}}.items():
         found |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
-    for key in ("diverged", "rose", "evaluations", "hypergradients", "prepared", "break_even"):
+    for key in ("diverged", "rose", "evaluations", "hypergradients", "prepared", "break_even", "trainings"):
         found[key] = getattr(figures, key)
     if figures.difference is not None:
         for key in ("mean", "median"):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -53,6 +54,7 @@ class Runs:
         hypergradients: per run.
         seconds: all in all.
         restored: how often a guard acted.
+        times: the N runs are of the same N / ``times`` tasks, over and over, by a rule that was trained so often.
     """
 
     losses: Floats
@@ -61,6 +63,11 @@ class Runs:
     hypergradients: float
     seconds: float
     restored: int
+    times: int = 1
+
+    def by_task(self, values: Floats) -> Floats:
+        """``values`` (N,), one for each run, as (times, tasks)."""
+        return values.reshape(self.times, -1)
 
     @property
     def capped(self) -> Floats:
@@ -115,6 +122,20 @@ def held_still(levels: Sequence[Level], strategies: Mapping[str, Strategy], guar
     """The levels that move the task, with ``strategies`` at the values that they have; those above only train them."""
     own = [level.model_copy(update={"guard": guards and level.guard}) for level in levels if level.moves == TASK]
     return Graph(own, {level.by: strategies[level.by] for level in own})
+
+
+def held_at(
+    levels: Sequence[Level], strategies: Mapping[str, Strategy], values: Mapping[str, Sequence[Tensor]],
+    guards: bool = False,
+) -> Graph:  # fmt: skip
+    """As :func:`held_still`, with copies of the strategies at ``values``, by slot."""
+    copies: dict[str, Strategy] = {}
+    for name in sorted({level.by for level in levels if level.moves == TASK}):
+        made = copies[name] = copy.deepcopy(strategies[name])
+        with torch.no_grad():
+            for parameter, value in zip(made.parameters(), values[name], strict=True):
+                parameter.copy_(value)
+    return held_still(levels, copies, guards)
 
 
 def run_all(
@@ -186,6 +207,12 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: How, test: bool) -
         total.loss + total.gradient, total.hypergradient, total.seconds,
         sum(guard.restored for guard in engine.state.guards.values()),
     )  # fmt: skip
+
+
+def repeated(parts: Sequence[Runs]) -> Runs:
+    """The runs of one rule that was trained several times, on the same tasks each time, in a row."""
+    found = _joined(parts, len(parts))
+    return replace(found, times=len(parts))
 
 
 def _joined(parts: Sequence[Runs], count: int) -> Runs:

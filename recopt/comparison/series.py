@@ -40,7 +40,7 @@ class Line:
         ratio, ratio_low, ratio_high: 1 + (mean difference from the reference, task by task) / (the reference's mean),
             with the interval of that difference; 1 for the reference itself. Below 1 is better.
         better: the share of tasks with a lower score than the reference's.
-        p: of the difference (Wilcoxon, corrected by Holm within the row).
+        p: of the difference (see :class:`.result.Figures`), corrected by Holm within the row.
         diverged: the share of runs.
     """
 

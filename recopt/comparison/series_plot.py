@@ -15,7 +15,7 @@ _WIDE = 3.0
 
 
 def plot(series: Series) -> Any:
-    """A ``matplotlib.figure.Figure``: a group for each comparison, 1 being the best tuned baseline of that one."""
+    """A ``matplotlib.figure.Figure``: a group for each comparison, 1 being the reference of that one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
@@ -40,6 +40,8 @@ def plot(series: Series) -> Any:
         for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             which(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xticks(range(len(rows)), [row.replace(", ", ",\n") for row in rows])
-    plain(axes, "Score relative to the best tuned baseline (below 1 is better), with 95 % intervals", "")
+    references = {row.spec.reference for row in series.rows}
+    whom = "the reference" if references - {None} else "the best tuned baseline"
+    plain(axes, f"Score relative to {whom} (below 1 is better), with 95 % intervals", "")
     axes.legend(fontsize=8, frameon=False)
     return figure

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..errors import RecoptError
+from ..plan import relocated
 from ..plugins import is_export
 from ..spec import Named, NamedOrText, explain, read_spec, written
 
@@ -19,25 +20,48 @@ MOST = 1_000_000
 
 
 def _contender(value: object) -> object:
-    return {"stack": value} if isinstance(value, str) else value
+    """A stack in words as a mapping; the run in a file as what the file holds."""
+    if isinstance(value, str):
+        return {"stack": value}
+    if isinstance(value, Mapping) and isinstance(value.get("run"), str):
+        path = Path(value["run"])
+        return {"name": path.stem, **value, "run": relocated(read_spec(path), path.parent)}
+    return value
 
 
 class Contender(BaseModel):
-    """A stack, or the folder of an exported one.
+    """A stack, the folder of an exported one, or a run that trains one before it is compared.
 
     Attributes:
-        stack: in stack notation, or a folder that ``recopt export`` wrote.
-        name: what to call it; the stack itself if not given.
+        stack: in stack notation, or a folder that ``recopt export`` wrote; with ``run``, in the place of the run's own.
+        run: a run spec, as ``recopt run --spec`` takes it, or its file: what it hands on is compared, held still. Where
+            it names no ``device`` or ``dtype``, the comparison's hold; to its ``plugins`` those of the comparison are
+            added.
+        repeat: how often it is trained, from the run's seed, the next one, and so on.
+        name: what to call it; the stack itself, or the name of the run's file, if not given.
         settings: as ``recopt run --set`` takes them: ``level2.every=20``.
         trained: evaluations that its meta-training took, where the export does not say.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stack: str
+    stack: str | None = None
+    run: dict[str, Any] | None = None
+    repeat: Annotated[int, Field(ge=1, le=1000)] = 1
     name: str | None = None
     settings: list[str] = []
     trained: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def mistake(self) -> str | None:
+        """What is amiss among its fields, as the end of a sentence."""
+        if self.stack is None and self.run is None:
+            return "needs a stack, or a run that trains one."
+        if self.run is not None and self.trained is not None:
+            return "has a run, which knows what its training takes: leave 'trained' out."
+        if self.run is None and self.repeat > 1:
+            return "has nothing to repeat: 'repeat' is how often a run is trained."
+        return None
 
 
 class CompareSpec(BaseModel):
@@ -53,6 +77,8 @@ class CompareSpec(BaseModel):
         tune_tasks: tasks that each trial is scored on; none of those that the figures are of.
         measure: what is compared, and tuned for: the sum of the losses at the ``steps`` evaluations, or the loss
             after the last step.
+        reference: the competitor that the others are compared with, by its name; the baseline that is best on the
+            tuning tasks if not given, or the first competitor where there is no baseline.
         guards: whether the engine's guards act, for all alike.
     """
 
@@ -67,6 +93,7 @@ class CompareSpec(BaseModel):
     tune: Annotated[int, Field(ge=1)] = 40
     tune_tasks: Annotated[int, Field(ge=1, le=MOST)] = 32
     measure: Literal["sum", "final"] = "sum"
+    reference: str | None = None
     guards: bool = False
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
@@ -105,25 +132,35 @@ def make_compare_spec(data: Mapping[str, Any], where: str = "the comparison") ->
         raise RecoptError(f"In {where}: {explain(why, _KNOWN)}") from None
     if not spec.stacks and not spec.baselines:
         raise RecoptError(f"In {where} there is nothing to compare: give a stack, or baselines.")
+    for number, asked in enumerate(spec.stacks):
+        if asked.mistake:
+            raise RecoptError(f"In {where}: 'stacks.{number}' {asked.mistake}")
     return spec
 
 
 def read_compare_spec(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; exports that are named relative to the file are found there.
+    """The mapping in a YAML file; exports and runs that are named relative to the file are found there.
 
     Raises:
         RecoptError: if it cannot be read or holds no mapping.
     """
     data = read_spec(path)
-    stacks = data.get("stacks")
-    if isinstance(stacks, list):
-        data["stacks"] = [_found(item, path.parent) for item in stacks]
+    each = data.get("each")
+    for one in [data, *(each if isinstance(each, list) else [])]:
+        if isinstance(one, dict) and isinstance(one.get("stacks"), list):
+            one["stacks"] = [_found(item, path.parent) for item in one["stacks"]]
     return data
 
 
 def _found(item: object, folder: Path) -> object:
-    if isinstance(item, Mapping) and "stack" in item:
-        return {**item, "stack": _found(item["stack"], folder)}
+    if isinstance(item, Mapping):
+        found = {**item, **({"stack": _found(item["stack"], folder)} if "stack" in item else {})}
+        run = item.get("run")
+        if isinstance(run, str) and not Path(run).exists() and (folder / run).exists():
+            found["run"] = str(folder / run)
+        elif isinstance(run, Mapping):
+            found["run"] = relocated(run, folder)
+        return found
     if isinstance(item, str) and not is_export(Path(item)) and is_export(folder / item):
         return str(folder / item)
     return item
@@ -133,5 +170,8 @@ def write_compare_spec(spec: CompareSpec) -> str:
     """``spec`` as YAML, complete, so that it repeats the comparison."""
     data = spec.model_dump(mode="json")
     data["task"] = spec.task_text if not spec.task.domains and not spec.task.name.endswith(".py") else data["task"]
-    data["stacks"] = [{k: v for k, v in item.items() if v not in (None, [])} for item in data["stacks"]]
+    plain = Contender().model_dump()
+    data["stacks"] = [{k: v for k, v in item.items() if v != plain[k]} for item in data["stacks"]]
+    if data["reference"] is None:
+        del data["reference"]
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)

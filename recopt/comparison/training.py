@@ -1,0 +1,119 @@
+"""Contenders that are trained first: by a run like any other, whose values are then compared, held still."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import RecoptError
+from ..failures import RunFailed
+from ..held_out import settled
+from ..level import TASK
+from ..plan import Plan, replan
+from ..spec import LARGEST_SEED
+from ..tracking import RUNS
+from .competitors import Competitor, Training, guarded
+from .runs import held_at
+from .spec import CompareSpec, Contender
+
+if TYPE_CHECKING:
+    from ..result import Result
+    from ..session import Session
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """One that is to be trained: its name, a plan for each training, and whether its guards are to act later."""
+
+    name: str
+    plans: tuple[Plan, ...]
+    guards: bool
+
+
+def trainee(asked: Contender, spec: CompareSpec) -> Trainee:
+    """What is to be trained for ``asked``, which has a run.
+
+    Raises:
+        RecoptError: for a run that cannot work, trains nothing that a task is moved by, or has too large a seed.
+    """
+    assert asked.run is not None
+    where = f"the run of '{asked.name or asked.stack or 'a contender'}'"
+    given = asked.run.get("plugins")
+    plugins = [*(given if isinstance(given, list) else []), *spec.plugins]
+    data = {"device": spec.device, "dtype": spec.dtype, **asked.run, **({"plugins": plugins} if plugins else {})}
+    first = replan(data, stack=asked.stack, settings=asked.settings, where=where)
+    rules = {level.by for level in first.graph.levels if level.moves == TASK}
+    if not any(level.moves in rules for level in first.graph.levels):
+        raise RecoptError(
+            f"In {where} nothing is trained: no level moves {' or '.join(sorted(rules))}. Give it as a stack, or put a "
+            "level above, as in lstm/adam."
+        )
+    if first.spec.seed + asked.repeat > LARGEST_SEED:
+        raise RecoptError(f"In {where} seeds must be below {LARGEST_SEED:,}: those above are kept for comparisons.")
+    others = [
+        replan(data, stack=asked.stack, settings=asked.settings, where=where, seed=first.spec.seed + n)
+        for n in range(1, asked.repeat)
+    ]
+    return Trainee(asked.name or first.graph.describe(), (first, *others), spec.guards)
+
+
+class Trainer:
+    """Trains contenders, each run once, however many comparisons and contenders it is in.
+
+    Every run is recorded as ``recopt run`` does it, in the same store as the comparison.
+    """
+
+    def __init__(self, store: str | None = None, track: bool = True, root: Path = RUNS) -> None:
+        self.store, self.track, self.root = store, track, root
+        self._done: dict[str, Training] = {}
+
+    def train(self, one: Trainee, progress: Progress) -> Competitor:
+        """``one``, trained.
+
+        Raises:
+            RecoptError: for what only shows when it runs.
+            RunFailed: for an error in a strategy or task, with the traceback kept beside the run if it is recorded.
+            KeyboardInterrupt: if it was interrupted.
+        """
+        trainings = []
+        for plan in one.plans:
+            words = f"{one.name}, seed {plan.spec.seed}" if len(one.plans) > 1 else one.name
+            training = self._run(plan, words, progress)
+            trainings.append(training._replace(graph=guarded(training.graph, one.guards)))
+        spent = round(sum(training.evaluations for training in trainings) / len(trainings))
+        return Competitor(one.name, trainings[0].graph, "trained", spent,
+                          trainings=tuple(trainings))  # fmt: skip
+
+    def _run(self, plan: Plan, words: str, progress: Progress) -> Training:
+        from ..session import Options, Session  # now, not above: sessions choose values by comparing them
+
+        key = json.dumps(plan.spec.model_dump(mode="json"), sort_keys=True)
+        if key in self._done:
+            return self._done[key]
+
+        def told(session: Session) -> None:
+            progress(f"training {words}", session.step, plan.spec.steps)
+
+        how = Options(store=self.store, track=self.track, name=f"train {words}", progress=told, root=self.root)
+        try:
+            found = Session(plan, how).run()
+        except RunFailed as why:
+            raise RunFailed(f"In the training of '{words}': {why}") from why
+        if found.status != "FINISHED":
+            raise KeyboardInterrupt
+        self._done[key] = _handed_on(found)
+        return self._done[key]
+
+
+def _handed_on(found: Result) -> Training:
+    """The rule that a run hands on, held still, and what it took, choosing among its values included."""
+    engine, chosen, total = found.engine, found.chosen, found.budget.total
+    values = chosen.values if chosen else {name: slot.params for name, slot in settled(engine).slots.items()}
+    graph = held_at(engine.levels, engine.graph.slots, values, guards=True)
+    spent = total.loss + total.gradient + (chosen.evaluations if chosen else 0)
+    return Training(found.spec.seed, graph, round(spent), found.run_id)
