@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -27,6 +28,10 @@ class MlpRule(Strategy):
 
     No input and no output changes when the loss is multiplied by a number. The network is a function of the
     gradients alone, without hidden state: no graph runs from one step to the next.
+
+    ``inputs``, ``normalized`` and ``nominal`` take a piece of this away, to see what it is worth: the inputs may be
+    the gradient and its means as log and sign (Andrychowicz et al. 2016, appendix A, p = 10) or as they
+    are; the direction may be left as long as it comes out; and Adam's direction may be left out of it.
     """
 
     learned: ClassVar[bool] = True
@@ -35,13 +40,17 @@ class MlpRule(Strategy):
     hidden = option(16, "units per layer of the coordinate network")
     width = option(16, "units of the tensor network")
     scale = positive(0.01, "root mean square of a tensor's move before the learned factor")
+    inputs = option("rms", "how g and its means enter the coordinate network", choices=("rms", "log_sign", "none"))
+    normalized = option(True, "the direction is brought to root mean square 1 in its tensor")
+    nominal = option(0.1, "how much of Adam's direction is added to the network's")
 
-    rows: ClassVar[int] = 4 * 3 + 1
+    p: ClassVar[float] = 10.0
     ratios: ClassVar[int] = 5 + len(TIMES)
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.enter = nn.Linear(self.rows, self.hidden)
+        rows = {"rms": 4 * 3, "log_sign": 4 * 2, "none": 4}[self.inputs]
+        self.enter = nn.Linear(rows + 1, self.hidden)
         self.known = nn.Linear(self.ratios, self.hidden, bias=False)
         self.middle = nn.Linear(self.hidden, self.hidden)
         self.leave = nn.Linear(self.hidden, 2)
@@ -93,12 +102,20 @@ class MlpRule(Strategy):
 
     def _direction(self, p: Tensor, mean: Tensor, row: Tensor, ratios: Tensor) -> Tensor:
         """The direction [n] of a tensor, of root mean square 1, from its means [4, n] and their scaled rows [8, n]."""
-        unit = mean / (mean.square().mean(1, keepdim=True) + 1e-30).sqrt()
-        x = torch.cat([row, unit, (p.reshape(1, -1) / (rms(p) + 1e-3))])
+        x = torch.cat([self._entering(mean, row), p.reshape(1, -1) / (rms(p) + 1e-3)])
         bias = (self.enter.bias + self.known(ratios))[:, None]
         x = nn.functional.silu(self.enter.weight @ x + bias)
         x = nn.functional.silu(self.middle.weight @ x + self.middle.bias[:, None])
         out = self.leave.weight @ x + self.leave.bias[:, None]
         # A tenth of Adam's direction is added, so that an untrained rule already goes downhill.
-        d = (out[0] + 0.1 * row[5]) * (out[1] / 2).clamp(-5, 5).exp()
-        return d / (rms(d) + 1e-12)
+        d = (out[0] + self.nominal * row[5]) * (out[1] / 2).clamp(-5, 5).exp()
+        return d / (rms(d) + 1e-12) if self.normalized else d
+
+    def _entering(self, mean: Tensor, row: Tensor) -> Tensor:
+        """The inputs [12, 8 or 4, n] of the coordinate network that are of the gradient."""
+        if self.inputs == "none":
+            return mean
+        if self.inputs == "log_sign":
+            log = mean.abs().clamp(min=math.exp(-self.p)).log() / self.p
+            return torch.cat([log, (mean * math.exp(self.p)).clamp(-1, 1)])
+        return torch.cat([row, mean / (mean.square().mean(1, keepdim=True) + 1e-30).sqrt()])

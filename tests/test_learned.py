@@ -132,10 +132,14 @@ def test_the_lstm_s_gradients_equal_the_plain_one_s() -> None:
         torch.testing.assert_close(rule.biases[layer].grad, getattr(plain, f"bias_ih_l{layer}").grad)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_equal_central_differences(name: str) -> None:
+PIECES: list[dict[str, Any]] = [{"inputs": "log_sign"}, {"inputs": "none", "normalized": False}, {"nominal": 0.0}]
+"""Settings of ``mlp-rule`` without some of its pieces."""
+
+
+@pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in NAMES), *(("mlp_rule", x) for x in PIECES)])
+def test_gradients_equal_central_differences(name: str, settings: dict[str, Any]) -> None:
     """Of the recorded updates with fixed cotangents, along a fixed path: what a level above asks for."""
-    rule = make(name)
+    rule = make(name, **settings)
     path: list[tuple[Params, Tensor, Params]] = []
     point = start()
     for step in range(5):
@@ -236,6 +240,36 @@ def test_the_scale_free_rules_do_not_see_the_loss_multiplied(name: str, exponent
     plain, other = run(rule, 4)[0], run(rule, 4, factor=10.0**exponent)[0]
     for a, b in zip(plain, other, strict=True):
         torch.testing.assert_close(flatten(a), flatten(b), rtol=1e-5, atol=1e-8)
+
+
+def first_step(factor: float = 1.0, silent: bool = False, **settings: Any) -> Params:
+    """The first deltas of ``mlp-rule``, whose network says nothing if ``silent``."""
+    rule: Any = make("mlp_rule", **settings)
+    if silent:
+        with torch.no_grad():
+            for p in (*rule.leave.parameters(), *rule.outer.parameters()):
+                p.zero_()
+    return run(rule, 1, factor=factor)[0][0]
+
+
+def test_the_pieces_of_the_mlp_rule_can_be_taken_away() -> None:
+    """Adam's first step is the gradient's sign, whose root mean square is 1."""
+    signs = [g.sign() for g in loss_grads(start(), 0)[1]]
+    plain: dict[str, Any] = {"scale": 0.02, "silent": True}
+    for settings, size in ({}, 0.02), ({"normalized": False}, 0.02 * 0.1), ({"nominal": 0.0}, 0.0):
+        found = first_step(**plain, **settings)
+        torch.testing.assert_close(flatten(found), -size * flatten(signs), rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(flatten(first_step()), flatten(first_step(factor=10.0)), rtol=1e-6, atol=1e-9)
+    for inputs in ("log_sign", "none"):
+        assert not torch.allclose(flatten(first_step(inputs=inputs)), flatten(first_step(10.0, inputs=inputs)))
+
+
+def test_log_and_sign_are_the_lstms() -> None:
+    rule: Any = make("mlp_rule", inputs="log_sign")
+    lstm: Any = make("lstm")
+    mean = numbers(4, 9) * 10.0 ** torch.arange(-8, 1).double()
+    expected = torch.stack([lstm.inputs(row) for row in mean], 1).reshape(8, 9)
+    torch.testing.assert_close(rule._entering(mean, mean), expected)
 
 
 def test_rnnprop_moves_no_coordinate_further_than_its_scale() -> None:
