@@ -401,3 +401,18 @@ def test_an_error_in_training_is_told_with_its_place_and_kept(tmp_path: Path, mo
     assert said.startswith("In the training of 'x': ") and "broken.py, line 4, with ValueError: no such thing" in said
     kept = Path(said.partition("The traceback is in ")[2].removesuffix("."))
     assert "no such thing" in kept.read_text()
+
+
+def test_a_run_finds_the_plugins_of_the_comparison_too(tmp_path: Path) -> None:
+    shipped = Path(__file__).parent.parent / "strategies" / "mlp_rule.py"
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one" / "my_rule.py").write_text(shipped.read_text().replace("class MlpRule", "class MyRule"))
+    (tmp_path / "two" / "my_adam.py").write_text(
+        (shipped.parent / "adam.py").read_text().replace("class Adam", "class MyAdam")
+    )
+    run = {**RUN, "stack": "my-rule(hidden=3)/my-adam(lr=0.01)", "plugins": [str(tmp_path / "one")]}
+    found = compare("quadratic", [{"run": run}], baselines=[], **FAST, plugins=[tmp_path / "two"])
+    assert found.entries[0].name == "my-rule(hidden=3)/my-adam(lr=0.01)"
+    with pytest.raises(RecoptError, match="Plugins cannot be read from 'one'"):
+        compare("quadratic", [{"run": {**RUN, "plugins": "one"}, "name": "x"}], baselines=[], **FAST)

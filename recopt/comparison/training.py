@@ -42,10 +42,10 @@ def trainee(asked: Contender, spec: CompareSpec) -> Trainee:
         RecoptError: for a run that cannot work, trains nothing that a task is moved by, or has too large a seed.
     """
     assert asked.run is not None
-    where = f"the run of '{asked.name or asked.stack or 'a contender'}'"
-    given = asked.run.get("plugins")
-    plugins = [*(given if isinstance(given, list) else []), *spec.plugins]
-    data = {"device": spec.device, "dtype": spec.dtype, **asked.run, **({"plugins": plugins} if plugins else {})}
+    where = f"the run of '{asked.name or asked.stack or asked.run.get('stack') or 'a contender'}'"
+    data = {"device": spec.device, "dtype": spec.dtype, "plugins": [], **asked.run}
+    if isinstance(data["plugins"], list):
+        data["plugins"] = [*data["plugins"], *spec.plugins]
     first = replan(data, stack=asked.stack, settings=asked.settings, where=where)
     rules = {level.by for level in first.graph.levels if level.moves == TASK}
     if not any(level.moves in rules for level in first.graph.levels):
