@@ -88,8 +88,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     stacks: dict[str, tuple[str, int]] = {
         "adam": ("adam", 1), "adam/adagrad(lr=1)[lr]": ("adam/adagrad(lr=1)[lr]", 2), "adam/sgd": ("adam/sgd", 2),
-        "adam/sgd x5": ("adam/sgd", 5), "adam/sgd x10": ("adam/sgd", 10), "adam/sgd x20": ("adam/sgd", 20),
-        "adam x2": ("adam", 2), "adam x20": ("adam", 20),
+        "adam/sgd[*]": ("adam/sgd[*]", 2),
+        "adam/sgd[*] x5": ("adam/sgd[*]", 5), "adam/sgd[*] x20": ("adam/sgd[*]", 20),
+        "adam/adam[*]": ("adam/adam[*]", 2), "adam/adam[*] x20": ("adam/adam[*]", 20), "adam x20": ("adam", 20),
     }  # fmt: skip
     work = {"torch.optim.Adam": workload(lambda m: torch.optim.Adam(m.parameters()))}
     for name, (stack, depth) in stacks.items():

@@ -137,6 +137,20 @@ def test_height_one_is_torch_optim(stack: str, make: Any, fused: bool) -> None:
     assert far(ours, train(other, make(other.parameters()), 100)) < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("stack", "whole"),
+    [
+        ("adam", "adam/adam(lr=0.05)[lr]/adam(lr=0.05)[lr]"),
+        ("adam/sgd[*]", "adam/sgd[*]/sgd(lr=0.05)[*]"),
+        ("adam(lr=0.1)/adagrad[lr]", "adam(lr=0.1)/adagrad(lr=1)[lr]/adagrad(lr=1)[lr]"),
+        ("sgd[0]", "sgd[0]/sgd(lr=0.05)[lr]/sgd(lr=0.05)[lr]"),
+    ],
+)
+def test_depth_repeats_the_last_strategy_and_what_it_moves(stack: str, whole: str) -> None:
+    optimizer = recopt.Optimizer([("0", nn.Parameter(torch.ones(2)))], stack, depth=3)
+    assert optimizer.describe() == [whole]
+
+
 @pytest.mark.parametrize("stack", ["adam(eps=0)/sgd/sgd", "adam(eps=0)/adam"])
 @pytest.mark.parametrize("power", [-6, 6])
 def test_the_loss_scale_changes_nothing(stack: str, power: int) -> None:

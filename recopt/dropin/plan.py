@@ -68,7 +68,7 @@ def _deepened(layers: list[list[Term]], own: dict[str, Strategy], depth: int | N
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < len(layers):
         raise RecoptError(f"depth={depth!r} must be a whole number of at least {len(layers)}, the stack's height.")
     taken = {term.slot for layer in layers for term in layer}
-    last = layers[-1]
+    last, above = layers[-1], len(layers) > 1
     while len(layers) < depth:
         layer = []
         for term in last:
@@ -78,7 +78,8 @@ def _deepened(layers: list[list[Term]], own: dict[str, Strategy], depth: int | N
             taken.add(slot)
             if term.slot in own:
                 own[slot] = own[term.slot]
-            layer.append(Term(term.name, slot, term.settings))
+            # Patterns of the first level are names of the model's tensors, which levels above do not have.
+            layer.append(Term(term.name, slot, term.settings, term.only if above else ()))
         layers = [*layers, layer]
     return layers
 
