@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import signal
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import yaml
 
 from recopt.build import make_task
 from recopt.cli import main
+from recopt.cli.compare import Bar
 from recopt.comparison import EACH, Row, make_compare_spec, read_compare_spec, read_rows
 from recopt.comparison.training import trainee
 from recopt.comparison.tuning import baseline
@@ -260,3 +262,18 @@ def test_the_shipped_ablation_can_begin() -> None:
     specs = [one.plans[0].spec for one in made]
     assert len({spec.model_dump_json() for spec in specs}) == len(specs)  # every line differs from the recipe
     assert {len(one.plans) for one in made} == {3} and {spec.steps for spec in specs} == {specs[0].steps}
+
+
+def test_what_goes_on_stays_in_sight_however_much_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    import rich.console
+
+    terminal = rich.console.Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
+    monkeypatch.setattr(rich.console, "Console", lambda **_: terminal)
+    with Bar() as bar:
+        for number in range(40):
+            for done in (1, 2):
+                bar.show(f"training {number}", done, 2)
+        bar.show("training 40", 1, 2)
+        assert bar._bar is not None
+        seen = [task.description for task in bar._bar.tasks if task.visible]
+        assert len(seen) < 24 and seen[-2:] == ["training 39", "training 40"]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..comparison import CompareSpec, Comparison, Row
 
 Command = Callable[..., Any]
+_KEPT = 8
+"""Of what is done, so many lines stay at the foot of the terminal."""
 
 
 @click.command()
@@ -199,5 +201,8 @@ class Bar:
         if self._bar is None:
             return
         if what not in self._tasks:
+            over = [task.id for task in self._bar.tasks if task.finished]
+            for task in over[:-_KEPT]:  # more than the terminal has lines would hide what is going on
+                self._bar.update(task, visible=False)
             self._tasks[what] = self._bar.add_task(what, total=total)
         self._bar.update(self._tasks[what], completed=done)
