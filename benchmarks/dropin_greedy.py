@@ -64,7 +64,8 @@ class Transformer(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Logits of each next character."""
         x = self.token(rows) + self.place.weight
-        return self.head(self.norm(self.layer(x, src_mask=self.mask, is_causal=True))).flatten(0, 1)
+        logits: Tensor = self.head(self.norm(self.layer(x, src_mask=self.mask, is_causal=True)))
+        return logits.flatten(0, 1)
 
 
 def noisy() -> Work:
@@ -102,8 +103,8 @@ def text() -> Work:
     index = {c: i for i, c in enumerate(sorted(set(content)))}
     rows = torch.tensor([index[c] for c in content]).unfold(0, CONTEXT + 1, CONTEXT)
     held = torch.arange(len(rows)) % 10 == 9
-    train, kept, test = rows[~held], rows[held][200:400], rows[held][:200]
-    return Work(lambda: Transformer(len(index)), *((r[:, :-1], r[:, 1:]) for r in (train, kept, test)), 16, 400)
+    train, kept, test = ((r[:, :-1], r[:, 1:]) for r in (rows[~held], rows[held][200:400], rows[held][:200]))
+    return Work(lambda: Transformer(len(index)), train, kept, test, 16, 400)
 
 
 TASKS: dict[str, Callable[[], Work]] = {"noisy": noisy, "small": small, "text": text}

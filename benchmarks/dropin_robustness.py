@@ -31,7 +31,8 @@ def accuracy(stack: str, rate: float, batch: int, seed: int, data: tuple[torch.T
         nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
         optimizer.step()
     with torch.no_grad():
-        return 100 * (model(test_images).argmax(1) == test_labels).double().mean().item()
+        right: torch.Tensor = model(test_images).argmax(1) == test_labels
+        return 100 * right.double().mean().item()
 
 
 def flat(images: torch.Tensor) -> torch.Tensor:
