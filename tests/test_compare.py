@@ -14,6 +14,7 @@ import recopt
 from recopt.comparison import Trainer, carry_out, compare, make_compare_spec, report_seeds, tuning_seeds
 from recopt.comparison import runs as running
 from recopt.comparison.competitors import Competitor
+from recopt.comparison.plots import colour, dashes
 from recopt.comparison.result import Entry, break_even
 from recopt.comparison.runs import CAP, How, Runs, run_all, side_by_side
 from recopt.comparison.tuning import RANGES, baseline, tune
@@ -416,3 +417,7 @@ def test_a_run_finds_the_plugins_of_the_comparison_too(tmp_path: Path) -> None:
     assert found.entries[0].name == "my-rule(hidden=3)/my-adam(lr=0.01)"
     with pytest.raises(RecoptError, match="Plugins cannot be read from 'one'"):
         compare("quadratic", [{"run": {**RUN, "plugins": "one"}, "name": "x"}], baselines=[], **FAST)
+
+
+def test_competitors_of_one_colour_differ_in_dashes() -> None:
+    assert len({(colour(n), str(dashes(n))) for n in range(48)}) == 48

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Okabe & Ito (2008): colours that people with any kind of colour vision can tell apart; lines differ in dashes too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-_DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), "-", "--")
+_DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
 _INK = "#333333"
 _LOG_FROM = 20.0
 
@@ -38,19 +38,20 @@ def plot(found: Comparison) -> Any:
 
 def _curves(axes: Any, found: Comparison) -> None:
     drawn = [bands(entry.runs) for entry in found.entries]
-    for n, kept in enumerate(drawn):
+    for n, kept in enumerate(drawn if len(drawn) <= len(_COLOURS) else []):  # of more, bands hide the curves
         steps = np.arange(len(kept["median"]))
         axes.fill_between(steps, kept["quartile1"], kept["quartile3"], color=colour(n), alpha=0.13, linewidth=0)
     for n, (entry, kept) in enumerate(zip(found.entries, drawn, strict=True)):
         steps = np.arange(len(kept["median"]))
-        axes.plot(steps, kept["median"], color=colour(n), linestyle=_DASHES[n % len(_DASHES)], linewidth=1.7,
+        axes.plot(steps, kept["median"], color=colour(n), linestyle=dashes(n), linewidth=1.7,
                   label=_label(entry))  # fmt: skip
     middle = np.concatenate([kept["median"] for kept in drawn])
     if middle.min() > 0 and middle.max() / middle.min() >= _LOG_FROM:
         low = min(kept["quartile1"].min() for kept in drawn)
         axes.set_yscale("log")
         axes.set_ylim(max(low, middle.min() / 10), None)
-    plain(axes, "Training loss: median, and the middle half of the tasks", "step")
+    bands_too = ", and the middle half of the tasks" if len(drawn) <= len(_COLOURS) else ""
+    plain(axes, f"Training loss: median{bands_too}", "step")
     axes.set_xlim(0, found.spec.steps)
     axes.legend(fontsize=8, frameon=False)
 
@@ -81,6 +82,11 @@ def _label(entry: Entry) -> str:
 def colour(n: int) -> str:
     """The colour of competitor ``n``."""
     return _COLOURS[n % len(_COLOURS)]
+
+
+def dashes(n: int) -> Any:
+    """The dashes of competitor ``n``: others than those of one with the same colour."""
+    return _DASHES[(n % len(_COLOURS) + n // len(_COLOURS)) % len(_DASHES)]
 
 
 def plain(axes: Any, title: str, x: str) -> None:

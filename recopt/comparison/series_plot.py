@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .series import Series
 
 _WIDE = 3.0
+_INSIDE = 6
+"""Of more competitors, the legend stands beside the picture."""
 
 
 def plot(series: Series) -> Any:
@@ -43,5 +45,6 @@ def plot(series: Series) -> Any:
     references = {row.spec.reference for row in series.rows}
     whom = "the reference" if references - {None} else "the best tuned baseline"
     plain(axes, f"Score relative to {whom} (below 1 is better), with 95 % intervals", "")
-    axes.legend(fontsize=8, frameon=False)
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(names) > _INSIDE else {}
+    axes.legend(fontsize=8, frameon=False, **beside)
     return figure
