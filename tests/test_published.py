@@ -9,8 +9,9 @@ import pytest
 
 import recopt
 from recopt.build import make_task
-from recopt.comparison import make_compare_spec, read_compare_spec, report_seeds
+from recopt.comparison import EACH, Row, make_compare_spec, read_compare_spec, read_rows, report_seeds
 from recopt.comparison.competitors import contender
+from recopt.comparison.training import trainee
 from recopt.comparison.tuning import baseline
 from recopt.plan import replan
 from recopt.spec import read_spec
@@ -37,12 +38,14 @@ def test_every_spec_can_be_planned(path: Path) -> None:
         made = replan(data, where=str(path))
         assert len(made.graph.levels) >= len(data.get("levels", []))
         return
-    spec = make_compare_spec(read_compare_spec(path), str(path))
-    task = make_task(spec.task, report_seeds(spec)[0], spec.plugins)
-    names = [contender(asked, task, spec).name for asked in spec.stacks]
-    names += [baseline(text, spec.plugins).text for text in spec.baselines]
-    assert names
-    assert len(set(names)) == len(names)
+    data = read_compare_spec(path)
+    rows = read_rows(data, str(path)) if EACH in data else [Row("", make_compare_spec(data, str(path)))]
+    for spec in (row.spec for row in rows):
+        task = make_task(spec.task, report_seeds(spec)[0], spec.plugins)
+        names = [(trainee(one, spec) if one.run else contender(one, task, spec)).name for one in spec.stacks]
+        names += [baseline(text, spec.plugins).text for text in spec.baselines]
+        assert names
+        assert len(set(names)) == len(names)
 
 
 def published_on_digits(names: list[str]) -> dict[str, Any]:
