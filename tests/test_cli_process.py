@@ -114,18 +114,18 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> Non
 
 def test_the_first_run_of_a_new_user(tmp_path: Path) -> None:
     out = recopt(tmp_path, "run", "digits", "adam/hypergradient/annealing", "--steps", "90")
-    assert out.startswith("digits  adam/hypergradient/annealing\nfinished, 90 steps")
+    assert out.startswith("digits  adam/hypergradient[lr]/annealing\nfinished, 90 steps")
     before, after = re.search(r"test accuracy +(\S+) +(\S+)", out).groups()  # type: ignore[union-attr]
     assert float(before) < 0.3
     assert float(after) > 0.4
-    rows = re.findall(r"^([123]) +(\w+) +(\w+) .* +\d[\d,]* +\d[\d,]* +\d[\d,]* +[\d.]+ *$", out, re.MULTILINE)
-    assert rows == [("1", "adam", "task"), ("2", "hypergradient", "adam"), ("3", "annealing", "hypergradient")]
+    rows = re.findall(r"^([123]) +(\w+) +([\w\[\]]+) .* +\d[\d,]* +\d[\d,]* +\d[\d,]* +[\d.]+ *$", out, re.MULTILINE)
+    assert rows == [("1", "adam", "task"), ("2", "hypergradient", "adam[lr]"), ("3", "annealing", "hypergradient")]
     folder = artifacts(tmp_path)
     assert f"folder  {folder.relative_to(tmp_path)}\nbrowse  recopt ui\n" in out
     made = {"spec.yaml", "graph.svg", "loss.png", "hyperparameters.png", "trace.npz", "checkpoint.safetensors"}
     assert made <= {path.name for path in folder.iterdir()}
     [row] = list_runs(root_dir=tmp_path / "runs")
-    assert (row.status, row.params["stack"]) == ("FINISHED", "adam/hypergradient/annealing")
+    assert (row.status, row.params["stack"]) == ("FINISHED", "adam/hypergradient[lr]/annealing")
     assert {"final_loss", "test_accuracy", "evaluations", "level1_lr", "diverged"} <= row.metrics.keys()
 
 
@@ -150,6 +150,6 @@ def test_a_terminal_shows_progress_and_a_pipe_does_not(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert re.search(r"step \d+ of 150 .* a second .*loss \d", text)
     assert re.search(r"1  adam +lr 0\.001", text)
-    assert re.search(r"2  sgd +lr 0\.01", text)
+    assert re.search(r"2  sgd +lr 0\.05", text)
     assert b"finished, 150 steps" in out
     assert list(tmp_path.iterdir()) == []

@@ -142,7 +142,7 @@ def test_the_pages_are_linked_at_the_run_and_ctrl_c_ends_all_of_the_server(tmp_p
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
         assert b"<html" in page.read().lower()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
     with socket.socket() as left:
         assert left.connect_ex(("127.0.0.1", port)) != 0
