@@ -123,9 +123,11 @@ def test_a_server_that_dies_costs_a_run_little_and_gets_everything_when_it_is_ba
 
 
 UI = """
+import signal
 import sys
 from pathlib import Path
 from recopt.tracking_ui import ui
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal: background jobs begin with it ignored
 ui(root_dir=Path(sys.argv[1]), port=int(sys.argv[2]), run="a run", say=lambda line: print(line, flush=True))
 """
 
@@ -142,7 +144,7 @@ def test_the_pages_are_linked_at_the_run_and_ctrl_c_ends_all_of_the_server(tmp_p
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
         assert b"<html" in page.read().lower()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     with socket.socket() as left:
         assert left.connect_ex(("127.0.0.1", port)) != 0
