@@ -6,7 +6,6 @@ import inspect
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,8 @@ from recopt.plugins import (
     source_of,
 )
 
+pytestmark = pytest.mark.usefixtures("here")
+
 STRATEGY = '''"""The module."""
 from recopt import Strategy, positive
 
@@ -36,18 +37,6 @@ class {name}(Strategy):
     lr = positive(0.1)
 '''
 TASK = "from recopt import Task\nclass Mine(Task):\n    'My task.'\n"
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current directory; what is imported from it is forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,8 @@ from recopt.session import Options, Session
 from recopt.testing import check
 from recopt.trained import Trained, read_folder
 
+pytestmark = pytest.mark.usefixtures("here")
+
 QUICK = ("level2.every=5", "level2.episode=20")
 RULE = """from recopt import Strategy, positive
 
@@ -50,18 +51,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = recopt.run("quadratic(dim=3)", "lstm(hidden=4)/adam", steps=60, track=False, settings=QUICK)
     write_export(result.engine, result.spec, folder, result.trace)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current directory; what is imported from it is forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 @pytest.fixture
