@@ -43,7 +43,8 @@ def complete(graph: Graph, number: int) -> Level:
         default |= {"gradient": "value", "normalize": "none", "every": max(1, round(window / span))}
     else:
         online = settings.get("every", 1) == 1 and not settings.get("second_order")
-        default |= {"gradient": "online" if online else "unroll", "normalize": "rms", "every": 1}
+        normalize = "rms_all" if _tuned(graph, number) else "rms"
+        default |= {"gradient": "online" if online else "unroll", "normalize": normalize, "every": 1}
     if level.moves == level.by:
         default["trust"] = 0.01
     settings = {**default, **settings}
@@ -54,6 +55,12 @@ def complete(graph: Graph, number: int) -> Level:
         # Nobody chose this length: the nearest that holds whole windows.
         settings["episode"] = every * max(1, round(episode / every))
     return Level(**settings)
+
+
+def _tuned(graph: Graph, number: int) -> bool:
+    """Whether the slot that the level moves holds hyperparameters only, and no weights of a learned rule."""
+    beneath = graph.slots[graph.levels[number].moves]
+    return {n for n, p in beneath.named_parameters() if p.requires_grad} <= set(beneath._domains)
 
 
 def _rate_alone(graph: Graph, number: int, settings: dict[str, Any]) -> bool:
@@ -69,7 +76,7 @@ def _rate_alone(graph: Graph, number: int, settings: dict[str, Any]) -> bool:
     others = [m for m, other in enumerate(graph.levels) if m != number and other.moves == level.moves]
     first_order = graph.slots[level.by].order == 1
     plain = first_order and not settings["second_order"] and settings["normalize"] != "none" and not others
-    return plain and RATE in moved and set(moved) <= set(beneath._domains)
+    return plain and RATE in moved and _tuned(graph, number)
 
 
 def strides(graph: Graph) -> dict[str, dict[str, float]]:

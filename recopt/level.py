@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 TASK = "task"
 GradientName = Literal["direct", "unroll", "online", "value"]
-NormalizeName = Literal["none", "clip", "clip_each", "rms", "unit", "cosine", "log_sign"]
+NormalizeName = Literal["none", "clip", "clip_each", "rms", "rms_all", "unit", "cosine", "log_sign"]
 
 Schedule = Literal["constant", "cosine"]
 

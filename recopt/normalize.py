@@ -21,7 +21,8 @@ CLIP_NORM = 1.0
 RMS_DECAY = 0.99
 LOG_SIGN_P = 10.0
 CLIP_EACH, CLIP_KNOWN = 3.0, 10.0
-"""An entry's largest size over the running root mean square: as it is passed on, and as that mean counts it."""
+"""The largest size over the running root mean square: of an entry as ``clip_each`` passes it on, and of what its mean
+counts; ``rms_all`` takes the second for both."""
 
 
 def _tiny(like: Tensor) -> float:
@@ -57,6 +58,27 @@ def rms(signal: Params, state: State, bound: Tensor | None) -> tuple[Params, Sta
     square = [RMS_DECAY * v + (1 - RMS_DECAY) * (g * g).mean() for v, g in zip(before, signal, strict=True)]
     correction = 1 - RMS_DECAY**steps
     out = [g / (v / correction).clamp_min(_tiny(g)).sqrt() for v, g in zip(square, signal, strict=True)]
+    return out, {"steps": steps, "square": square}
+
+
+def rms_all(signal: Params, state: State, bound: Tensor | None) -> tuple[Params, State]:
+    """g / sqrt(v), per tensor, v the mean of mean(g²) over all signals so far; zero stays zero.
+
+    Unlike ``rms`` it does not forget, so that signals which fade as training goes on stay small: the rule that reads
+    them moves less and less, as it would without normalizing, and yet the loss's scale does not matter. A signal
+    more than ten times the root of v before it is shortened to that, so that one that is far off neither makes a
+    wild step nor silences those after it.
+    """
+    steps = state.get("steps", 0) + 1
+    before = state.get("square") or [torch.zeros_like(g.sum()) for g in signal]
+    square, out = [], []
+    for v, g in zip(before, signal, strict=True):
+        size = (g * g).mean()
+        counted = torch.where(v > 0, torch.minimum(size, CLIP_KNOWN**2 * v), size)
+        v = v + (counted - v) / steps
+        short = (counted / size.clamp_min(_tiny(g))).clamp_min(_tiny(g))
+        out.append(g * (short / v.clamp_min(_tiny(g))).sqrt())
+        square.append(v)
     return out, {"steps": steps, "square": square}
 
 
@@ -99,6 +121,6 @@ def log_sign(signal: Params, state: State, bound: Tensor | None) -> tuple[Params
 
 
 NORMALIZERS: dict[str, Normalizer] = {
-    "none": none, "clip": clip, "clip_each": clip_each, "rms": rms, "unit": unit, "cosine": cosine,
+    "none": none, "clip": clip, "clip_each": clip_each, "rms": rms, "rms_all": rms_all, "unit": unit, "cosine": cosine,
     "log_sign": log_sign,
 }  # fmt: skip

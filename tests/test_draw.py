@@ -64,7 +64,7 @@ def test_text_has_a_line_for_each_level_the_highest_first() -> None:
     made = plan("digits", "sgd@a/sgd@a", settings=["level2.every=5", "level2.second_order=true", "level2.on=valid",
                                                    "level2.objective=last", "level2.gradient=unroll"])  # fmt: skip
     first = draw_text(made.graph).splitlines()[0]
-    assert first == "level 2  sgd@a  → a     unroll, every 5, rms signal, last of the losses, held-out batches"
+    assert first == "level 2  sgd@a  → a     unroll, every 5, rms_all signal, last of the losses, held-out batches"
 
 
 def test_pictures_are_written_as_svg_or_png_and_nothing_else(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_refusals(name: str) -> None:
 
 def test_what_is_left_open() -> None:
     online = engines.graph("adam/sgd").levels[1]
-    assert (online.gradient, online.every, online.normalize, online.trust) == ("online", 1, "rms", None)
+    assert (online.gradient, online.every, online.normalize, online.trust) == ("online", 1, "rms_all", None)
     learned = engines.graph("lstm/adam").levels[1]
     assert (learned.gradient, learned.every, learned.episode, learned.second_order) == ("unroll", 20, 100, False)
     search = engines.graph("adam/hypergradient/annealing").levels[2]

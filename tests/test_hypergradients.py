@@ -161,7 +161,7 @@ def worst(stack: str, settings: dict[int, dict[str, Any]], number: int, windows:
 
 
 EXACT = {"gradient": "unroll", "second_order": True}
-NORMALS = ["none", "clip", "clip_each", "rms", "unit", "log_sign"]
+NORMALS = ["none", "clip", "clip_each", "rms", "rms_all", "unit", "log_sign"]
 CASES: dict[str, tuple[str, dict[int, dict[str, Any]], int]] = {
     "level 2": ("rule/rule", {2: {**EXACT, "every": 4}}, 2),
     "level 2, one step": ("rule/rule", {2: {**EXACT, "every": 1}}, 2),

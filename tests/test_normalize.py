@@ -30,6 +30,7 @@ def test_formulas() -> None:
     assert flat(of("cosine", SIGNAL, 8.0)) == pytest.approx([0.375, 0.0, -0.5])
     assert flat(of("clip_each", SIGNAL)) == [3.0, 0.0, -4.0]
     assert flat(of("rms", SIGNAL)) == pytest.approx([math.sqrt(2), 0.0, -1.0])
+    assert flat(of("rms_all", SIGNAL)) == pytest.approx([math.sqrt(2), 0.0, -1.0])
     assert flat(of("log_sign", [torch.tensor([1.0, -math.exp(-5), 1e-9])])) == pytest.approx([1.0, -0.5, 0.0])
 
 
@@ -41,6 +42,37 @@ def test_rms_is_a_corrected_running_mean() -> None:
         weights = [0.01 * 0.99 ** (k - 1 - i) for i in range(k)]
         mean = sum(w * s for w, s in zip(weights, squares, strict=True)) / (1 - 0.99**k)
         assert float(out) == pytest.approx(k / math.sqrt(mean), rel=1e-12)
+
+
+def test_rms_all_is_a_mean_over_all_that_was() -> None:
+    state, squares = {}, []
+    for value in (2.0, -1.0, 3.0, 0.5, -0.1):
+        (out,), state = NORMALIZERS["rms_all"]([torch.tensor([value, 0.0], dtype=torch.float64)], state, None)
+        squares.append(value**2 / 2)
+        mean = sum(squares) / len(squares)
+        assert out.tolist() == pytest.approx([value / math.sqrt(mean), 0.0], rel=1e-12)
+
+
+def test_signals_that_fade_stay_small_under_rms_all_alone() -> None:
+    left = {}
+    for name in ("rms", "rms_all"):
+        state = {}
+        for step in range(2000):
+            size = torch.tensor(1.0 if step < 200 else 0.01, dtype=torch.float64)
+            (out,), state = NORMALIZERS[name]([size], state, None)
+        left[name] = float(out)
+    assert left["rms"] == pytest.approx(1.0, rel=1e-3)
+    assert left["rms_all"] == pytest.approx(0.01 / math.sqrt((200 + 1800 * 1e-4) / 2000), rel=1e-9)
+
+
+def test_a_signal_that_is_far_off_is_shortened_and_does_not_silence_the_rest() -> None:
+    rms_all, state = NORMALIZERS["rms_all"], {}
+    for _ in range(100):
+        _, state = rms_all([torch.tensor(1.0, dtype=torch.float64)], state, None)
+    (out,), state = rms_all([torch.tensor(-1e9, dtype=torch.float64)], state, None)
+    assert float(out) == pytest.approx(-10 / math.sqrt(200 / 101), rel=1e-12)
+    (out,), state = rms_all([torch.tensor(1.0, dtype=torch.float64)], state, None)
+    assert float(out) == pytest.approx(1 / math.sqrt(201 / 102), rel=1e-12)
 
 
 def test_an_entry_that_is_far_off_is_clipped_and_hardly_remembered() -> None:
@@ -85,7 +117,7 @@ def test_clip_each_keeps_the_scale(power: int) -> None:
         torch.testing.assert_close(b, a * 10.0**power, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", ["clip_each", "rms"])
+@pytest.mark.parametrize("name", ["clip_each", "rms", "rms_all"])
 def test_running_normalizers_are_differentiable_through_their_past(name: str) -> None:
     torch.manual_seed(1)
     scale = torch.tensor([1.0, 0.5, 8.0, 2.0], dtype=torch.float64)[:, None]
@@ -104,7 +136,7 @@ def test_running_normalizers_are_differentiable_through_their_past(name: str) ->
     assert any(active)
 
 
-@pytest.mark.parametrize("name", ["unit", "rms"])
+@pytest.mark.parametrize("name", ["unit", "rms", "rms_all"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("power", [-12, -6, 6, 12])
 def test_scale_free(name: str, dtype: torch.dtype, power: int) -> None:

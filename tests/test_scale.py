@@ -12,6 +12,7 @@ from . import engines
 STACKS: dict[str, tuple[str, dict[int, dict[str, Any]]]] = {
     "adam/hypergradient": ("adam(lr=0.02, eps=0)/hypergradient", {}),
     "adam/sgd/sgd": ("adam(lr=0.02, eps=0)/sgd/sgd", {2: {"normalize": "rms"}, 3: {"normalize": "rms"}}),
+    "adam/adagrad": ("adam(lr=0.02, eps=0)/adagrad(lr=1)[lr]", {}),
     "sgd[unit]/adam": ("sgd(lr=0.02)/adam(eps=0)", {1: {"normalize": "unit"}, 2: {"normalize": "rms"}}),
     "sgd[rms]/adam/sgd": ("sgd(lr=0.02)/adam(eps=0)/sgd", {1: {"normalize": "rms"}}),
     "adam[clip_each]/adam[clip_each]": (

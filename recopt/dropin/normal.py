@@ -17,6 +17,8 @@ def normalized(kind: str, signal: Sequence[float], state: State, bound: float) -
         return list(signal)
     if kind == "rms":
         return _rms(signal, state)
+    if kind == "rms_all":
+        return _rms_all(signal, state)
     if kind == "clip_each":
         return _clip_each(signal, state)
     if kind == "cosine":
@@ -36,6 +38,18 @@ def _rms(signal: Sequence[float], state: State) -> list[float]:
     for i, g in enumerate(signal):
         v = square[i] = RMS_DECAY * square[i] + (1 - RMS_DECAY) * (g * g)
         out.append(g / math.sqrt(max(v / correction, TINY)))
+    return out
+
+
+def _rms_all(signal: Sequence[float], state: State) -> list[float]:
+    steps = state["steps"] = state.get("steps", 0) + 1
+    square = state.setdefault("square", [0.0] * len(signal))
+    out = []
+    for i, g in enumerate(signal):
+        v, size = square[i], g * g
+        counted = min(size, CLIP_KNOWN**2 * v) if v > 0 else size
+        v = square[i] = v + (counted - v) / steps
+        out.append(g * math.sqrt(counted / max(size, TINY) / max(v, TINY)))
     return out
 
 
