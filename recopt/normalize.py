@@ -72,10 +72,10 @@ def rms_all(signal: Params, state: State, bound: Tensor | None) -> tuple[Params,
     steps = state.get("steps", 0) + 1
     before = state.get("square") or [torch.zeros_like(g.sum()) for g in signal]
     square, out = [], []
-    for v, g in zip(before, signal, strict=True):
+    for last, g in zip(before, signal, strict=True):
         size = (g * g).mean()
-        counted = torch.where(v > 0, torch.minimum(size, CLIP_KNOWN**2 * v), size)
-        v = v + (counted - v) / steps
+        counted = torch.where(last > 0, torch.minimum(size, CLIP_KNOWN**2 * last), size)
+        v = last + (counted - last) / steps
         short = (counted / size.clamp_min(_tiny(g))).clamp_min(_tiny(g))
         out.append(g * (short / v.clamp_min(_tiny(g))).sqrt())
         square.append(v)

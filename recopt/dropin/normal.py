@@ -15,12 +15,8 @@ def normalized(kind: str, signal: Sequence[float], state: State, bound: float) -
     """``signal`` under the normalizer ``kind``; ``state`` is advanced in place, ``bound`` is read by ``cosine``."""
     if kind == "none":
         return list(signal)
-    if kind == "rms":
-        return _rms(signal, state)
-    if kind == "rms_all":
-        return _rms_all(signal, state)
-    if kind == "clip_each":
-        return _clip_each(signal, state)
+    if kind in WITH_STATE:
+        return WITH_STATE[kind](signal, state)
     if kind == "cosine":
         return [g / max(bound, TINY) for g in signal]
     if kind == "log_sign":
@@ -65,3 +61,6 @@ def _clip_each(signal: Sequence[float], state: State) -> list[float]:
         square[i] = RMS_DECAY * square[i] + (1 - RMS_DECAY) * min(g * g, CLIP_KNOWN**2 * size)
     state["weight"] = RMS_DECAY * weight + (1 - RMS_DECAY)
     return out
+
+
+WITH_STATE = {"rms": _rms, "rms_all": _rms_all, "clip_each": _clip_each}
