@@ -143,7 +143,8 @@ class Optimizer(torch.optim.Optimizer):
 
         Args:
             closure: clears the gradients, computes the loss, calls ``backward`` and returns the loss.
-            loss: the loss, where it is known: zero-order levels need it, and the guard sees explosions by it.
+            loss: the loss, where it is known: zero-order levels and rules such as ``blend``, and with it ``learned``,
+                need it, and the guard sees explosions by it.
                 In data-parallel training give the mean over all ranks, so that all decide alike.
             valid_loss: a loss on held-out data at the present point, with its graph: the levels above the first are
                 then moved by its gradient instead of the training one's (one more backward pass).
@@ -153,7 +154,7 @@ class Optimizer(torch.optim.Optimizer):
             What ``closure`` returned.
 
         Raises:
-            RecoptError: for sparse gradients, or a zero-order strategy without the loss it needs.
+            RecoptError: for sparse gradients, or a strategy without the loss that it needs.
         """
         result = None
         if closure is not None and not self._searches():

@@ -39,6 +39,7 @@ class Strategy(nn.Module):
 
     Class attributes:
         order: 1 if it reads ``trial.grads``, 0 if only ``trial.loss``.
+        reads_loss: True if it reads ``trial.loss`` besides the gradients; :class:`recopt.Optimizer` then asks for it.
         learned: True if its parameters are meta-parameters that need training before it is of use.
         vectorize: False if ``forward`` draws random numbers or branches on tensor values; the engine
             then loops over the tasks of a batch instead of mapping over them.
@@ -53,6 +54,7 @@ class Strategy(nn.Module):
     """
 
     order: ClassVar[Literal[0, 1]] = 1
+    reads_loss: ClassVar[bool] = False
     learned: ClassVar[bool] = False
     vectorize: ClassVar[bool] = True
     level: ClassVar[Mapping[str, Any]] = {}

@@ -37,6 +37,7 @@ class Blend(Strategy):
     """
 
     learned: ClassVar[bool] = True
+    reads_loss = True
     above: ClassVar[Mapping[str, Any]] = {"every": 20, "episode": 100, "gradient": "unroll", "second_order": False}
 
     hidden = option(32, "units per layer of the network")

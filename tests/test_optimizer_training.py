@@ -332,6 +332,8 @@ def misuse() -> list[tuple[str, Any]]:
         ("matches no parameter", lambda: make(p, "adam[*weight]/sgd")),
         ("zero-order", lambda: make(p, "annealing/adam")),
         ("call opt.step\\(closure\\)", lambda: make(p, "annealing").step()),
+        ("'blend' reads the loss.*opt.step\\(loss=loss\\)", lambda: make(p, "blend").step()),
+        ("'blend' reads the loss", lambda: make(p, "adam/blend").step()),
         ("neither|cannot be optimized", lambda: make([torch.ones(2, dtype=torch.int64)], "adam")),
     ]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+import recopt
 from recopt.comparison import Comparison, compare
 from recopt.plugins import list_strategies
 
@@ -41,3 +43,30 @@ def test_each_is_listed_with_the_first_line_of_a_card_that_is_filled_in(folder: 
     assert listed[folder.name].trained and listed[folder.name].summary == card.splitlines()[0]
     assert "not measured" not in card
     assert {"## Trained on", "## How", "## Tested on", "## Fails on"} <= set(card.splitlines())
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_each_trains_a_model_in_anybody_s_loop(folder: Path) -> None:
+    ends = []
+    for by_closure in (False, True):
+        torch.manual_seed(0)
+        model, x = (
+            torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)),
+            torch.randn(64, 4),
+        )
+        optimizer = recopt.Optimizer(model.parameters(), folder.name)
+
+        def loss(
+            model: torch.nn.Module = model, x: torch.Tensor = x, optimizer: recopt.Optimizer = optimizer
+        ) -> torch.Tensor:
+            optimizer.zero_grad()
+            found = (model(x).squeeze() - x.sum(1).sin()).square().mean()
+            found.backward()
+            return found
+
+        first = loss().item()
+        for _ in range(30):
+            optimizer.step(loss) if by_closure else optimizer.step(loss=loss())
+        ends.append(loss().item())
+        assert ends[-1] < 0.6 * first
+    assert ends[0] == ends[1]

@@ -101,7 +101,8 @@ def _doc(plugin: type) -> str:
 
 
 def _kind(strategy: Any) -> str:
-    reads = "gradients" if strategy.order else "losses only (zero-order)"
+    gradients = "gradients and losses" if strategy.reads_loss else "gradients"
+    reads = gradients if strategy.order else "losses only (zero-order)"
     state = "trained" if _is_trained(strategy) else "to be trained"
     learned = f"; its weights are meta-parameters, {state}" if strategy.learned else ""
     settings = [f"{key} {value}" for key, value in strategy.level.items()]

@@ -74,7 +74,8 @@ class Tower:
             bottom.moved = self._moved(bottom)
             bottom.rate = self._rate(bottom)
         self.zero_order = any(graph.order(r.place.number) == 0 for r in self.bottoms)
-        self.needs_loss = any(isinstance(r, Searcher) for r in self.rungs)
+        self.reader = next((name for name, strategy in graph.slots.items() if strategy.reads_loss), None)
+        self.needs_loss = self.reader is not None or any(isinstance(r, Searcher) for r in self.rungs)
         if self.shards:
             self._check_sharded()
 
@@ -111,7 +112,15 @@ class Tower:
             scale: what a learning-rate scheduler multiplies the updates of level 1 by.
             loss: the loss that belongs to ``grads``, if it is known.
             after: gradients of the meta-loss at the present point, if it is another loss than the trained one.
+
+        Raises:
+            RecoptError: if a strategy reads the loss and it is not known.
         """
+        if loss is None and self.reader is not None:
+            raise RecoptError(
+                f"'{self.reader}' reads the loss besides the gradients: call opt.step(loss=loss), or opt.step(closure) "
+                "with a function that computes and returns it."
+            )
         if all(g is None for g in grads):
             return
         cotangents = after if after is not None else [torch.zeros_like(p) if g is None else g

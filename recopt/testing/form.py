@@ -85,17 +85,18 @@ def order(make: Make) -> None:
     strategy = make().double()
     point = probe.some(PLAIN, 1)
 
-    def end(with_gradients: bool, factor: float) -> Params:
+    def end(with_gradients: bool, factor: float, with_losses: bool = True) -> Params:
         with probe.seeded():
-            return reached(with_gradients, factor)
+            return reached(with_gradients, factor, with_losses)
 
-    def reached(with_gradients: bool, factor: float) -> Params:
+    def reached(with_gradients: bool, factor: float, with_losses: bool) -> Params:
         at: Params = point
         state, rng = strategy.init(point), probe.generator()
         for step in range(STEPS):
             points = strategy.propose(at, state, rng)
             trials = [probe.scored(int(with_gradients), p, step, factor) for p in points]
-            delta, state = strategy(at, [t._replace(loss=t.loss and t.loss / factor) for t in trials], state, rng)
+            known = [t._replace(loss=t.loss / factor if t.loss is not None and with_losses else None) for t in trials]
+            delta, state = strategy(at, known, state, rng)
             at = [p + d for p, d in zip(at, delta, strict=True)]
         return at
 
@@ -108,13 +109,22 @@ def order(make: Make) -> None:
     if strategy.order == 1:
         if probe.same(given, end(True, -0.5)):
             raise Broken("order is 1, but its deltas are the same whatever the gradients: set order = 0.")
+        finite = all(bool(p.isfinite().all()) for p in given)
+        if finite and not strategy.reads_loss and not _alike(given, lambda: end(True, 1.0, with_losses=False)):
+            raise Broken(
+                "it reads trial.loss, which is not always known: set reads_loss = True, or read gradients only."
+            )
         return
-    try:
-        alike = probe.close(given, end(False, 1.0))
-    except Exception:
-        alike = False
-    if not alike:
+    if not _alike(given, lambda: end(False, 1.0)):
         raise Broken("order is 0, but it reads trial.grads, which are then None: set order = 1, or read losses only.")
+
+
+def _alike(given: Params, other: Callable[[], Params]) -> bool:
+    """Whether ``other`` works and gives the same."""
+    try:
+        return probe.close(given, other())
+    except Exception:
+        return False
 
 
 def runs(make: Make) -> None:

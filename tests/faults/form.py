@@ -76,6 +76,17 @@ class ReadsThemIfThere(GoodSearch):
 
 
 @broken("order")
+class ReadsTheLossToo(Good):
+    """Does not say that it reads losses."""
+
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
+        delta, state = super().forward(point, trials, state, rng)
+        loss = trials[0].loss
+        assert loss is not None
+        return [d * loss.tanh() for d in delta], state
+
+
+@broken("order")
 class OrderTwo(Good):
     """There is no such order."""
 
