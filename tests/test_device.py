@@ -23,13 +23,20 @@ STACKS = [
 ]  # fmt: skip
 
 
-def trained(stack: str, device: str, **options: Any) -> list[Tensor]:
-    """The parameters after some steps, on the CPU."""
+def values() -> list[Tensor]:
     torch.manual_seed(0)
-    values = [torch.randn(3, 4), torch.zeros(3), torch.randn(2, 3)]
-    x = torch.randn(16, 4).to(device)
-    params = [nn.Parameter(v.to(device)) for v in values]
+    return [torch.randn(3, 4), torch.zeros(3), torch.randn(2, 3)]
+
+
+def trained(
+    stack: str, device: str, start: list[Tensor] | None = None, state: dict[str, Any] | None = None, **options: Any
+) -> tuple[list[Tensor], dict[str, Any]]:
+    """The parameters after some steps, on the CPU, and the optimizer's state."""
+    params = [nn.Parameter(v.clone().to(device)) for v in start or values()]
+    x = torch.linspace(-2, 2, 64).sin().reshape(16, 4).to(device)
     optimizer = recopt.Optimizer(params, stack, **options)
+    if state is not None:
+        optimizer.load_state_dict(state)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -40,7 +47,7 @@ def trained(stack: str, device: str, **options: Any) -> list[Tensor]:
 
     for _ in range(5):
         optimizer.step(closure)
-    return [torch.tensor(p.detach().tolist()) for p in params]
+    return [torch.tensor(p.detach().tolist()) for p in params], optimizer.state_dict()
 
 
 def alike(here: list[Tensor], there: list[Tensor]) -> None:
@@ -65,16 +72,24 @@ def test_it_is_a_device_and_refuses_what_one_refuses() -> None:
 
 @pytest.mark.parametrize("stack", [*ALL, *STACKS])
 def test_the_drop_in_does_the_same_on_a_device(stack: str) -> None:
-    here = trained(stack, "cpu")
+    here, _ = trained(stack, "cpu")
     with pretended() as device:
-        alike(here, trained(stack, device))
+        alike(here, trained(stack, device)[0])
+
+
+@pytest.mark.parametrize("stack", [*ALL, *STACKS])
+def test_a_state_may_be_loaded_on_another_device(stack: str) -> None:
+    with pretended() as device:
+        for one, other in ((device, "cpu"), ("cpu", device)):
+            half, state = trained(stack, one)
+            alike(trained(stack, one, half, state)[0], trained(stack, other, half, state)[0])
 
 
 @pytest.mark.parametrize("options", [{"fused": False}, {"levels": {2: {"every": 2}}}, {"scope": "tensor"}], ids=str)
 def test_so_do_its_other_ways(options: dict[str, Any]) -> None:
-    here = trained("adam/sgd", "cpu", **options)
+    here, _ = trained("adam/sgd", "cpu", **options)
     with pretended() as device:
-        alike(here, trained("adam/sgd", device, **options))
+        alike(here, trained("adam/sgd", device, **options)[0])
 
 
 @pytest.mark.parametrize("stack", ["adam", "adam/adagrad(lr=1)[lr]", "adam/adam/adam"])

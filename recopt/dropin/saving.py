@@ -84,10 +84,12 @@ def restore(
 def _load(towers: Sequence[Tower], members: Members, groups: Sequence[Group], trees: Sequence[dict[str, Any]]) -> None:
     for tower, its, part in zip(towers, members, trees, strict=True):
         points = points_of([groups[g]["params"][i] for g, i in its])
-        device = points[0].device
-        tower.load(tree.tree_map(partial(_own, device=device), part), points, "state_dict")
+        homes = dict(enumerate(tower.homes(points)))
+        rungs = [tree.tree_map(partial(_own, device=homes.get(n)), rung) for n, rung in enumerate(part["rungs"])]
+        rest = tree.tree_map(partial(_own, device=None), {k: v for k, v in part.items() if k != "rungs"})
+        tower.load({**rest, "rungs": rungs}, points, "state_dict")
 
 
-def _own(t: Tensor, device: torch.device) -> Tensor:
-    """A copy of a saved tensor, beside the parameters; numbers and generators' states stay where they are."""
-    return t.to(device if t.ndim and t.dtype != torch.uint8 else t.device, copy=True)
+def _own(t: Tensor, device: torch.device | None) -> Tensor:
+    """A copy of a saved tensor, on ``device`` unless that is None; generators' states stay where they are."""
+    return t.to(t.device if device is None or t.dtype == torch.uint8 else device, copy=True)

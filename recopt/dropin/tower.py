@@ -217,6 +217,10 @@ class Tower:
         for bottom in self.bottoms:
             bottom.indices = self.graph.moved(bottom.place.number, self.graph.names[TASK])
 
+    def homes(self, points: Params) -> list[torch.device]:
+        """Where each level computes: beside what it moves."""
+        return [points[0].device if isinstance(r, TaskRung) else r.moves.tensors()[0].device for r in self.rungs]
+
     def acted(self) -> dict[str, int]:
         """How often the guards acted."""
         found = dict(self.guard.counts)
