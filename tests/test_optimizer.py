@@ -76,7 +76,7 @@ def test_the_closed_forms_are_used_where_they_are_offered() -> None:
     model = model_of()
     optimizer = recopt.Optimizer(model.parameters(), "adam/adam/sgd")
     train(model, optimizer, 1)
-    rungs = optimizer._towers[0].rungs
+    rungs = optimizer._towers.all[0].rungs
     kinds = [type(r.cohorts[0].mover if hasattr(r, "cohorts") else r.mover).__name__ for r in rungs]
     assert kinds == ["KernelMover", "FormulaMover", "FormulaMover"]
 
@@ -216,7 +216,7 @@ def test_deepcopy_goes_on_alike_and_apart(fused: bool) -> None:
     optimizer = recopt.Optimizer(model.parameters(), "adam/sgd", fused=fused)
     train(model, optimizer, 5, data)
     if not fused:
-        optimizer._towers[0].bottoms[0].forget()  # a tape is of this process; a copy of one starts a new window
+        optimizer._towers.all[0].bottoms[0].forget()  # a tape is of this process; a copy of one starts a new window
     other_model, other = copy.deepcopy((model, optimizer))
     left = list(itertools.islice(data, 5))
     assert train(model, optimizer, 5, left) == train(other_model, other, 5, left)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 
 import recopt
 from recopt import RecoptError
+
+from .processes import of_two
 
 foreign = pytest.mark.filterwarnings("ignore")
 """Other libraries warn of what is deprecated among themselves."""
@@ -95,9 +96,7 @@ def _of_all(losses: list[float]) -> list[float]:
     return (total / 2).tolist()
 
 
-def _rank(rank: int, port: int, results: Any) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def _rank(rank: int) -> Any:
     part, data, found = slice(rank * 4, rank * 4 + 4), batches(), []
     for stack in STACKS:
         model = _sharded()
@@ -114,33 +113,18 @@ def _rank(rank: int, port: int, results: Any) -> None:
         _message(lambda: recopt.Optimizer([*model.parameters(), nn.Parameter(torch.zeros(2))])),
         _message(lambda: recopt.Optimizer(model.parameters()).step(valid_loss=model(data[0][part]).sum())),
     ]
-    results.put((rank, found, messages))
-    torch.distributed.destroy_process_group()
+    return found, messages
 
 
 @pytest.fixture(scope="module")
-def ranks() -> list[Any]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=_rank, args=(rank, port, results)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    try:
-        found = sorted((results.get(timeout=120) for _ in processes), key=lambda part: part[0])
-    finally:
-        for process in processes:
-            process.join(timeout=10)
-            process.kill()
-    return found
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return of_two(_rank, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(STACKS)), ids=STACKS)
 def test_sharded_training_is_that_of_one_process(ranks: list[Any], number: int) -> None:
-    (losses, values, guards), other = ranks[0][1][number], ranks[1][1][number]
+    (losses, values, guards), other = ranks[0][0][number], ranks[1][0][number]
     assert (losses, values, guards) == other
     model = mlp()
     single = recopt.Optimizer(model.parameters(), STACKS[number])
@@ -153,7 +137,7 @@ def test_sharded_training_is_that_of_one_process(ranks: list[Any], number: int) 
 
 @pytest.mark.slow
 def test_what_cannot_be_sharded_is_refused(ranks: list[Any]) -> None:
-    for _, _, (taped, searched, mixed, held_out) in ranks:
+    for _, (taped, searched, mixed, held_out) in ranks:
         assert "'adam' on level 1 needs whole tensors" in taped
         assert "'annealing' on level 1 needs whole tensors" in searched
         assert "call fully_shard on the whole model" in mixed

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +15,8 @@ import recopt
 from recopt import RecoptError, Strategy, tree
 from recopt.kernels.sgd import SgdKernel
 from recopt.plugins import load_strategy
+
+from .processes import of_two
 
 
 def steps(
@@ -150,9 +152,9 @@ def test_patterns_give_weights_and_biases_their_own_strategy() -> None:
 def test_a_learned_strategy_and_its_own_tuning_run_in_the_loop() -> None:
     model = mlp()
     optimizer = recopt.Optimizer(model.parameters(), "lstm/adam(lr=1e-3)", every=5)
-    weights = [c.clone() for c in optimizer._towers[0].slots["lstm"].coords]
+    weights = [c.clone() for c in optimizer._towers.all[0].slots["lstm"].coords]
     losses = steps(model, optimizer, 25)
-    moved = optimizer._towers[0].slots["lstm"].coords
+    moved = optimizer._towers.all[0].slots["lstm"].coords
     assert any(not torch.equal(a, b) for a, b in zip(weights, moved, strict=True))
     assert all(torch.isfinite(torch.tensor(losses)))
 
@@ -267,9 +269,7 @@ def test_grad_scaler_skips_what_overflows() -> None:
     assert scaler.get_scale() == 2.0**9
 
 
-def _rank(rank: int, port: int, results: Any) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def _rank(rank: int) -> Any:
     torch.manual_seed(rank)
     model = nn.parallel.DistributedDataParallel(mlp())
     optimizer = recopt.Optimizer(model.parameters(), "adam(lr=0.01)/sgd/sgd")
@@ -280,31 +280,20 @@ def _rank(rank: int, port: int, results: Any) -> None:
         (model(x) - x[:, :3]).square().mean().backward()
         optimizer.step()
     flat = torch.cat([p.detach().flatten() for p in model.parameters()])
-    results.put((rank, optimizer.hyperparameters(), flat.tolist()))
-    torch.distributed.destroy_process_group()
+    return optimizer.hyperparameters(), flat.tolist()
 
 
 @pytest.mark.slow
-def test_two_ranks_have_identical_hyperparameters() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.Queue()
-    ranks = [context.Process(target=_rank, args=(rank, port, results)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    found = sorted(results.get(timeout=120) for _ in ranks)
-    for process in ranks:
-        process.join()
-    assert found[0][1:] == found[1][1:]
+def test_two_ranks_have_identical_hyperparameters(tmp_path: Path) -> None:
+    one, other = of_two(_rank, tmp_path)
+    assert one == other
     model = mlp()
     single = recopt.Optimizer(model.parameters(), "adam(lr=0.01)/sgd/sgd")
     for x in torch.randn(40, 32, 6, generator=torch.Generator().manual_seed(9)):
         single.zero_grad()
         (model(x) - x[:, :3]).square().mean().backward()
         single.step()
-    assert found[0][1]["adam.lr"] == pytest.approx(single.hyperparameters()["adam.lr"], rel=1e-3)
+    assert one[0]["adam.lr"] == pytest.approx(single.hyperparameters()["adam.lr"], rel=1e-3)
 
 
 def misuse() -> list[tuple[str, Any]]:
@@ -336,6 +325,21 @@ def misuse() -> list[tuple[str, Any]]:
         ("'blend' reads the loss", lambda: make(p, "adam/blend").step()),
         ("neither|cannot be optimized", lambda: make([torch.ones(2, dtype=torch.int64)], "adam")),
     ]
+
+
+def test_a_group_that_is_refused_leaves_the_optimizer_as_it_was() -> None:
+    first, second = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = recopt.Optimizer([first], "adam/sgd")
+    for group in ({"params": second, "lrr": 1.0}, {"params": second, "stack": "adamm"}, {"params": second, "lr": -1.0}):
+        with pytest.raises(RecoptError):
+            optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+    first.grad, second.grad = torch.ones(2), torch.ones(2)
+    optimizer.step()
+    assert torch.equal(second, torch.ones(2)) and not torch.equal(first, torch.ones(2))
+    optimizer.add_param_group({"params": second, "lr": 0.5})
+    optimizer.step()
+    assert not torch.equal(second, torch.ones(2))
 
 
 @pytest.mark.parametrize("number", range(len(misuse())))
@@ -475,7 +479,7 @@ def test_windows_over_the_rate_need_no_tape(bottom: str) -> None:
         model = mlp().double()
         optimizer = recopt.Optimizer(model.parameters(), f"{bottom}/adagrad(lr=0.3)[lr]", every=4, fused=fused)
         found.append((steps(model, optimizer, 30, torch.float64), optimizer.hyperparameters()))
-        kind = type(optimizer._towers[0].bottoms[0].cohorts[0].mover).__name__
+        kind = type(optimizer._towers.all[0].bottoms[0].cohorts[0].mover).__name__
         assert kind == ("KernelMover" if fused else "TapedMover")
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-10)
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-9)
