@@ -2,7 +2,8 @@
 
 What it finds without an accelerator: tensors made on the wrong device, arithmetic across devices (numbers without
 dimensions may cross, as on CUDA), generators of another device, and how often values are read back (``READS``), for
-each of which a real device would have to be waited for.
+each of which a real device would have to be waited for. Import it in a process of its own: it stays, and counts as
+torch's accelerator. Needs torch 2.9.
 """
 
 from __future__ import annotations
@@ -20,10 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "pretend"
 READS: Counter[str] = Counter()
-CAN = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
-"""Whether this torch lets Python be a device (2.9 and later)."""
 aten = torch.ops.aten
-_KEPT: list[torch.library.Library] = []
 
 
 class Far(Tensor):
@@ -87,21 +85,22 @@ def _copy_from(source: Tensor, to: Tensor, non_blocking: bool = False) -> Tensor
     return to
 
 
-def _set_up() -> None:
+def _set_up() -> torch.library.Library:
     backend_registration._setup_privateuseone_for_python_backend(NAME)
     library = torch.library.Library("aten", "IMPL")
     for op in (aten.empty_strided.default, aten.empty.memory_format):
         name = op.name().removeprefix("aten::")
         library.impl(name, lambda *args, _op=op, **kwargs: carried_out(_op, args, kwargs), "PrivateUse1")
     library.impl("_copy_from", _copy_from, "PrivateUse1")
-    _KEPT.append(library)
+    return library
+
+
+_KEPT = _set_up()  # before anything is differentiated: autograd counts the devices once
 
 
 @contextmanager
 def pretended() -> Iterator[str]:
     """Within, ``device=NAME`` is a device; gives NAME, with the counts of reads at 0."""
-    if not _KEPT:
-        _set_up()
     READS.clear()
     with _Mode():
         yield NAME
