@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .dropin import groups as grouping
 from .dropin import saving
-from .dropin.plan import Options, Stack, located
+from .dropin.plan import Options, Stack, check_options, located
+from .dropin.signals import one_number
 from .dropin.towers import Scope, Towers, held_out
 from .errors import RecoptError
 
@@ -50,7 +51,7 @@ class Optimizer(torch.optim.Optimizer):
         seed: of the strategies that draw random numbers.
         store: the MLflow address that ``runs:/`` and ``models:/`` are looked up in; without it, where
             ``MLFLOW_TRACKING_URI`` says, or else ``runs/mlflow.db``.
-        **settings: settings of the strategies of level 1, such as ``lr=1e-3``.
+        **settings: settings of the strategies of level 1, such as ``lr=1e-3``; not of groups with a stack of their own.
 
     A learning-rate scheduler acts on ``group["lr"]``, which starts at the strategy's ``lr`` (1 if it has none) and is
     never changed by the tower: what the scheduler makes of it, relative to its start, *multiplies the updates* of
@@ -69,17 +70,15 @@ class Optimizer(torch.optim.Optimizer):
     ) -> None:  # fmt: skip
         if scope not in ("global", "group", "tensor"):
             raise RecoptError(f"scope={scope!r} must be 'global', 'group' or 'tensor'.")
-        if isinstance(log_every, bool) or not isinstance(log_every, int) or log_every < 1:
-            raise RecoptError(f"log_every={log_every!r} must be a whole number of at least 1.")
+        options = Options(depth, normalize, every, levels or {}, guard, fused, seed)
+        check_options(options, maximize=maximize, callback=callback, log_every=log_every)
         self._callback, self._log_every = callback, log_every
-        self._towers = Towers(Options(depth, normalize, every, dict(levels or {}), guard, fused, seed), scope)
+        self._towers = Towers(options, scope)
         self._store = store
         self._stack = located(DEFAULT_STACK if stack is None else stack, store)
         self._settings = settings
         self._steps = 0
-        found = list(params) if not isinstance(params, Tensor) else params
-        if not isinstance(found, Tensor) and not found:
-            raise RecoptError("recopt.Optimizer got no parameters: give model.parameters() of a model that has some.")
+        found = grouping.listed(params)
         super().__init__(found, {"lr": None, "maximize": maximize})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -89,7 +88,7 @@ class Optimizer(torch.optim.Optimizer):
             RecoptError: if it is empty, shares a tensor with another group, or has an unknown setting.
         """
         group = grouping.checked(param_group, self.param_groups, len(self.param_groups))
-        own = grouping.settings_of(group, self._settings)
+        own = grouping.settings_of(group, {} if group.get("stack") is not None else self._settings)
         super().add_param_group(group)
         try:
             self._cover(len(self.param_groups) - 1, own)
@@ -103,10 +102,7 @@ class Optimizer(torch.optim.Optimizer):
         if stack is not None:
             group["stack"], stack = stack if isinstance(stack, str) else repr(stack), located(stack, self._store)
         names = group.get("param_names") or [f"{number}.{i}" for i in range(len(group["params"]))]
-        if towers.scope == "global" and stack is None and towers.all and own == self._settings:
-            towers.join(self.param_groups, names)
-        else:
-            towers.cover(self.param_groups, self._stack if stack is None else stack, own, names)
+        towers.cover(self.param_groups, self._stack if stack is None else stack, own, names)
         group["lr"] = group["lr_start"] = towers.start_rate(number)
 
     # stepping
@@ -134,18 +130,20 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RecoptError: for sparse gradients, or a strategy without the loss that it needs.
         """
+        if closure is not None and not callable(closure):
+            raise RecoptError("opt.step's first argument is a closure: give a loss by its name, opt.step(loss=loss).")
         towers, result = self._towers, None
+        known = None if loss is None else one_number(loss, "opt.step(loss=…)")
         if closure is not None and towers.closed():
             with torch.enable_grad():
                 result = closure()
             if loss is None and any(tower.needs_loss for tower in towers.all):
-                loss = result
+                known = one_number(result, "The closure")
         if valid is not None:
             with torch.enable_grad():
                 valid_loss = valid()
         sharded = any(tower.shards for tower in towers.all)
-        held = None if valid_loss is None else held_out(self.param_groups, valid_loss, sharded)
-        known = None if loss is None else torch.as_tensor(loss).detach()
+        held = held_out(self.param_groups, valid_loss, sharded) if valid or valid_loss is not None else None
         searched = towers.step(self.param_groups, closure, known, held)
         self._steps += 1
         if self._callback is not None and self._steps % self._log_every == 0:

@@ -15,6 +15,8 @@ from recopt.blocks import TINY, cosine, flatten, log_ratio, norm, orthogonalize,
 
 MOMENTA = (0.5, 0.9, 0.99)
 SECOND = 0.95
+RESIGNED = 1 / 256
+"""The brake, which halves at each loss that is too high, below which such losses are taken for what is usual."""
 TIMES = (1.0, 3.0, 10.0, 30.0)
 # Rows of the matrix whose Gram matrix the network's ratios and cosines come from; the last three are directions.
 G, FAST, MEAN, SLOW, X, S, ROOT = range(7)
@@ -33,7 +35,8 @@ class Blend(Strategy):
     of them, the loss relative to the first and to the last, the step number and the tensor's sizes: nothing
     that changes when the loss is multiplied by a number. It answers with the weights of the mixture and with a
     change of the logarithm of the tensor's step, which is kept in the state. Where the loss is above twice the first
-    (not a number included), it goes back to the best point seen and brakes all further moves for a while.
+    (not a number included), it goes back to the best point seen and brakes all further moves for a while; where nine
+    in a row are, it begins anew from what losses are then.
     """
 
     learned: ClassVar[bool] = True
@@ -88,7 +91,10 @@ class Blend(Strategy):
         loss, grads = trials[0].loss, trials[0].grads
         assert loss is not None and grads is not None
         # A loss that is no number says only that the point is lost: the last gradient and loss stand in.
-        sane, lost = loss.isfinite(), ~(loss <= state["first"] + state["first"].abs()) & (state["step"] > 0)
+        # Where losses stay high whatever is done (other data, another weight), they are what there is to compare with.
+        sane, again = loss.isfinite(), loss.isfinite() & (state["brake"] < RESIGNED)
+        state = state | {key: torch.where(again, loss, state[key]) for key in ("first", "best")}
+        lost = ~(loss <= state["first"] + state["first"].abs()) & (state["step"] > 0)
         x, g = flatten(point), torch.where(sane, flatten(grads), state["grad"])
         loss = torch.where(sane, loss, state["loss"])
         later = (state["step"] > 0).to(g.dtype)

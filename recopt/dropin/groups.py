@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import RecoptError
 from .tower import Tower
@@ -20,8 +21,11 @@ def checked(group: Any, others: Sequence[Mapping[str, Any]], number: int) -> dic
         RecoptError: if it is empty, has a tensor twice, or shares one with another group.
     """
     if not isinstance(group, dict) or "params" not in group:
-        raise RecoptError(f"Group {number} must be a dict with 'params', not {type(group).__name__}.")
+        what = f"one with {', '.join(map(repr, group))}" if isinstance(group, dict) else type(group).__name__
+        raise RecoptError(f"Group {number} must be a dict with 'params', not {what}.")
     given = group["params"]
+    if not isinstance(given, Iterable):
+        raise RecoptError(f"The params of group {number} must be a list of tensors, not {given!r}.")
     params = [given] if isinstance(given, Tensor) else list(given) if not isinstance(given, set) else given
     if isinstance(params, set):
         raise RecoptError(f"Group {number} has its params in a set, whose order is not fixed: use a list.")
@@ -34,6 +38,23 @@ def checked(group: Any, others: Sequence[Mapping[str, Any]], number: int) -> dic
     if len({id(p) for p in tensors}) < len(tensors):
         raise RecoptError(f"Group {number} has a tensor twice: give each once (tied parameters are one tensor).")
     return {**group, "params": params}
+
+
+def listed(params: Any) -> Any:
+    """What an optimizer was given, as a list.
+
+    Raises:
+        RecoptError: if it is none of what torch's optimizers take, or empty.
+    """
+    if isinstance(params, Tensor):
+        return params
+    if isinstance(params, nn.Module | str | Mapping) or not isinstance(params, Iterable):
+        hint = "model.parameters()" if isinstance(params, nn.Module) else "a list of tensors or of groups"
+        raise RecoptError(f"recopt.Optimizer takes {hint}, not {type(params).__name__}.")
+    found = list(params)
+    if not found:
+        raise RecoptError("recopt.Optimizer got no parameters: give model.parameters() of a model that has some.")
+    return found
 
 
 def settings_of(group: dict[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,5 +73,12 @@ def start_lr(tower: Tower) -> float:
 
 
 def factor(group: Mapping[str, Any]) -> float:
-    """What a scheduler multiplies the updates of level 1 by: its rate relative to the start."""
-    return float(group["lr"]) / float(group["lr_start"])
+    """What a scheduler multiplies the updates of level 1 by: its rate relative to the start.
+
+    Raises:
+        RecoptError: if the rate is no finite number.
+    """
+    rate = group.get("lr")
+    if isinstance(rate, bool) or not isinstance(rate, int | float | Tensor) or not math.isfinite(float(rate)):
+        raise RecoptError(f"A group's 'lr' was set to {rate!r}: it must be a finite number.")
+    return float(rate) / float(group["lr_start"])

@@ -8,7 +8,11 @@ Nothing but what the training loop gives is known: gradients always, losses some
 - a step of a tower that tunes its own rate is never longer than a fifth of what it moves (the root mean square of
   the tensors, all together, or 0.01 if they are smaller): it is cut back and the rate lowered to match, so that a
   start value that is far too large costs a step and not the model;
-- where losses are known, one above ten times the largest of the first ten is an explosion, and treated likewise.
+- where losses are known, one above ten times the largest of the first ten is an explosion: the last update is taken
+  back likewise. If the next loss is as high, it was not the update (harder data, another weight): that is then what
+  losses are compared with from there on.
+
+Updates are halved only for an update that was taken back, and to a 64th at the least.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ REACH = 0.2
 YOUNG, PERIOD = 10, 20
 """Updates are measured at each of the first steps, then this often, and whenever the rate or the gradient has grown."""
 TINY = 1e-300
+LEAST = 1 / 64
+"""The smallest factor on updates."""
 
 
 class Guard:
@@ -43,6 +49,7 @@ class Guard:
         self.counts = {"skipped": 0, "restored": 0, "bounded": 0}
         self.shrink = 1.0
         self.bad_run = 0
+        self.exploded = False
         self.reference, self.seen = 0.0, 0
         self.steps = 0
         self.checks: dict[str, list[float]] = {}
@@ -54,6 +61,9 @@ class Guard:
             return True
         good = math.isfinite(norm) and (loss is None or math.isfinite(loss))
         exploded = good and loss is not None and self.seen >= FIRST and loss > EXPLODE * self.reference
+        if exploded and self.exploded and loss is not None:
+            self.reference, exploded = abs(loss), False
+        self.exploded = exploded
         if good and not exploded:
             self.bad_run = 0
             if loss is not None and self.seen < FIRST:
@@ -62,59 +72,60 @@ class Guard:
         self.bad_run += 1
         if exploded or self.bad_run >= PERSISTS:
             self._restore(tower, points)
-        if not good:
-            self.counts["skipped"] += 1
-            self._report()
+        self.counts["skipped"] += 1
+        what = "gradient" if loss is None or math.isfinite(loss) else "loss"
+        self._report("the loss exploded" if exploded else f"the {what} is not finite")
         return False
 
     def _restore(self, tower: Tower, points: Params) -> None:
         undone = [bottom.undo(points) for bottom in tower.bottoms]
         if any(undone):
             self.counts["restored"] += 1
+            self.shrink = max(self.shrink * SHRINK, LEAST)
             for bottom in tower.bottoms:
                 bottom.forget()
-        self.shrink *= SHRINK
 
-    def _report(self) -> None:
+    def _report(self, why: str) -> None:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                "recopt.Optimizer skipped a step: the gradient is not finite. Further ones are counted in "
-                "opt.guards() without a warning.",
+                f"recopt.Optimizer skipped a step: {why}. Further ones are counted in opt.guards() without a warning.",
                 RuntimeWarning,
                 stacklevel=5,
             )
 
-    def moved(self, tower: Tower, points: Params, norm: float) -> None:
+    def moved(self, tower: Tower, points: Params, norm: float, scale: float) -> None:
         """A step was made: where levels tune its rate, it must not have been a wild one."""
         self.shrink = min(1.0, self.shrink * GROW)
         self.steps += 1
         if not self.active:
             return
         for bottom in tower.bottoms:
-            if bottom.rate is not None and self._due(bottom, norm):
+            if bottom.rate is not None and self._due(bottom, norm, scale):
                 ratio = bottom.bound(points, REACH)
                 self.counts["bounded"] += ratio > 1
                 rate = bottom.place.by.coords[bottom.rate]
-                self.checks[str(bottom.place.number)] = [min(ratio, 1.0), rate, norm, self.steps]
+                self.checks[str(bottom.place.number)] = [min(ratio, 1.0), rate, norm, self.steps, scale]
 
-    def _due(self, bottom: TaskRung, norm: float) -> bool:
+    def _due(self, bottom: TaskRung, norm: float, scale: float) -> bool:
         """Whether the length of an update has to be looked at: it is not free, and changes slowly later on."""
         last = self.checks.get(str(bottom.place.number))
         if last is None or self.steps <= YOUNG or bottom.rate is None:
             return True
-        ratio, rate, before, at = last
-        grown = bottom.place.by.coords[bottom.rate] - rate + math.log(max(norm, TINY) / max(before, TINY))
+        ratio, rate, before, at, factor = last
+        grown = bottom.place.by.coords[bottom.rate] - rate
+        grown += math.log(max(norm, TINY) / max(before, TINY)) + math.log(max(scale, TINY) / max(factor, TINY))
         return self.steps >= at + PERIOD or (ratio > 0 and grown > 0 and math.log(ratio) + grown > math.log(0.5))
 
     def tree(self) -> dict[str, Any]:
         """What :meth:`load` needs."""
-        return {"counts": dict(self.counts), "shrink": self.shrink, "bad_run": self.bad_run,
+        return {"counts": dict(self.counts), "shrink": self.shrink, "bad_run": self.bad_run, "exploded": self.exploded,
                 "reference": self.reference, "seen": self.seen, "steps": self.steps,
                 "checks": {key: list(check) for key, check in self.checks.items()}}  # fmt: skip
 
     def load(self, saved: dict[str, Any]) -> None:
         """Continue from :meth:`tree`."""
         self.counts, self.shrink, self.bad_run = dict(saved["counts"]), saved["shrink"], saved["bad_run"]
+        self.exploded = saved["exploded"]
         self.reference, self.seen, self.steps = saved["reference"], saved["seen"], saved["steps"]
         self.checks = {key: list(check) for key, check in saved["checks"].items()}

@@ -55,8 +55,8 @@ class Kernel(Protocol):
         """⟨∂u/∂value, cotangents⟩ for each hyperparameter."""
         ...
 
-    def last(self, point: Params, state: State, value: Values, scale: float) -> Params:
-        """u, computed again: to take the step back, or to measure it."""
+    def last(self, point: Params, state: State, value: Values, scale: float) -> Params | None:
+        """u, computed again: to take the step back, or to measure it. It may be None where nothing is moved."""
         ...
 
 

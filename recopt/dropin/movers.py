@@ -10,6 +10,7 @@ record with what came after it, with respect to the strategy's coordinates (DESI
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,9 +42,18 @@ class TapedMover:
     def __init__(self, slot: Slot, point: Params, window: int, seed: int, taped: bool) -> None:
         self.slot, self.window, self.taped = slot, window, taped
         self.rng = torch.Generator().manual_seed(seed)
-        self.state: State = tree.detach(slot.strategy.init([p.detach() for p in point]))
+        self.state: State = tree.detach(slot.strategy.init([p.detach().clone() for p in point]))
         self.inputs: list[dict[str, Any]] = []
         self.clear()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TapedMover:
+        """A tape cannot be copied: it is made anew from what it was made from."""
+        made = copy.copy(self)
+        memo[id(self)] = made
+        made.slot, made.rng = copy.deepcopy(self.slot, memo), torch.Generator()
+        made.inputs = []
+        made.load(tree.tree_map(torch.clone, tree.snapshot(self.tree())))
+        return made
 
     def clear(self) -> None:
         """Forget the record: a new window begins."""
@@ -113,6 +123,11 @@ class TapedMover:
             )
         return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, self.leaves, strict=True)]
 
+    def shorten(self, keep: float) -> None:
+        """The last update was only ``keep`` of what it is on record as; made anew, it follows from the rate."""
+        with torch.enable_grad():
+            self.updates[-1] = [d * keep for d in self.updates[-1]]
+
     def length(self) -> Tensor:
         """The norm of the recorded updates."""
         return tree.norm([d for step in self.updates for d in step])
@@ -179,8 +194,8 @@ class KernelMover:
             return [n * slope for n, slope in zip(natural, self.slot.slopes, strict=True)]
         return chained(self.slot, self.kernel, self.sums, self.state, self.slot.value, self.scale)
 
-    def last(self, point: Params) -> Params:
-        """The last update, computed again."""
+    def last(self, point: Params) -> Params | None:
+        """The last update, computed again; None where its kernel cannot."""
         return self.kernel.last(point, self.state, self.slot.value, self.scale)
 
     def tree(self) -> dict[str, Any]:

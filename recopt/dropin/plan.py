@@ -48,6 +48,9 @@ def layers_of(stack: Stack, depth: int | None) -> tuple[list[list[Term]], dict[s
         layers = parse(str(stack))
     else:
         layers = []
+        if isinstance(stack, type) or not isinstance(stack, Strategy | Sequence):
+            hint = f"{stack.__name__}()" if isinstance(stack, type) and issubclass(stack, Strategy) else "'adam/sgd'"
+            raise RecoptError(f"A stack is its notation, a strategy or a list of them, not {stack!r}: write {hint}.")
         for number, item in enumerate([stack] if isinstance(stack, Strategy) else stack, 1):
             if isinstance(item, Strategy):
                 slot = f"{type(item).__name__.lower()}{number}"
@@ -107,6 +110,24 @@ class Options:
     seed: int
 
 
+def check_options(options: Options, *, maximize: object, callback: object, log_every: object) -> None:
+    """Raise RecoptError, with the name and what it must be, for what is of another kind."""
+    for name, value in (("guard", options.guard), ("fused", options.fused), ("maximize", maximize)):
+        if not isinstance(value, bool):
+            raise RecoptError(f"{name}={value!r} must be True or False.")
+    for name, value in (("log_every", log_every), ("every", options.every)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise RecoptError(f"{name}={value!r} must be a whole number of at least 1.")
+    if isinstance(options.seed, bool) or not isinstance(options.seed, int) or not 0 <= options.seed < 2**53:
+        raise RecoptError(f"seed={options.seed!r} must be a whole number from 0 to 2**53.")
+    if callback is not None and not callable(callback):
+        raise RecoptError(f"callback={callback!r} must be a function of the step's number and the hyperparameters.")
+    levels = options.levels
+    numbered = isinstance(levels, Mapping) and all(isinstance(n, int) for n in levels)
+    if not numbered or not all(isinstance(x, Mapping) for x in levels.values()):
+        raise RecoptError(f"levels={levels!r} must read like {{2: {{'every': 5}}}}: settings by the level's number.")
+
+
 def plan(stack: Stack, names: Sequence[str], options: Options, overrides: Mapping[str, Any]) -> Graph:
     """The graph of a stack over parameters ``names``.
 
@@ -150,6 +171,10 @@ def _set(level: Level, number: int, options: Options) -> Level:
     for key in given:
         if key not in _SETTABLE:
             raise unknown("setting", key, _SETTABLE, f"in levels={{{number}: …}}")
+    if given.get("on") == "valid":
+        raise RecoptError(f"levels={{{number}: …}}, on: pass held-out losses to opt.step(valid_loss=…) instead.")
+    if level.moves == TASK and "trust" in given:
+        raise RecoptError(f"levels={{{number}: …}}, trust: it bounds levels above the first only.")
     if level.moves != "task" and normalize is not None:
         given.setdefault("normalize", normalize)
     if number == 2 and every is not None:

@@ -54,6 +54,13 @@ class Cohort:
     indices: list[int]
     mover: KernelMover | TapedMover
     normal: State = field(default_factory=dict)
+    idle: list[int] = field(default_factory=list)
+    """Places in ``indices`` of tensors that had no gradient at the last step, and stayed where they were."""
+
+    def without_idle(self, parts: Sequence[Tensor]) -> Params:
+        """``parts``, one for each tensor, with zeros for the idle ones."""
+        idle = set(self.idle)
+        return [torch.zeros_like(p) if n in idle else p for n, p in enumerate(parts)] if idle else list(parts)
 
 
 class TaskRung:
@@ -96,7 +103,8 @@ class TaskRung:
         for cohort in self.cohorts:
             mover = cohort.mover
             if isinstance(mover, KernelMover) and mover.recorded:
-                found.append(mover.measure(*_of(cohort.indices, points, cotangents)))
+                mine, after = _of(cohort.indices, points, cotangents)
+                found.append(mover.measure(mine, cohort.without_idle(after)))
         return found
 
     def feed(self, cotangents: Params, sums: Sequence[dict[str, float]], objective: str) -> None:
@@ -110,7 +118,7 @@ class TaskRung:
             if isinstance(mover, KernelMover):
                 mover.feed(next(read), weight)
             else:
-                mover.feed([cotangents[i] for i in cohort.indices], weight)
+                mover.feed(cohort.without_idle([cotangents[i] for i in cohort.indices]), weight)
 
     def pull(self) -> list[Any]:
         """The hypergradient, summed over the cohorts; numbers where the slot is scalar."""
@@ -137,7 +145,7 @@ class TaskRung:
             if isinstance(mover, TapedMover):
                 parts += [d for step in mover.updates for d in step]
             elif mover.recorded:
-                parts += mover.last([points[i] for i in cohort.indices])
+                parts += self._last(cohort, points) or []
         return self._norm(parts)
 
     def move(self, points: Params, grads: Sequence[Tensor | None], loss: Tensor | None, scale: float) -> None:
@@ -145,6 +153,7 @@ class TaskRung:
         self.admit(points, grads)
         for cohort in self.cohorts:
             have = [grads[i] is not None for i in cohort.indices]
+            cohort.idle = [n for n, there in enumerate(have) if not there]
             if not any(have):
                 continue
             mine = [points[i] if there else points[i].clone() for i, there in zip(cohort.indices, have, strict=True)]
@@ -186,8 +195,7 @@ class TaskRung:
                 continue
             torch._foreach_add_([points[i] for i in cohort.indices], update, alpha=keep)
             if isinstance(cohort.mover, TapedMover):
-                with torch.enable_grad():
-                    cohort.mover.updates[-1] = [d * keep for d in cohort.mover.updates[-1]]
+                cohort.mover.shorten(keep)
         self.place.by.add([rate], [math.log(keep)])
         if self.place.window > 1:
             self.forget()  # a window is at one rate
@@ -203,20 +211,22 @@ class TaskRung:
 
     def _size(self, points: Params) -> float:
         (count,) = self.place.shards.totals([sum(p.numel() for p in points)], points[0].device)
-        return max(self._norm(points), FLOOR * math.sqrt(count))
+        return max(self._norm(points), FLOOR * math.sqrt(max(count, 1)))
 
     @staticmethod
-    def _last(cohort: Cohort, points: Params) -> Params:
+    def _last(cohort: Cohort, points: Params) -> Params | None:
+        """The last update of each tensor, if it is known."""
         mover, mine = cohort.mover, [points[i] for i in cohort.indices]
         found = mover.last(mine) if isinstance(mover, KernelMover) else [d.detach() for d in mover.updates[-1]]
-        return [u.to(p.dtype) for u, p in zip(found, mine, strict=True)]
+        return None if found is None else cohort.without_idle([u.to(p.dtype) for u, p in zip(found, mine, strict=True)])
 
     def undo(self, points: Params) -> bool:
         """Take the last update back; False where there is no record of it."""
         done = False
         for cohort in self.cohorts:
-            if cohort.mover.recorded:
-                torch._foreach_sub_([points[i] for i in cohort.indices], self._last(cohort, points))
+            last = self._last(cohort, points) if cohort.mover.recorded else None
+            if last is not None:
+                torch._foreach_sub_([points[i] for i in cohort.indices], last)
                 done = True
         return done
 
@@ -228,6 +238,7 @@ class TaskRung:
                 "fused": isinstance(c.mover, KernelMover),
                 "mover": c.mover.tree(),
                 "normal": c.normal,
+                "idle": list(c.idle),
             }
             for c in self.cohorts
         ]
@@ -243,7 +254,7 @@ class TaskRung:
             if part["fused"] != isinstance(mover, KernelMover):
                 raise RecoptError(f"{where} was saved with fused={part['fused']}: give the same.")
             mover.load(part["mover"])
-            self.cohorts.append(Cohort(indices, mover, part["normal"]))
+            self.cohorts.append(Cohort(indices, mover, part["normal"], list(part["idle"])))
             self.seen.update(indices)
 
     def forget(self) -> None:

@@ -25,7 +25,8 @@ Members = Sequence[Sequence[tuple[int, int]]]
 def saved(towers: Sequence[Tower], members: Members, groups: Sequence[Group], steps: int) -> dict[str, Any]:
     """Everything the next step depends on; plain containers, numbers and tensors (shared, as torch does)."""
     return {
-        "stacks": stacks(towers), "steps": steps, "shapes": shapes(members, groups),
+        "stacks": stacks(towers), "steps": steps, "shapes": shapes(members, groups), "levels": _levels(towers),
+        "dtypes": _dtypes(members, groups),
         "towers": [tree.snapshot(tower.tree()) for tower in towers],
     }  # fmt: skip
 
@@ -40,29 +41,58 @@ def shapes(members: Members, groups: Sequence[Group]) -> list[list[list[int]]]:
     return [[list(local(groups[g]["params"][i]).shape) for g, i in m] for m in members]
 
 
-def fitting(
-    state_dict: Mapping[str, Any], towers: Sequence[Tower], members: Members, groups: Sequence[Group]
-) -> dict[str, Any]:
+def _levels(towers: Sequence[Tower]) -> list[list[dict[str, Any]]]:
+    return [[level.model_dump(mode="json", exclude_none=True) for level in t.graph.levels] for t in towers]
+
+
+def _dtypes(members: Members, groups: Sequence[Group]) -> list[list[str]]:
+    return [[str(groups[g]["params"][i].dtype) for g, i in m] for m in members]
+
+
+def fitting(state_dict: Any, towers: Sequence[Tower], members: Members, groups: Sequence[Group]) -> dict[str, Any]:
     """The part of ``state_dict`` that is ours, if it fits.
 
     Raises:
         RecoptError: with what differs.
     """
-    found = dict(state_dict.get("state", {})).get(KEY)
+    state = state_dict.get("state") if isinstance(state_dict, Mapping) else None
+    if not isinstance(state, Mapping) or "param_groups" not in state_dict:
+        raise RecoptError(f"A state_dict is what state_dict() gave, not {type(state_dict).__name__} of other contents.")
+    found = state.get(KEY)
     if found is None:
         raise RecoptError("This state_dict is not one of recopt.Optimizer: it was saved by another optimizer.")
+    lacks = {"stacks", "steps", "shapes", "levels", "dtypes", "towers"} - set(found)
+    if lacks:
+        raise RecoptError(f"This state_dict lacks {', '.join(sorted(lacks))}: it is damaged, or of another version.")
     if found["stacks"] != stacks(towers):
         raise RecoptError(
             f"This state_dict is of the stack {' and '.join(found['stacks'])}, but this optimizer is "
             f"{' and '.join(stacks(towers))}: build it as the saved one was."
         )
+    _same_levels(found["levels"], _levels(towers))
     if found["shapes"] != shapes(members, groups):
         raise RecoptError("This state_dict is of parameters of other shapes or in another order: use the same model.")
+    if found["dtypes"] != _dtypes(members, groups):
+        theirs, ours = (sorted({d for part in x for d in part}) for x in (found["dtypes"], _dtypes(members, groups)))
+        raise RecoptError(
+            f"This state_dict is of parameters in {', '.join(theirs)}, not {', '.join(ours)}: convert the model first."
+        )
     have = [len(g["params"]) for g in state_dict["param_groups"]]
     want = [len(g["params"]) for g in groups]
     if have != want:
         raise RecoptError(f"This state_dict has groups of {have} parameters, not of {want}: use the same groups.")
     return dict(found)
+
+
+def _same_levels(theirs: Sequence[Any], ours: Sequence[Any]) -> None:
+    for one, other in zip(theirs, ours, strict=True):
+        for number, (saved, here) in enumerate(zip(one, other, strict=True), 1):
+            for key in sorted({*saved, *here}):
+                if saved.get(key) != here.get(key):
+                    raise RecoptError(
+                        f"This state_dict has {key}={saved.get(key)} on level {number}, this optimizer "
+                        f"{here.get(key)}: build it as the saved one was."
+                    )
 
 
 def restore(

@@ -16,6 +16,7 @@ from .. import tree
 from ..errors import RecoptError
 from ..strategy import Params, Trial
 from .points import points_of, write_back
+from .signals import one_number
 from .slot import Slot
 
 
@@ -100,8 +101,11 @@ class Searcher:
         self.scores, self.losses, self.counts = list(saved["scores"]), list(saved["losses"]), dict(saved["counts"])
 
 
-def search(rungs: Sequence[Any], tensors: Sequence[Tensor], closure: Any) -> Any:
+def search(rungs: Sequence[Any], tensors: Sequence[Tensor], closure: Any, sign: float = 1.0) -> Any:
     """Let the zero-order strategies of ``rungs`` move a model, in place, by the losses that ``closure`` computes.
+
+    Args:
+        sign: what losses are multiplied by: -1 to maximize.
 
     Returns:
         The first loss: that of the point itself where a strategy proposes it first.
@@ -117,15 +121,17 @@ def search(rungs: Sequence[Any], tensors: Sequence[Tensor], closure: Any) -> Any
         trials = []
         with torch.no_grad():
             candidates = strategy.propose(now, mover.state, mover.rng)
-        for candidate in candidates:
+        for proposed in candidates:
+            candidate = [c if t.requires_grad else n for c, n, t in zip(proposed, now, mine, strict=True)]
             _put(candidate, mine)
             with torch.enable_grad():
                 loss = closure()
             first = loss if first is None else first
-            trials.append(Trial(candidate, torch.as_tensor(loss).detach(), None))
+            trials.append(Trial(candidate, sign * one_number(loss, "The closure"), None))
         deltas = mover.step_trials(now, trials, 1.0)
         good = all(bool(torch.isfinite(d).all()) for d in deltas)
-        _put([p + d for p, d in zip(now, deltas, strict=True)] if good else now, mine)
+        moved = [p + d if t.requires_grad else p for p, d, t in zip(now, deltas, mine, strict=True)]
+        _put(moved if good else now, mine)
     return first
 
 

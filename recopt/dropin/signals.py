@@ -23,6 +23,21 @@ def same_kind(kind: str, saved: dict[str, Any], number: int, where: str) -> None
         )
 
 
+def one_number(loss: Any, whose: str) -> Tensor:
+    """A loss as a detached tensor without dimensions.
+
+    Raises:
+        RecoptError: if it is not one number.
+    """
+    if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex():
+        return loss.detach().reshape(())
+    number = getattr(loss, "item", lambda: loss)() if getattr(loss, "size", 1) == 1 else loss
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
+        raise RecoptError(f"{whose} gave {what} as the loss: give one number, the loss itself.")
+    return torch.tensor(float(number), dtype=torch.float64)
+
+
 def as_tensors(items: Sequence[Any]) -> Params:
     """Numbers as 0-dimensional float64 tensors; tensors as they are."""
     return [x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in items]

@@ -73,7 +73,13 @@ class Tower:
         for bottom in self.bottoms:
             bottom.moved = self._moved(bottom)
             bottom.rate = self._rate(bottom)
-        self.zero_order = any(graph.order(r.place.number) == 0 for r in self.bottoms)
+        orders = {graph.order(r.place.number) for r in self.bottoms}
+        self.zero_order = 0 in orders
+        if len(orders) > 1:
+            raise RecoptError(
+                "Level 1 has zero-order strategies beside others, whose gradients would be those of its trials: give "
+                "each an optimizer of its own."
+            )
         self.reader = next((name for name, strategy in graph.slots.items() if strategy.reads_loss), None)
         self.needs_loss = self.reader is not None or any(isinstance(r, Searcher) for r in self.rungs)
         if self.shards:
@@ -136,7 +142,7 @@ class Tower:
                     rung.move(*signals[rung.place.number], loss)
         for bottom in reversed(self.bottoms):
             bottom.move(points, grads, loss, scale * self.guard.shrink)
-        self.guard.moved(self, points, total)
+        self.guard.moved(self, points, total, scale)
 
     def _read(
         self, points: Params, grads: Sequence[Tensor | None], cotangents: Params
@@ -229,9 +235,9 @@ class Tower:
                 found |= {f"level{rung.place.number + 1}.{key}": count for key, count in rung.counts.items()}
         return found
 
-    def search(self, tensors: Sequence[Tensor], closure: Any) -> Any:
-        """One step of a zero-order strategy on level 1, on losses that ``closure`` computes."""
-        return search(self.bottoms, tensors, closure)
+    def search(self, tensors: Sequence[Tensor], closure: Any, sign: float = 1.0) -> Any:
+        """One step of a zero-order strategy on level 1, on ``sign`` times the losses that ``closure`` computes."""
+        return search(self.bottoms, tensors, closure, sign)
 
     def tree(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

@@ -37,26 +37,39 @@ class Towers:
         self.options, self.scope = options, scope
         self.all: list[Tower] = []
         self.members: list[list[Member]] = []
+        self._made: list[tuple[Stack, Mapping[str, Any]]] = []
 
     def cover(self, groups: Groups, stack: Stack, settings: Mapping[str, Any], names: Sequence[str]) -> None:
-        """Towers of ``stack`` for the last group: one, or one for each tensor."""
+        """Towers of ``stack`` for the last group: one, or one for each tensor, or (``global``) one that is there.
+
+        Raises:
+            RecoptError: for anything unknown or impossible; no tower is added then.
+        """
         number = len(groups) - 1
+        made = (stack, dict(settings))
+        if self.scope == "global" and made in self._made:
+            self._join(self._made.index(made), groups, names)
+            return
         each = [[i] for i in range(len(names))] if self.scope == "tensor" else [list(range(len(names)))]
         for indices in each:
             graph = plan(stack, [names[i] for i in indices], self.options, settings)
             tensors = [groups[number]["params"][i] for i in indices]
             o = self.options
-            self.all.append(
-                Tower(graph, points_of(tensors), fused=o.fused, guard=o.guard, seed=o.seed + len(self.all),
-                      shards=shards_of(tensors))
-            )  # fmt: skip
+            tower = Tower(graph, points_of(tensors), fused=o.fused, guard=o.guard, seed=o.seed + len(self.all),
+                          shards=shards_of(tensors))  # fmt: skip
+            if self.all and tower.zero_order != self.all[0].zero_order:
+                raise RecoptError(
+                    f"Group {number}: a zero-order strategy on level 1 moves the model while it searches, and the "
+                    "gradients of the other groups would be those of its trials: give it an optimizer of its own."
+                )
+            self.all.append(tower)
             self.members.append([(number, i) for i in indices])
+            self._made.append(made)
 
-    def join(self, groups: Groups, names: Sequence[str]) -> None:
-        """The last group's tensors go to the first tower."""
+    def _join(self, tower: int, groups: Groups, names: Sequence[str]) -> None:
         shards_of([p for g in groups for p in g["params"]])
-        self.all[0].extend(names)
-        self.members[0] += [(len(groups) - 1, i) for i in range(len(names))]
+        self.all[tower].extend(names)
+        self.members[tower] += [(len(groups) - 1, i) for i in range(len(names))]
 
     def start_rate(self, number: int) -> float:
         """What a scheduler sees at first as the rate of group ``number``."""
@@ -74,15 +87,16 @@ class Towers:
         result = None
         for tower, members in zip(self.all, self.members, strict=True):
             tensors = [groups[g]["params"][i] for g, i in members]
+            sign = _sign_of_losses(tower, groups, members)
             if not tower.zero_order:
-                _advance(tower, groups, members, tensors, loss, held)
+                _advance(tower, groups, members, tensors, None if loss is None or not sign else sign * loss, held)
                 continue
             if closure is None:
                 raise RecoptError(
                     "A zero-order strategy on level 1 scores points of its own choice: call opt.step(closure) with a "
                     "function that computes and returns the loss."
                 )
-            result = tower.search(tensors, closure)
+            result = tower.search(tensors, closure, sign or 1.0)
         return result
 
     def hyperparameters(self) -> dict[str, float]:
@@ -116,8 +130,19 @@ def _advance(
         found = gradients([held.get(id(p)) for p in tensors], tensors, signs)
         after = [torch.zeros_like(p) if g is None else g for g, p in zip(found, points_of(tensors), strict=True)]
     points = points_of(tensors)
-    tower.step(points, grads, _factor(groups, members), loss, after)
+    known = None if loss is None else loss.to(points[0].dtype)
+    tower.step(points, grads, _factor(groups, members), known, after)
     write_back(points, tensors)
+
+
+def _sign_of_losses(tower: Tower, groups: Groups, members: Sequence[Member]) -> float:
+    """-1 where the loss is to be maximized; 0 where some groups do and some do not, so that it says nothing."""
+    climbs = {bool(groups[g]["maximize"]) for g, _ in members}
+    if len(climbs) == 1:
+        return -1.0 if climbs.pop() else 1.0
+    if tower.needs_loss or tower.zero_order:
+        raise RecoptError("Groups with and without maximize share a tower that reads the loss: use scope='group'.")
+    return 0.0
 
 
 def _factor(groups: Groups, members: Sequence[Member]) -> float:
@@ -130,16 +155,26 @@ def _factor(groups: Groups, members: Sequence[Member]) -> float:
     return factors[0]
 
 
-def held_out(groups: Groups, valid_loss: Tensor, sharded: bool) -> dict[int, Tensor]:
+def held_out(groups: Groups, valid_loss: Any, sharded: bool) -> dict[int, Tensor]:
     """The gradients of a loss on held-out data, by the tensors' identities.
 
     Raises:
-        RecoptError: if it has no graph, or the parameters are sharded.
+        RecoptError: if it is no number with a graph, or the parameters are sharded.
     """
     tensors = [p for group in groups for p in group["params"] if p.requires_grad]
-    if not valid_loss.requires_grad:
-        raise RecoptError("valid_loss carries no graph: compute it with gradients enabled, without detach().")
+    if not isinstance(valid_loss, Tensor) or valid_loss.numel() != 1 or not valid_loss.requires_grad:
+        raise RecoptError(
+            "valid_loss must be one number with its graph: compute it with gradients enabled, without detach() or "
+            "item()."
+        )
     if sharded:
         raise RecoptError("valid_loss is not supported for sharded parameters (FSDP2): leave it out.")
-    found = torch.autograd.grad(valid_loss, tensors, allow_unused=True)
+    try:
+        found = torch.autograd.grad(valid_loss, tensors, allow_unused=True)
+    except RuntimeError as why:
+        if "second time" not in str(why):
+            raise
+        raise RecoptError(
+            "valid_loss was differentiated already: give a loss of its own, on which backward() was not called."
+        ) from None
     return {id(p): g for p, g in zip(tensors, found, strict=True) if g is not None}

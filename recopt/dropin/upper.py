@@ -41,7 +41,12 @@ class UpperRung:
 
     def _point(self) -> Params:
         found = self.moves.tensors()
-        return [found[i] for i in self.indices]
+        return self._cast([found[i] for i in self.indices])
+
+    def _cast(self, items: Params) -> Params:
+        """For a network that moves numbers: in the type of its weights, and beside them."""
+        by = self.place.by
+        return [x.to(by.coords[0]) for x in items] if self.moves.scalar and not by.scalar else items
 
     def recorded(self) -> int:
         """Updates since the level above stepped."""
@@ -75,7 +80,9 @@ class UpperRung:
             deltas: list[Any] = self.mover.step([self.moves.coords[i] for i in self.indices], read)
         else:
             read, self.normal = NORMALIZERS[kind](as_tensors(signal), self.normal, torch.tensor(bound))
-            deltas = plain(self.mover.step(self._point(), [r.clone() for r in read], loss, 1.0), self.moves.scalar)
+            known = None if loss is None else self._cast([loss])[0]
+            given = self._cast([r.clone() for r in read])
+            deltas = plain(self.mover.step(self._point(), given, known, 1.0), self.moves.scalar)
         if not finite(deltas):
             self.counts["skipped"] += 1
             return

@@ -72,8 +72,10 @@ class AdagradKernel:
         """⟨∂u/∂value, c⟩."""
         return _pull(sums, state["steps"], value, scale)
 
-    def last(self, point: Params, state: State, value: Values, scale: float) -> Params:
-        """u again."""
+    def last(self, point: Params, state: State, value: Values, scale: float) -> Params | None:
+        """u again, if the last gradient is kept."""
+        if "grads" not in state:
+            return None
         out = torch._foreach_div(state["grads"], self._scaled(state["sum"], value)[1])
         torch._foreach_mul_(out, -scale * _rate(state["steps"] - 1, value))
         return list(out)

@@ -86,8 +86,10 @@ class RmspropKernel:
             out |= {"lr": -scale * sums["b"], "momentum": -scale * value["lr"] * before}
         return out
 
-    def last(self, point: Params, state: State, value: Values, scale: float) -> Params:
-        """u again."""
+    def last(self, point: Params, state: State, value: Values, scale: float) -> Params | None:
+        """u again, if the last gradient is kept."""
+        if "grads" not in state and not self.momentum:
+            return None
         rate = -scale * value["lr"]
         if self.momentum:
             return list(torch._foreach_mul(state["momentum"], rate))

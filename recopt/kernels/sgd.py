@@ -80,8 +80,10 @@ class SgdKernel:
             out["weight_decay"] = rate * before * (1 + mu if self.nesterov else 1.0)
         return out
 
-    def last(self, point: Params, state: State, value: Values, scale: float) -> Params:
-        """u again."""
+    def last(self, point: Params, state: State, value: Values, scale: float) -> Params | None:
+        """u again, if the last gradient is kept."""
+        if "grads" not in state and (self.nesterov or not self.momentum):
+            return None
         rate = -scale * value["lr"]
         if not self.momentum:
             return list(torch._foreach_mul(state["grads"], rate))
