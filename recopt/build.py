@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from .engine import Engine, Sink
 from .errors import RecoptError, unknown
 from .evaluate import mix
+from .failures import RunFailed, blame
 from .graph import Graph
 from .level import Level
 from .plugins import load_strategy, load_task
@@ -35,7 +36,12 @@ def make_strategy(slot: str, named: Named, seed: int, folders: Sequence[str] = (
     made = load_strategy(named.name, folders, where or f"in slot '{slot}'")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed, 3, *slot.encode()))
-        return made(domains=named.domains or None, **named.settings)
+        try:
+            return made(domains=named.domains or None, **named.settings)
+        except RecoptError:
+            raise
+        except Exception as why:
+            raise RunFailed(f"{blame(why, f'Making the strategy {named.name!r}', [made])}.") from why
 
 
 def make_strategies(

@@ -33,7 +33,7 @@ def pack(tree: Any, found: dict[int, tuple[str, Tensor]]) -> Any:
     """``tree`` as JSON; its tensors go to ``found``, by identity, so that what is shared is written once.
 
     Raises:
-        TypeError: for a leaf that is neither a tensor nor plain.
+        RecoptError: for a leaf that is neither a tensor nor plain.
     """
     if isinstance(tree, Tensor):
         name, _ = found.setdefault(id(tree), (str(len(found)), tree))
@@ -49,7 +49,10 @@ def pack(tree: Any, found: dict[int, tuple[str, Tensor]]) -> Any:
         return [pack(x, found) for x in tree]
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
-    raise TypeError(f"a state may hold dicts, lists, tensors and numbers, not {type(tree).__name__}")
+    raise RecoptError(
+        f"The state of a strategy holds a {type(tree).__name__}, which cannot be saved: use dicts, lists, tensors and "
+        "plain numbers ('recopt check' says where)."
+    )
 
 
 def unpack(node: Any, tensors: dict[str, Tensor], device: torch.device, keep: bool = False) -> Any:
@@ -114,6 +117,8 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged ({why}).") from None
     if not isinstance(header, dict):
         raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (its header is no mapping).")
+    if not isinstance(header.get("step"), int):
+        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (it does not say its step).")
     if header.get("format") != FORMAT:
         raise RecoptError(
             f"{path} has format {header.get('format')}, and this recopt reads {FORMAT}: use the one that wrote it."

@@ -22,8 +22,10 @@ T = TypeVar("T")
 class Option(Generic[T]):
     """A fixed setting. Reads as its value on an instance and as itself on the class."""
 
-    def __init__(self, default: T, help: str = "", choices: tuple[T, ...] | None = None) -> None:
-        self.default, self.help, self.choices = default, help, choices
+    def __init__(
+        self, default: T, help: str = "", choices: tuple[T, ...] | None = None, least: float | None = None
+    ) -> None:
+        self.default, self.help, self.choices, self.least = default, help, choices, least
         self.name = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -49,6 +51,8 @@ class Option(Generic[T]):
             value = tuple(value) if isinstance(value, list) else (value,)
         if (self.default is not None and not isinstance(value, kind)) or (kind is int and isinstance(value, bool)):
             raise RecoptError(f"{where} must be {_KINDS.get(kind, kind.__name__)}, not {value!r}.")
+        if self.least is not None and not value >= self.least:
+            raise RecoptError(f"{where} must be at least {self.least:g}, not {value!r}.")
         if self.choices is not None and value not in self.choices:
             raise unknown("value", str(value), map(str, self.choices), f"for {where}")
         return cast(T, value)
@@ -93,9 +97,9 @@ class Hyper:
         raise AttributeError(f"'{self.name}' is a hyperparameter: give it when the strategy is made.")
 
 
-def option(default: T, help: str = "", choices: tuple[T, ...] | None = None) -> Option[T]:
-    """Declare a fixed setting whose type is that of ``default``."""
-    return Option(default, help, choices)
+def option(default: T, help: str = "", choices: tuple[T, ...] | None = None, least: float | None = None) -> Option[T]:
+    """Declare a fixed setting whose type is that of ``default``; ``least``: the smallest number that it may be."""
+    return Option(default, help, choices, least)
 
 
 def positive(default: float, help: str = "", off: float | None = None, above: float | None = None) -> Hyper:

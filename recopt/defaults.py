@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 
-from .declare import Hyper, declared
+from .declare import Hyper, declared, plain_name
 from .domains import Positive
+from .errors import RecoptError, unknown
 from .level import TASK, Level
 from .strategy import Strategy
 
@@ -26,9 +29,9 @@ def complete(graph: Graph, number: int) -> Level:
     """Level ``number`` (0-based) with what it leaves open filled in; the levels below it are complete already."""
     level = graph.levels[number]
     by = graph.slots[level.by]
-    beneath = {} if level.moves == TASK else graph.slots[level.moves].above
+    beneath = {} if level.moves == TASK else _wishes(graph.slots[level.moves], "above")
     given = level.model_dump(exclude_none=True)
-    open_: dict[str, Any] = dict(beneath) | dict(by.level)
+    open_: dict[str, Any] = beneath | _wishes(by, "level")
     if by.order == 0:
         open_ = {k: v for k, v in open_.items() if k not in ("gradient", "second_order", "normalize", "every")}
     settings = {**{k: v for k, v in open_.items() if k in Level.model_fields}, **given}
@@ -55,6 +58,23 @@ def complete(graph: Graph, number: int) -> Level:
         # Nobody chose this length: the nearest that holds whole windows.
         settings["episode"] = every * max(1, round(episode / every))
     return Level(**settings)
+
+
+def _wishes(strategy: Strategy, attribute: str) -> dict[str, Any]:
+    """What a strategy's class asks of a level. Raises RecoptError for what no level has."""
+    asked, whose = getattr(strategy, attribute), f"{plain_name(type(strategy))}.{attribute}"
+    known = [key for key in Level.model_fields if key not in ("moves", "by")]
+    if not isinstance(asked, Mapping):
+        raise RecoptError(f"{whose} must be a dict of settings of a level, not {asked!r}.")
+    for key, value in asked.items():
+        if key != "window" and key not in known:
+            raise unknown("setting", key, [*known, "window"], f"in {whose}")
+        if key != "window":
+            try:
+                Level(moves=TASK, by="it", **{key: value})
+            except ValidationError as why:
+                raise RecoptError(f"{whose}: {key}={value!r} will not do ({why.errors()[0]['msg']}).") from None
+    return dict(asked)
 
 
 def _tuned(graph: Graph, number: int) -> bool:

@@ -17,6 +17,13 @@ Schedule = Literal["constant", "cosine"]
 _OBJECTIVE = re.compile(r"mean|sum|last|improvement|steps_to:\s*[-+.\deE]+")
 
 
+def _written(value: object) -> object:
+    """``steps_to: X`` as YAML reads it."""
+    if isinstance(value, dict) and list(value) == ["steps_to"]:
+        return f"steps_to: {value['steps_to']}"
+    return value
+
+
 def _objective(text: str) -> str:
     if not _OBJECTIVE.fullmatch(text):
         raise ValueError("should be mean, sum, last, improvement or 'steps_to: X'")
@@ -74,7 +81,7 @@ class Level(BaseModel):
     stagger: bool = False
     gradient: GradientName | None = None
     second_order: bool | None = None
-    objective: Annotated[str, AfterValidator(_objective)] | None = None
+    objective: Annotated[str, BeforeValidator(_written), AfterValidator(_objective)] | None = None
     on: Literal["train", "valid"] | None = None
     normalize: NormalizeName | None = None
     teacher: str | None = None

@@ -29,6 +29,7 @@ from .task import Split
 from .trace import Trace, load_trace, save_trace
 from .tracker import Status, Tracker
 from .tracking import RUNS
+from .tracking_runs import fetch_run, find_run
 
 EXPERIMENT = "recopt"
 CHECKPOINT_SECONDS = 15.0
@@ -80,13 +81,14 @@ class Session:
         self._saved = self._flushed = self.started
         self._pause = options.save_seconds
         self._measured = 0
-        if options.track:
-            self.tracker = self._record()
         self.first_step = 0
         if options.resume:
-            if self.folder is None:
+            if not options.track:
                 raise RecoptError("A run that is not recorded cannot be resumed: leave --no-track out.")
-            self.load(self.folder)
+            # Before the record is opened: what is refused here leaves the run as it was.
+            self.load(fetch_run(find_run(options.store, options.resume, options.root), options.store, options.root))
+        if options.track:
+            self.tracker = self._record()
 
     @property
     def folder(self) -> Path | None:
@@ -173,7 +175,7 @@ class Session:
                 if self.step == 0 and not self.before:
                     self.before = self._measure("test")
                     self._choose(self.engine.state)
-                    self.save()
+                    self._call(self.save)
                 while not self.over and not interrupts.asked:
                     self._call(self.engine.step)
                     self._between()
@@ -276,7 +278,8 @@ class Session:
             return None
         (self.folder / TRACEBACK).write_text(text)
         if made:
-            self.save()
+            with suppress(RecoptError):  # a state that cannot be saved, which may be what is told
+                self.save()
             self._end("FAILED", {})
         else:
             self.tracker.finish("FAILED", {})

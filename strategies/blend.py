@@ -43,8 +43,8 @@ class Blend(Strategy):
     reads_loss = True
     above: ClassVar[Mapping[str, Any]] = {"every": 20, "episode": 100, "gradient": "unroll", "second_order": False}
 
-    hidden = option(32, "units per layer of the network")
-    memory = option(8, "differences kept for the secant directions, at least 2")
+    hidden = option(32, "units per layer of the network", least=1)
+    memory = option(8, "differences kept for the secant directions", least=2)
     scale = positive(1.0, "length of the first step: a matrix's singular values, twenty times a vector's mean move")
     decay = positive(5.0, "steps after which the nominal step has halved, as 1 / (1 + t / decay); 0: it stays", off=0)
     nominal = option("momentum", "what an untrained rule moves along", choices=("momentum", "secant"))

@@ -24,8 +24,8 @@ class Lstm(Strategy):
     learned: ClassVar[bool] = True
     above: ClassVar[Mapping[str, Any]] = {"every": 20, "episode": 100, "gradient": "unroll", "second_order": False}
 
-    hidden = option(20, "units per layer")
-    layers = option(2, "LSTM layers")
+    hidden = option(20, "units per layer", least=1)
+    layers = option(2, "LSTM layers", least=1)
     preprocess = option(True, "log-sign inputs; without it the gradient itself")
     scale = positive(0.1, "what the read-out is multiplied by")
 

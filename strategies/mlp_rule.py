@@ -37,8 +37,8 @@ class MlpRule(Strategy):
     learned: ClassVar[bool] = True
     above: ClassVar[Mapping[str, Any]] = {"every": 20, "episode": 100, "gradient": "unroll", "second_order": False}
 
-    hidden = option(16, "units per layer of the coordinate network")
-    width = option(16, "units of the tensor network")
+    hidden = option(16, "units per layer of the coordinate network", least=1)
+    width = option(16, "units of the tensor network", least=1)
     scale = positive(0.01, "root mean square of a tensor's move before the learned factor")
     inputs = option("rms", "how g and its means enter the coordinate network", choices=("rms", "log_sign", "none"))
     normalized = option(True, "the direction is brought to root mean square 1 in its tensor")

@@ -40,7 +40,7 @@ class RandomSearch(Strategy):
 
     spread = positive(2.3, "half width of the box, or standard deviation, in each tensor's unit (2.3: one decade)")
     shape = option("box", "the distribution of candidates", choices=("box", "gaussian"))
-    candidates = option(1, "candidates scored beside the present point at every step")
+    candidates = option(1, "candidates scored beside the present point at every step", least=1)
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

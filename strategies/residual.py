@@ -26,7 +26,7 @@ class Residual(Strategy):
     learned: ClassVar[bool] = True
     above: ClassVar[Mapping[str, Any]] = {"every": 20, "episode": 100, "gradient": "unroll", "second_order": False}
 
-    hidden = option(16, "units per layer")
+    hidden = option(16, "units per layer", least=1)
     lr = positive(0.01, "the nominal step")
     beta1 = unit(0.9, "decay of the mean of g")
     beta2 = unit(0.99, "decay of the mean of g²")

@@ -25,8 +25,8 @@ class Rnnprop(Strategy):
     learned: ClassVar[bool] = True
     above: ClassVar[Mapping[str, Any]] = {"every": 20, "episode": 100, "gradient": "unroll", "second_order": False}
 
-    hidden = option(20, "units per layer")
-    layers = option(2, "LSTM layers")
+    hidden = option(20, "units per layer", least=1)
+    layers = option(2, "LSTM layers", least=1)
     scale = positive(0.1, "largest move of a coordinate in one step")
     beta1 = unit(0.95, "decay of the mean of g")
     beta2 = unit(0.95, "decay of the mean of g²")

@@ -109,6 +109,8 @@ MISTAKES = {
     "task's file": (("run", "none.py", "adam"), "There is no file 'none.py'"),
     "plugins": (("run", "digits", "adam", "--plugins", "none"), "Plugins cannot be read from 'none'"),
     "spec": (("run", "--spec", "none.yaml"), "The spec none.yaml cannot be read (No such file or directory)"),
+    "option too small": (("graph", "digits", "lstm(hidden=0)"), "lstm.hidden must be at least 1, not 0"),
+    "memory too small": (("graph", "digits", "blend(memory=1)"), "blend.memory must be at least 2, not 1"),
     "run to resume": (("run", "--resume", "abc"), "There are no runs yet: no store at"),
     "resume and more": (("run", "--resume", "abc", "--seed", "1"), "leave --seed out"),
     "resume and task": (("run", "digits", "adam", "--resume", "abc"), "leave TASK out"),

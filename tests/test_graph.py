@@ -163,3 +163,23 @@ def test_weights_that_a_strategy_froze_are_not_moved() -> None:
     levels = [Level(moves="task", by="adam"), Level(moves="adam", by="sgd", only=("*",))]
     made = Graph(levels, {"adam": strategy, "sgd": load_strategy("sgd")()})
     assert [made.names["adam"][i] for i in made.moved(1, made.names["adam"])] == ["lr", "beta1", "beta2"]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "asked", "words"),
+    [
+        ("level", {"normalise": "rms"}, "'normalise'.*in asks.level.*'normalize'"),
+        ("level", {"normalize": "foo"}, "asks.level: normalize='foo' will not do"),
+        ("above", {"every": 0}, "asks.above: every=0 will not do"),
+        ("above", 5, "asks.above must be a dict"),
+    ],
+)
+def test_what_a_strategy_asks_of_levels_is_checked(attribute: str, asked: object, words: str) -> None:
+    asks = type("Asks", (type(load_strategy("adam")()),), {attribute: asked})
+    levels = [Level(moves="task", by="low"), Level(moves="low", by="up")]
+    with pytest.raises(RecoptError, match=words):
+        Graph(levels, {"low": asks(), "up": asks()}, NAMES)
+
+
+def test_an_objective_may_be_written_as_yaml_reads_it() -> None:
+    assert Level(moves="a", by="b", objective={"steps_to": 0.5}).objective == "steps_to: 0.5"  # type: ignore[arg-type]

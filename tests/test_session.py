@@ -17,7 +17,7 @@ import recopt
 from recopt import Graph, Level, Params, RecoptError, RunFailed, State, Strategy, Task, Trial, option, positive
 from recopt.export import read_export
 from recopt.plan import Plan, plan, replan
-from recopt.session import TRACE, Options, Session
+from recopt.session import CHECKPOINT, TRACE, Options, Session
 from recopt.spec import write_spec
 from recopt.tasks import make
 from recopt.trace import save_trace
@@ -169,6 +169,44 @@ def test_a_finished_run_can_be_made_longer() -> None:
     np.testing.assert_array_equal(result.losses, whole.losses)
     np.testing.assert_array_equal(result.history("test_loss")[0], [0, 70])
     assert [row.status for row in list_runs()] == ["FINISHED"]
+
+
+@pytest.mark.parametrize("damage", ["another graph", "trace", "checkpoint"])
+def test_a_refused_resume_leaves_the_run_as_it_was(damage: str) -> None:
+    made = plan("quadratic", "lstm/adam", steps=20)
+    first = Session(made, Options()).run()
+    assert first.folder is not None
+    if damage != "another graph":
+        (first.folder / {"trace": TRACE, "checkpoint": CHECKPOINT}[damage]).write_bytes(b"x")
+    before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
+    other = plan("quadratic", "lstm(hidden=7)/adam" if damage == "another graph" else "lstm/adam", steps=40)
+    with pytest.raises(RecoptError):
+        Session(other, Options(resume=first.run_id))
+    assert {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()} == before
+    assert [row.status for row in list_runs()] == ["FINISHED"]
+    if damage == "another graph":
+        again = plan("quadratic", "lstm/adam", steps=40)
+        assert len(Session(again, Options(resume=first.run_id)).run().losses) == 40
+
+
+class Unsavable(Rule):
+    """Its state holds a set."""
+
+    def init(self, point: Params) -> State:
+        return {"steps": 0, "seen": set()}
+
+    def forward(
+        self, point: Params, trials: Sequence[Trial], state: State, rng: torch.Generator
+    ) -> tuple[Params, State]:
+        delta, after = super().forward(point, trials, state, rng)
+        return delta, {**after, "seen": {1}}
+
+
+def test_a_state_that_cannot_be_saved_is_told_and_the_run_is_marked() -> None:
+    graph = Graph([Level(moves="task", by="rule")], {"rule": Unsavable()})
+    with pytest.raises(RecoptError, match="holds a set, which cannot be saved"):
+        recopt.run("quadratic", graph, steps=5)
+    assert [row.status for row in list_runs()] == ["FAILED"]
 
 
 def test_an_export_gives_the_trained_strategies_back() -> None:

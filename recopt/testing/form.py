@@ -90,7 +90,7 @@ def order(make: Make) -> None:
             return reached(with_gradients, factor, with_losses)
 
     def reached(with_gradients: bool, factor: float, with_losses: bool) -> Params:
-        at: Params = point
+        at: Params = [p.clone() for p in point]  # a rule that changes it in place is found by another check
         state, rng = strategy.init(point), probe.generator()
         for step in range(STEPS):
             points = strategy.propose(at, state, rng)
