@@ -117,12 +117,12 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged ({why}).") from None
     if not isinstance(header, dict):
         raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (its header is no mapping).")
-    if not isinstance(header.get("step"), int):
-        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (it does not say its step).")
     if header.get("format") != FORMAT:
         raise RecoptError(
             f"{path} has format {header.get('format')}, and this recopt reads {FORMAT}: use the one that wrote it."
         )
+    if not isinstance(header.get("step"), int):
+        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (it does not say its step).")
     return header, tensors
 
 

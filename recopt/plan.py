@@ -189,7 +189,7 @@ def _chooses(spec: Spec, graph: Graph) -> Choose | None:
     return spec.choose.model_copy(update={"every": spec.choose.every or max(1, spec.steps // 20)})
 
 
-def plan_of(task: str | Task, stack: str | Graph, *, seed: int = 0, depth: int | None = None,
+def plan_of(task: str | Path | Task, stack: str | Path | Graph, *, seed: int = 0, depth: int | None = None,
             settings: Sequence[str] = (), **fields: Any) -> Plan:  # fmt: skip
     """A plan in which the task, the graph, or both, may be objects that the caller made.
 
@@ -199,6 +199,14 @@ def plan_of(task: str | Task, stack: str | Graph, *, seed: int = 0, depth: int |
     Raises:
         RecoptError: as :func:`plan`; and where ``depth`` or ``settings`` are given for a graph that is made already.
     """
+    task = str(task) if isinstance(task, Path) else task
+    stack = str(stack) if isinstance(stack, Path) else stack
+    for what, given, kind in (("task", task, Task), ("stack", stack, Graph)):
+        if not isinstance(given, str | kind):
+            raise RecoptError(f"The {what} must be text or a recopt.{kind.__name__}, not {given!r}.")
+    for key, listed in (("settings", settings), ("plugins", fields.get("plugins"))):
+        if isinstance(listed, str):
+            raise RecoptError(f"{key}={listed!r} must be a list: write [{listed!r}].")
     fields = {"seed": seed, **{key: value for key, value in fields.items() if value is not None}}
     if isinstance(task, str) and isinstance(stack, str):
         return plan(task, stack, depth=depth, settings=settings, **fields)

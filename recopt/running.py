@@ -14,9 +14,9 @@ from .task import Task
 
 
 def run(
-    task: str | Task, stack: str | Graph, *, steps: int | None = None, depth: int | None = None, seed: int = 0,
-    tasks: int | None = None, settings: Sequence[str] = (), device: str | None = None, dtype: str | None = None,
-    measure: int | None = None, choose: str | Mapping[str, Any] | None = None, plugins: Sequence[str | Path] = (),
+    task: str | Path | Task, stack: str | Path | Graph, *, steps: int | None = None, depth: int | None = None,
+    seed: int = 0, tasks: int | None = None, settings: Sequence[str] = (), device: str | None = None,
+    dtype: str | None = None, measure: int | None = None, choose: str | Mapping[str, Any] | None = None, plugins: Sequence[str | Path] = (),
     store: str | None = None, track: bool = True, name: str | None = None,
     progress: Callable[[Session], None] | None = None,
 ) -> Result:  # fmt: skip
@@ -43,6 +43,7 @@ def run(
     """
     made = plan_of(
         task, stack, seed=seed, depth=depth, settings=settings, steps=steps, tasks=tasks, device=device, dtype=dtype,
-        measure=measure, choose=choose, plugins=[str(place) for place in plugins] or None,
+        measure=measure, choose=choose,
+        plugins=plugins if isinstance(plugins, str) else [str(place) for place in plugins] or None,
     )  # fmt: skip
     return Session(made, Options(store=store, track=track, name=name, progress=progress)).run()

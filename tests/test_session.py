@@ -209,6 +209,18 @@ def test_a_state_that_cannot_be_saved_is_told_and_the_run_is_marked() -> None:
     assert [row.status for row in list_runs()] == ["FAILED"]
 
 
+def test_arguments_of_a_wrong_kind_are_named() -> None:
+    for words, task, stack, more in [
+        ("stack must be text or a recopt.Graph", "digits", ["adam", "sgd"], {}),
+        ("stack must be text or a recopt.Graph", "digits", None, {}),
+        ("task must be text or a recopt.Task", 5, "adam", {}),
+        ("settings='adam.lr=0.1' must be a list", "digits", "adam", {"settings": "adam.lr=0.1"}),
+        ("plugins='nowhere' must be a list", "digits", "adam", {"plugins": "nowhere"}),
+    ]:
+        with pytest.raises(RecoptError, match=words):
+            recopt.run(task, stack, steps=1, track=False, **more)  # type: ignore[arg-type]
+
+
 def test_an_export_gives_the_trained_strategies_back() -> None:
     result = recopt.run("quadratic", "adam/hypergradient", steps=12, tasks=2)
     assert result.folder is not None
