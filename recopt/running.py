@@ -16,8 +16,8 @@ from .task import Task
 def run(
     task: str | Path | Task, stack: str | Path | Graph, *, steps: int | None = None, depth: int | None = None,
     seed: int = 0, tasks: int | None = None, settings: Sequence[str] = (), device: str | None = None,
-    dtype: str | None = None, measure: int | None = None, choose: str | Mapping[str, Any] | None = None, plugins: Sequence[str | Path] = (),
-    store: str | None = None, track: bool = True, name: str | None = None,
+    dtype: str | None = None, measure: int | None = None, choose: str | Mapping[str, Any] | None = None,
+    plugins: Sequence[str | Path] = (), store: str | None = None, track: bool = True, name: str | None = None,
     progress: Callable[[Session], None] | None = None,
 ) -> Result:  # fmt: skip
     """Run a graph of levels on a task, as ``recopt run`` does.
