@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator
 
-from recopt import Params, RecoptError, State, Strategy, Trial, option, positive
+from recopt import Params, State, Strategy, Trial, option, positive
 from recopt.draws import normal, spreads, uniform
 
 
@@ -41,11 +41,6 @@ class RandomSearch(Strategy):
     spread = positive(2.3, "half width of the box, or standard deviation, in each tensor's unit (2.3: one decade)")
     shape = option("box", "the distribution of candidates", choices=("box", "gaussian"))
     candidates = option(1, "candidates scored beside the present point at every step", least=1)
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        if self.candidates < 1:
-            raise RecoptError(f"random_search.candidates must be 1 or more, not {self.candidates}.")
 
     def init(self, point: Params) -> State:
         """The box: around ``point``, in the units of ``point``."""

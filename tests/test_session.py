@@ -204,7 +204,7 @@ class Unsavable(Rule):
 
 def test_a_state_that_cannot_be_saved_is_told_and_the_run_is_marked() -> None:
     graph = Graph([Level(moves="task", by="rule")], {"rule": Unsavable()})
-    with pytest.raises(RecoptError, match="holds a set, which cannot be saved"):
+    with pytest.raises(RecoptError, match="holds something of type set, which cannot be saved"):
         recopt.run("quadratic", graph, steps=5)
     assert [row.status for row in list_runs()] == ["FAILED"]
 

@@ -235,5 +235,5 @@ def test_random_search_gaussian_has_its_spread() -> None:
 
 
 def test_random_search_without_candidates_is_refused() -> None:
-    with pytest.raises(RecoptError, match="1 or more"):
+    with pytest.raises(RecoptError, match="at least 1"):
         make("random-search", candidates=0)
