@@ -50,8 +50,8 @@ def pack(tree: Any, found: dict[int, tuple[str, Tensor]]) -> Any:
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     raise RecoptError(
-        f"The state of a strategy holds something of type {type(tree).__name__}, which cannot be saved: use dicts, lists, tensors and "
-        "plain numbers ('recopt check' says where)."
+        f"The state of a strategy holds something of type {type(tree).__name__}, which cannot be saved: use dicts, "
+        "lists, tensors and plain numbers ('recopt check' says where)."
     )
 
 
