@@ -89,6 +89,7 @@ def summary(
     losses = trace.series(0, "loss")[1]
     total = engine.budget.total
     found = {
+        "steps": float(engine.state.step),
         "final_loss": float(losses[-1]) if len(losses) else float("nan"),
         "best_loss": float(np.nanmin(losses)) if np.isfinite(losses).any() else float("nan"),
         "mean_loss": float(losses.mean()) if len(losses) else float("nan"),

@@ -236,6 +236,17 @@ def test_an_error_in_a_task_before_the_first_step_is_kept_with_a_run_too(recopt:
     assert "failed" in recopt("runs").out
 
 
+def test_runs_tells_the_steps_that_were_made_and_show_a_command_that_works(recopt: Recopt) -> None:
+    recopt("run", "quadratic", "adam", "--steps", "3")
+    run = recopt("runs").out.splitlines()[-1].split()[0]
+    recopt("run", "--resume", run, "--steps", "12")
+    assert recopt("runs").out.splitlines()[-1].split()[6] == "12"
+    recopt("new", "strategy", "my_rule")
+    command = recopt("show", "strategies/my_rule.py").out.splitlines()[-1]
+    assert command == "recopt run digits my_rule --plugins strategies"
+    assert recopt(*command.split()[1:], "--steps", "2", "--no-track").status == 0
+
+
 def test_what_new_writes_runs_and_conforms(recopt: Recopt) -> None:
     assert recopt("new", "task", "my-task").out.startswith("my_task.py\n")
     assert recopt("new", "strategy", "my_rule").out.startswith("strategies/my_rule.py\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
@@ -158,6 +160,10 @@ def _word(value: object) -> str:
 
 def _example(name: str, kind: str, first: str | None, default: object) -> str:
     value = f"{default:g}" if isinstance(default, float) else _word(default)
+    path = Path(name)
+    if kind == "strategy" and (len(path.parts) > 1 or path.is_dir()):  # a stack has no paths in it
+        where = f" --plugins {shlex.quote(str(path.parent))}" if len(path.parts) > 1 else ""
+        return f"\nrecopt run digits {path.stem if path.suffix else path.name}{where}"
     text = f"'{name}({first}={value})'" if first else name
     return f"\nrecopt run digits {text}" if kind == "strategy" else f"\nrecopt run {text} adam"
 

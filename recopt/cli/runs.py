@@ -43,7 +43,7 @@ def _about(row: RunRow) -> list[str]:
     test = f"{metric.removeprefix('test_')} {short(tests[metric])}" if metric in tests else ""
     final = short(row.metrics["final_loss"]) if "final_loss" in row.metrics else ""
     seconds = f"{row.seconds:.0f}" if row.seconds is not None else ""
-    steps = row.params.get("steps", "")
+    steps = f"{row.metrics['steps']:.0f}" if "steps" in row.metrics else ""
     return [escape(Path(row.params.get("task", "")).name), escape(row.params.get("stack", row.name)),
             f"[{colour}]{row.status.lower()}[/]", steps, final, test, seconds]  # fmt: skip
 
