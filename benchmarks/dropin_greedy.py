@@ -68,14 +68,29 @@ class Transformer(nn.Module):
         return logits.flatten(0, 1)
 
 
-def noisy() -> Work:
-    """Classes that overlap, three in a hundred labels wrong, and batches of 8."""
+def overlapping(count: int, wrong: float, seed: int) -> Data:
+    """Five classes in 20 standardized variables that overlap, a fraction ``wrong`` of the labels drawn anew."""
     from sklearn.datasets import make_classification
 
-    found = make_classification(6000, 20, n_informative=12, n_redundant=4, n_classes=5, n_clusters_per_class=3,
-                                class_sep=1.2, flip_y=0.03, random_state=0)  # fmt: skip
+    found = make_classification(count, 20, n_informative=12, n_redundant=4, n_classes=5, n_clusters_per_class=3,
+                                class_sep=1.2, flip_y=wrong, random_state=seed)  # fmt: skip
     x, y = torch.as_tensor(found[0], dtype=torch.float32), torch.as_tensor(found[1], dtype=torch.int64)
-    x = (x - x.mean(0)) / x.std(0)
+    return (x - x.mean(0)) / x.std(0), y
+
+
+def shuffled_digits() -> Data:
+    """scikit-learn's digits, from -1 to 1, in one fixed order."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
+    x = torch.as_tensor(found.data, dtype=torch.float32)[order] / 8 - 1
+    return x, torch.as_tensor(found.target, dtype=torch.int64)[order]
+
+
+def noisy() -> Work:
+    """Classes that overlap, three in a hundred labels drawn anew, and batches of 8."""
+    x, y = overlapping(6000, 0.03, 0)
 
     def build() -> nn.Module:
         return nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 5))
@@ -85,12 +100,7 @@ def noisy() -> Work:
 
 def small() -> Work:
     """So few digits that a network learns them by heart."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
-    x = torch.as_tensor(found.data, dtype=torch.float32)[order] / 8 - 1
-    y = torch.as_tensor(found.target, dtype=torch.int64)[order]
+    x, y = shuffled_digits()
     build: Callable[[], nn.Module] = lambda: nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))  # noqa: E731
     return Work(build, (x[:150], y[:150]), (x[150:300], y[150:300]), (x[300:], y[300:]), 30, 500)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dropin_greedy import Rule, Work, noisy, text, train
+from dropin_greedy import Rule, Work, noisy, overlapping, shuffled_digits, text, train
 from torch import nn
 
 STARTS = {"adam": (1e-5, 1e-3, 1e-1), "sgd": (1e-4, 1e-2, 1.0)}
@@ -29,13 +29,8 @@ RATES = {"adam": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "sgd": (1e-2, 3e-2, 1e-1, 3e-1,
 
 
 def classes(steps: int) -> Work:
-    """Five classes that overlap, two in a hundred labels wrong."""
-    from sklearn.datasets import make_classification
-
-    found = make_classification(22_000, 20, n_informative=12, n_redundant=4, n_classes=5, n_clusters_per_class=3,
-                                class_sep=1.2, flip_y=0.02, random_state=3)  # fmt: skip
-    x, y = torch.as_tensor(found[0], dtype=torch.float32), torch.as_tensor(found[1], dtype=torch.int64)
-    x = (x - x.mean(0)) / x.std(0)
+    """Five classes that overlap, two in a hundred labels drawn anew."""
+    x, y = overlapping(22_000, 0.02, 3)
 
     def build() -> nn.Module:
         return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
@@ -46,12 +41,7 @@ def classes(steps: int) -> Work:
 
 def digits(steps: int) -> Work:
     """scikit-learn's digits."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
-    x = torch.as_tensor(found.data, dtype=torch.float32)[order] / 8 - 1
-    y = torch.as_tensor(found.target, dtype=torch.int64)[order]
+    x, y = shuffled_digits()
     build: Callable[[], nn.Module] = lambda: nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))  # noqa: E731
     held_out = (x[1200:], y[1200:])
     return Work(build, (x[:1200], y[:1200]), held_out, held_out, 64, steps)

@@ -29,7 +29,7 @@ from .task import Split
 from .trace import Trace, load_trace, save_trace
 from .tracker import Status, Tracker
 from .tracking import RUNS
-from .tracking_runs import fetch_run, find_run
+from .tracking_runs import find_run, working_folder
 
 EXPERIMENT = "recopt"
 CHECKPOINT_SECONDS = 15.0
@@ -86,7 +86,8 @@ class Session:
             if not options.track:
                 raise RecoptError("A run that is not recorded cannot be resumed: leave --no-track out.")
             # Before the record is opened: what is refused here leaves the run as it was.
-            self.load(fetch_run(find_run(options.store, options.resume, options.root), options.store, options.root))
+            found = find_run(options.store, options.resume, options.root)
+            self.load(working_folder(found, options.store, options.root))
         if options.track:
             self.tracker = self._record()
 

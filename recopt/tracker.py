@@ -44,7 +44,7 @@ class Tracker:
         self.levels = {number: run for number, run in runs.items() if number}
         local = store.folder(store.client.get_run(self.run_id).info)
         self._remote = local is None
-        self.folder = local or store.root / "local" / self.run_id
+        self.folder = local or store.workplace(self.run_id)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._post, self._diverged = Post(store, store.spools / f"{self.run_id}.jsonl", notify), False
         self._latest: dict[tuple[str, str], int] = {}

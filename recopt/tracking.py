@@ -77,6 +77,10 @@ class Store:
             return moved if moved.exists() else place
         return place
 
+    def workplace(self, run: str) -> Path:
+        """Where a run whose artifacts are elsewhere writes its files on this machine, to be sent from there."""
+        return self.root / "local" / run
+
     def take(self, record: Record) -> None:
         """Write one record of a spool.
 

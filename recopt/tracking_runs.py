@@ -78,6 +78,18 @@ def fetch_run(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> P
     return _asked(opened, lambda: _download(opened, run.id, "", opened.root / "fetched" / run.id))
 
 
+def working_folder(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> Path:
+    """The files from which ``run`` goes on: those it wrote on this machine, which the server may not have all of, or
+    else those of :func:`fetch_run`.
+
+    Raises:
+        RecoptError: if the server does not give them.
+    """
+    mine = open_store(store, root_dir).workplace(run.id)
+    written = run.folder is None and mine.is_dir() and any(mine.iterdir())
+    return mine if written else fetch_run(run, store, root_dir)
+
+
 def register(
     folder: Path, name: str, alias: str | None = None, *, run: str, store: str | None = None, root_dir: Path = RUNS
 ) -> str:

@@ -90,6 +90,23 @@ def test_so_do_its_other_ways(options: dict[str, Any]) -> None:
         alike(here, trained("adam/sgd", device, **options)[0])
 
 
+@pytest.mark.parametrize("stack", ["learned", "adam/blend", "adam/adagrad(lr=1)[lr]"])
+def test_a_loss_may_come_as_a_number(stack: str) -> None:
+    ends = []
+    with pretended() as device:
+        for place in ("cpu", device):
+            torch.manual_seed(0)
+            p = nn.Parameter(torch.linspace(-1, 1, 6).to(place))
+            optimizer = recopt.Optimizer([p], stack)
+            for _ in range(4):
+                optimizer.zero_grad()
+                loss = (p * p).sum()
+                loss.backward()
+                optimizer.step(loss=loss.item())
+            ends.append([torch.tensor(p.detach().tolist())])
+    alike(*ends)
+
+
 @pytest.mark.parametrize("stack", ["adam", "adam/adagrad(lr=1)[lr]", "adam/adam/adam"])
 def test_a_step_waits_for_the_device_once(stack: str) -> None:
     """But for the first ten steps and every twentieth, in which the guard measures the update."""

@@ -342,6 +342,17 @@ def test_a_group_that_is_refused_leaves_the_optimizer_as_it_was() -> None:
     assert not torch.equal(second, torch.ones(2))
 
 
+def test_nor_does_one_that_is_refused_at_its_second_tensor_leave_a_tower() -> None:
+    first, second, odd = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2)), torch.ones(2, dtype=torch.int64)
+    optimizer = recopt.Optimizer([first], "adam/sgd", scope="tensor")
+    with pytest.raises(RecoptError, match="int64 cannot be optimized"):
+        optimizer.add_param_group({"params": [second, odd]})
+    first.grad, second.grad = torch.ones(2), torch.ones(2)
+    optimizer.step()
+    assert len(optimizer.describe()) == 1
+    assert torch.equal(second, torch.ones(2))
+
+
 @pytest.mark.parametrize("number", range(len(misuse())))
 def test_misuse_is_refused_with_the_remedy(number: int) -> None:
     match, act = misuse()[number]

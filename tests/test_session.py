@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from recopt.spec import write_spec
 from recopt.tasks import make
 from recopt.trace import save_trace
 from recopt.tracking import open_store
-from recopt.tracking_runs import list_runs
+from recopt.tracking_runs import list_runs, working_folder
 
 
 class Rule(Strategy):
@@ -207,6 +208,17 @@ def test_a_state_that_cannot_be_saved_is_told_and_the_run_is_marked() -> None:
     with pytest.raises(RecoptError, match="holds something of type set, which cannot be saved"):
         recopt.run("quadratic", graph, steps=5)
     assert [row.status for row in list_runs()] == ["FAILED"]
+
+
+def test_a_run_goes_on_from_what_it_wrote_here_also_where_a_server_has_its_files(tmp_path: Path) -> None:
+    found = recopt.run("quadratic", "adam", steps=2)
+    (row,) = list_runs()
+    assert working_folder(row) == found.folder
+    mine = open_store(None).workplace(row.id)
+    mine.mkdir(parents=True)
+    (mine / "checkpoint.safetensors").write_bytes(b"newer")
+    assert working_folder(row) == found.folder
+    assert working_folder(dataclasses.replace(row, folder=None)) == mine
 
 
 def test_arguments_of_a_wrong_kind_are_named() -> None:

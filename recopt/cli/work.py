@@ -157,10 +157,10 @@ def _resumed(ref: str, store: str | None, name: str | None, no_track: bool, what
     from ..plan import relocated, replan
     from ..session import CHECKPOINT
     from ..spec import read_spec
-    from ..tracking_runs import fetch_run, find_run
+    from ..tracking_runs import find_run, working_folder
 
     found = find_run(store, ref)
-    folder = fetch_run(found, store)
+    folder = working_folder(found, store)
     step = check(folder / CHECKPOINT)
     data = relocated(read_spec(folder / "spec.yaml"), folder)
     steps = what["steps"] or data.get("steps", 0)

@@ -51,20 +51,22 @@ class Towers:
             self._join(self._made.index(made), groups, names)
             return
         each = [[i] for i in range(len(names))] if self.scope == "tensor" else [list(range(len(names)))]
+        built: list[Tower] = []
         for indices in each:
             graph = plan(stack, [names[i] for i in indices], self.options, settings)
             tensors = [groups[number]["params"][i] for i in indices]
-            o = self.options
-            tower = Tower(graph, points_of(tensors), fused=o.fused, guard=o.guard, seed=o.seed + len(self.all),
+            o, place = self.options, len(self.all) + len(built)
+            tower = Tower(graph, points_of(tensors), fused=o.fused, guard=o.guard, seed=o.seed + place,
                           shards=shards_of(tensors))  # fmt: skip
             if self.all and tower.zero_order != self.all[0].zero_order:
                 raise RecoptError(
                     f"Group {number}: a zero-order strategy on level 1 moves the model while it searches, and the "
                     "gradients of the other groups would be those of its trials: give it an optimizer of its own."
                 )
-            self.all.append(tower)
-            self.members.append([(number, i) for i in indices])
-            self._made.append(made)
+            built.append(tower)
+        self.all += built
+        self.members += [[(number, i) for i in indices] for indices in each]
+        self._made += [made] * len(built)
 
     def _join(self, tower: int, groups: Groups, names: Sequence[str]) -> None:
         shards_of([p for g in groups for p in g["params"]])
@@ -130,7 +132,8 @@ def _advance(
         found = gradients([held.get(id(p)) for p in tensors], tensors, signs)
         after = [torch.zeros_like(p) if g is None else g for g, p in zip(found, points_of(tensors), strict=True)]
     points = points_of(tensors)
-    known = None if loss is None else loss.to(points[0].dtype)
+    # Beside the tensors only where a rule computes with it: to read it back from there would cost a wait.
+    known = None if loss is None else loss.to(points[0] if tower.reader else points[0].dtype)
     tower.step(points, grads, _factor(groups, members), known, after)
     write_back(points, tensors)
 
