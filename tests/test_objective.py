@@ -16,7 +16,9 @@ def test_weights_are_the_derivatives(name: str) -> None:
     inputs = [x.clone().requires_grad_() for x in [START, *LOSSES]]
     value, weights = score(name, inputs[1:], inputs[0])
     grads = torch.autograd.grad(value, inputs, allow_unused=True)
-    assert [float(w) for w in weights] == pytest.approx([0.0 if g is None else float(g) for g in grads])
+    assert [float(w.detach()) for w in map(torch.as_tensor, weights)] == pytest.approx(
+        [0.0 if g is None else float(g) for g in grads]
+    )
 
 
 def test_values() -> None:
