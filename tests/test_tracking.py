@@ -230,7 +230,7 @@ def test_a_server_that_says_nothing_costs_seconds(root: Path, monkeypatch: pytes
         begin = time.monotonic()
         with pytest.raises(RecoptError, match="does not answer .it did not answer in time.: start it"):
             open_store(f"http://127.0.0.1:{silent.getsockname()[1]}", root, create=True)
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 60  # MLflow left to itself waits four minutes
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ  # a program's own mlflow waits as long as it did
 
 
@@ -442,7 +442,7 @@ def test_a_store_that_cannot_be_opened_is_refused_in_one_sentence(tmp_path: Path
     begin = time.monotonic()
     with pytest.raises(RecoptError) as refusal:
         started(tmp_path / "runs", store=address)
-    assert time.monotonic() - begin < 8
+    assert time.monotonic() - begin < 60  # MLflow left to itself waits two to four minutes
     assert words in str(refusal.value)
     assert "secret" not in str(refusal.value)
     assert "\n" not in str(refusal.value)
