@@ -15,6 +15,7 @@ from pathlib import Path
 from .errors import RecoptError
 
 _REMEDY = "give sqlite:///FILE.db or http://HOST:PORT, or no store (nor MLFLOW_TRACKING_URI) to record below runs/"
+_PATIENCE = 10.0  # seconds to wait for another program that writes
 _SERVERS = ("http", "https", "postgresql", "mysql", "mssql")
 
 
@@ -52,13 +53,22 @@ def check_sqlite(path: Path, create: bool) -> None:
     """See that ``path`` is, or (``create``) can become, an MLflow database that we may write.
 
     Raises:
-        RecoptError: otherwise, in one sentence.
+        RecoptError: otherwise, in one sentence, within seconds.
     """
-    if not path.exists():
-        if not create:
-            raise RecoptError(f"There are no runs yet: no store at {path}. Start one, or give --store.")
+    if path.exists():
+        _check_head(path)
+    elif create:
         _make_folder(path)
-        return
+    else:
+        raise RecoptError(f"There are no runs yet: no store at {path}. Start one, or give --store.")
+    tables = _tables(path, create)
+    if tables and not {"experiments", "alembic_version"} & tables:
+        raise RecoptError(f"The store {path} is the database of another program: {_REMEDY}.")
+    if not tables and not create:  # MLflow would make them
+        raise RecoptError(f"There are no runs yet: the store {path} is empty. Start one, or give --store.")
+
+
+def _check_head(path: Path) -> None:
     if path.is_dir():
         raise RecoptError(f"The store {path} is a folder: give a file in it, sqlite:///{path}/mlflow.db.")
     try:
@@ -68,7 +78,6 @@ def check_sqlite(path: Path, create: bool) -> None:
         raise RecoptError(f"The store {path} cannot be read ({why.strerror}): {_REMEDY}.") from None
     if head and head != b"SQLite format 3\0":
         raise RecoptError(f"The store {path} is not a database: {_REMEDY}.")
-    _check_tables(path, create)
 
 
 def _make_folder(path: Path) -> None:
@@ -81,17 +90,34 @@ def _make_folder(path: Path) -> None:
         raise RecoptError(f"The folder {path.parent} cannot be written to: {_REMEDY}.")
 
 
-def _check_tables(path: Path, write: bool) -> None:
+def _tables(path: Path, write: bool) -> set[str]:
+    """The names of the tables at ``path``, an empty database if it was not there. With ``write``, one is tried."""
     try:
-        with closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as base:
-            tables = {row[0] for row in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        with closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as base:
+            tables = {str(row[0]) for row in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if write:
                 base.execute("BEGIN IMMEDIATE")
+                # Only a change, even one that changes nothing, tells what may not be written.
+                (version,) = base.execute("PRAGMA user_version").fetchone()
+                base.execute(f"PRAGMA user_version = {version}")
                 base.execute("ROLLBACK")
     except sqlite3.Error as why:
-        raise RecoptError(f"The store {path} cannot be opened ({why}): {_REMEDY}.") from None
-    if tables and not {"experiments", "alembic_version"} & tables:
-        raise RecoptError(f"The store {path} is the database of another program: {_REMEDY}.")
+        raise RecoptError(f"The store {path} cannot be opened ({in_words(str(why))}): {_REMEDY}.") from None
+    return tables
+
+
+_WORDS = {
+    "refused": "it refused the connection", "timed out": "it did not answer in time",
+    "NameResolution": "its name is not known", "is locked": "another program has it locked",
+    "disk is full": "the disk is full", "readonly database": "it may not be written to",
+    "unable to open database": "it, or its folder, is not there or may not be written to",
+}  # fmt: skip
+"""By what an error says, in whatever words around it: what happened."""
+
+
+def in_words(text: str) -> str:
+    """What happened, in a few words, where ``text`` is what a store's error says."""
+    return next((words for sign, words in _WORDS.items() if sign in text), text[:160])
 
 
 def _sqlite_file(uri: str) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ._spool import Record, Refused, Unreachable, locked, spool_folder
-from ._store_uri import check_sqlite, local_file, resolve_store, shown
+from ._store_uri import check_sqlite, in_words, local_file, resolve_store, shown
 from .errors import RecoptError
 
 RUNS = Path("runs")
@@ -179,11 +179,7 @@ def unopened(uri: str, why: Exception) -> str:
 
 def _reason(why: Exception) -> str:
     """What happened, in a few words."""
-    text = " ".join(str(getattr(why, "message", why)).split())
-    known = {"refused": "it refused the connection", "timed out": "it did not answer in time",
-             "NameResolution": "its name is not known", "is locked": "another program has it locked",
-             "disk is full": "the disk is full"}  # fmt: skip
-    return next((words for sign, words in known.items() if sign in text), text[:160])
+    return in_words(" ".join(str(getattr(why, "message", why)).split()))
 
 
 def _cut(value: str) -> str:
@@ -215,7 +211,7 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for logger in loggers:
-                logger.setLevel(logging.ERROR)
+                logger.setLevel(logging.CRITICAL)  # what they log as an error, they raise too
             for name, value in _SETTINGS.items():
                 os.environ.setdefault(name, value)
             yield

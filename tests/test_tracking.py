@@ -408,52 +408,6 @@ def test_a_send_stops_when_its_time_is_up_and_goes_on_where_it_was(tmp_path: Pat
     spool.close(remove=False)
 
 
-# stores that cannot be opened
-
-
-def closed_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-@pytest.mark.parametrize(
-    ("store", "words"),
-    [
-        ("file:///tmp/mlruns", "is a folder, which MLflow no longer records to"),
-        ("some/folder", "is a folder, which MLflow no longer records to"),
-        ("htp://localhost", "unknown kind 'htp'"),
-        ("sqlite://", "names no file"),
-        ("sqlite:///:memory:", "names no file"),
-        ("sqlite:///FOLDER", "is a folder: give a file in it"),
-        ("sqlite:///FOLDER/words.db", "is not a database"),
-        ("sqlite:///FOLDER/other.db", "is the database of another program"),
-        ("sqlite:////proc/none/mlflow.db", "cannot be made"),
-        ("mysql+nodriver://u:secret@127.0.0.1/x", "mysql+nodriver://u:…@127.0.0.1/x"),
-        ("http://127.0.0.1:PORT", "does not answer (it refused the connection)"),
-    ],
-)
-def test_a_store_that_cannot_be_opened_is_refused_in_one_sentence(tmp_path: Path, store: str, words: str) -> None:
-    (tmp_path / "words.db").write_text("not a database at all")
-    with sqlite3.connect(tmp_path / "other.db") as other:
-        other.execute("CREATE TABLE users (name TEXT)")
-    other.close()
-    address = store.replace("FOLDER", str(tmp_path)).replace("PORT", str(closed_port()))
-    begin = time.monotonic()
-    with pytest.raises(RecoptError) as refusal:
-        started(tmp_path / "runs", store=address)
-    assert time.monotonic() - begin < 60  # MLflow left to itself waits two to four minutes
-    assert words in str(refusal.value)
-    assert "secret" not in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-
-
-def test_looking_for_runs_makes_no_store(tmp_path: Path) -> None:
-    with pytest.raises(RecoptError, match="There are no runs yet"):
-        open_store(None, tmp_path / "runs")
-    assert list(tmp_path.iterdir()) == []
-
-
 # several processes
 
 WRITER = """
