@@ -27,8 +27,14 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
-    """The task, seeded. Raises RecoptError on an unknown name or option."""
-    return load_task(named.name, folders)(seed=seed, **named.settings)
+    """The task, seeded. Raises RecoptError on an unknown name or option, RunFailed for an error in a user's task."""
+    made = load_task(named.name, folders)
+    try:
+        return made(seed=seed, **named.settings)
+    except RecoptError:
+        raise
+    except Exception as why:
+        raise RunFailed(f"{blame(why, f'Making the task {named.name!r}', [made])}.") from why
 
 
 def make_strategy(slot: str, named: Named, seed: int, folders: Sequence[str] = (), where: str = "") -> Strategy:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Iterable
+from types import CodeType
+
+from torch import nn
 
 from .errors import RecoptError
 from .plugins import source_of
@@ -30,3 +34,17 @@ def blame(why: Exception, when: str, plugins: Iterable[type]) -> str:
     place = f" in {lines[-1].filename}, line {lines[-1].lineno}," if lines else ""
     text = " ".join(str(why).split()).removesuffix(".")
     return f"{when} failed{place} with {type(why).__name__}{': ' if text else ''}{text[:300]}"
+
+
+def culprit(why: Exception, plugins: Iterable[type]) -> type | None:
+    """The one of the classes ``plugins`` in whose methods, or what these call, an error arose; None if in none's."""
+    owner = {code: plugin for plugin in plugins for code in _codes(plugin)}
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(why.__traceback__)]
+    return next((owner[code] for code in reversed(frames) if code in owner), None)
+
+
+def _codes(plugin: type) -> set[CodeType]:
+    """The code of the methods of ``plugin``, inherited ones too; not what a strategy has of every module."""
+    members = [m for c in plugin.__mro__ if c not in nn.Module.__mro__ for m in vars(c).values()]
+    plain = (inspect.unwrap(getattr(m, "fget", None) or getattr(m, "func", None) or m) for m in members)
+    return {code for m in plain if isinstance(code := getattr(m, "__code__", None), CodeType)}

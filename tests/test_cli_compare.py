@@ -157,6 +157,22 @@ def test_a_series_runs_each_row_and_says_which_data_are_missing(
     assert "| letters | not run here |  |" in (tmp_path / "out/series.md").read_text()
     assert (tmp_path / "out/series.png").stat().st_size > 5_000
     assert {run.name for run in list_runs(None, 5)} == {"ten: 1/2", "quadratic(dim=2)"}
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {"ten-1-2", "quadratic-dim=2"}
+
+
+def test_a_row_that_fails_leaves_those_before_it_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "from recopt.tasks.quadratic import Quadratic\nclass Mine(Quadratic):\n    def loss(self, model, batch):\n"
+    Path("mine.py").write_text(f"{text}        raise ValueError('no such thing')\n")
+    each = [{"task": "quadratic"}, {"task": "mine.py"}, {"task": "quadratic(dim=2)"}]
+    Path("s.yaml").write_text(yaml.safe_dump({"stacks": ["sgd(lr=1e-5)"], "baselines": [], "each": each}))
+    assert call("compare", "--spec", "s.yaml", "--no-track", "--seeds", "3", "--steps", "2", "-o", "out") == 1
+    assert "Error: The task 'mine', run by 'sgd(lr=1e-5)' from seed 1000000000, failed in" in capsys.readouterr().err
+    lines = csv.DictReader(Path("out/series.csv").read_text().splitlines())
+    assert [line["row"] for line in lines] == ["quadratic"]
+    assert {path.name for path in Path("out").iterdir() if path.is_dir()} == {"quadratic"}
 
 
 @pytest.mark.parametrize(

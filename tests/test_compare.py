@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,15 @@ import pytest
 import torch
 
 import recopt
-from recopt.comparison import Trainer, carry_out, compare, make_compare_spec, report_seeds, tuning_seeds
+from recopt.comparison import (
+    Trainer,
+    carry_out,
+    compare,
+    make_compare_spec,
+    read_compare_spec,
+    report_seeds,
+    tuning_seeds,
+)
 from recopt.comparison import runs as running
 from recopt.comparison.competitors import Competitor
 from recopt.comparison.plots import colour, dashes
@@ -21,10 +30,13 @@ from recopt.comparison.tuning import RANGES, baseline, tune
 from recopt.errors import RecoptError
 from recopt.failures import RunFailed
 from recopt.graph import Graph
+from recopt.level import Level
 from recopt.plan import plan_of
 from recopt.stats import crossed_interval, crossed_paired
+from recopt.strategy import Params, State, Strategy, Trial
 from recopt.task import Batch, Split, Task
 from recopt.tasks.quadratic import Quadratic
+from recopt.tracking_runs import list_runs
 
 FAST: dict[str, Any] = {"seeds": 6, "steps": 8, "tune": 3, "tune_tasks": 4, "track": False}
 
@@ -119,13 +131,81 @@ def test_divergence_is_what_it_says() -> None:
     assert found.score("final").tolist() == [0.5, 10.5, 0.5, 0.1, 9.9, -3]
 
 
-def test_a_failing_task_is_named() -> None:
-    class Broken(Quadratic):
-        def loss(self, model: Any, batch: Batch) -> torch.Tensor:
-            raise ValueError("no such thing")
+class Broken(Quadratic):
+    """Fails where it is told to."""
 
-    with pytest.raises(RunFailed, match="'x' failed on the tasks from seed 7 with ValueError: no such thing"):
-        run_all("x", graph("sgd"), Broken(), [7, 8], How(2))
+    where = "loss"
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == type(self).where:
+            return self._fail
+        return super().__getattribute__(name)
+
+    def _fail(self, *given: Any) -> Any:
+        raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize("where", ["model", "batch", "loss", "metrics", "sample"])
+def test_a_failing_task_is_blamed_and_not_the_stack(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Broken, "where", where)
+    made = Broken()
+    with pytest.raises(RunFailed, match=r"^The task 'broken', run by 'x' from seed 7, failed.* with ValueError: no su"):
+        run_all("x", graph("sgd"), made, [7, 8], How(2))
+
+
+class Helper(torch.nn.Module):
+    """A model, and a strategy, may fail in a module that is neither."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no such thing")
+
+
+class Leans(Quadratic):
+    """Its loss fails in a module of its own."""
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return torch.as_tensor(Helper()(batch))
+
+
+class Rule(Strategy):
+    """A strategy that fails in a module of its own."""
+
+    @torch.no_grad()
+    def forward(
+        self, point: Params, trials: Sequence[Trial], state: State, rng: torch.Generator
+    ) -> tuple[Params, State]:
+        return [Helper()(p) for p in point], state
+
+
+def test_what_fails_in_a_module_is_blamed_on_whose_it_is() -> None:
+    broken = Graph([Level(moves="task", by="rule")], {"rule": Rule()})
+    with pytest.raises(RunFailed, match="^'x', on tasks from seed 7, failed .*with ValueError: no such thing"):
+        run_all("x", broken, Quadratic(), [7, 8], How(2))
+    with pytest.raises(RunFailed, match="^The task 'leans', run by 'x' from seed 7, failed .*with ValueError: no such"):
+        run_all("x", graph("sgd"), Leans(), [7, 8], How(2))
+
+
+def test_an_error_that_is_nobodys_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(running.Engine, "run", full)
+    with pytest.raises(RunFailed, match=r"^The run of 'x' on tasks from seed 7 failed with OSError: .*No space left"):
+        run_all("x", graph("sgd"), Quadratic(), [7, 8], How(2))
+
+
+def test_a_failed_comparison_is_recorded_with_its_traceback(here: Path) -> None:
+    text = "from recopt.tasks.quadratic import Quadratic\nclass Mine(Quadratic):\n    def loss(self, model, batch):\n"
+    Path("mine.py").write_text(f"{text}        raise ValueError('no such thing')\n")
+    with pytest.raises(RunFailed, match="The task 'mine', run by 'sgd' .*mine.py, line 4, with ValueError") as why:
+        compare("mine.py", "sgd", baselines=[], output="out", **{**FAST, "track": True})
+    kept = Path(str(why.value).partition("The traceback is in ")[2].removesuffix("."))
+    assert "raise ValueError('no such thing')" in kept.read_text()
+    (run,) = list_runs()
+    assert (run.status, run.params["task"], run.folder) == ("FAILED", "mine.py", kept.parent)
+    again = make_compare_spec(read_compare_spec(kept.parent / "comparison.yaml"))
+    assert (again.task.name, [one.stack for one in again.stacks]) == ("mine.py", ["sgd"])
+    assert not Path("out").exists()  # and no empty folder is left
 
 
 # tuning
@@ -151,7 +231,7 @@ def test_nothing_is_tuned_on_what_is_reported(monkeypatch: pytest.MonkeyPatch) -
         seen.append(set(Seen.seeds))
         return found
 
-    monkeypatch.setattr("recopt.comparison.run_all", watched)
+    monkeypatch.setattr("recopt.comparison.contest.run_all", watched)
     found = compare(Seen(), "sgd", baselines=["sgd[lr]", "adam"], **FAST)
     tested, tuned = set(report_seeds(found.spec)), set(tuning_seeds(found.spec))
     assert not tested & tuned

@@ -13,7 +13,7 @@ from ..errors import RecoptError
 from .work import STORE
 
 if TYPE_CHECKING:
-    from ..comparison import CompareSpec, Comparison, Row
+    from ..comparison import CompareSpec, Comparison, Row, Series
 
 Command = Callable[..., Any]
 _KEPT = 8
@@ -98,10 +98,13 @@ def compare(
     if single:
         report(one(rows[0]), store)
         return
-    found = carry_out_each(rows, one, lambda row, told: report(told, store, row))
-    if output is not None:
-        save_series(found, output)
-    report_series(found, output)
+
+    def told(row: Row, found: Comparison | str, series: Series) -> None:
+        report(found, store, row)
+        if output is not None:  # after each row, so that nothing is lost with what comes after it
+            save_series(series, output)
+
+    report_series(carry_out_each(rows, one, told), output)
 
 
 def _empty(output: Path | None) -> None:

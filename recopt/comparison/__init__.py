@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from ..build import make_task, place
-from ..errors import RecoptError, unknown
+from ..errors import RecoptError
+from ..failures import RunFailed
 from ..graph import Graph
 from ..plan import plan_of, task_named
 from ..task import Task
 from ..tracking import RUNS, open_store
-from .competitors import Competitor, Training, contender, stacked
+from .competitors import Training
+from .contest import prepare
+from .record import record, record_failure
 from .result import Comparison, Entry, Figures, break_even
-from .runs import CAP, DIVERGED, How, Runs, repeated, run_all
+from .runs import CAP, DIVERGED, Runs
 from .series import EACH, Line, Row, Series, carry_out_each, read_rows
 from .series import save as save_series
 from .spec import BASELINES, CompareSpec, Contender, make_compare_spec, read_compare_spec, report_seeds, tuning_seeds
-from .training import Progress, Trainee, Trainer, trainee
-from .tuning import Baseline, Tuned, baseline, tune
+from .training import Progress, Trainer
 
 __all__ = [
     "BASELINES", "CAP", "DIVERGED", "EACH", "CompareSpec", "Comparison", "Contender", "Entry", "Figures", "Line",
@@ -58,20 +60,23 @@ def compare(
         RecoptError: for what cannot work, before anything runs.
         RunFailed: for an error in a strategy or task.
     """
-    given = [stacks] if isinstance(stacks, str | Graph) else list(stacks)
-    graphs = {f"stack {n}": item for n, item in enumerate(given, 1) if isinstance(item, Graph)}
-    named = [f"stack {n}" if isinstance(item, Graph) else item for n, item in enumerate(given, 1)]
+    words, graphs = _in_words(stacks)
     about = task_named(task) if isinstance(task, str) else plan_of(task, "sgd").spec.task
     spec = make_compare_spec({
-        "task": about, "stacks": named, "baselines": list(baselines), "steps": steps, "seeds": seeds, "seed": seed,
+        "task": about, "stacks": words, "baselines": list(baselines), "steps": steps, "seeds": seeds, "seed": seed,
         "tune": tune, "tune_tasks": tune_tasks, "measure": measure, "reference": reference, "guards": guards,
         "device": device, "dtype": dtype, "plugins": [str(folder) for folder in plugins],
     })  # fmt: skip
     made = None if isinstance(task, str) else task
-    return carry_out(
-        spec, task=made, graphs=graphs, threads=threads, output=output, store=store, track=track, name=name,
-        progress=progress,
-    )  # fmt: skip
+    return carry_out(spec, task=made, graphs=graphs, threads=threads, output=output, store=store, track=track,
+                     name=name, progress=progress)  # fmt: skip
+
+
+def _in_words(stacks: str | Graph | Sequence[str | Graph | Mapping[str, Any]]) -> tuple[list[Any], dict[str, Graph]]:
+    """The stacks as a spec has them, and by the text that stands for it there each one that is no text."""
+    given = [stacks] if isinstance(stacks, str | Graph) else list(stacks)
+    graphs = {f"stack {n}": item for n, item in enumerate(given, 1) if isinstance(item, Graph)}
+    return [f"stack {n}" if isinstance(item, Graph) else item for n, item in enumerate(given, 1)], graphs
 
 
 def carry_out(
@@ -83,97 +88,53 @@ def carry_out(
 
     With the same ``trainer`` for several comparisons, what is trained for one of them is not trained for the next.
     """
-    import torch
-
-    place(spec.device)
-    family = task or make_task(spec.task, report_seeds(spec)[0], spec.plugins)
-    rivals = [_rival(asked, family, spec, graphs or {}) for asked in spec.stacks]
-    bases = [baseline(text, spec.plugins) for text in spec.baselines]
-    _distinct([rival.name for rival in rivals] + [base.name for base in bases], spec.reference)
-    _writable(output)
-    if track:
-        open_store(store, root, create=True)  # refused now, and not when all is done
-    before = torch.get_num_threads()
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        told = progress or (lambda what, done, total: None)
-        trainer = trainer or Trainer(store, track, root)
-        ready = [trainer.train(rival, told) if isinstance(rival, Trainee) else rival for rival in rivals]
-        found = _compared(spec, family, ready, bases, told)
-    finally:
-        torch.set_num_threads(before)
-    if output is not None:
-        found.folder = found.save(output)
-    if track:
-        from .record import record
-
-        tracker = record(found, store, name, root)
-        found.run_id, found.folder = tracker.run_id, found.folder or tracker.folder
+    contest = prepare(spec, task, graphs, progress)
+    with _folder(output), _threads(threads):
+        if track:
+            open_store(store, root, create=True)  # refused now, and not when all is done
+        ready = contest.train(trainer or Trainer(store, track, root))
+        try:
+            found = contest.run(ready)
+        except RunFailed as why:
+            kept = record_failure(spec, store, name, root) if track else None
+            raise RunFailed(f"{why} The traceback is in {kept}." if kept else str(why)) from why
+        try:
+            if output is not None:
+                found.folder = found.save(output)
+        finally:  # where one of the two cannot be written, the other has it all
+            if track:
+                tracker = record(found, store, name, root)
+                found.run_id, found.folder = tracker.run_id, found.folder or tracker.folder
     return found
 
 
-def _rival(asked: Contender, task: Task, spec: CompareSpec, graphs: Mapping[str, Graph]) -> Competitor | Trainee:
-    if asked.run is not None:
-        return trainee(asked, spec)
-    if graph := graphs.get(asked.stack or ""):
-        return stacked(asked.name or graph.describe(), graph, spec)
-    return contender(asked, task, spec)
-
-
-def _writable(output: str | Path | None) -> None:
+@contextmanager
+def _folder(path: str | Path | None) -> Iterator[None]:
+    """Makes the folder, so that a place that cannot be written is refused now; if nothing came of it, it is removed."""
+    wanted = [] if path is None else [Path(path), *Path(path).parents]
+    made = [folder for folder in wanted if not folder.exists()]
     try:
-        if output is not None:
-            Path(output).mkdir(parents=True, exist_ok=True)
+        if path is not None:
+            Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as why:
-        raise RecoptError(f"{output} cannot be written ({why.strerror}): choose another place.") from None
+        raise RecoptError(f"{path} cannot be written ({why.strerror}): choose another place.") from None
+    try:
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it has something in it
+                folder.rmdir()
 
 
-def _distinct(names: Sequence[str], reference: str | None) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise RecoptError(f"Two competitors are called '{name}': give one of them another 'name' in a spec.")
-    if reference is not None and reference not in names:
-        raise unknown("competitor", reference, names, "as the 'reference'")
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads of torch's arithmetic, meanwhile."""
+    import torch
 
-
-def _compared(
-    spec: CompareSpec, task: Task, rivals: Sequence[Competitor], bases: Sequence[Baseline], progress: Progress
-) -> Comparison:
-    how = How(spec.steps, spec.device, spec.dtype)
-    tested = report_seeds(spec)
-    entries = []
-    for rival in rivals:
-        entries.append(Entry(rival, _run(rival, task, tested, how, progress)))
-    tuned = []
-    for base in bases:
-        best = _tuned(base, spec, task, how, progress)
-        runs = _run(best.competitor, task, tested, how, progress)
-        entries.append(Entry(best.competitor, runs, best.trials, best.score))
-        tuned.append(best)
-    leader = min(tuned, key=lambda one: one.score).competitor.name if tuned else rivals[0].name
-    return Comparison(spec, entries, spec.reference or leader)
-
-
-def _run(rival: Competitor, task: Task, seeds: Sequence[int], how: How, progress: Progress) -> Runs:
-    graphs, parts = rival.graphs, list[Runs]()
-
-    def told(done: int) -> None:
-        progress(f"running {rival.name}", len(parts) * len(seeds) + done, len(graphs) * len(seeds))
-
-    for graph in graphs:
-        parts.append(run_all(rival.name, graph, task, seeds, how, progress=told))
-    return repeated(parts)
-
-
-def _tuned(base: Baseline, spec: CompareSpec, task: Task, how: How, progress: Progress) -> Tuned:
-    seeds = tuning_seeds(spec)
-
-    def score(rival: Competitor) -> float:
-        runs = run_all(rival.name, rival.graph, task, seeds, how, test=False)
-        return float(runs.score(spec.measure).mean())
-
-    def told(done: int) -> None:
-        progress(f"tuning {base.text}", done, spec.tune)
-
-    return tune(base, spec.tune, spec.steps, spec.seed, score, len(seeds), spec.guards, told)
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..errors import RecoptError
 from ..trace import Points
 from ..tracker import LevelInfo, Tracker
 from ..tracking import RUNS
 from .result import Comparison, bands, row
+from .spec import CompareSpec, write_compare_spec
 
 EXPERIMENT = "recopt compare"
+TRACEBACK = "traceback.txt"
 
 
 def record(found: Comparison, store: str | None, name: str | None = None, root: Path = RUNS) -> Tracker:
@@ -38,11 +43,6 @@ def record(found: Comparison, store: str | None, name: str | None = None, root: 
 
 def start(found: Comparison, store: str | None, name: str | None, root: Path) -> Tracker:
     """Begin the record of a comparison."""
-    spec = found.spec
-    against = " | ".join(entry.name for entry in found.entries)
-    params = {"task": spec.task_text, "stack": against, "reference": found.reference}
-    params |= {key: str(getattr(spec, key)) for key in
-               ("steps", "seeds", "seed", "tune", "tune_tasks", "measure", "guards", "device", "dtype")}  # fmt: skip
     infos = []
     for number, entry in enumerate(found.entries, 1):
         chosen = {key: str(value) for key, value in entry.competitor.chosen.items()}
@@ -50,6 +50,35 @@ def start(found: Comparison, store: str | None, name: str | None, root: Path) ->
         if runs := [one.run_id for one in entry.competitor.trainings if one.run_id]:
             chosen["trained_by"] = ",".join(runs)
         infos.append(LevelInfo(number, entry.name, entry.name, "task", chosen))
+    return _start(found.spec, [entry.name for entry in found.entries], {"reference": found.reference}, infos,
+                  store, name, root)  # fmt: skip
+
+
+def record_failure(spec: CompareSpec, store: str | None, name: str | None, root: Path) -> Path | None:
+    """Record that a comparison failed by the error that is being handled.
+
+    Returns:
+        the file with the whole traceback; None if it cannot be written, which is then the lesser trouble.
+    """
+    names = [one.name or one.stack or "a run" for one in spec.stacks] + list(spec.baselines)
+    try:
+        tracker = _start(spec, names, {}, [], store, name, root)
+        (tracker.folder / "comparison.yaml").write_text(write_compare_spec(spec))
+        (tracker.folder / TRACEBACK).write_text(traceback.format_exc())
+        tracker.finish("FAILED", {})
+    except (RecoptError, OSError):
+        return None
+    return tracker.folder / TRACEBACK
+
+
+def _start(
+    spec: CompareSpec, names: Sequence[str], more: Mapping[str, str], infos: Sequence[LevelInfo], store: str | None,
+    name: str | None, root: Path,
+) -> Tracker:  # fmt: skip
+    against = " | ".join(names)
+    params = {"task": spec.task_text, "stack": against, **more}
+    params |= {key: str(getattr(spec, key)) for key in
+               ("steps", "seeds", "seed", "tune", "tune_tasks", "measure", "guards", "device", "dtype")}  # fmt: skip
     title = name or f"compare {Path(spec.task.name).stem}"
     tags = {"recopt.task": spec.task.name, "recopt.stack": against, "recopt.kind": "comparison"}
     return Tracker.start(store, experiment=EXPERIMENT, name=title, params=params, tags=tags, levels=infos,

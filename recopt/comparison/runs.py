@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import tree
+from ..declare import plain_name
 from ..engine import Engine
 from ..errors import RecoptError
-from ..failures import RunFailed
+from ..failures import RunFailed, blame, culprit
 from ..graph import Graph
 from ..held_out import measure_each, settled
 from ..level import TASK, Level
@@ -148,20 +149,32 @@ def run_all(
         RecoptError: for what cannot work.
         RunFailed: for an error in a strategy or task.
     """
-    size, parts, done = side_by_side(graph, task, len(seeds)), [], 0
-    while done < len(seeds):
-        chunk = seeds[done : done + size]
-        try:
+    parts, done = [], 0
+    try:
+        size = side_by_side(graph, task, len(seeds))
+        while done < len(seeds):
+            chunk = seeds[done : done + size]
             parts.append(_run(graph, task, chunk, how, test))
-        except RecoptError:
-            raise
-        except Exception as why:
-            text = " ".join(str(why).split()).removesuffix(".")
-            place = f"on the task{'s' * (len(chunk) > 1)} from seed {chunk[0]}"
-            raise RunFailed(f"'{name}' failed {place} with {type(why).__name__}: {text[:300]}.") from why
-        done += len(chunk)
-        progress(done)
+            done += len(chunk)
+            progress(done)
+    except RecoptError:
+        raise
+    except Exception as why:
+        raise RunFailed(_told(why, name, graph, task, seeds[done])) from why
     return _joined(parts, len(seeds))
+
+
+def _told(why: Exception, name: str, graph: Graph, task: Task, seed: int) -> str:
+    """Whose error it is: the task's, the strategy's, or not to be told."""
+    strategies = {type(strategy) for strategy in graph.slots.values()}
+    guilty = culprit(why, [type(task), *strategies])
+    if guilty is type(task):
+        when = f"The task '{plain_name(guilty)}', run by '{name}' from seed {seed},"
+    elif guilty is not None:
+        when = f"'{name}', on tasks from seed {seed},"
+    else:
+        when = f"The run of '{name}' on tasks from seed {seed}"
+    return f"{blame(why, when, [guilty] if guilty else [])}."
 
 
 def side_by_side(graph: Graph, task: Task, count: int) -> int:

@@ -6,7 +6,7 @@ import csv
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,24 +92,24 @@ def read_rows(data: Mapping[str, Any], where: str, over: Mapping[str, Any] | Non
 
 
 def carry_out_each(
-    rows: Sequence[Row], one: Callable[[Row], Comparison], told: Callable[[Row, Comparison | str], None]
+    rows: Sequence[Row], one: Callable[[Row], Comparison], told: Callable[[Row, Comparison | str, Series], None]
 ) -> Series:
-    """Carry out the comparisons by ``one``, in their order; ``told`` of each, or why it could not be.
+    """Carry out the comparisons by ``one``, in their order.
 
-    A row whose data are not on this machine is left out, with the reason.
+    A row whose data are not on this machine is left out, with the reason. ``told`` is called after each row with what
+    was found, or that reason, and the series so far.
     """
-    lines: list[Line] = []
-    missing: dict[str, str] = {}
+    series = Series(rows, [], {})
     for row in rows:
+        found: Comparison | str
         try:
             found = one(row)
+            series = replace(series, lines=[*series.lines, *lines_of(row.name, found)])
         except DataMissing as why:
-            missing[row.name] = str(why).partition("\n")[0]
-            told(row, missing[row.name])
-            continue
-        lines += lines_of(row.name, found)
-        told(row, found)
-    return Series(rows, lines, missing)
+            found = str(why).partition("\n")[0]
+            series = replace(series, missing={**series.missing, row.name: found})
+        told(row, found, series)
+    return series
 
 
 def lines_of(row: str, found: Comparison) -> list[Line]:

@@ -1,0 +1,112 @@
+"""One comparison, ready to begin: what can be refused has been; then some is trained, some is tuned, and all is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..build import make_task, place
+from ..errors import RecoptError, unknown
+from ..graph import Graph
+from ..task import Task
+from .competitors import Competitor, contender, stacked
+from .result import Comparison, Entry
+from .runs import How, Runs, repeated, run_all
+from .spec import CompareSpec, Contender, report_seeds, tuning_seeds
+from .training import Progress, Trainee, Trainer, trainee
+from .tuning import Baseline, Tuned, baseline, tune
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Who competes on what.
+
+    Attributes:
+        task: the family that all tasks are sampled from.
+        rivals: the stacks, in the spec's order; of those that are trained first, what is to be trained.
+        baselines: the rules to tune.
+        progress: called with what is being done, how much of it is done, and how much there is.
+    """
+
+    spec: CompareSpec
+    task: Task
+    rivals: Sequence[Competitor | Trainee]
+    baselines: Sequence[Baseline]
+    progress: Progress
+
+    def train(self, trainer: Trainer) -> list[Competitor]:
+        """The rivals, trained. Refusals as for :meth:`Trainer.train`."""
+        return [trainer.train(one, self.progress) if isinstance(one, Trainee) else one for one in self.rivals]
+
+    def run(self, rivals: Sequence[Competitor]) -> Comparison:
+        """Run the (trained) ``rivals``, then each baseline, tuned.
+
+        Raises:
+            RecoptError: for what cannot work; RunFailed for an error in a strategy or task.
+        """
+        entries = [Entry(rival, self._run(rival)) for rival in rivals]
+        tuned = []
+        for base in self.baselines:
+            tuned.append(best := self._tune(base))
+            entries.append(Entry(best.competitor, self._run(best.competitor), best.trials, best.score))
+        leader = min(tuned, key=lambda one: one.score).competitor.name if tuned else rivals[0].name
+        return Comparison(self.spec, entries, self.spec.reference or leader)
+
+    @property
+    def _how(self) -> How:
+        return How(self.spec.steps, self.spec.device, self.spec.dtype)
+
+    def _run(self, rival: Competitor) -> Runs:
+        graphs, seeds, parts = rival.graphs, report_seeds(self.spec), list[Runs]()
+
+        def told(done: int) -> None:
+            self.progress(f"running {rival.name}", len(parts) * len(seeds) + done, len(graphs) * len(seeds))
+
+        for graph in graphs:
+            parts.append(run_all(rival.name, graph, self.task, seeds, self._how, progress=told))
+        return repeated(parts)
+
+    def _tune(self, base: Baseline) -> Tuned:
+        spec, seeds = self.spec, tuning_seeds(self.spec)
+
+        def score(rival: Competitor) -> float:
+            runs = run_all(rival.name, rival.graph, self.task, seeds, self._how, test=False)
+            return float(runs.score(spec.measure).mean())
+
+        def told(done: int) -> None:
+            self.progress(f"tuning {base.text}", done, spec.tune)
+
+        return tune(base, spec.tune, spec.steps, spec.seed, score, len(seeds), spec.guards, told)
+
+
+def prepare(
+    spec: CompareSpec, task: Task | None = None, graphs: Mapping[str, Graph] | None = None,
+    progress: Progress | None = None,
+) -> Contest:  # fmt: skip
+    """What ``spec`` asks for; ``task`` and ``graphs`` (by the stack's text) stand for what is no word.
+
+    Raises:
+        RecoptError: for what cannot work; RunFailed for an error in the making of a strategy or task.
+    """
+    place(spec.device)
+    family = task or make_task(spec.task, report_seeds(spec)[0], spec.plugins)
+    rivals = [_rival(asked, family, spec, graphs or {}) for asked in spec.stacks]
+    bases = [baseline(text, spec.plugins) for text in spec.baselines]
+    _distinct([rival.name for rival in rivals] + [base.name for base in bases], spec.reference)
+    return Contest(spec, family, rivals, bases, progress or (lambda what, done, total: None))
+
+
+def _rival(asked: Contender, task: Task, spec: CompareSpec, graphs: Mapping[str, Graph]) -> Competitor | Trainee:
+    if asked.run is not None:
+        return trainee(asked, spec)
+    if graph := graphs.get(asked.stack or ""):
+        return stacked(asked.name or graph.describe(), graph, spec)
+    return contender(asked, task, spec)
+
+
+def _distinct(names: Sequence[str], reference: str | None) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise RecoptError(f"Two competitors are called '{name}': give one of them another 'name' in a spec.")
+    if reference is not None and reference not in names:
+        raise unknown("competitor", reference, names, "as the 'reference'")
