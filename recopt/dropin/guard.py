@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..guard import EXPLODE, FIRST, GROW, SHRINK
@@ -26,7 +27,6 @@ from ..strategy import Params
 
 if TYPE_CHECKING:
     from .rungs import TaskRung
-    from .tower import Tower
 
 PERSISTS = 2
 """So many bad gradients in a row are the point's fault."""
@@ -55,7 +55,7 @@ class Guard:
         self.checks: dict[str, list[float]] = {}
         self._warned = False
 
-    def passes(self, tower: Tower, points: Params, norm: float, loss: float | None) -> bool:
+    def passes(self, bottoms: Sequence[TaskRung], points: Params, norm: float, loss: float | None) -> bool:
         """Whether a step may be made on gradients of this norm; if not, what can be mended is."""
         if not self.active:
             return True
@@ -71,19 +71,21 @@ class Guard:
             return True
         self.bad_run += 1
         if exploded or self.bad_run >= PERSISTS:
-            self._restore(tower, points)
+            self._restore(bottoms, points)
         self.counts["skipped"] += 1
         what = "gradient" if loss is None or math.isfinite(loss) else "loss"
         self._report("the loss exploded" if exploded else f"the {what} is not finite")
         return False
 
-    def _restore(self, tower: Tower, points: Params) -> None:
-        undone = [bottom.undo(points) for bottom in tower.bottoms]
-        if any(undone):
-            self.counts["restored"] += 1
-            self.shrink = max(self.shrink * SHRINK, LEAST)
-            for bottom in tower.bottoms:
-                bottom.forget()
+    def _restore(self, bottoms: Sequence[TaskRung], points: Params) -> None:
+        updates = [bottom.last(points) for bottom in bottoms]
+        if not any(update.known for update in updates):
+            return
+        for update, bottom in zip(updates, bottoms, strict=True):
+            update.take_back()
+            bottom.forget()
+        self.counts["restored"] += 1
+        self.shrink = max(self.shrink * SHRINK, LEAST)
 
     def _report(self, why: str) -> None:
         if not self._warned:
@@ -94,15 +96,15 @@ class Guard:
                 stacklevel=5,
             )
 
-    def moved(self, tower: Tower, points: Params, norm: float, scale: float) -> None:
+    def moved(self, bottoms: Sequence[TaskRung], points: Params, norm: float, scale: float) -> None:
         """A step was made: where levels tune its rate, it must not have been a wild one."""
         self.shrink = min(1.0, self.shrink * GROW)
         self.steps += 1
         if not self.active:
             return
-        for bottom in tower.bottoms:
+        for bottom in bottoms:
             if bottom.rate is not None and self._due(bottom, norm, scale):
-                ratio = bottom.bound(points, REACH)
+                ratio = _bounded(bottom, bottom.rate, points)
                 self.counts["bounded"] += ratio > 1
                 rate = bottom.place.by.coords[bottom.rate]
                 self.checks[str(bottom.place.number)] = [min(ratio, 1.0), rate, norm, self.steps, scale]
@@ -129,3 +131,25 @@ class Guard:
         self.exploded = saved["exploded"]
         self.reference, self.seen, self.steps = saved["reference"], saved["seen"], saved["steps"]
         self.checks = {key: list(check) for key, check in saved["checks"].items()}
+
+
+def _bounded(bottom: TaskRung, rate: int, points: Params) -> float:
+    """Cut the last update back to REACH times the norm of what it moves, and lower the rate to match.
+
+    Returns:
+        The length of the update as it was made, over the reach: above 1 if it was cut.
+    """
+    if not bottom.recorded:
+        return 0.0
+    update = bottom.last(points)
+    length, limit = update.length(), REACH * update.size()
+    if not length > limit:
+        return length / limit
+    update.take_back()
+    limit = REACH * update.size()
+    keep = min(1.0, limit / length)
+    update.make_again(keep)
+    bottom.place.by.add([rate], [math.log(keep)])
+    if bottom.place.window > 1:
+        bottom.forget()  # a window is at one rate
+    return length / limit

@@ -11,6 +11,7 @@ record with what came after it, with respect to the strategy's coordinates (DESI
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +20,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from .. import tree
-from ..errors import RecoptError
 from ..strategy import Params, State, Trial
 from .arithmetic import chunks, dots
 from .kernel import Formula, Kernel, Sums
+from .record import Record
 from .slot import Slot
 
 NOT_A_NUMBER = float("nan")
@@ -34,61 +35,52 @@ class TapedMover:
     Args:
         slot: whose strategy it is.
         point: where it starts; only shapes, dtype and device count, and the strategy's ``init``.
-        window: updates taped before the level above steps.
         seed: of the generator that the strategy draws from.
         taped: whether a level above asks for hypergradients.
     """
 
-    def __init__(self, slot: Slot, point: Params, window: int, seed: int, taped: bool) -> None:
-        self.slot, self.window, self.taped = slot, window, taped
+    def __init__(self, slot: Slot, point: Params, seed: int, taped: bool) -> None:
+        self.slot, self.taped = slot, taped
         self.rng = torch.Generator().manual_seed(seed)
         self.state: State = tree.detach(slot.strategy.init([p.detach().clone() for p in point]))
-        self.inputs: list[dict[str, Any]] = []
-        self.clear()
+        self.forget()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TapedMover:
-        """A tape cannot be copied: it is made anew from what it was made from."""
+        """A graph cannot be copied: the record is made anew from what it was made from."""
         made = copy.copy(self)
         memo[id(self)] = made
         made.slot, made.rng = copy.deepcopy(self.slot, memo), torch.Generator()
-        made.inputs = []
         made.load(tree.tree_map(torch.clone, tree.snapshot(self.tree())))
         return made
 
-    def clear(self) -> None:
-        """Forget the record: a new window begins."""
-        self.inputs.clear()
-        self.leaves: Params = []
-        self.updates: list[Params] = []
-        self.suffix: list[Params] = []
-        self.live: State = self.state
-        self.start = self.state
+    def forget(self) -> None:
+        """Drop the record: a new window begins."""
+        self.record = Record(self.slot.label, self.state)
 
     @property
     def recorded(self) -> int:
         """Updates in the record."""
-        return len(self.updates)
+        return len(self.record.updates)
 
     def step(self, point: Params, grads: Params | None, loss: Tensor | None, scale: float) -> Params:
         """The deltas, detached; ``point`` and ``grads`` must not be changed in place afterwards."""
-        trials = [Trial(point, loss, grads)]
-        return self.step_trials(point, trials, scale)
+        return self.step_trials(point, [Trial(point, loss, grads)], scale)
 
     def step_trials(self, point: Params, trials: Sequence[Trial], scale: float) -> Params:
         """Like :meth:`step`, from any trials."""
-        drawn = self.rng.get_state()
         if not self.taped:
             deltas, state = self._call(self.slot.tensors(), point, trials, self.state)
             self.state = tree.detach(state)
             return [d.detach() * scale for d in deltas]
-        if not self.leaves:
-            self.leaves = [t.requires_grad_() for t in self.slot.tensors()]
+        record, drawn = self.record, self.rng.get_state()
+        if not record.leaves:
+            record.leaves = [t.requires_grad_() for t in self.slot.tensors()]
         with torch.enable_grad():
-            deltas, self.live = self._call(self.leaves, point, trials, self.live)
+            deltas, record.live = self._call(record.leaves, point, trials, record.live)
             deltas = [d * scale for d in deltas] if scale != 1.0 else deltas
-        self.state = tree.detach(self.live)
-        self.inputs.append({"point": point, "trials": [list(t) for t in trials], "scale": scale, "rng": drawn})
-        self.updates.append(deltas)
+        self.state = tree.detach(record.live)
+        record.inputs.append({"point": point, "trials": [list(t) for t in trials], "scale": scale, "rng": drawn})
+        record.updates.append(deltas)
         return [d.detach() for d in deltas]
 
     def _call(self, coords: Params, point: Params, trials: Sequence[Trial], state: State) -> tuple[Params, State]:
@@ -96,56 +88,20 @@ class TapedMover:
         out = functional_call(self.slot.strategy, named, (point, trials, state, self.rng))
         return out  # type: ignore[no-any-return]
 
-    def feed(self, cotangents: Params, weight: float = 1.0) -> None:
-        """``cotangents`` came after all updates recorded so far: add them to each one's suffix sum."""
-        weighted = cotangents if weight == 1.0 else [c * weight for c in cotangents]
-        self.suffix = [[a + b for a, b in zip(s, weighted, strict=True)] for s in self.suffix]
-        self.suffix += [weighted] * (len(self.updates) - len(self.suffix))
-
-    def pull(self) -> Params:
-        """The hypergradient of the window, one tensor per coordinate; the record stays.
-
-        Raises:
-            RecoptError: if nothing that the strategy returned depends on its parameters.
-        """
-        outputs = [d for step in self.updates for d in step]
-        after = [c for step in self.suffix for c in step]
-        live = [(o, c.to(o.dtype)) for o, c in zip(outputs, after, strict=True) if o.requires_grad]
-        found: Sequence[Tensor | None] = [None] * len(self.leaves)
-        if live:
-            found = torch.autograd.grad(
-                [o for o, _ in live], self.leaves, [c for _, c in live], allow_unused=True, retain_graph=True
-            )
-        if all(g is None for g in found):
-            raise RecoptError(
-                f"The updates of '{self.slot.label}' do not depend on its parameters, so no level can move them: "
-                "use a zero-order strategy above it, or none."
-            )
-        return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, self.leaves, strict=True)]
-
-    def shorten(self, keep: float) -> None:
-        """The last update was only ``keep`` of what it is on record as; made anew, it follows from the rate."""
-        with torch.enable_grad():
-            self.updates[-1] = [d * keep for d in self.updates[-1]]
-
-    def length(self) -> Tensor:
-        """The norm of the recorded updates."""
-        return tree.norm([d for step in self.updates for d in step])
-
     def tree(self) -> dict[str, Any]:
         """State, generator, and the inputs from which :meth:`load` makes the record anew."""
-        inputs = [dict(step) for step in self.inputs]
-        return {"state": self.state, "start": self.start, "rng": self.rng.get_state(),
-                "inputs": inputs, "suffix": self.suffix}  # fmt: skip
+        inputs = [dict(step) for step in self.record.inputs]
+        return {"state": self.state, "start": self.record.start, "rng": self.rng.get_state(),
+                "inputs": inputs, "suffix": self.record.suffix}  # fmt: skip
 
     def load(self, saved: dict[str, Any]) -> None:
         """Continue from :meth:`tree`; the slot must have its coordinates already."""
         self.state = saved["start"]
-        self.clear()
+        self.forget()
         for step in saved["inputs"]:
             self.rng.set_state(step["rng"].cpu())
             self.step_trials(step["point"], [Trial(*t) for t in step["trials"]], step["scale"])
-        self.suffix = [list(s) for s in saved["suffix"]]
+        self.record.suffix = [list(s) for s in saved["suffix"]]
         self.state = saved["state"]
         self.rng.set_state(saved["rng"].cpu())
 
@@ -198,6 +154,10 @@ class KernelMover:
         """The last update, computed again; None where its kernel cannot."""
         return self.kernel.last(point, self.state, self.slot.value, self.scale)
 
+    def forget(self) -> None:
+        """Drop the record: a new window begins."""
+        self.recorded = 0
+
     def tree(self) -> dict[str, Any]:
         """State and record."""
         return {"state": self.state, "recorded": self.recorded, "scale": self.scale, "begun": self.begun,
@@ -239,6 +199,10 @@ class FormulaMover:
     def pull(self, cotangents: Sequence[float]) -> list[float]:
         """The hypergradient, one number per coordinate."""
         return chained(self.slot, self.formula, cotangents, self.state, self.slot.value)
+
+    def length(self) -> float:
+        """The norm of the recorded update."""
+        return math.sqrt(sum(u * u for u in self.update))
 
     def tree(self) -> dict[str, Any]:
         """State and record."""

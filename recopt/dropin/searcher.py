@@ -6,7 +6,7 @@ and the mean of their losses is its score. Scores come from different stretches 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,15 +15,18 @@ from torch import Tensor
 from .. import tree
 from ..errors import RecoptError
 from ..strategy import Params, Trial
+from .cohorts import TapedCohort
+from .place import Place
 from .points import points_of, write_back
-from .signals import one_number
+from .rungs import TaskRung
+from .signals import one_number, same_kind
 from .slot import Slot
 
 
 class Searcher:
     """A zero-order level that moves the coordinates ``indices`` of the slot ``moves``."""
 
-    def __init__(self, place: Any, moves: Slot, indices: Sequence[int]) -> None:
+    def __init__(self, place: Place, moves: Slot, indices: Sequence[int]) -> None:
         self.place, self.moves, self.indices = place, moves, list(indices)
         self.rng = torch.Generator().manual_seed(place.seed)
         self.counts = {"skipped": 0, "bounded": 0}
@@ -92,16 +95,15 @@ class Searcher:
                 "started": self.started, "counts": dict(self.counts)}  # fmt: skip
 
     def load(self, saved: dict[str, Any], points: Params, where: str) -> None:
-        """Continue from :meth:`tree`."""
-        if saved["kind"] != "search":
-            raise RecoptError(f"{where}: level {self.place.number + 1} was first-order: build the same stack.")
+        """Continue from :meth:`tree`. Raises RecoptError if it does not fit."""
+        same_kind("search", saved, self.place.number, where)
         self.rng.set_state(saved["rng"].cpu())
         for name in ("base", "state", "candidates", "started"):
             setattr(self, name, saved[name])
         self.scores, self.losses, self.counts = list(saved["scores"]), list(saved["losses"]), dict(saved["counts"])
 
 
-def search(rungs: Sequence[Any], tensors: Sequence[Tensor], closure: Any, sign: float = 1.0) -> Any:
+def search(rungs: Sequence[TaskRung], tensors: Sequence[Tensor], closure: Callable[[], Any], sign: float) -> Any:
     """Let the zero-order strategies of ``rungs`` move a model, in place, by the losses that ``closure`` computes.
 
     Args:
@@ -116,7 +118,9 @@ def search(rungs: Sequence[Any], tensors: Sequence[Tensor], closure: Any, sign: 
         now = [p.clone() for p in points_of(mine)]
         if not rung.cohorts:
             rung.admit(points_of(tensors), points_of(tensors))
-        mover = rung.cohorts[0].mover
+        cohort = rung.cohorts[0]
+        assert isinstance(cohort, TapedCohort)
+        mover = cohort.mover
         strategy = rung.place.by.strategy
         trials = []
         with torch.no_grad():

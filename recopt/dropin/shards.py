@@ -6,6 +6,7 @@ nothing else, are added up over the processes: all then find the same hyperparam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import tree
 from ..errors import RecoptError
 
 
@@ -58,6 +60,13 @@ class Shards:
         for group in self.groups:
             torch.distributed.all_reduce(summed, group=group)
         return summed.tolist()
+
+    def norm(self, parts: Sequence[Tensor]) -> float:
+        """The norm of ``parts`` together, over all processes that hold some of them."""
+        if not parts:
+            return 0.0
+        mine = float(tree.norm(parts))
+        return math.sqrt(self.totals([mine * mine], parts[0].device)[0]) if self.groups else mine
 
 
 def shards_of(tensors: Sequence[Tensor]) -> Shards:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,21 @@ from torch import Tensor
 from .. import tree
 from ..errors import RecoptError
 from ..strategy import Params
+
+
+class Pulled(NamedTuple):
+    """A hypergradient, for the levels above, and the product of the norms whose cosine it measures (0: not asked)."""
+
+    signal: list[Any]
+    bound: float
+
+
+def summed(lists: Sequence[list[Any]]) -> list[Any]:
+    """The sum of lists of numbers, or of tensors, entry by entry."""
+    total = lists[0]
+    for other in lists[1:]:
+        total = [a + b for a, b in zip(total, other, strict=True)]
+    return total
 
 
 def same_kind(kind: str, saved: dict[str, Any], number: int, where: str) -> None:

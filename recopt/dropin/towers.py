@@ -12,6 +12,7 @@ from ..errors import RecoptError
 from . import groups as grouping
 from .plan import Options, Stack, plan
 from .points import gradients, points_of, write_back
+from .searcher import search
 from .shards import shards_of
 from .tower import Tower
 
@@ -98,7 +99,7 @@ class Towers:
                     "A zero-order strategy on level 1 scores points of its own choice: call opt.step(closure) with a "
                     "function that computes and returns the loss."
                 )
-            result = tower.search(tensors, closure, sign or 1.0)
+            result = search(tower.bottoms, tensors, closure, sign or 1.0)
         return result
 
     def hyperparameters(self) -> dict[str, float]:
