@@ -86,7 +86,7 @@ def main() -> None:
         one, many = engine(given.task, stack, 1), engine(given.task, stack, given.tasks)
         work = {"one": block(one, given.steps), "many": block(many, given.steps)}
         if stack.startswith("lstm/"):
-            columns = sum(p.numel() for p in one.point(one.state, 0))
+            columns = sum(p.numel() for p in one.slots.point(one.state, 0))
             work["products"] = products(given.tasks * columns, given.steps)
         times = measure(work, given.rounds)
         each = 1e3 * statistics.median(times["one"]) / given.steps

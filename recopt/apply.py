@@ -73,6 +73,27 @@ class Caller:
             self.mapped = False
             return Step(*over_tasks(one, arguments, tasks, False))
 
+    def search(
+        self, values: Params, point: Params, loss: Tensor, score: Callable[[Params], Tensor], strategy: State,
+        rng: Generator, tasks: int,
+    ) -> tuple[Params, State]:  # fmt: skip
+        """A zero-order strategy's step at ``point``, which has ``loss``, after scoring the points it proposes."""
+        module = self.module(values)
+
+        def propose(point: Params, strategy: State) -> list[Params]:
+            return list(module.propose(point, opened(strategy, None), rng))
+
+        def decide(point: Params, strategy: State, points: list[Params], losses: list[Tensor]) -> tuple[Params, State]:
+            trials = [Trial(p, x) for p, x in zip(points, losses, strict=True)]
+            delta, after = module(point, trials, opened(strategy, None), rng)
+            return delta, closed(strategy, after)
+
+        found: list[Params] = over_tasks(propose, (point, strategy), tasks, False)
+        same = [all(torch.equal(a, b) for a, b in zip(candidate, point, strict=True)) for candidate in found]
+        losses = [loss if known else score(candidate) for candidate, known in zip(found, same, strict=True)]
+        delta, after = over_tasks(decide, (point, strategy, found, losses), tasks, False)
+        return delta, after
+
 
 def _bounded(delta: Params, point: Params, trust: float) -> Params:
     """``delta`` with at most ``trust`` times the norm of ``point``, all tensors together.

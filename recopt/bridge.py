@@ -29,6 +29,9 @@ class Patched:
     Args:
         module: left untouched. Its class and submodules may be anything ``higher`` can patch.
 
+    Attributes:
+        attends: whether it uses attention, whose fused kernels have no second derivative; None if nobody looked yet.
+
     Raises:
         RecoptError: if the module is compiled or already patched.
     """
@@ -40,6 +43,7 @@ class Patched:
             raise RecoptError("This model is already patched by higher: give the model itself.")
         # No initial copy (it would cut a self-loop's gradient), and no history of past parameters.
         self.module: Any = higher.monkeypatch(module, copy_initial_weights=False, track_higher_grads=False)
+        self.attends: bool | None = None
         self._places = [(m, name) for m in self.module.modules() for name, b in m._buffers.items() if b is not None]
         self._weights = [(m._parameters, name) for m in self.module.modules() for name in m._param_names]
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from .engine import Engine, Sink
 from .errors import RecoptError, unknown
-from .evaluate import mix
 from .failures import RunFailed, blame
+from .family import mix
 from .graph import Graph
 from .level import Level
 from .plugins import load_strategy, load_task

@@ -146,7 +146,7 @@ def load(engine: Engine, path: Path) -> Any:
     header, tensors = _open(path)
     state = _state(path, header, tensors, engine.device)
     # The tasks of another draw may have models of another structure.
-    task = engine.evaluator.fresh(state.slots[TASK].draw)
+    task = engine.family.fresh(state.slots[TASK].draw)
     own = {**engine.state.slots, TASK: task}
     mine = {name: [tuple(p.shape) for p in slot.params] for name, slot in own.items()}
     theirs = {name: [tuple(p.shape) for p in slot.params] for name, slot in state.slots.items()}

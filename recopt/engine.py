@@ -7,22 +7,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Generator
 
 from . import tree
-from .apply import Caller
 from .budget import Budget
 from .episodes import Episodes
-from .evaluate import Evaluator, mix
+from .evaluate import Evaluator
+from .family import Family, mix
 from .graph import Graph
 from .level import TASK
 from .moves import Mover
 from .search import Searcher
 from .signals import Collector
-from .state import LevelState, RunState, Signal, SlotState, Window
-from .strategy import Params, State
+from .slots import Slots
+from .source import Source
+from .state import RunState, Signal, set_global_rng
 from .task import Task
 from .teacher import Teacher
+from .truncation import Truncation
 from .watch import Watcher
 
 Sink = Callable[[int, int, Mapping[str, Any]], None]
@@ -40,6 +41,10 @@ class Engine:
         tasks: how many tasks are trained side by side.
         sink: called with (level, step, values) for every point of the record; level 0 is the task.
         each: whether the task's points also hold the loss of each task, under ``losses``.
+
+    Its parts share one state of the run and keep none that outlasts a step: ``family`` and ``slots`` (what is moved),
+    ``evaluator`` and ``source`` (the task's signals), ``collector`` and ``truncation`` (the way up), ``mover``,
+    ``episodes`` and ``teacher`` (the way down), ``searcher`` (trials) and ``watcher`` (guards).
     """
 
     def __init__(
@@ -49,79 +54,16 @@ class Engine:
         self.each = each
         self.graph, self.levels, self.sink, self.tasks, self.seed = graph, graph.levels, sink, tasks, seed
         self.device, self.dtype = torch.device(device), dtype
-        self.evaluator = Evaluator(task, tasks, seed, self.device, dtype)
-        graph.check_task(self.evaluator.drawn(0).names)
-        for strategy in graph.slots.values():
-            strategy.to(self.device, dtype)
-        self.callers = {name: Caller(strategy) for name, strategy in graph.slots.items()}
-        self._index = [graph.moved(n, graph.names[level.moves]) for n, level in enumerate(self.levels)]
-        self.movers = {s: [n for n, x in enumerate(self.levels) if x.moves == s] for s in (TASK, *graph.slots)}
+        self.family = Family(task, tasks, seed, self.device, dtype)
+        graph.check_task(self.family.drawn(0).names)
+        self.slots, self.evaluator = Slots(graph, self.family), Evaluator(self.family)
         self.budget = Budget(len(self.levels))
-        self.collector, self.mover, self.episodes = Collector(self), Mover(self), Episodes(self)
-        self.searcher, self.watcher = Searcher(self), Watcher(self)
-        self.teacher = Teacher(self)
-        self.episodes.check()
+        self.source, self.collector, self.truncation = Source(self), Collector(self), Truncation(self)
+        self.mover, self.episodes, self.searcher = Mover(self), Episodes(self), Searcher(self)
+        self.watcher, self.teacher = Watcher(self), Teacher(self)
         torch.manual_seed(mix(seed, 1))
-        self.state = self._first_state()
+        self.state = self.slots.first()
         self.clean, self.replay = self.state.copy(), 0
-
-    # state
-
-    def _first_state(self) -> RunState:
-        slots = {TASK: self.evaluator.fresh(0)}
-        for name, strategy in self.graph.slots.items():
-            slots[name] = SlotState([p.detach().clone() for p in strategy.parameters()], [])
-        state = RunState(slots, [], [None] * len(self.levels))
-        for number in range(len(self.levels)):
-            rng = Generator().manual_seed(mix(self.seed, 2, number))
-            window = Window.empty(len(self.graph.subjects[number]))
-            state.levels.append(LevelState(self.init(state, number), {}, rng.get_state(), window))
-        for name in self.graph.slots:
-            self.leaves(state, name)
-        return state
-
-    def init(self, state: RunState, number: int) -> State:
-        """The state of a level's strategy before its first step."""
-        tasks = self.tasks if self.levels[number].moves == TASK else 1
-        return self.callers[self.levels[number].by].init(self.point(state, number), tasks)
-
-    def index(self, state: RunState, number: int) -> list[int]:
-        """Which of its slot's parameters a level moves; for the task it may change with the draw."""
-        if self.levels[number].moves != TASK:
-            return self._index[number]
-        drawn = self.evaluator.drawn(state.slots[TASK].draw)
-        if number not in drawn.index:
-            drawn.index[number] = self.graph.moved(number, drawn.names)
-        return drawn.index[number]
-
-    def point(self, state: RunState, number: int) -> Params:
-        """What a level moves, at its present value."""
-        params = state.slots[self.levels[number].moves].params
-        return [params[i] for i in self.index(state, number)]
-
-    def put(self, state: RunState, number: int, values: Params) -> None:
-        """Set what a level moves."""
-        slot = state.slots[self.levels[number].moves]
-        slot.version += 1
-        for i, value in zip(self.index(state, number), values, strict=True):
-            slot.params[i] = value
-
-    def leaves(self, state: RunState, name: str) -> None:
-        """Make what hypergradient levels move in a strategy's slot require gradients."""
-        slot = state.slots[name]
-        for number in self.movers[name]:
-            if name != TASK and self.taping(number):
-                for i in self._index[number]:
-                    if not slot.params[i].requires_grad:
-                        slot.params[i] = slot.params[i].detach().requires_grad_()
-
-    def taping(self, number: int) -> bool:
-        """Whether a level's signal is a hypergradient, so that what happens below it is taped."""
-        return self.levels[number].gradient in ("unroll", "online")
-
-    def above(self, number: int) -> list[int]:
-        """The levels that are scored by what level ``number`` moves."""
-        return [n for n, subjects in enumerate(self.graph.subjects) if number in subjects]
 
     # time
 
@@ -153,7 +95,8 @@ class Engine:
 
     def _up(self) -> int:
         """Evaluate and send signals up; the number of levels that may now step, counted from the innermost."""
-        self.collector.evaluate(self.state)
+        self.truncation.foresee(self.state)
+        self.source.signal(self.state)
         for number, level in enumerate(self.levels):
             if level.moves == TASK or not self.collector.collect(self.state, number):
                 continue
@@ -173,16 +116,19 @@ class Engine:
         self.clean, self.replay = self.state.copy(), 0
         self.state.middle = False
 
+    def go(self, to: RunState) -> None:
+        """Make a copy of ``to`` the run's state."""
+        self.state = tree.snapshot(to)
+        set_global_rng(to.rng)
+        self.source.held_out = None
+        for name in self.graph.slots:
+            self.slots.leaves(self.state, name)
+
     def resume(self, clean: RunState, replay: int, budget: Budget) -> None:
         """Go to the state that a checkpoint holds: its last clean moment, and ``replay`` steps from there."""
-        from .state import set_global_rng
-
-        self.clean, self.state = clean, tree.snapshot(clean)
-        set_global_rng(clean.rng)
-        for name in self.graph.slots:
-            self.leaves(self.state, name)
+        self.clean, self.replay = clean, 0
+        self.go(clean)
         self.sink, sink = None, self.sink
-        self.replay = 0
         for _ in range(replay):
             self.step()
         self.sink, self.budget = sink, budget

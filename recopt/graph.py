@@ -26,6 +26,9 @@ class Graph:
         labels: how each slot is written in stack notation, e.g. ``adam(lr=0.001)``.
 
     Attributes:
+        movers: by slot, the task's first, the levels (0-based) that move it.
+        subjects: by level, the levels whose strategy it moves and whose losses score it.
+        above: by level, the levels that are scored by what it moves.
         strides: by slot, what was filled in of its strategy because of where it stands (``slots`` and ``labels``
             have it); see :func:`recopt.defaults.strides`.
 
@@ -47,7 +50,9 @@ class Graph:
         self.names = {name: [n for n, _ in s.named_parameters()] for name, s in slots.items()}
         self.levels = list(levels)
         check_slots(self)
-        self.subjects = [self._subjects(number) for number in range(len(self.levels))]
+        self.subjects = [[m for m in range(n) if self.levels[m].by == x.moves] for n, x in enumerate(self.levels)]
+        self.movers = {s: [n for n, x in enumerate(self.levels) if x.moves == s] for s in (TASK, *self.slots)}
+        self.above = [[n for n, below in enumerate(self.subjects) if m in below] for m in range(len(self.levels))]
         self.levels = [complete(self, number) for number in range(len(self.levels))]
         for number in range(len(self.levels)):
             check_level(self, number)
@@ -60,10 +65,6 @@ class Graph:
             self.check_task(task_names)
 
     # structure
-
-    def _subjects(self, number: int) -> list[int]:
-        """The levels (0-based) whose strategy level ``number`` moves and whose losses score it."""
-        return [m for m in range(number) if self.levels[m].by == self.levels[number].moves]
 
     def clock(self, number: int) -> int:
         """The subject whose steps level ``number`` counts: the slowest, if there are several."""

@@ -27,10 +27,10 @@ def settled(engine: Engine, strictly: bool = False) -> RunState:
 def models(engine: Engine, state: RunState | None = None) -> list[nn.Module]:
     """The models at a state of the run (None: the present one), one per task, as plain modules."""
     slot = (state or engine.state).slots[TASK]
-    starts = engine.evaluator.starts(slot)
+    starts = engine.family.starts(slot)
     found = []
     for n in range(engine.tasks):
-        module = engine.evaluator.module(starts[n].draw, starts[n].place)
+        module = engine.family.module(starts[n].draw, starts[n].place)
         params = [p[n] for p in slot.params] if engine.tasks > 1 else slot.params
         others = [b[n] for b in slot.buffers] if engine.tasks > 1 else slot.buffers
         moving, rest = iter(params), iter(others)
@@ -52,7 +52,7 @@ def measure(engine: Engine, split: Split, state: RunState | None = None) -> dict
 def measure_each(engine: Engine, split: Split, state: RunState | None = None) -> list[dict[str, float]]:
     """As :func:`measure`, of each task by itself."""
     found: list[dict[str, float]] = []
-    tasks = engine.evaluator.members((state or engine.state).slots[TASK])
+    tasks = engine.family.members((state or engine.state).slots[TASK])
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for task, module in zip(tasks, models(engine, state), strict=True):

@@ -35,7 +35,7 @@ def _patterns(value: object) -> object:
 
 
 class Level(BaseModel):
-    """One level. What is None is filled in by :meth:`recopt.graph.Graph.resolved`.
+    """One level. What is None is filled in by :func:`recopt.defaults.complete`.
 
     Attributes:
         moves: the slot it moves: ``task`` or a strategy's slot.
@@ -94,6 +94,11 @@ class Level(BaseModel):
     trust: Annotated[float, Field(gt=0)] | None = None
     null_step: bool = False
     guard: bool = True
+
+    @property
+    def taping(self) -> bool:
+        """Whether its signal is a hypergradient, so that what happens below it is taped."""
+        return self.gradient in ("unroll", "online")
 
     def factor(self, age: int) -> float:
         """What the schedule multiplies update number ``age`` by, counted from 0 since the slot started afresh."""

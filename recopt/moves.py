@@ -9,11 +9,10 @@ import torch
 from torch import Generator, Tensor
 
 from . import guard, tree
-from .apply import Step, over_tasks
-from .counts import closed, opened
+from .apply import Step
 from .level import TASK
 from .state import Pair, Record, RunState, Signal
-from .strategy import Params, State, Trial
+from .strategy import Params
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -24,17 +23,18 @@ class Mover:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.levels = engine, engine.levels
+        self.movers, self.above = engine.graph.movers, engine.graph.above
 
     def move(self, state: RunState, number: int) -> None:
         """Step level ``number`` if it has a signal, or start its slot afresh if that is due."""
         level = self.levels[number]
-        if number == max(self.engine.movers[level.moves]):
+        if number == self.movers[level.moves][-1]:
             self.engine.episodes.begin(state, level.moves)
         signal = state.pending[number]
         if level.gradient == "value" and level.moves != TASK:
             if self.engine.searcher.due(number):
                 # Noted first, so that the state to come back to holds the note as well.
-                self._record(state, number, [], [], None if level.moves in state.resets else signal)
+                self._note(state, number, [], [], None if level.moves in state.resets else signal)
                 self.engine.searcher.begin(number)
             return
         if level.moves in state.resets:
@@ -43,13 +43,14 @@ class Mover:
         if signal is None or (guarded is not None and all(guard.frozen(guarded))):
             return
         if signal.bad is not None and bool(signal.bad.all()):
-            self._wait(state, number)
+            # The guard has just put the slot back: no step, which the windows above still count.
+            self._note(state, number, [], [], signal, null=True)
             return
         self._step(state, number, signal)
 
     def finish(self, state: RunState) -> None:
         """Forget this step's signals."""
-        for name, numbers in self.engine.movers.items():
+        for name, numbers in self.movers.items():
             if name in state.resets or all(state.pending[n] is None for n in numbers):
                 continue
             state.slots[name].age += 1
@@ -58,73 +59,35 @@ class Mover:
         state.pending = [None] * len(self.levels)
         state.resets, state.due = [], []
 
-    # steps
-
     def _step(self, state: RunState, number: int, signal: Signal) -> None:
         engine, level, own = self.engine, self.levels[number], state.levels[number]
-        point = engine.point(state, number)
-        taped = any(engine.taping(n) for n in engine.above(number))
-        batched = engine.tasks > 1 and level.moves == TASK
-        draws = not engine.callers[level.by].strategy.vectorize
+        point = engine.slots.point(state, number)
+        above = self.above[number]
+        taped = any(self.levels[n].taping for n in above)
+        draws = not engine.slots.callers[level.by].strategy.vectorize
         rng = Generator()
         if draws:
             rng.set_state(own.rng)
         with torch.set_grad_enabled(taped):
-            made = (
-                self._first(state, number, signal, rng)
-                if engine.graph.order(number)
-                else self._zero(state, number, signal, rng)
-            )
-            above = engine.above(number)
+            made = self._ask(state, number, signal, point, rng)
             lessons = {n: engine.teacher.lesson(state, n, number, signal, point, made.delta) for n in above}
             delta = self._checked(state, number, signal, made, point)
             new = [p + d for p, d in zip(point, delta, strict=True)]
         own.rng, own.steps = rng.get_state() if draws else own.rng, own.steps + 1
         own.strategy, own.normal = made.strategy, made.normal
         # What no tape runs over is a plain value; an optimizee's hyperparameters are leaves of the next window.
-        engine.put(state, number, new if taped else tree.detach(new))
-        if level.moves != TASK:
-            engine.leaves(state, level.moves)
-        self._record(state, number, new, delta, signal, lessons=lessons)
-        self._log(state, number, signal, made, delta, batched)
+        engine.slots.put(state, number, new if taped else tree.detach(new))
+        self._note(state, number, new, delta, signal, lessons=lessons)
+        self._log(state, number, signal, made, delta)
 
-    def _first(self, state: RunState, number: int, signal: Signal, rng: Generator) -> Step:
+    def _ask(self, state: RunState, number: int, signal: Signal, point: Params, rng: Generator) -> Step:
+        """The strategy's answer; a zero-order one scores its proposals on the batch at hand."""
         engine, level, own = self.engine, self.levels[number], state.levels[number]
-        tasks = engine.tasks if level.moves == TASK else 1
-        caller = engine.callers[level.by]
-        point = engine.point(state, number)
-        return caller.step(state.slots[level.by].params, level, point, signal, own.strategy, own.normal, rng, tasks)
-
-    def _zero(self, state: RunState, number: int, signal: Signal, rng: Generator) -> Step:
-        """A zero-order strategy on the task itself: its proposals are scored on the batch at hand."""
-        engine, level, own = self.engine, self.levels[number], state.levels[number]
-        caller, slot = engine.callers[level.by], state.slots[TASK]
-        module = caller.module(state.slots[level.by].params)
-        batch = engine.evaluator.batch(slot, slot.seen - 1, "train")
-
-        def propose(point: Params, strategy: State) -> list[Params]:
-            return list(module.propose(point, opened(strategy, None), rng))
-
-        point = engine.point(state, number)
-        found = over_tasks(propose, (point, own.strategy), engine.tasks, False)
-        losses = []
-        for candidate in found:
-            if all(torch.equal(a, b) for a, b in zip(candidate, point, strict=True)):
-                losses.append(signal.loss)
-                continue
-            params = list(slot.params)
-            for i, value in zip(engine.index(state, number), candidate, strict=True):
-                params[i] = value
-            losses.append(engine.evaluator.value(slot, params, batch))
-            engine.budget.spend(engine.searcher.payer(state), loss=engine.tasks)
-
-        def decide(point: Params, strategy: State, points: list[Params], losses: list[Tensor]) -> tuple[Params, State]:
-            trials = [Trial(p, x) for p, x in zip(points, losses, strict=True)]
-            delta, after = module(point, trials, opened(strategy, None), rng)
-            return delta, closed(strategy, after)
-
-        arguments = (point, own.strategy, found, losses)
-        delta, after = over_tasks(decide, arguments, engine.tasks, False)
+        caller, values, tasks = engine.slots.callers[level.by], state.slots[level.by].params, engine.slots.tasks(number)
+        if engine.graph.order(number):
+            return caller.step(values, level, point, signal, own.strategy, own.normal, rng, tasks)
+        score = engine.source.scorer(state, number)
+        delta, after = caller.search(values, point, signal.loss, score, own.strategy, rng, tasks)
         return Step(delta, after, own.normal, [])
 
     def _checked(self, state: RunState, number: int, signal: Signal, made: Step, point: Params) -> Params:
@@ -151,23 +114,17 @@ class Mover:
                 own.before, own.score = tree.detach(point), loss
         return delta
 
-    def _wait(self, state: RunState, number: int) -> None:
-        """No step, since the guard has just put the slot back; the windows above still count it."""
-        signal = state.pending[number]
-        assert signal is not None
-        self._record(state, number, [], [], signal, null=True)
-
-    def _record(
+    def _note(
         self, state: RunState, number: int, point: Params, delta: Params, signal: Signal | None, null: bool = False,
         lessons: Mapping[int, list[Pair]] | None = None,
     ) -> None:  # fmt: skip
         """Note an update in the windows of the levels above; ``signal`` is what came before it, if anything did."""
-        for n in self.engine.above(number):
+        for n in self.above[number]:
             window = state.levels[n].window
             k = self.engine.graph.subjects[n].index(number)
             if signal is not None and not window.records[k] and window.start[k] is None:
                 window.start[k] = Record([], [], signal.loss.detach())
-            keep = self.engine.taping(n)
+            keep = self.levels[n].taping
             update = list(delta) if keep else tree.detach(delta) if self.levels[n].penalty_update else []
             lesson = (lessons or {}).get(n, [])
             kept = lesson if keep else tree.detach(lesson)
@@ -175,8 +132,8 @@ class Mover:
 
     # record
 
-    def _log(self, state: RunState, number: int, signal: Signal, made: Step, delta: Params, batched: bool) -> None:
-        level = self.levels[number]
+    def _log(self, state: RunState, number: int, signal: Signal, made: Step, delta: Params) -> None:
+        level, batched = self.levels[number], self.engine.slots.tasks(number) > 1
         values: dict[str, object] = {"update_norm": _mean(tree.norm(delta, batched))}
         if signal.grads is not None:
             known = signal.norm is not None

@@ -86,7 +86,7 @@ def _check_upper_level(graph: Graph, number: int) -> None:
                 number,
                 f"'{level.by}' is zero-order and reads values only: set gradient=value, not {level.gradient}.",
             )
-    elif level.gradient not in ("unroll", "online"):
+    elif not level.taping:
         _refuse(
             graph,
             number,

@@ -121,7 +121,7 @@ def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
             "seconds": spent.seconds,
         }
         guard = engine.state.guards.get(level.moves)
-        if guard is not None and number == engine.movers[level.moves][0]:
+        if guard is not None and number == engine.graph.movers[level.moves][0]:
             found[number + 1] |= {"restored_total": float(guard.restored), "frozen_tasks": float(sum(frozen(guard)))}
     return found
 

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from . import tree
-from .state import RunState, Search, Signal, set_global_rng
+from .state import RunState, Search, Signal
 from .strategy import Params, Trial
 from .tape import value
 
@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 
 
 class Searcher:
-    """Runs the trials of an engine's zero-order levels."""
+    """Runs the trials of an engine's zero-order levels.
+
+    Attributes:
+        numbers: those levels.
+    """
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.numbers = [n for n, x in enumerate(engine.levels) if x.gradient == "value" and engine.graph.subjects[n]]
+        self.engine, graph = engine, engine.graph
+        self.numbers = [n for n, x in enumerate(engine.levels) if x.gradient == "value" and graph.subjects[n]]
+        below = {n: graph.below(n) for n in self.numbers}
+        self._rivals = {
+            n: [m for m in self.numbers if m != n and m not in below[n] and n not in below[m]] for n in self.numbers
+        }
 
     def active(self, state: RunState) -> bool:
         """Whether what happens now may yet be taken back."""
@@ -42,8 +50,8 @@ class Searcher:
 
     def closed(self, state: RunState) -> bool:
         """Whether no tape is open in ``state`` nor in any state that it may go back to."""
-        for n, own in enumerate(state.levels):
-            if self.engine.taping(n) and any(own.window.records):
+        for level, own in zip(self.engine.levels, state.levels, strict=True):
+            if level.taping and any(own.window.records):
                 return False
             search = own.search
             if search is not None:
@@ -57,22 +65,21 @@ class Searcher:
 
         Two searches that overlap without one holding the other would take back each other's choices.
         """
-        levels, below = self.engine.state.levels, self.engine.collector.under
+        levels = self.engine.state.levels
         if levels[number].search is not None:
             return False
-        rivals = [n for n in self.numbers if n != number and n not in below[number] and number not in below[n]]
-        return all(levels[n].search is None and levels[n].steps >= levels[number].steps for n in rivals)
+        return all(levels[n].search is None and levels[n].steps >= levels[number].steps for n in self._rivals[number])
 
     def begin(self, number: int) -> None:
         """Ask for proposals and set the first; remember the state to come back to."""
         engine, state = self.engine, self.engine.state
         own, level = state.levels[number], engine.levels[number]
         # Its window opens now, whatever was noted while it waited for its turn.
-        engine.collector.reopen(own)
+        own.window = own.window.next()
         if not self.active(state):
             engine.hand_on(state)
-        point = tree.detach(engine.point(state, number))
-        module = engine.callers[level.by].module(tree.detach(state.slots[level.by].params))
+        point = tree.detach(engine.slots.point(state, number))
+        module = engine.slots.callers[level.by].module(tree.detach(state.slots[level.by].params))
         rng = Generator()
         rng.set_state(own.rng)
         with torch.no_grad():
@@ -80,20 +87,20 @@ class Searcher:
         own.rng = rng.get_state()
         start = state.copy() if len(candidates) > 1 else None
         own.search = Search(point, candidates, start)
-        self._set(state, number, candidates[0])
+        engine.slots.put(state, number, tree.detach(candidates[0]))
 
     def judge(self, number: int) -> bool:
         """A window has closed: note the score. True if the run went back, to try the next proposal."""
         engine, state = self.engine, self.engine.state
         own = state.levels[number]
-        search = own.search
+        search, window = own.search, own.window
+        own.window = window.next()
         if search is None:
-            engine.collector.reopen(own)
             return False
-        point = engine.point(state, number)
+        point = engine.slots.point(state, number)
         level, weight = engine.levels[number], engine.teacher.weight(state, number)
-        search.scores.append(value(level, own.window, engine.collector.slots(number), point, weight))
-        engine.collector.judged(state, number)
+        search.scores.append(value(level, window, engine.collector.slots[number], point, weight))
+        engine.episodes.close(state, number)
         if len(search.scores) < len(search.candidates):
             self._back(number, search)
             return True
@@ -101,13 +108,14 @@ class Searcher:
         return False
 
     def _back(self, number: int, search: Search) -> None:
+        """Go back to where the search began, with the next proposal."""
         engine, state = self.engine, self.engine.state
         assert search.start is not None
         state.levels[number].search = None
         search.ends.append(state.copy())
-        self._go(search.start)
+        engine.go(search.start)
         engine.state.levels[number].search = search
-        self._set(engine.state, number, search.candidates[len(search.scores)])
+        engine.slots.put(engine.state, number, tree.detach(search.candidates[len(search.scores)]))
 
     def _decide(self, number: int, search: Search) -> None:
         """Let the strategy choose, and go on from the end of the window that ran closest to its choice."""
@@ -115,7 +123,7 @@ class Searcher:
         level, own = engine.levels[number], state.levels[number]
         own.search = None
         trials = [Trial(c, s) for c, s in zip(search.candidates, search.scores, strict=True)]
-        module = engine.callers[level.by].module(tree.detach(state.slots[level.by].params))
+        module = engine.slots.callers[level.by].module(tree.detach(state.slots[level.by].params))
         rng = Generator()
         rng.set_state(own.rng)
         with torch.no_grad():
@@ -123,34 +131,21 @@ class Searcher:
         new = [p + d for p, d in zip(search.point, delta, strict=True)]
         winner = nearest(new, search.candidates, search.scores)
         if winner < len(search.ends):
-            self._go(search.ends[winner])
+            engine.go(search.ends[winner])
             state = engine.state
             own = state.levels[number]
         own.strategy, own.rng, own.steps = after, rng.get_state(), own.steps + 1
-        self._set(state, number, new)
+        engine.slots.put(state, number, tree.detach(new))
         state.pending[number] = Signal(search.scores[winner])
         self._log(number, search, winner, delta)
 
-    def _go(self, to: RunState) -> None:
-        """Make a copy of ``to`` the run's state."""
-        engine = self.engine
-        engine.state = tree.snapshot(to)
-        set_global_rng(to.rng)
-        engine.collector.held_out = None
-        for name in engine.graph.slots:
-            engine.leaves(engine.state, name)
-
-    def _set(self, state: RunState, number: int, values: Params) -> None:
-        self.engine.put(state, number, tree.detach(values))
-        self.engine.leaves(state, self.engine.levels[number].moves)
-
     def _log(self, number: int, search: Search, winner: int, delta: Params) -> None:
-        engine = self.engine
+        engine, scores = self.engine, torch.stack(search.scores)
         values = {
             "meta_loss": search.scores[winner],
             "accepted": int(winner > 0),
             "update_norm": tree.norm(delta),
-            "spread": torch.stack(search.scores).max() - torch.stack(search.scores).min(),
+            "spread": scores.max() - scores.min(),
         }
         engine.log(engine.state, number + 1, values)
         engine.mover.hyperparameters(engine.state, number)

@@ -60,6 +60,17 @@ class Window:
     def empty(cls, subjects: int) -> Window:
         return cls([[] for _ in range(subjects)], [None] * subjects)
 
+    def next(self, exact: bool = False) -> Window:
+        """The window that opens where this one closes, whose last evaluation is its start; ``exact``: with the tape."""
+        starts: list[Record | None] = []
+        for records, start in zip(self.records, self.start, strict=True):
+            done = [r for r in records if r.loss is not None]
+            last = Record([], [], done[-1].loss, done[-1].pairs) if done else start
+            plain = Record([], [], last.loss.detach()) if last and last.loss is not None else None
+            starts.append(last if exact else plain)
+        # An update of a slower or faster subject may still wait for what comes after it.
+        return Window([[x for x in r if x.loss is None] for r in self.records], starts)
+
 
 @dataclass
 class Start:

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from . import counts, tree
-from .evaluate import mix
+from .family import mix
 from .level import TASK, Level
 from .state import Pair, RunState, Signal
 from .strategy import Params
@@ -46,8 +46,7 @@ class Teacher:
         engine, taught, name = self.engine, state.levels[n].taught, self.levels[n].teacher
         if name is None or self.weight(state, n) == 0:
             return []
-        tasks = engine.tasks if self.levels[number].moves == TASK else 1
-        caller = engine.callers[name]
+        caller, tasks = engine.slots.callers[name], engine.slots.tasks(number)
         if number not in taught:
             taught[number] = {"strategy": caller.init(point, tasks), "normal": {}}
         before = taught[number]
@@ -67,14 +66,14 @@ class Teacher:
 
     def cut(self, state: RunState, number: int) -> None:
         """Truncate the tape through the states that teachers keep beside level ``number``."""
-        for n in self.engine.above(number):
+        for n in self.engine.graph.above[number]:
             taught = state.levels[n].taught
             if number in taught:
                 taught[number] = tree.detach(taught[number])
 
     def renew(self, state: RunState, number: int, points: list[Params], index: Tensor) -> None:
         """Start teachers beside level ``number`` afresh for the tasks at ``index``, which are now at ``points``."""
-        for n in self.engine.above(number):
+        for n in self.engine.graph.above[number]:
             held, name = state.levels[n].taught.get(number), self.levels[n].teacher
             if held is None or name is None:
                 continue

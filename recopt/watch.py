@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from . import guard, tree
-from .level import TASK
 from .state import Guard, RunState
 from .strategy import Params
 
@@ -32,7 +31,7 @@ class Watcher:
 
     def check(self, state: RunState, name: str, loss: Tensor, grads: Params | None, explosions: bool = True) -> Checked:
         """Check a slot's new loss and gradient; put the slot back where they are bad."""
-        numbers = self.engine.movers[name]
+        numbers = self.engine.graph.movers[name]
         if not any(self.engine.levels[n].guard for n in numbers):
             return Checked(loss)
         slot = state.slots[name]
@@ -60,9 +59,8 @@ class Watcher:
         """Put a slot, and the states of the levels that move it, back to the last good ones where ``found``."""
         slot, wrong = state.slots[name], torch.tensor(found, device=loss.device).view(loss.shape)
         slot.params = tree.choose(wrong, now.point, tree.detach(slot.params))
-        for n, good in zip(self.engine.movers[name], now.states, strict=True):
+        for n, good in zip(self.engine.graph.movers[name], now.states, strict=True):
             state.levels[n].strategy = tree.choose(wrong, good, tree.detach(state.levels[n].strategy))
         slot.version += 1
-        if name != TASK:
-            self.engine.leaves(state, name)
+        self.engine.slots.leaves(state, name)
         return wrong

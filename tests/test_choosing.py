@@ -24,8 +24,8 @@ from recopt.chosen import Score
 from recopt.comparison import Contender, make_compare_spec, report_seeds, tuning_seeds
 from recopt.comparison.competitors import contender
 from recopt.comparison.runs import How, held_still, run_all
-from recopt.evaluate import mix
 from recopt.export import write_export
+from recopt.family import mix
 from recopt.plan import Plan, plan, plan_of, replan
 from recopt.plugins import load_strategy
 from recopt.session import CHECKPOINT, Options, Session

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from recopt.declare import positive
 from recopt.engine import Engine
 from recopt.errors import RecoptError
-from recopt.evaluate import mix
+from recopt.family import mix
 from recopt.graph import Graph
 from recopt.level import Level
 from recopt.strategy import Params, State, Strategy, Trial
@@ -180,7 +180,7 @@ def test_tasks_side_by_side_equal_separate_runs(stack: str, family: type[Task]) 
     made = engines.engine(family(seed=7), stack, rules=RULES, seed=7, tasks=3)
     made.run(12)
     assert list(made.graph.slots) == list(slots)
-    for n, one in enumerate(made.evaluator.tasks(0)):
+    for n, one in enumerate(made.family.drawn(0).tasks):
         single = engines.engine(engines.Regression(seed=one.seed), stack, rules=RULES, seed=one.seed)
         single.run(12)
         for a, b in zip(engines.params(made), engines.params(single), strict=True):
@@ -196,7 +196,7 @@ def test_batch_statistics_of_tasks_side_by_side_equal_separate_runs() -> None:
     made.run(9)
     base = engines.engine(Normed(seed=7), "adam(lr=0.02)", seed=7, tasks=2)
     base.run(9)
-    for n, one in enumerate(base.evaluator.tasks(0)):
+    for n, one in enumerate(base.family.drawn(0).tasks):
         single = engines.engine(Normed(seed=one.seed), "adam(lr=0.02)", seed=one.seed)
         single.run(9)
         for a, b in zip(base.state.slots["task"].buffers, single.state.slots["task"].buffers, strict=True):
@@ -220,7 +220,7 @@ def test_the_hypergradient_over_tasks_is_the_mean_of_separate_ones() -> None:
         return found[0]
 
     made = engines.engine(engines.Regression(seed=7), "plain/sgd", settings, rules=RULES, seed=7, tasks=3)
-    seeds = [t.seed for t in made.evaluator.tasks(0)]
+    seeds = [t.seed for t in made.family.drawn(0).tasks]
     singles = [
         first(engines.engine(engines.Regression(seed=s), "plain/sgd", settings, rules=RULES, seed=s)) for s in seeds
     ]
@@ -337,7 +337,7 @@ def test_an_episode_starts_afresh() -> None:
     assert made.state.levels[0].strategy["steps"] == 4
     assert steps(made)[0] == 12
     first = engines.engine(Count(), "adam", seed=seeds[1]).state.slots["task"].params
-    fresh = made.evaluator.fresh(1).params
+    fresh = made.family.fresh(1).params
     assert all(torch.equal(a, b) for a, b in zip(first, fresh, strict=True))
 
 

@@ -12,13 +12,13 @@ from torch import Generator, nn
 
 from recopt.declare import positive
 from recopt.engine import Engine
-from recopt.episodes import KINDS
 from recopt.errors import RecoptError
-from recopt.evaluate import mix
+from recopt.family import mix
 from recopt.held_out import models
 from recopt.strategy import Params, State, Strategy, Trial
 from recopt.task import Task
 from recopt.tasks import make
+from recopt.turns import KINDS
 
 from . import engines
 
@@ -159,8 +159,8 @@ def test_tasks_that_start_by_turns_go_where_they_would_go_alone(name: str) -> No
     while made.state.step < 34:
         made.step()
         slot = made.state.slots["task"]
-        for n, start in enumerate(made.evaluator.starts(slot)):
-            seed, updates = made.evaluator.members(slot)[n].seed, slot.seen - start.seen
+        for n, start in enumerate(made.family.starts(slot)):
+            seed, updates = made.family.members(slot)[n].seed, slot.seen - start.seen
             assert seed == (7 if start.draw == n == 0 else mix(7, start.draw, n))
             if seed not in alone:
                 alone[seed] = trajectory(seed, family, stack, own)
@@ -187,7 +187,7 @@ def test_a_curriculum_by_turns() -> None:
     began: list[list[int]] = [[0], [0], [0], [0]]
     while made.state.step < 240:
         made.step()
-        for n, start in enumerate(made.evaluator.starts(made.state.slots["task"])):
+        for n, start in enumerate(made.family.starts(made.state.slots["task"])):
             if start.seen > began[n][-1]:
                 began[n].append(start.seen)
     spans = [[b - a for a, b in itertools.pairwise(task)] for task in began]
@@ -264,7 +264,7 @@ def measured(made: Engine) -> list[list[float]]:
     ours = made.evaluator.value(slot, slot.params, batch).tolist()
     plain = [
         task.loss(module, made.evaluator.place(task.batch(slot.seen - 1 - start.seen))).item()
-        for task, module, start in zip(made.evaluator.members(slot), models(made), slot.starts, strict=True)
+        for task, module, start in zip(made.family.members(slot), models(made), slot.starts, strict=True)
     ]
     assert ours == pytest.approx(plain, rel=1e-12)
     return [ours, plain]

@@ -60,7 +60,7 @@ def test_a_bad_evaluation_puts_everything_back(kind: str, stack: str) -> None:
     made.step()
     assert all(torch.equal(a, b) for a, b in zip(engines.params(made), good, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(engines.params(made), before[0], strict=True))
-    states = [t for n in made.movers["task"] for t in tensors(made.state.levels[n].strategy)]
+    states = [t for n in made.graph.movers["task"] for t in tensors(made.state.levels[n].strategy)]
     assert all(torch.equal(a, b) for a, b in zip(states, before[1], strict=True))
     made.run(40)
     assert all(t.isfinite().all() for values in engines.everything(made).values() for t in values)
@@ -88,7 +88,7 @@ def test_without_a_guard_it_diverges() -> None:
 
 
 def test_only_the_task_that_fails_is_touched() -> None:
-    seeds = [t.seed for t in engines.engine(faulty({}), "adam", tasks=3).evaluator.tasks(0)]
+    seeds = [t.seed for t in engines.engine(faulty({}), "adam", tasks=3).family.drawn(0).tasks]
     well = engines.engine(faulty({}), "adam(lr=0.05)", tasks=3)
     made = engines.engine(faulty({6: "nan", 7: "nan"}, only=seeds[1]), "adam(lr=0.05)", tasks=3)
     well.run(20)
@@ -104,7 +104,7 @@ def test_only_the_task_that_fails_is_touched() -> None:
 
 
 def test_normalizers_of_the_tasks_that_go_on_are_not_touched() -> None:
-    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).evaluator.tasks(0)]
+    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).family.drawn(0).tasks]
     settings = {1: {"normalize": "rms"}}
     well = engines.engine(faulty({}), "sgd(lr=0.05)", settings, tasks=2)
     made = engines.engine(faulty({6: "nan"}, only=seeds[1]), "sgd(lr=0.05)", settings, tasks=2)
@@ -119,7 +119,7 @@ STAGGER = {2: {"gradient": "unroll", "every": 2, "episode": 12, "stagger": True}
 
 def test_what_a_task_failed_at_in_an_earlier_episode_is_forgotten() -> None:
     # Task 1 of 2 begins anew after six updates, where its first draw has just failed twice.
-    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).evaluator.tasks(0)]
+    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).family.drawn(0).tasks]
     made = engines.engine(faulty({4: "nan", 5: "nan"}, only=seeds[1]), "adam(lr=0.05)/sgd(lr=1e-30)", STAGGER, tasks=2)
     made.run(6)
     assert made.state.guards["task"].scale[1] < 1
@@ -127,7 +127,7 @@ def test_what_a_task_failed_at_in_an_earlier_episode_is_forgotten() -> None:
     after = made.state.guards["task"]
     assert (after.scale, after.strikes) == ([1.0, 1.0], [0, 0])
     assert after.restored == 2
-    seed = made.evaluator.members(made.state.slots["task"])[1].seed
+    seed = made.family.members(made.state.slots["task"])[1].seed
     alone = Faulty(seed=seed)
     single = engines.engine(alone, "adam(lr=0.05)", seed=seed)
     single.run(15 - 6)
@@ -139,12 +139,12 @@ def test_what_a_task_failed_at_in_an_earlier_episode_is_forgotten() -> None:
 
 @pytest.mark.parametrize("kind", ["nan", "slope"])
 def test_a_fresh_start_that_fails_touches_no_other_task(kind: str) -> None:
-    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).evaluator.tasks(1)]
+    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).family.drawn(1).tasks]
     well = engines.engine(faulty({}), "adam(lr=0.05)/sgd(lr=1e-30)", STAGGER, tasks=2)
     made = engines.engine(faulty({0: kind}, only=seeds[1]), "adam(lr=0.05)/sgd(lr=1e-30)", STAGGER, tasks=2)
     for engine in (well, made):
         engine.run(7)
-    start = made.evaluator.fresh(1).params[0][1]
+    start = made.family.fresh(1).params[0][1]
     assert torch.equal(engines.params(made)[0][1], start)
     assert not torch.equal(engines.params(well)[0][1], start)
     for engine in (well, made):
@@ -173,7 +173,7 @@ def test_a_level_that_keeps_failing_is_frozen_and_says_so() -> None:
 
 
 def test_one_task_of_several_is_frozen_alone() -> None:
-    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).evaluator.tasks(0)]
+    seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).family.drawn(0).tasks]
     made = engines.engine(faulty(dict.fromkeys(range(5, 1000), "nan"), only=seeds[1]), "sgd(lr=0.02)", tasks=2)
     made.run(80)
     held = engines.params(made)[0]

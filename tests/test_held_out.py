@@ -36,7 +36,7 @@ def test_the_mean_over_a_pass_in_evaluation_mode_without_a_trace(tasks: int) -> 
     assert torch.equal(rng, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(before, tensors(made.state), strict=True))
     total = []
-    for task, model in zip(made.evaluator.tasks(0), held_out.models(made), strict=True):
+    for task, model in zip(made.family.drawn(0).tasks, held_out.models(made), strict=True):
         model.eval()
         with torch.no_grad():
             total += [float(task.loss(model, task.batch(k, "valid"))) for k in range(3)]

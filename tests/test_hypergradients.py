@@ -146,7 +146,7 @@ def worst(stack: str, settings: dict[int, dict[str, Any]], number: int, windows:
     signal = signal_of(made, number, windows=windows)
     assert signal.grads is not None
     signal = detach(signal)
-    index = made.index(made.state, number - 1)
+    index = made.slots.index(made.state, number - 1)
     scale = max(float(g.abs().max()) for g in signal.grads)
     gaps = []
     for position, g in zip(index, signal.grads, strict=True):
@@ -283,7 +283,7 @@ def by_hand(steps: int, second_order: bool) -> list[Tensor]:
         if t < steps:
             if not second_order or t == 0:
                 grads = tuple(g.detach() for g in grads)
-            module = made.callers["rule"].module(phi)
+            module = made.slots.callers["rule"].module(phi)
             delta, state = module(theta, [Trial(theta, loss, list(grads))], state, None)
             theta = [p + d for p, d in zip(theta, delta, strict=True)]
     return list(torch.autograd.grad(total, phi))

@@ -23,7 +23,7 @@ RULES = {
 @pytest.mark.parametrize("stack", RULES)
 def test_a_cosine_is_torchs_schedule_of_the_learning_rate(stack: str) -> None:
     made = engines.engine(engines.Regression(), stack, COSINE)
-    model = made.evaluator.module(0)
+    model = made.family.module(0)
     optimizer = RULES[stack](model.parameters())
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
     task = engines.Regression()

@@ -41,7 +41,7 @@ def test_an_exported_rule_makes_the_updates_that_it_makes_in_the_engine(stack: s
     )  # fmt: skip
     engine.run(12)
     engine.hand_on(engine.state)
-    model = engine.evaluator.module(0)
+    model = engine.family.module(0)
     optimizer = recopt.Optimizer(model.parameters(), str(folder))
     for step in range(12):
         loss = task.loss(model, engine.evaluator.place(task.batch(step)))

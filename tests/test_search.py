@@ -11,7 +11,7 @@ from torch import Generator, nn
 
 from recopt.declare import option, positive
 from recopt.engine import Engine
-from recopt.evaluate import mix
+from recopt.family import mix
 from recopt.search import nearest
 from recopt.strategy import Params, State, Strategy, Trial
 

@@ -100,7 +100,7 @@ def test_zero_order_rules_train_several_tasks_side_by_side(stack: str) -> None:
     made = run(stack, 300, Bowl, tasks=3)
     first, last = torch.zeros(3), torch.zeros(3)
     for n in range(3):
-        start = made.evaluator.fresh(0).params[0][n]
+        start = made.family.fresh(0).params[0][n]
         a = torch.tensor([1.0, 0.5, 0.25, 2.0, 0.1], dtype=torch.float64)
         first[n] = (a * start[0] ** 2).sum()
         last[n] = (a * made.state.slots["task"].params[0][n][0].detach() ** 2).sum()

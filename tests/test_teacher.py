@@ -116,13 +116,13 @@ def test_the_gradient_with_second_derivatives_dropped() -> None:
     with_, made = grads({"teacher": "t", "imitate": 10, "imitate_weight": 3.0})
     without, _ = grads({})
     phi = [p.detach().clone().requires_grad_() for p in made.state.slots["net"].params]
-    slot, point = made.evaluator.fresh(0), [p.detach() for p in made.evaluator.fresh(0).params]
+    slot, point = made.family.fresh(0), [p.detach() for p in made.family.fresh(0).params]
     total = torch.zeros((), dtype=torch.float64)
     for t in range(3):
         slot.params = point
         batch = made.evaluator.batch(slot, t, "train")
         _, seen, _ = made.evaluator.gradient(slot, batch, False)
-        net = made.callers["net"].module(phi)
+        net = made.slots.callers["net"].module(phi)
         ours, _ = net(point, [type("T", (), {"grads": seen})()], {}, None)
         theirs = [-0.2 * g for g in seen]
         gap = sum(((u - v) ** 2).sum() for u, v in zip(ours, theirs, strict=True))
