@@ -20,7 +20,6 @@ import torch
 from .chosen import Chosen, Score, Values
 from .comparison.runs import How, held_at, run_all
 from .engine import Engine
-from .graph import Graph
 from .held_out import settled
 from .level import TASK
 from .spec import Choose
@@ -42,8 +41,51 @@ def reporting_seeds(how: Choose) -> list[int]:
     return [4_000_000_000 + n for n in range(how.tasks)]
 
 
+class Scorer:
+    """Runs the rule of a run on fresh tasks, in engines of their own.
+
+    Args:
+        how: what is asked for, complete.
+        engine: of the run.
+        task: the family that the run's tasks are sampled from.
+
+    Attributes:
+        evaluations, seconds: what it has taken so far.
+    """
+
+    def __init__(self, how: Choose, engine: Engine, task: Task) -> None:
+        self.how, self.engine, self.task = how, engine, task
+        self.evaluations, self.seconds = 0, 0.0
+
+    def score(self, values: Values, seeds: Sequence[int], step: int) -> Score:
+        """The score of the rule at ``values``, which it had at ``step`` of the run, on the tasks of ``seeds``."""
+        engine, how = self.engine, self.how
+        graph = held_at(engine.levels, engine.graph.slots, values)
+        dtype = "float64" if engine.dtype == torch.float64 else "float32"
+        begin, rng = time.perf_counter(), global_rng()
+        try:
+            runs = run_all("choose", graph, self.task, seeds, How(how.steps, str(engine.device), dtype), test=False)
+        finally:
+            set_global_rng(rng)
+        scores = runs.score("final" if how.objective == "last" else "sum")
+        with np.errstate(invalid="ignore"):
+            mean = mean_interval(scores / how.steps if how.objective == "mean" else scores)
+        # The evaluation at the end of each run is one more.
+        self.evaluations += round(len(seeds) * (runs.evaluations + 1))
+        self.seconds += time.perf_counter() - begin
+        return Score(step, *mean, int(runs.diverged.sum()), len(seeds))
+
+    def report(self, rules: Mapping[str, tuple[int, Values]]) -> dict[str, Score]:
+        """The scores of several values of the rule, on tasks that nothing is chosen by; those of one step run once."""
+        found: dict[int, Score] = {}
+        for step, values in rules.values():
+            if step not in found:
+                found[step] = self.score(values, reporting_seeds(self.how), step)
+        return {name: found[step] for name, (step, _) in rules.items()}
+
+
 class Chooser:
-    """Scores the rule of a run, and keeps the best of its values.
+    """Keeps the best of the values that the rule of a run has had.
 
     Args:
         how: what is asked for, complete.
@@ -57,12 +99,12 @@ class Chooser:
     """
 
     def __init__(self, how: Choose, engine: Engine, task: Task, sink: Callable[[Score], None]) -> None:
-        self.how, self.engine, self.task, self.sink = how, engine, task, sink
+        self.how, self.engine, self.sink = how, engine, sink
+        self.scorer = Scorer(how, engine, task)
         self.rules = sorted({level.by for level in engine.levels if level.moves == TASK})
         self.best: Score | None = None
         self.latest: Score | None = None
-        self.waited = self.evaluations = 0
-        self.seconds = 0.0
+        self.waited = 0
         self._first = self._kept = self._values(engine.state)
         self._seen = self._scored = self._versions(engine.state)
 
@@ -85,7 +127,7 @@ class Chooser:
     def score(self, state: RunState) -> Score:
         """Score the rule as it is in ``state``, and keep it if it is the best."""
         values = self._values(state)
-        found = self.latest = self._run(values, choosing_seeds(self.how), state.step)
+        found = self.latest = self.scorer.score(values, choosing_seeds(self.how), state.step)
         self._scored = self._versions(state)
         if found.beats(self.best):
             self.best, self._kept, self.waited = found, values, 0
@@ -99,43 +141,19 @@ class Chooser:
         state = settled(self.engine, strictly=True)
         if report and (self.latest is None or self._versions(state) != self._scored):
             self.score(state)
-        values = self._values(state) if self.best is None else self._kept
-        scores = self._report(values, self._values(state), state.step) if report else {}
+        last = self._values(state)
+        values = last if self.best is None else self._kept
         return Chosen(
-            values, self.best, state.step, scores, self.how.objective, self.how.steps,
-            self.stopped, self.evaluations, self.seconds,
+            values, self.best, state.step, self._report(values, last, state.step) if report else {},
+            self.how.objective, self.how.steps, self.stopped, self.scorer.evaluations, self.scorer.seconds,
         )  # fmt: skip
 
     def _report(self, values: Values, last: Values, step: int) -> dict[str, Score]:
-        # By the step at which they were scored, so that the same values are run once.
+        # By the step at which they were scored, which for the last values may be before the run's last step.
         end = self.latest.step if self.latest else step
         chosen = end if self.best is None else self.best.step
-        found: dict[int, Score] = {}
-        for at, rule in ((chosen, values), (end, last), (0, self._first)):
-            if at not in found:
-                found[at] = self._run(rule, reporting_seeds(self.how), at)
-        return {"chosen": found[chosen], "last": found[end]._replace(step=step), "before": found[0]}
-
-    def _run(self, values: Values, seeds: Sequence[int], step: int) -> Score:
-        engine, how = self.engine, self.how
-        dtype = "float64" if engine.dtype == torch.float64 else "float32"
-        begin, rng = time.perf_counter(), global_rng()
-        try:
-            runs = run_all("choose", self._graph(values), self.task, seeds, How(how.steps, str(engine.device), dtype),
-                           test=False)  # fmt: skip
-        finally:
-            set_global_rng(rng)
-        scores = runs.score("final" if how.objective == "last" else "sum")
-        with np.errstate(invalid="ignore"):
-            mean = mean_interval(scores / how.steps if how.objective == "mean" else scores)
-        # The evaluation at the end of each run is one more.
-        self.evaluations += round(len(seeds) * (runs.evaluations + 1))
-        self.seconds += time.perf_counter() - begin
-        return Score(step, *mean, int(runs.diverged.sum()), len(seeds))
-
-    def _graph(self, values: Values) -> Graph:
-        """The levels that move the task, with their strategies at ``values``."""
-        return held_at(self.engine.levels, self.engine.graph.slots, values)
+        found = self.scorer.report({"chosen": (chosen, values), "last": (end, last), "before": (0, self._first)})
+        return {**found, "last": found["last"]._replace(step=step)}
 
     def _values(self, state: RunState) -> Values:
         return {name: [p.detach() for p in state.slots[name].params] for name in self.engine.graph.slots}
@@ -150,7 +168,7 @@ class Chooser:
         return {
             "best": self.best and self.best._asdict(), "latest": self.latest and self.latest._asdict(),
             "kept": dict(self._kept), "scored": self._scored, "seen": self._seen, "waited": self.waited,
-            "evaluations": self.evaluations, "seconds": self.seconds,
+            "evaluations": self.scorer.evaluations, "seconds": self.scorer.seconds,
         }  # fmt: skip
 
     def load(self, plain: Mapping[str, Any]) -> None:
@@ -159,7 +177,8 @@ class Chooser:
         self.latest = plain["latest"] and Score(**plain["latest"])
         self._kept = {name: [p.to(self.engine.device) for p in values] for name, values in plain["kept"].items()}
         self._scored, self._seen = list(plain["scored"]), list(plain["seen"])
-        self.waited, self.evaluations, self.seconds = plain["waited"], plain["evaluations"], plain["seconds"]
+        self.waited = plain["waited"]
+        self.scorer.evaluations, self.scorer.seconds = plain["evaluations"], plain["seconds"]
 
 
 def chosen_in(note: Any, how: Choose | None, engine: Engine, task: Task) -> Chosen | None:

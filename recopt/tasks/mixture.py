@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import zlib
 from collections.abc import Sequence
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 
 from ..declare import option
 from ..errors import RecoptError
-from ..task import Batch, Split, Task
+from ..task import Batch, Task
 from .members import members
+from .outer import Outer
 from .rescaled import Rescaled
 
 
-class Mixture(Task):
+class Mixture(Outer):
     """A weighted mixture of other tasks; each draw is of one of them.
 
     ``members`` is written like ``mnist(hidden=[40]) + quadratic``, and ``weights`` has a number for each.
@@ -43,16 +43,16 @@ class Mixture(Task):
         with torch.random.fork_rng(devices=[]):
             # A mixture inside this one varies in itself, and sees to that itself.
             self._structures = [() if _varies(task) else _structure(task.model()) for task in self._members]
-        self._at(seed)
+        self._choose()
 
     @property
     def member(self) -> Task:
         """The task that this one is."""
-        return self._member
+        return self.inner
 
     def sample(self, seed: int) -> Self:
-        other = copy.copy(self)
-        other._at(seed)
+        other = super().sample(seed)
+        other._choose()
         return other
 
     def draw(self, seeds: Sequence[int]) -> list[Task]:
@@ -63,22 +63,13 @@ class Mixture(Task):
             task.to(device)
         return self
 
-    def model(self) -> nn.Module:
-        return self.member.model()
-
-    def batch(self, index: int, split: Split = "train") -> Batch:
-        return self.member.batch(index, split)
-
-    def batches(self, split: Split) -> int:
-        return self.member.batches(split)
-
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         self._check(model)
-        return self.member.loss(model, batch)
+        return super().loss(model, batch)
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         self._check(model)
-        return self.member.metrics(model, batch)
+        return super().metrics(model, batch)
 
     def _check(self, model: Any) -> None:
         if not isinstance(model, nn.Module):  # a function of the batch: there is nothing to compare
@@ -91,14 +82,11 @@ class Mixture(Task):
                 "members of different structure cannot share one model."
             )
 
-    def _at(self, seed: int) -> None:
-        self.seed = seed
+    def _choose(self) -> None:
         # The key keeps a mixture within a mixture from choosing by the same throw.
         dice = self.generator(zlib.crc32(self.members.encode()))
         self._chosen = int(torch.multinomial(self._weights, 1, generator=dice))
-        self._member = self._members[self._chosen].sample(seed)
-        self.vectorize, self.metric = self._member.vectorize, self._member.metric
-        self.higher_is_better = self._member.higher_is_better
+        self.wrap(self._members[self._chosen].sample(self.seed))
 
 
 def _structure(model: nn.Module) -> tuple[str, ...]:

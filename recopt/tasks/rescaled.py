@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -12,14 +11,15 @@ from torch.func import functional_call
 
 from ..declare import option
 from ..errors import RecoptError
-from ..task import Batch, Split, Task
+from ..task import Task
 from .members import members
+from .outer import Outer
 
 _SCALES = 170303633
 """The key of the scales: another stream than any that the task itself draws from."""
 
 
-class Rescaled(Task):
+class Rescaled(Outer):
     """Another task with every coordinate of its model rescaled at random.
 
     The random scaling of Lv, Jiang and Li 2017 (1703.03633), which keeps a learned rule from relying on
@@ -43,51 +43,17 @@ class Rescaled(Task):
             raise RecoptError(
                 f"rescaled.of must be one task, not '{self.of}': a mixture is written mixture(members=…)."
             )
-        self._wrap(written[0].sample(seed))
-
-    @property
-    def inner(self) -> Task:
-        """The task in its own coordinates."""
-        return self._inner
+        self.wrap(written[0].sample(seed))
 
     def sample(self, seed: int) -> Self:
-        other = copy.copy(self)
-        other.seed = seed
-        other._wrap(self.inner.sample(seed))
-        return other
+        return super().sample(seed).wrap(self.inner.sample(seed))
 
     def draw(self, seeds: Sequence[int]) -> list[Task]:
-        drawn: list[Task] = []
-        for seed, task in zip(seeds, self.inner.draw(seeds), strict=True):
-            other = copy.copy(self)
-            other.seed = seed
-            other._wrap(task)
-            drawn.append(other)
-        return drawn
-
-    def to(self, device: torch.device | str) -> Self:
-        self.inner.to(device)
-        return self
+        drawn = self.inner.draw(seeds)
+        return [super(Rescaled, self).sample(seed).wrap(task) for seed, task in zip(seeds, drawn, strict=True)]
 
     def model(self) -> nn.Module:
         return RescaledModel(self.inner.model(), self.spread, self.generator(_SCALES))
-
-    def batch(self, index: int, split: Split = "train") -> Batch:
-        return self.inner.batch(index, split)
-
-    def batches(self, split: Split) -> int:
-        return self.inner.batches(split)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return self.inner.loss(model, batch)
-
-    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return self.inner.metrics(model, batch)
-
-    def _wrap(self, inner: Task) -> None:
-        self._inner = inner
-        self.vectorize, self.metric = inner.vectorize, inner.metric
-        self.higher_is_better = inner.higher_is_better
 
 
 class RescaledModel(nn.Module):
