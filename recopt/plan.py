@@ -16,7 +16,20 @@ from .export import export_folder, is_reference
 from .graph import Graph
 from .level import TASK, Level
 from .plugins import canonical, is_export, is_known, source_of
-from .spec import LARGEST_SEED, SHORT, Choose, Named, NamedOrText, Spec, choice, deepen, make_spec, strategies_of
+from .spec import (
+    COMPARES,
+    LARGEST_SEED,
+    RUNS,
+    SHORT,
+    Choose,
+    Named,
+    NamedOrText,
+    Spec,
+    choice,
+    deepen,
+    make_spec,
+    strategies_of,
+)
 from .stack import parse
 from .strategy import Strategy
 from .task import Task
@@ -82,6 +95,10 @@ def replan(
 
 def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str | None, int | None, list[str]]]:
     """A spec's mapping without what :data:`recopt.spec.SHORT` lists, and that: a stack, a depth and settings."""
+    if (found := sorted(COMPARES & data.keys())) and not RUNS & data.keys():
+        raise RecoptError(
+            f"In {where} '{found[-1]}' belongs to a comparison, not to a run: give the file to 'recopt compare --spec'."
+        )
     rest = {key: value for key, value in data.items() if key not in SHORT}
     stack, depth, settings = (data.get(key) for key in SHORT)
     if stack is not None and not isinstance(stack, str):
@@ -217,12 +234,9 @@ def plan_of(task: str | Path | Task, stack: str | Path | Graph, *, seed: int = 0
         if depth is not None or settings:
             raise RecoptError("'depth' and 'settings' are for a stack in words: put them into the graph's levels.")
         graph, strategies = stack, {slot: _strategy_in_words(s) for slot, s in stack.slots.items()}
-    if isinstance(task, str):
-        named = task_named(task)
-        made = make_task(named, seed, fields.get("plugins") or [])
-    else:
-        named, made = _task_in_words(task), task
+    named = task_named(task) if isinstance(task, str) else _task_in_words(task)
     spec = make_spec({**fields, "task": named, "strategies": strategies, "levels": graph.levels})
+    made = make_task(named, seed, spec.plugins) if isinstance(task, str) else task
     return Plan(_complete(spec, graph), graph, made)
 
 

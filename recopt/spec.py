@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -76,6 +75,7 @@ class Spec(BaseModel):
         recopt: the version of this format.
         tasks: how many tasks are trained side by side, all by the same strategies.
         steps: updates of the task.
+        seed: of everything random in the run; what torch's generators take, without a sign.
         measure: steps between two measurements on held-out data; 0 for only at the start and the end.
         choose: how the values that the run hands on are chosen; None for the last ones.
         plugins: folders and files with strategies and tasks, searched first.
@@ -91,7 +91,7 @@ class Spec(BaseModel):
     levels: list[Level]
     tasks: Annotated[int, Field(ge=1)] = 1
     steps: Annotated[int, Field(ge=1)] = 1000
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     measure: Annotated[int, Field(ge=0)] | None = None
@@ -136,21 +136,6 @@ def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Ter
     return out
 
 
-def read_spec(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises RecoptError if it cannot be read or holds no mapping."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as why:
-        raise RecoptError(f"The spec {path} cannot be read ({why.strerror}): check the path.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as why:
-        mark = getattr(why, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise RecoptError(f"The spec {path}{place} is no YAML: {getattr(why, 'problem', None) or why}.") from None
-    if not isinstance(data, dict):
-        raise RecoptError(f"The spec {path} should be a mapping, with a task and a stack to begin with.")
-    return data
-
-
 def make_spec(data: Mapping[str, Any], where: str = "the spec") -> Spec:
     """``data`` checked. Raises RecoptError with the exact place of the first mistake."""
     try:
@@ -161,6 +146,9 @@ def make_spec(data: Mapping[str, Any], where: str = "the spec") -> Spec:
 
 SHORT = ("stack", "depth", "settings")
 """What a spec's mapping may have in the place of ``strategies`` and ``levels``."""
+RUNS = frozenset({"stack", "strategies", "levels"})
+COMPARES = frozenset({"stacks", "baselines", "each", "tune", "tune_tasks", "reference", "guards"})
+"""Names that tell the spec of a run, and that of a comparison, from the other."""
 KNOWN: Mapping[str, Iterable[str]] = {
     "": [*Spec.model_fields, *SHORT], "task": Named.model_fields, "strategies": Named.model_fields,
     "levels": Level.model_fields, "choose": Choose.model_fields,

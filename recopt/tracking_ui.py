@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ._store_uri import shown
@@ -33,7 +35,9 @@ def ui(
     say: Callable[[str], None] = print,
     browser: bool = True,
 ) -> None:
-    """Serve MLflow's pages on ``store`` until Ctrl-C; a store that is a server already is only linked to.
+    """Serve MLflow's pages on ``store`` until Ctrl-C, a kill (SIGTERM), or the end of the terminal.
+
+    A store that is a server already is only linked to.
 
     Args:
         port: the first free one from 5000 if not given.
@@ -51,17 +55,16 @@ def ui(
         return
     chosen = _free_port(host, port)
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{chosen}"
-    server = _serve(opened, host, chosen)
-    try:
-        _await(server, address)
-        _show(f"{address}/{page}", say, browser)
-        say("Ctrl-C ends it.")
-        if server.wait():
-            raise RecoptError(f"The server of the user interface ended with status {server.returncode}.")
-    except KeyboardInterrupt:
-        return
-    finally:
-        _stop(server)
+    with suppress(KeyboardInterrupt), _like_ctrl_c():
+        server = _serve(opened, host, chosen)
+        try:
+            _await(server, address)
+            _show(f"{address}/{page}", say, browser)
+            say("Ctrl-C ends it.")
+            if server.wait():
+                raise RecoptError(f"The server of the user interface ended with status {server.returncode}.")
+        finally:
+            _stop(server)
 
 
 def _page(store: Store, given: str | None, run: str | None, root: Path) -> str:
@@ -127,6 +130,21 @@ def _show(link: str, say: Callable[[str], None], browser: bool) -> None:
     screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if browser and screen and "SSH_CONNECTION" not in os.environ and sys.stdout.isatty():
         webbrowser.open(link)
+
+
+@contextmanager
+def _like_ctrl_c() -> Iterator[None]:
+    """What else ends this process is a KeyboardInterrupt too: the server has a session of its own, and would go on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signs = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {sign: signal.signal(sign, signal.default_int_handler) for sign in signs}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

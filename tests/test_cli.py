@@ -13,7 +13,7 @@ from PIL import Image
 
 from recopt.cli import main
 from recopt.plan import plan, replan
-from recopt.spec import read_spec
+from recopt.spec_file import read_spec
 
 
 class Done(NamedTuple):
@@ -102,6 +102,11 @@ MISTAKES = {
         "No such option '--stepz'. Did you mean one of: '--set', '--steps', '--store'? See 'recopt run --help'.",
     ),
     "steps": (("run", "digits", "adam", "--steps", "0"), "0 is not in the range x>=1"),
+    "seed": (
+        ("run", "digits", "adam", "--seed", "9223372036854775808"),
+        "9223372036854775808 is not in the range 0<=x<=9",
+    ),
+    "seed's sign": (("run", "digits", "adam", "--seed", "-1"), "-1 is not in the range 0<=x<=9223372036854775807"),
     "dtype": (("run", "digits", "adam", "--dtype", "float16"), "'float16' is not one of 'float32', 'float64'"),
     "command": (("rum",), "No such command 'rum'"),
     "device": (("run", "digits", "adam", "--device", "tpu9"), "The device 'tpu9' is not available"),
@@ -182,6 +187,20 @@ SPECS = {
     ),
     "settings' kind": ("task: quadratic\nstack: adam\nsettings: a.b=1\n", "'settings' should be a list"),
     "depth's kind": ("task: quadratic\nstack: adam\ndepth: two\n", "'depth' should be a whole number above 0"),
+    "seed": (SPEC + "seed: 9223372036854775808\n", "'seed' input should be less than 9223372036854775808, not 9"),
+    "seed's sign": (SPEC + "seed: -1\n", "'seed' input should be greater than or equal to 0, not -1."),
+    "comparison": (
+        "task: quadratic\nstacks: [adam]\nsteps: 5\n",
+        "In spec.yaml 'stacks' belongs to a comparison, not to a run: give the file to 'recopt compare --spec'.",
+    ),
+    "series": ("baselines: [adam]\neach: [{task: quadratic}]\n", "'each' belongs to a comparison, not to a run"),
+    "key twice": (SPEC + "steps: 6\n", "The spec spec.yaml has 'steps' twice, in lines 5 and 6: keep one of them."),
+    "key twice in a line": (
+        SPEC.replace("by: sgd}", "by: sgd, by: adam}"),
+        "spec.yaml has 'by' twice, in line 4: keep",
+    ),
+    "nested": ("a: " + "[" * 3000, "The spec spec.yaml is nested too deeply"),
+    "date": ("task: 2020-13-45\n", "The spec spec.yaml is no YAML: month must be in 1..12."),
     "depth alone": (SPEC + "depth: 3\n", "'depth' repeats the last strategy of a stack"),
 }
 

@@ -16,10 +16,12 @@ import yaml
 
 from recopt.cli import main
 from recopt.cli.compare import Bar
-from recopt.comparison import make_compare_spec, read_compare_spec, read_rows
+from recopt.comparison import EACH, CompareSpec, make_compare_spec, read_compare_spec, read_rows
 from recopt.comparison.training import trainee
 from recopt.errors import RecoptError
+from recopt.plan import plan
 from recopt.session import Session
+from recopt.spec import COMPARES, KNOWN, RUNS, write_spec
 from recopt.tracking_runs import list_runs
 
 
@@ -128,6 +130,22 @@ def test_a_mistake_in_a_spec_is_placed(change: Callable[[dict[str, Any]], None],
     with pytest.raises(RecoptError) as why:
         make_compare_spec(data, "mine.yaml")
     assert str(why.value).startswith("In mine.yaml: ") and said in str(why.value)
+
+
+def test_the_spec_of_a_run_is_told_from_that_of_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text, name in (
+        ("task: quadratic\nstack: adam\n", "stack"),
+        (write_spec(plan("quadratic", "adam").spec), "strat"),
+    ):
+        Path("run.yaml").write_text(text)
+        assert call("compare", "--spec", "run.yaml") == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"Error: In run.yaml '{name}") and said.count("\n") == 1
+        assert "belongs to a run, not to a comparison: give the file to 'recopt run --spec', or name it" in said
+    assert {*CompareSpec.model_fields, EACH} - set(KNOWN[""]) >= COMPARES and not RUNS & set(CompareSpec.model_fields)
 
 
 def test_a_series_runs_each_row_and_says_which_data_are_missing(

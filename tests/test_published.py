@@ -14,7 +14,7 @@ from recopt.comparison.competitors import contender
 from recopt.comparison.training import trainee
 from recopt.comparison.tuning import baseline
 from recopt.plan import replan
-from recopt.spec import read_spec
+from recopt.spec_file import read_spec
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "digits(hidden=[16], activation=tanh, batch_size=100)"

@@ -132,7 +132,10 @@ ui(root_dir=Path(sys.argv[1]), port=int(sys.argv[2]), run="a run", say=lambda li
 """
 
 
-def test_the_pages_are_linked_at_the_run_and_ctrl_c_ends_all_of_the_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda sign: sign.name)
+def test_the_pages_are_linked_at_the_run_and_ctrl_c_or_a_kill_ends_all_of_the_server(
+    tmp_path: Path, sign: signal.Signals
+) -> None:
     tracker = record(tmp_path / "runs")
     tracker.finish("FINISHED", {})
     port = any_port()
@@ -143,7 +146,7 @@ def test_the_pages_are_linked_at_the_run_and_ctrl_c_ends_all_of_the_server(tmp_p
     assert link == f"http://127.0.0.1:{port}/#/experiments/1/runs/{tracker.run_id}"
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
         assert b"<html" in page.read().lower()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sign)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     with socket.socket() as left:

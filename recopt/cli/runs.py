@@ -103,7 +103,7 @@ def _export(source: Path, folder: Path, where: str, model: bool) -> None:
     from ..export import write_export
     from ..plan import relocated, replan
     from ..session import CHECKPOINT, TRACE
-    from ..spec import read_spec
+    from ..spec_file import read_spec
     from ..trace import load_trace
 
     made = replan(relocated(read_spec(source / "spec.yaml"), source), where=where, device="cpu")

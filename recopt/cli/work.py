@@ -21,7 +21,7 @@ WHAT: list[Callable[[Command], Command]] = [
     click.argument("stack", required=False),
     click.option("--depth", type=click.IntRange(1), help="Repeat the stack's last strategy up to so many levels."),
     click.option("--steps", type=click.IntRange(1), help="Updates of the task (1,000 if nothing says otherwise)."),
-    click.option("--seed", type=click.IntRange(0), help="Of everything random in the run (0)."),
+    click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of everything random in the run (0)."),
     click.option("--tasks", type=click.IntRange(1), help="Tasks to train side by side, by the same strategies (1)."),
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
                  help="level2.every=20, adam.lr=0.1, task.batch_size=64 …; may be repeated."),
@@ -136,7 +136,7 @@ def _planned(what: dict[str, Any]) -> Plan:
     if spec is None and task is None:
         raise RecoptError("Give a task and a stack, as in: recopt run digits adam/hypergradient; or --spec FILE.yaml.")
     from ..plan import replan
-    from ..spec import read_spec
+    from ..spec_file import read_spec
 
     what["plugins"] = list(what["plugins"]) or None
     if spec is None:
@@ -156,7 +156,7 @@ def _resumed(ref: str, store: str | None, name: str | None, no_track: bool, what
     from ..checkpoint import check
     from ..plan import relocated, replan
     from ..session import CHECKPOINT
-    from ..spec import read_spec
+    from ..spec_file import read_spec
     from ..tracking_runs import find_run, working_folder
 
     found = find_run(store, ref)

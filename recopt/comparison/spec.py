@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ..errors import RecoptError
 from ..plan import relocated
 from ..plugins import is_export
-from ..spec import Named, NamedOrText, explain, read_spec, written
+from ..spec import COMPARES, RUNS, Named, NamedOrText, explain, written
+from ..spec_file import read_spec
 
 BASELINES = ("sgd", "nesterov", "rmsprop", "adam", "adamw")
 MOST = 1_000_000
@@ -142,9 +143,14 @@ def read_compare_spec(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; exports and runs that are named relative to the file are found there.
 
     Raises:
-        RecoptError: if it cannot be read or holds no mapping.
+        RecoptError: if it cannot be read or holds no mapping, or is the spec of a run.
     """
     data = read_spec(path)
+    if (found := sorted(RUNS & data.keys())) and not COMPARES & data.keys():
+        raise RecoptError(
+            f"In {path} '{found[-1]}' belongs to a run, not to a comparison: give the file to 'recopt run --spec', or "
+            "name it in a comparison as the 'run' of a contender."
+        )
     each = data.get("each")
     for one in [data, *(each if isinstance(each, list) else [])]:
         if isinstance(one, dict) and isinstance(one.get("stacks"), list):
