@@ -13,38 +13,22 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import recopt
-from recopt import Graph, Level, Params, RecoptError, Result, State, Strategy, Task, Trial
-from recopt.checkpoint import load
-from recopt.choosing import choosing_seeds, chosen_in, reporting_seeds
+from recopt import Graph, Task
+from recopt.choosing import choosing_seeds, reporting_seeds
 from recopt.chosen import Score
-from recopt.comparison import Contender, make_compare_spec, report_seeds, tuning_seeds
-from recopt.comparison.competitors import contender
+from recopt.comparison import make_compare_spec, report_seeds, tuning_seeds
 from recopt.comparison.runs import How, held_still, run_all
-from recopt.export import write_export
 from recopt.family import mix
-from recopt.plan import Plan, plan, plan_of, replan
-from recopt.plugins import load_strategy
-from recopt.session import CHECKPOINT, Options, Session
-from recopt.spec import Choose, write_spec
+from recopt.plan import plan
+from recopt.spec import Choose
 from recopt.stats import paired
 from recopt.tasks import make
 
+from .choices import CHOOSE, exported, rate, rising, same
 from .engines import Bowl
-
-CHOOSE = {"every": 20, "tasks": 4, "steps": 10}
-
-
-class Up(Strategy):
-    """Multiplies a rate by e^0.1, whatever comes of it."""
-
-    def forward(
-        self, point: Params, trials: Sequence[Trial], state: State, rng: torch.Generator
-    ) -> tuple[Params, State]:
-        return [torch.full_like(p, 0.1) for p in point], state
 
 
 class Dropping(Task):
@@ -61,39 +45,6 @@ class Dropping(Task):
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
         loss: Tensor = ((model(batch) - batch.sum(1, keepdim=True)) ** 2).mean()
         return loss
-
-
-def rising() -> Graph:
-    """SGD on the task, from a rate that is too small, which is raised until it is too large."""
-    sgd = load_strategy("sgd")(lr=0.05)
-    levels = [Level(moves="task", by="sgd"), Level(moves="sgd", by="up", every=5, normalize="none", guard=False)]
-    return Graph(levels, {"sgd": sgd, "up": Up()})
-
-
-def exported(folder: Path) -> Graph:
-    """What an export of such a graph does to the task."""
-    sgd = load_strategy("sgd")()
-    with torch.no_grad():
-        next(sgd.parameters()).copy_(load_file(str(folder / "strategies.safetensors"))["sgd/lr"])
-    return held_still([Level(moves="task", by="sgd")], {"sgd": sgd})
-
-
-def rate(graph: Graph) -> float:
-    """The rate of its SGD."""
-    return graph.slots["sgd"].lr.item()  # type: ignore
-
-
-def same(one: Result, other: Result) -> None:
-    """That two runs have the same record, but for what is chosen in them, and the same budget but for the seconds."""
-    keys = [[key for key in run.trace.keys() if not key[1].startswith("choose_")] for run in (one, other)]  # noqa: SIM118
-    assert keys[0] == keys[1]
-    for key in keys[0]:
-        for a, b in zip(one.trace.series(*key), other.trace.series(*key), strict=True):
-            np.testing.assert_array_equal(a, b, err_msg=str(key))
-    assert one.before == other.before
-    assert one.after == other.after
-    spent = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.budget.plain()] for run in (one, other)]
-    assert spent[0] == spent[1]
 
 
 @pytest.mark.parametrize("stack", ["adam/sgd", "sgd(lr=0.01)/annealing", "adam/hypergradient/annealing"])
@@ -200,109 +151,6 @@ def test_a_run_whose_score_gets_no_better_ends_early() -> None:
     longer = recopt.run(Bowl(), rising(), steps=int(steps[-1]), choose=CHOOSE, track=False)
     assert longer.chosen is not None
     assert not longer.chosen.stopped
-
-
-def halted(made: Plan, at: int, folder: Path) -> Session:
-    """Carry a plan out until step ``at``, save it in ``folder``, and go on a little before it is lost."""
-
-    def progress(session: Session) -> None:
-        if session.step == at:
-            session.save(folder)
-        if session.step == at + 25:
-            raise MemoryError
-
-    lost = Session(made, Options(track=False, progress=progress))
-    with pytest.raises(MemoryError):
-        lost.run()
-    return lost
-
-
-@pytest.mark.parametrize("patience", [None, 3])
-@pytest.mark.parametrize("at", [37, 110])
-def test_a_resumed_run_chooses_as_the_unbroken_one(tmp_path: Path, at: int, patience: int | None) -> None:
-    def made() -> Plan:
-        return plan_of(Bowl(), rising(), steps=170, choose={**CHOOSE, "patience": patience})
-
-    halted(made(), at, tmp_path)
-    again = Session(made(), Options(track=False))
-    again.load(tmp_path)
-    result, whole = again.run(), Session(made(), Options(track=False)).run()
-    same(result, whole)
-    for key in ("choose_score", "choose_diverged"):
-        for a, b in zip(result.history(key), whole.history(key), strict=True):
-            np.testing.assert_array_equal(a, b)
-    assert result.chosen is not None
-    assert whole.chosen is not None
-    told = [{k: v for k, v in run.chosen.told().items() if k != "spent"} for run in (result, whole) if run.chosen]
-    assert told[0] == told[1]
-    assert result.chosen.evaluations == whole.chosen.evaluations
-    assert result.hyperparameters == whole.hyperparameters
-
-
-def test_a_run_made_longer_is_the_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    first = plan("quadratic(dim=2)", "adam/sgd(lr=0.5)", steps=30, choose={**CHOOSE, "every": 12})
-    short = Session(first, Options()).run()
-    assert short.folder is not None
-    assert "none of which the values were trained or chosen on" in (short.folder / "export" / "card.md").read_text()
-    # Choosing is part of what the values took.
-    assert short.chosen is not None
-    total, spec = short.budget.total, make_compare_spec({"task": "quadratic"})
-    prepared = contender(Contender(stack=str(short.folder / "export")), "quadratic", spec).prepared
-    assert prepared == total.loss + total.gradient + short.chosen.evaluations
-    data = first.spec.model_dump(mode="json")
-    result = Session(replan(data, steps=60), Options(resume=short.run_id)).run()
-    whole = Session(replan(data, steps=60), Options(track=False)).run()
-    assert result.history("choose_score")[0].tolist() == [0, 12, 24, 36, 48, 60]
-    np.testing.assert_array_equal(result.history("choose_score")[1], whole.history("choose_score")[1])
-
-
-def test_what_an_unfinished_run_exports_is_the_best_so_far(tmp_path: Path) -> None:
-    made = plan_of(Bowl(), rising(), steps=400, choose=CHOOSE)
-    lost = halted(made, 150, tmp_path)
-    assert lost.chooser is not None
-    assert lost.chooser.best is not None
-    again = Session(plan_of(Bowl(), rising(), steps=400, choose=CHOOSE), Options(track=False))
-    note = load(again.engine, tmp_path / CHECKPOINT)
-    chosen = chosen_in(note, again.spec.choose, again.engine, again.plan.task)
-    assert chosen is not None
-    assert (chosen.score, chosen.report) == (lost.chooser.best, {})
-    write_export(again.engine, again.spec, tmp_path / "export", chosen=chosen)
-    assert rate(exported(tmp_path / "export")) == pytest.approx(0.05 * math.exp(0.1 * (chosen.step // 5)), rel=0.15)
-    assert chosen_in(note, None, again.engine, again.plan.task) is None
-
-
-@pytest.mark.parametrize(
-    ("choose", "says"),
-    [
-        ({"evry": 3}, "there is no 'choose.evry'. Did you mean 'every'?"),
-        ("task=3", "there is no 'choose.task'. Did you mean 'tasks'?"),
-        ("every", "'every' in 'choose(every)' should read name=value"),
-        ({"tasks": 1}, "'choose.tasks' input should be greater than or equal to 2, not 1"),
-        ({"objective": "best"}, "'choose.objective' input should be 'sum', 'mean' or 'last', not 'best'"),
-        (5, "'choose' input should be a valid dictionary"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(choose: Any, says: str) -> None:
-    with pytest.raises(RecoptError) as refused:
-        plan("quadratic", "adam/sgd", choose=choose)
-    assert says in str(refused.value)
-
-
-def test_where_there_is_nothing_to_choose_that_is_said() -> None:
-    with pytest.raises(RecoptError, match="There is nothing to choose from: no level moves adam"):
-        plan("quadratic", "adam", choose={})
-    with pytest.raises(RecoptError, match="the seed must be below 1,000,000,000"):
-        plan("quadratic", "adam/sgd", choose={}, seed=3_000_000_000)
-
-
-def test_what_is_said_besides_a_spec_goes_before_it() -> None:
-    data = {"task": "quadratic", "stack": "lstm/adam", "choose": {"every": 7, "patience": 2}, "steps": 400}
-    assert replan(data, choose="patience=3").spec.choose == Choose(every=7, patience=3)
-    made = replan({**data, "choose": "tasks=9"}).spec
-    assert made.choose == Choose(every=20, tasks=9), "a twentieth of the run"
-    assert "every: 20" in write_spec(made)
-    assert "choose" not in write_spec(plan("quadratic", "adam").spec)
 
 
 def test_a_short_meta_training_beats_the_untrained_rule_and_tuned_sgd() -> None:

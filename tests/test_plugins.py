@@ -1,9 +1,8 @@
-"""Plugins are found by name in their places, and what is wrong with one is said in a sentence."""
+"""Plugins are found by name in their places, and listed."""
 
 from __future__ import annotations
 
 import inspect
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -19,24 +18,12 @@ from recopt.plugins import (
     load_any,
     load_strategy,
     load_task,
-    shipped_folder,
     source_of,
 )
 
+from .plugin_files import STRATEGY, TASK, refusal, write
+
 pytestmark = pytest.mark.usefixtures("here")
-
-STRATEGY = '''"""The module."""
-from recopt import Strategy, positive
-
-class {name}(Strategy):
-    """{doc}
-
-    More.
-    """
-
-    lr = positive(0.1)
-'''
-TASK = "from recopt import Task\nclass Mine(Task):\n    'My task.'\n"
 
 
 @pytest.fixture
@@ -46,26 +33,6 @@ def shipped(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(folder / "plain.py", doc="The shipped one.")
     monkeypatch.setattr(plugin_places, "shipped_folder", lambda name: folder)
     return folder
-
-
-def write(path: Path, text: str = STRATEGY, name: str = "Rule", doc: str = "One line.") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.format(name=name, doc=doc) if text is STRATEGY else text)
-    return path
-
-
-def refusal(name: str, *folders: Path | str, load: object = load_strategy) -> str:
-    """The one sentence that asking for ``name`` is refused with."""
-    assert callable(load)
-    with pytest.raises(RecoptError) as caught:
-        load(name, folders)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert text[-1] in ".?"
-    return text
-
-
-# Places and precedence
 
 
 def test_shipped_strategies_and_tasks_are_found_from_anywhere() -> None:
@@ -229,9 +196,6 @@ def test_what_is_known_is_told_without_running_it(here: Path) -> None:
     assert not is_known("strategy", "mine/gone.py")
 
 
-# Listing
-
-
 def test_a_broken_plugin_is_listed_with_its_reason_among_the_others(here: Path, shipped: Path) -> None:
     write(here / "strategies" / "broken.py", "def f(:")
     write(here / "strategies" / "fails.py", "1 / 0")
@@ -254,162 +218,3 @@ def test_a_listing_tells_the_file_the_origin_and_the_first_line(here: Path, ship
     digits = next(info for info in list_tasks() if info.name == "digits")
     assert (digits.origin, digits.problem) == ("shipped", None)
     assert digits.summary
-
-
-# Refusals
-
-
-def test_unknown_names() -> None:
-    assert refusal("sgdd") == "Unknown strategy 'sgdd'. Did you mean 'sgd'?"
-    assert refusal("quadratik", load=load_task) == "Unknown task 'quadratik'. Did you mean 'quadratic'?"
-    with pytest.raises(RecoptError, match="Unknown strategy 'sdg' in 'adam/sdg'. Did you mean 'sgd'?"):
-        load_strategy("sdg", where="in 'adam/sdg'")
-    assert "Known: " in refusal("zzzz")
-
-
-def test_a_task_where_a_strategy_belongs_and_the_reverse(here: Path) -> None:
-    assert refusal("digits") == "'digits' is a task, not a strategy."
-    assert refusal("sgd", load=load_task) == "'sgd' is a strategy, not a task."
-    write(here / "mine" / "own.py", TASK)
-    assert refusal("own", "mine") == "'own' is a task, not a strategy."
-    assert refusal("mine/own.py") == "mine/own.py defines a task, not a strategy."
-
-
-def test_a_file_asked_for_without_its_ending(here: Path) -> None:
-    write(here / "my_task.py", TASK)
-    assert refusal("my_task", load=load_task) == "Unknown task 'my_task'. Did you mean 'my_task.py'?"
-
-
-def test_places_that_are_not_there(here: Path) -> None:
-    write(here / "notes.txt", "")
-    for place in ("nowhere", "notes.txt", "gone.py"):
-        expected = f"Plugins cannot be read from '{place}': give a folder or a .py file that exists."
-        assert refusal("sgd", place) == expected
-        with pytest.raises(RecoptError, match="give a folder"):
-            list_tasks([place])
-    assert refusal("gone.py", load=load_task) == "There is no file 'gone.py': give the path of a file with a task."
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("x = 1\ndef f(:\n", "{path}, line 2: this is not Python (invalid syntax)."),
-        ("x = '\xe9'", "{path}, line 1: this is not Python ("),
-        ("", "{path} defines no public subclass of recopt.Strategy: a helper's file name starts with '_'."),
-        ("from recopt import Strategy", "{path} defines no public subclass of recopt.Strategy"),
-        (STRATEGY + STRATEGY.replace("{name}", "Other"), "{path} defines Rule and Other: keep one public subclass"),
-        ("\nimport not_there_at_all", "{path}, line 2: there is no module 'not_there_at_all': install it, or put"),
-        ("from recopt import Nothing", "{path}, line 1: the file fails when it is imported (ImportError: cannot"),
-        (
-            "def f():\n    raise OSError('a\\nb.')\nf()",
-            "{path}, line 2: the file fails when it is imported (OSError: a b).",
-        ),
-        ("raise KeyError", "{path}, line 1: the file fails when it is imported (KeyError)."),
-        ("import sys\nsys.exit(3)", "{path}, line 2: the file exits when it is imported; put what it runs under"),
-        ("from .other import x", "{path}, line 1: the file fails when it is imported (ImportError: attempted relative"),
-    ],
-)
-def test_a_file_that_cannot_be_used(here: Path, text: str, expected: str) -> None:
-    text = text.replace("{name}", "Rule").replace("{doc}", "")
-    path = here / "rule.py"
-    path.write_bytes(text.encode("latin-1"))
-    assert refusal("rule.py").startswith(expected.format(path="rule.py" if "defines" in expected else path))
-    assert not any(name.startswith("recopt_plugin_rule") for name in sys.modules if "defines" not in expected)
-
-
-def test_an_interrupt_is_passed_on(here: Path) -> None:
-    write(here / "rule.py", "raise KeyboardInterrupt")
-    with pytest.raises(KeyboardInterrupt):
-        load_strategy("rule.py")
-
-
-def test_two_files_of_one_name_in_a_folder(here: Path) -> None:
-    write(here / "mine" / "my-rule.py")
-    write(here / "mine" / "my_rule.py")
-    assert refusal("my-rule", "mine") == "mine/my-rule.py and my_rule.py have the same name, 'my-rule': rename one."
-    assert load_strategy("sgd", ["mine"]).__name__  # a clash elsewhere hinders nothing
-
-
-def test_a_file_name_that_no_stack_can_hold(here: Path) -> None:
-    write(here / "mine" / "2nd rule.py")
-    assert refusal("2nd rule", "mine") == "'2nd rule' cannot be written in a stack: rename mine/2nd rule.py."
-
-
-# Installed packages
-
-
-@pytest.fixture
-def installed(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on sys.path that distributions can be put into."""
-    folder = here / "site"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(folder)
-    return folder
-
-
-def distribution(folder: Path, name: str, points: dict[str, str], text: str, group: str = "recopt.strategies") -> None:
-    info = folder / f"{name}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    lines = [f"[{group}]", *(f"{point} = {value}" for point, value in points.items())]
-    (info / "entry_points.txt").write_text("\n".join(lines))
-    (folder / f"{name}.py").write_text(text)
-
-
-def test_an_installed_packages_class_or_module(installed: Path) -> None:
-    text = STRATEGY.format(name="Rule", doc="Installed.")
-    distribution(installed, "acme_rules", {"acme_rule": "acme_rules:Rule", "acme-whole": "acme_rules"}, text)
-    assert load_strategy("acme-rule") is load_strategy("acme_whole")
-    assert source_of(load_strategy("acme-rule")) == (installed / "acme_rules.py", text)
-    found = {info.name: info for info in list_strategies()}["acme-rule"]
-    assert (found.origin, found.summary) == ("installed (acme_rules)", "Installed.")
-
-
-def test_an_installed_task(installed: Path) -> None:
-    distribution(installed, "acme_tasks", {"acme": "acme_tasks:Mine"}, TASK, "recopt.tasks")
-    assert load_task("acme").__name__ == "Mine"
-    assert refusal("acme") == "'acme' is a task, not a strategy."
-
-
-def test_an_installed_package_does_not_change_what_a_shipped_name_means(installed: Path) -> None:
-    distribution(installed, "acme_bad", {"sgd": "acme_bad:Rule"}, STRATEGY.format(name="Rule", doc=""))
-    with pytest.warns(ShadowedPlugin, match=r"'sgd' is taken from shipped, not installed \(acme_bad\)."):
-        assert load_strategy("sgd").__name__ != "Rule"
-
-
-def test_installed_packages_that_offer_one_name_twice(installed: Path) -> None:
-    for name in ("acme_one", "acme_two"):
-        distribution(installed, name, {"acme": f"{name}:Rule"}, STRATEGY.format(name="Rule", doc=""))
-    text = refusal("acme")
-    assert text.startswith("Installed packages offer the strategy 'acme' more than once (acme_")
-    assert "acme" in {info.name for info in list_strategies() if info.problem}
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("acme_odd:missing", "cannot be imported: AttributeError: module 'acme_odd' has no attribute 'missing'."),
-        ("acme_gone", "cannot be imported: ModuleNotFoundError: No module named 'acme_gone'."),
-        ("acme_odd:Other", "is no subclass of recopt.Strategy: acme_odd:Other."),
-        ("acme_odd", "defines no public subclass of recopt.Strategy"),
-    ],
-)
-def test_an_installed_plugin_that_cannot_be_used(installed: Path, value: str, expected: str) -> None:
-    distribution(installed, "acme_odd", {"acme": value}, "class Other: ...\n")
-    assert refusal("acme").startswith(f"The strategy 'acme' of the installed package acme_odd {expected}")
-
-
-# The installed form of recopt itself
-
-
-def test_an_installation_that_lacks_its_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin_places, "__file__", str(here / "site-packages" / "recopt" / "plugins.py"))
-    (here / "site-packages" / "strategies").mkdir(parents=True)  # somebody else's: there is no checkout around it
-    with pytest.raises(RecoptError, match="This installation of recopt lacks its folder 'strategies'"):
-        shipped_folder("strategies")
-
-
-def test_names_are_found_without_torch() -> None:
-    code = "from recopt.plugins import load_task, RecoptError\ntry: load_task('nothing')\nexcept RecoptError: pass\n"
-    code += "import sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,7 +18,7 @@ from recopt.plugins import load_strategy
 from recopt.spec import write_spec
 
 from . import engines
-from .test_hypergradients import Net, signal_of
+from .differences import Net, signal_of
 
 UNROLL: dict[str, Any] = {"gradient": "unroll", "every": 3}
 
