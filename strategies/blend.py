@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,6 +20,55 @@ RESIGNED = 1 / 256
 TIMES = (1.0, 3.0, 10.0, 30.0)
 # Rows of the matrix whose Gram matrix the network's ratios and cosines come from; the last three are directions.
 G, FAST, MEAN, SLOW, X, S, ROOT = range(7)
+
+
+class Course(NamedTuple):
+    """What the losses so far say of the present point; numbers are 0-dimensional.
+
+    Attributes:
+        lost: whether the point is to be left: the loss is too high, or not a number.
+        loss: the present one, or the last that is a number.
+        first: what losses are compared with.
+        before: the last one.
+        best: the lowest, before this one.
+        home: the point [n] to go back to.
+        brake: what multiplies all moves.
+    """
+
+    lost: Tensor
+    loss: Tensor
+    first: Tensor
+    before: Tensor
+    best: Tensor
+    home: Tensor
+    brake: Tensor
+
+    @classmethod
+    def of(cls, loss: Tensor, x: Tensor, state: State) -> Course:
+        """The course at the point ``x`` [n] and the loss there."""
+        # Where losses stay high whatever is done (other data, another weight), they are what there is to compare with.
+        again = loss.isfinite() & (state["brake"] < RESIGNED)
+        state = state | {key: torch.where(again, loss, state[key]) for key in ("first", "best")}
+        begun = state["step"] > 0
+        lost = ~(loss <= state["first"] + state["first"].abs()) & begun
+        loss = torch.where(loss.isfinite(), loss, state["loss"])
+        first, before, best = (torch.where(begun, state[key], loss) for key in ("first", "loss", "best"))
+        home = torch.where(~lost & (loss <= best) | ~begun, x, state["home"])
+        brake = torch.where(lost, 0.5 * state["brake"], (1.3 * state["brake"]).clamp(max=1))
+        return cls(lost, loss, first, before, best, home, brake)
+
+
+class Line(NamedTuple):
+    """The last differences of points ``s`` and gradients ``y`` [n], those before in units of their gradients' norm
+    ``past_s`` and ``past_y`` [memory, n], and where they lead: see :meth:`Blend.secant`."""
+
+    s: Tensor
+    y: Tensor
+    past_s: Tensor
+    past_y: Tensor
+    jump: Tensor
+    rest: Tensor
+    probe: Tensor
 
 
 class Blend(Strategy):
@@ -90,72 +139,79 @@ class Blend(Strategy):
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         loss, grads = trials[0].loss, trials[0].grads
         assert loss is not None and grads is not None
-        # A loss that is no number says only that the point is lost: the last gradient and loss stand in.
-        # Where losses stay high whatever is done (other data, another weight), they are what there is to compare with.
-        sane, again = loss.isfinite(), loss.isfinite() & (state["brake"] < RESIGNED)
-        state = state | {key: torch.where(again, loss, state[key]) for key in ("first", "best")}
-        lost = ~(loss <= state["first"] + state["first"].abs()) & (state["step"] > 0)
-        x, g = flatten(point), torch.where(sane, flatten(grads), state["grad"])
-        loss = torch.where(sane, loss, state["loss"])
-        later = (state["step"] > 0).to(g.dtype)
-        first, before, best = (torch.where(later > 0, state[key], loss) for key in ("first", "loss", "best"))
-        home = torch.where(~lost & (loss <= best) | (later == 0), x, state["home"])
-        brake = torch.where(lost, 0.5 * state["brake"], (1.3 * state["brake"]).clamp(max=1))
-        s, y = (x - state["point"]) * later, (g - state["grad"]) * later
-        size = 1 / (norm(y) + TINY)
-        past_s, past_y = torch.cat([(s * size)[None], state["s"][:-1]]), torch.cat([(y * size)[None], state["y"][:-1]])
-        jump, rest, probe = self.secant(g, s, y, past_s, past_y, loss)
-
-        step, rows, m, v = self.rows(g, x, s, state)
-        cuts = [p.numel() for p in point]
-        parts = rows.split(cuts, 1)
+        x = flatten(point)
+        course = Course.of(loss, x, state)
+        # A loss that is no number says only that the point is lost: the last gradient stands in, as the last loss does.
+        g = torch.where(loss.isfinite(), flatten(grads), state["grad"])
+        line = self.line(g, x, course.loss, state)
+        step, rows, m, v = self.rows(g, x, line.s, state)
+        parts = rows.split([p.numel() for p in point], 1)
         gram = torch.stack([part @ part.T for part in parts])
-        everywhere = torch.stack(
-            [
-                *torch.tanh(state["step"] / step.new_tensor(TIMES)),
-                cosine(g, s),
-                cosine(y, past_y[1]),
-                cosine(s, y),
-                cosine(g, state["grad"]),
-                log_ratio(norm(rest), norm(g)),
-                log_ratio(norm(g - state["rest"]), norm(g)),
-                log_ratio(norm(jump), norm(s)),
-                log_ratio(norm(probe), norm(s)),
-                log_ratio(loss, first),
-                log_ratio(loss, before),
-            ]
-        )
-        known = torch.cat([everywhere.expand(len(point), -1), self.shapes(point), self.ratios(gram, point, state)], 1)
+        everywhere = self.everywhere(g, line, course, state).expand(len(point), -1)
+        known = torch.cat([everywhere, shapes(point), self.ratios(gram, point, state)], 1)
         out = self.outer(silu(self.middle(silu(self.inner(known)))))
         log_step = (state["log_step"] + 0.3 * torch.tanh(out[:, -1])).clamp(-8, 8)
-        reach = self.scale * log_step.exp()
-        if self.on("decay"):
-            reach = reach / (1 + state["step"] / self.decay)
-        moves = torch.cat(
-            [
-                w[-2] * j + w[-3] * q - r * (w[: self.kinds] @ directions(part, p))
-                for p, part, w, r, j, q in zip(
-                    point, parts, torch.tanh(out / 1.5) * 1.5, reach, jump.split(cuts), probe.split(cuts), strict=True
-                )
-            ]
-        )
-        deltas = unflatten(torch.where(lost, home - x, brake * moves), point)
-        return deltas, {
+        moves = self.mixed(point, parts, line, out, log_step, state["step"])
+        return unflatten(torch.where(course.lost, course.home - x, course.brake * moves), point), {
             "step": step,
-            "first": first,
-            "loss": loss,
-            "best": torch.where(lost, best, torch.minimum(loss, best)),
-            "brake": brake,
-            "home": home,
+            "first": course.first,
+            "loss": course.loss,
+            "best": torch.where(course.lost, course.best, torch.minimum(course.loss, course.best)),
+            "brake": course.brake,
+            "home": course.home,
             "log_step": log_step,
             "point": x,
             "grad": g,
-            "rest": rest,
+            "rest": line.rest,
             "v": v,
             "m": m,
-            "s": past_s,
-            "y": past_y,
+            "s": line.past_s,
+            "y": line.past_y,
         }
+
+    def line(self, g: Tensor, x: Tensor, loss: Tensor, state: State) -> Line:
+        """The differences up to here, and where they lead."""
+        later = (state["step"] > 0).to(g.dtype)
+        s, y = (x - state["point"]) * later, (g - state["grad"]) * later
+        size = 1 / (norm(y) + TINY)
+        past_s, past_y = torch.cat([(s * size)[None], state["s"][:-1]]), torch.cat([(y * size)[None], state["y"][:-1]])
+        return Line(s, y, past_s, past_y, *self.secant(g, s, y, past_s, past_y, loss))
+
+    def everywhere(self, g: Tensor, line: Line, course: Course, state: State) -> Tensor:
+        """Ratios and cosines over all tensors together, and the step number as fractions of some times: [14]."""
+        return torch.stack(
+            [
+                *torch.tanh(state["step"] / g.new_tensor(TIMES)),
+                cosine(g, line.s),
+                cosine(line.y, line.past_y[1]),
+                cosine(line.s, line.y),
+                cosine(g, state["grad"]),
+                log_ratio(norm(line.rest), norm(g)),
+                log_ratio(norm(g - state["rest"]), norm(g)),
+                log_ratio(norm(line.jump), norm(line.s)),
+                log_ratio(norm(line.probe), norm(line.s)),
+                log_ratio(course.loss, course.first),
+                log_ratio(course.loss, course.before),
+            ]
+        )
+
+    def mixed(
+        self, point: Params, parts: Sequence[Tensor], line: Line, out: Tensor, log_step: Tensor, done: Tensor
+    ) -> Tensor:
+        """All tensors' moves [n], from what the network said ``out`` [tensors, 10] after ``done`` steps."""
+        cuts = [p.numel() for p in point]
+        reach = self.scale * log_step.exp()
+        if self.on("decay"):
+            reach = reach / (1 + done / self.decay)
+        weights = torch.tanh(out / 1.5) * 1.5
+        return torch.cat(
+            [
+                w[-2] * j + w[-3] * q - r * (w[: self.kinds] @ directions(part, p))
+                for p, part, w, r, j, q in zip(
+                    point, parts, weights, reach, line.jump.split(cuts), line.probe.split(cuts), strict=True
+                )
+            ]
+        )
 
     def rows(self, g: Tensor, x: Tensor, s: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The step number, the rows [10, n] that everything is made of, and the means m [3, n] and v [n]."""
@@ -184,21 +240,6 @@ class Blend(Strategy):
         polyak = loss.clamp(min=0) / (g @ g + TINY**2)
         return -(fit @ past_s), rest, -torch.where(along > 0, along / (y @ y + TINY**2), polyak) * rest
 
-    def shapes(self, point: Params) -> Tensor:
-        """What is known of each tensor before the first step: [tensors, 4]."""
-        sides = [(p.shape[0], p[:1].numel()) if p.dim() > 1 else (1, p.numel()) for p in point]
-        return point[0].new_tensor(
-            [
-                [
-                    float(p.dim() > 1),
-                    i / max(len(point) - 1, 1),
-                    math.log(max(min(ab), 1)) / 5,
-                    math.log(max(*ab, 1)) / 5,
-                ]
-                for i, (p, ab) in enumerate(zip(point, sides, strict=True))
-            ]
-        )
-
     def ratios(self, gram: Tensor, point: Params, state: State) -> Tensor:
         """Ratios and cosines within each tensor, from the Gram matrices [tensors, 10, 10]: [tensors, 10]."""
         size = gram.diagonal(dim1=-2, dim2=-1).clamp(min=TINY**2).sqrt()
@@ -217,6 +258,22 @@ class Blend(Strategy):
             ],
             1,
         )
+
+
+def shapes(point: Params) -> Tensor:
+    """What is known of each tensor before the first step: [tensors, 4]."""
+    sides = [(p.shape[0], p[:1].numel()) if p.dim() > 1 else (1, p.numel()) for p in point]
+    return point[0].new_tensor(
+        [
+            [
+                float(p.dim() > 1),
+                i / max(len(point) - 1, 1),
+                math.log(max(min(ab), 1)) / 5,
+                math.log(max(*ab, 1)) / 5,
+            ]
+            for i, (p, ab) in enumerate(zip(point, sides, strict=True))
+        ]
+    )
 
 
 def directions(part: Tensor, like: Tensor) -> Tensor:
