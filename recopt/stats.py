@@ -145,21 +145,26 @@ def crossed_interval(values: Floats, level: float = LEVEL) -> Interval:
     return _spread(x.mean(0), x).interval(level)
 
 
-def crossed_paired(x: Floats, y: Floats, level: float = LEVEL) -> Paired:
+def crossed_paired(x: Floats, y: Floats, level: float = LEVEL, *, matched: bool = False) -> Paired:
     """How ``x`` (m, n) differs from ``y`` (k, n), repetitions of the same n tasks: see :func:`crossed_interval`.
 
-    The repetitions of the two are independent of each other, the tasks the same. ``median`` and ``lower`` are of the
-    differences of the means over repetitions, task by task, and know the spread over tasks alone; p is of Student's
-    t with both kinds of spread. With m = k = 1 it is :func:`paired`.
+    The tasks of the two are the same. Their repetitions are independent of each other, or else ``matched``: the i-th of
+    the one and the i-th of the other have something in common (what a seed draws for both). The variance of the mean
+    difference then has the spread over the m differences between the two of a pair, in the place of the spread of
+    either: what both have in common is in neither. ``median`` and ``lower`` are of the differences of the means over
+    repetitions, task by task, and know the spread over tasks alone; p is of Student's t with both kinds of
+    spread. With m = k = 1 it is :func:`paired`.
 
     Raises:
-        ValueError: for no values, or for different numbers of tasks.
+        ValueError: for no values, for different numbers of tasks, or of repetitions that are to be matched.
     """
     a, b = _table(x), _table(y)
     found = paired(a.mean(0), b.mean(0), level)
     if len(a) == len(b) == 1:
         return found
-    spread = _spread(a.mean(0) - b.mean(0), a, b)
+    if matched and len(a) != len(b):
+        raise ValueError(f"{len(a)} repetitions cannot be matched with {len(b)}.")
+    spread = _spread(a.mean(0) - b.mean(0), *((a - b,) if matched else (a, b)))
     return found._replace(mean=spread.interval(level), p=spread.p())
 
 

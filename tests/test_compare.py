@@ -423,6 +423,20 @@ def test_repeated_trainings_are_one_entry_with_the_spread_of_both() -> None:
     assert mine.competitor.prepared == np.mean([one.evaluations for one in mine.competitor.trainings])
 
 
+def test_contenders_trained_from_the_same_seeds_are_paired_by_them() -> None:
+    other = {**RUN, "settings": [*RUN["settings"], "mlp_rule.nominal=0.5"]}
+    runs = {"base": RUN, "one": other, "two": {**other, "seed": 1}}
+    asked = [{"run": run, "name": name, "repeat": 2} for name, run in runs.items()]
+    found = compare("quadratic(dim=3)", asked, baselines=[], reference="base", **FAST)
+    base, one, two = (entry.runs.by_task(entry.runs.score("sum")) for entry in found.entries)
+    np.testing.assert_array_equal(one[1], two[0])  # trained from seed 1
+    _, matched, unmatched = (figures.difference for figures in found.figures)
+    assert matched is not None and matched == crossed_paired(one, base, matched=True)
+    assert matched.mean == pytest.approx(crossed_interval(one - base))
+    assert unmatched == crossed_paired(two, base)
+    assert matched.mean != crossed_paired(one, base).mean
+
+
 def test_a_trainer_trains_each_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from recopt.session import Session
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from recopt.stats import crossed_interval, crossed_paired, holm, mean_interval, median_interval, paired
 
@@ -112,6 +113,38 @@ def test_the_interval_of_a_table_has_the_spread_over_rows_and_over_columns() -> 
     # Against zero for each task, it is the same interval, with the p that belongs to it.
     pair = crossed_paired(x, np.zeros((1, 3)))
     assert pair.mean == pytest.approx(found) and 0.05 < pair.p < 0.15 and pair.lower == 0
+
+
+def test_matched_rows_are_judged_by_the_differences_of_their_pairs() -> None:
+    rng = np.random.default_rng(5)
+    seeds, tasks = rng.normal(size=(4, 1)), rng.normal(size=(1, 9))
+    x, y = (10 * seeds + tasks + rng.normal(size=(4, 9)) for _ in range(2))
+    found = crossed_paired(x, y, matched=True)
+    by_task, by_seed = (x - y).mean(0), (x - y).mean(1)
+    parts = {8: by_task.var(ddof=1) / 9, 3: by_seed.var(ddof=1) / 4}  # by degrees of freedom
+    freedom = sum(parts.values()) ** 2 / sum(part**2 / n for n, part in parts.items())
+    half = student.ppf(0.975, freedom) * math.sqrt(sum(parts.values()))
+    middle = (x - y).mean()
+    assert found.mean == pytest.approx((middle, middle - half, middle + half))
+    assert found.p == pytest.approx(2 * student.sf(abs(middle) / math.sqrt(sum(parts.values())), freedom))
+    # It is the interval of the differences, and far from that of independent trainings; the rest does not change.
+    assert found.mean == pytest.approx(crossed_interval(x - y))
+    apart = crossed_paired(x, y)
+    assert apart.mean.high - apart.mean.low > 5 * (found.mean.high - found.mean.low)
+    assert (apart.median, apart.lower, apart.mean.value) == (found.median, found.lower, found.mean.value)
+    assert crossed_paired(x[:1], y[:1], matched=True) == paired(x[0], y[0])
+    with pytest.raises(ValueError, match="4 repetitions cannot be matched with 3"):
+        crossed_paired(x, y[:3], matched=True)
+
+
+def test_matched_intervals_cover_and_those_of_independent_rows_are_far_too_wide() -> None:
+    rng = np.random.default_rng(3)
+    seeds, tasks = 3 * rng.normal(size=(2000, 3, 1)), rng.normal(size=(2000, 1, 20))
+    x, y = (seeds + tasks + rng.normal(size=(2000, 3, 1)) + rng.normal(size=(2000, 3, 20)) for _ in range(2))
+    matched = np.array([crossed_paired(a, b, matched=True).p for a, b in zip(x, y, strict=True)])
+    apart = np.array([crossed_paired(a, b).p for a, b in zip(x, y, strict=True)])
+    assert 0.02 < np.mean(matched < 0.05) < 0.09  # three pairs: Satterthwaite's t is a little liberal
+    assert np.mean(apart < 0.05) < 0.01
 
 
 def test_rows_without_a_difference_have_none() -> None:

@@ -118,7 +118,7 @@ def _words(found: Comparison, store: str | None) -> list[str]:
     lines = []
     if spec.baselines:
         each = spec.tune * spec.tune_tasks * spec.steps
-        test = "Wilcoxon, or Student's t where there are several trainings," if any(
+        test = "Wilcoxon, or Student's t where there are several trainings (paired by their seeds)," if any(
             f.trainings > 1 for f in found.figures) else "Wilcoxon,"  # fmt: skip
         lines.append(f"Each baseline was tuned by {spec.tune} trials on {spec.tune_tasks} other tasks: {each:,} "
                      f"evaluations. p: {test} corrected for the number of competitors (Holm).")  # fmt: skip

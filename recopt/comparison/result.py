@@ -33,6 +33,11 @@ class Entry:
         """What it is called."""
         return self.competitor.name
 
+    @property
+    def seeds(self) -> list[int]:
+        """Those that it was trained from; none if it was not trained for the comparison."""
+        return [training.seed for training in self.competitor.trainings]
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -47,7 +52,8 @@ class Figures:
         rose: the share of runs whose last loss is above the first.
         evaluations, hypergradients: per run.
         prepared: evaluations of tuning or meta-training; None if unknown.
-        difference: from the reference, task by task; None for the reference itself.
+        difference: from the reference, task by task, and training by training where both were trained from the same
+            seeds (see :func:`recopt.stats.crossed_paired`); None for the reference itself.
         p: of ``difference``, corrected for the number of competitors (Holm).
         trainings: how often it was trained. If several times, intervals of means have the spread over trainings
             in them (see :func:`recopt.stats.crossed_interval`), and medians are of the means over trainings.
@@ -143,7 +149,11 @@ class Comparison:
 def _figures(found: Comparison) -> list[Figures]:
     base, measure = found[found.reference], found.spec.measure
     scores = {e.name: e.runs.by_task(e.runs.score(measure)) for e in found.entries}
-    pairs = {e.name: crossed_paired(scores[e.name], scores[base.name]) for e in found.entries if e is not base}
+    pairs = {
+        e.name: crossed_paired(scores[e.name], scores[base.name], matched=e.seeds == base.seeds)
+        for e in found.entries
+        if e is not base
+    }
     corrected = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
     return [_of(e, base, measure, pairs.get(e.name), corrected.get(e.name)) for e in found.entries]
 
