@@ -1,37 +1,105 @@
-"""What the record of a run begins with: params and tags, its spec, the picture of its graph, plugins' sources."""
+"""The record of a run in a store: what it begins with, what is sent on the way, and how it ends."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+from .chosen import Chosen
 from .draw import draw_file
+from .engine import Engine
 from .export import copy_sources, copy_trained
 from .plan import Plan
+from .result import level_summary, summary
 from .spec import Spec, write_spec
-from .tracker import LevelInfo, Tracker
+from .trace import Trace
+from .tracker import LevelInfo, Status, Tracker
 from .trained import Trained
 
+TRACEBACK = "traceback.txt"
+_FLUSH_SECONDS = 1.0
 
-def start_record(
-    plan: Plan, store: str | None, *, experiment: str, name: str | None, resume: str | None, root: Path
-) -> Tracker:
-    """Begin to record a run, or (``resume``: its id) go on with one.
 
-    Raises:
-        RecoptError: if the store cannot be opened, or there is no such run to go on with.
+class Recording:
+    """Keeps the store, and the run's folder, up with a run.
+
+    Attributes:
+        tracker: None until :meth:`begin`; for a run that is not recorded it stays so, and nothing is kept.
     """
-    spec, graph, _ = plan
-    stack = graph.describe()
-    tracker = Tracker.start(
-        store, experiment=experiment, name=name or f"{Path(spec.task.name).stem} {stack}",
-        params=_params(plan, stack), tags={"recopt.stack": stack, "recopt.task": spec.task.name},
-        levels=_levels(spec), resume=resume, root_dir=root,
-    )  # fmt: skip
-    (tracker.folder / "spec.yaml").write_text(write_spec(spec))
-    draw_file(graph, tracker.folder / "graph.svg", spec.task.name)
-    keep_sources(plan, tracker.folder / "plugins")
-    tracker.publish()
-    return tracker
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.tracker: Tracker | None = None
+        self._flushed = time.monotonic()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the run's files are."""
+        return self.tracker.folder if self.tracker else None
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run in the store."""
+        return self.tracker.run_id if self.tracker else None
+
+    def begin(
+        self, plan: Plan, store: str | None, *, experiment: str, name: str | None, resume: str | None, root: Path
+    ) -> None:
+        """Begin to record a run with its params and tags, its spec, the picture of its graph, and plugins' sources; or
+        go on with one (``resume``: its id).
+
+        Raises:
+            RecoptError: if the store cannot be opened, or there is no such run to go on with.
+        """
+        spec, graph, _ = plan
+        stack = graph.describe()
+        tracker = Tracker.start(
+            store, experiment=experiment, name=name or f"{Path(spec.task.name).stem} {stack}",
+            params=_params(plan, stack), tags={"recopt.stack": stack, "recopt.task": spec.task.name},
+            levels=_levels(spec), resume=resume, root_dir=root,
+        )  # fmt: skip
+        (tracker.folder / "spec.yaml").write_text(write_spec(spec))
+        draw_file(graph, tracker.folder / "graph.svg", spec.task.name)
+        keep_sources(plan, tracker.folder / "plugins")
+        tracker.publish()
+        self.tracker = tracker
+
+    def keep_up(self) -> None:
+        """Have what is new in the trace sent, if that was not done just now."""
+        now = time.monotonic()
+        if self.tracker and now - self._flushed > _FLUSH_SECONDS:
+            self._flushed = now
+            self.tracker.log(self.trace.drain())
+            self.tracker.flush()
+
+    def keep(self, traceback: str) -> Path | None:
+        """Keep ``traceback`` with the run; the file that it is in, or None if there is no place for it."""
+        if self.folder is None:
+            return None
+        path = self.folder / TRACEBACK
+        try:
+            path.write_text(traceback)
+        except OSError:  # a full disk, which may be what it tells of
+            return None
+        return path
+
+    def end(
+        self, status: Status, engine: Engine | None = None, before: dict[str, float] | None = None,
+        after: dict[str, float] | None = None, chosen: Chosen | None = None, *, at_once: bool = False,
+    ) -> None:  # fmt: skip
+        """End the record.
+
+        Args:
+            engine: of the run, for what it spent and found; None if it could not be made.
+            before, after: what was measured at both ends, if it was; ``chosen``: the values that are handed on.
+            at_once: without the last points of the trace, which may be half written.
+        """
+        if self.tracker is None:
+            return
+        if not at_once:
+            self.tracker.log(self.trace.drain(last=True))
+        found = summary(engine, self.trace, before or {}, after or {}, chosen) if engine else {}
+        self.tracker.finish(status, found, level_summary(engine) if engine else {})
 
 
 def _params(plan: Plan, stack: str) -> dict[str, str]:

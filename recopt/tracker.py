@@ -52,18 +52,10 @@ class Tracker:
 
     @classmethod
     def start(
-        cls,
-        store: str | None,
-        *,
-        experiment: str,
-        name: str,
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-        levels: Sequence[LevelInfo],
-        resume: str | None = None,
-        root_dir: Path = RUNS,
+        cls, store: str | None, *, experiment: str, name: str, params: Mapping[str, str], tags: Mapping[str, str],
+        levels: Sequence[LevelInfo], resume: str | None = None, root_dir: Path = RUNS,
         notify: Callable[[str], None] | None = None,
-    ) -> Tracker:
+    ) -> Tracker:  # fmt: skip
         """Begin to record a run, or (``resume``: its id) go on with one.
 
         Args:
@@ -176,14 +168,9 @@ class Tracker:
 
 
 def _create(
-    store: Store,
-    *,
-    experiment: str,
-    name: str,
-    params: Mapping[str, str],
-    tags: Mapping[str, str],
+    store: Store, *, experiment: str, name: str, params: Mapping[str, str], tags: Mapping[str, str],
     levels: Sequence[LevelInfo],
-) -> dict[int, str]:
+) -> dict[int, str]:  # fmt: skip
     where, client = store.experiment(experiment), store.client
     common = {"mlflow.user": _user(), "mlflow.source.name": "recopt", "mlflow.source.type": "LOCAL", **tags}
     root = client.create_run(where, run_name=name, tags={**common, "recopt.level": "0"}).info.run_id

@@ -14,7 +14,8 @@ from recopt.comparison import Contender, make_compare_spec
 from recopt.comparison.competitors import contender
 from recopt.export import write_export
 from recopt.plan import Plan, plan, plan_of, replan
-from recopt.session import CHECKPOINT, Options, Session
+from recopt.saving import CHECKPOINT
+from recopt.session import Options, Session
 
 from .choices import CHOOSE, exported, rate, rising, same
 from .engines import Bowl
@@ -25,7 +26,7 @@ def halted(made: Plan, at: int, folder: Path) -> Session:
 
     def progress(session: Session) -> None:
         if session.step == at:
-            session.save(folder)
+            session.saving.save(folder)
         if session.step == at + 25:
             raise MemoryError
 
@@ -42,8 +43,7 @@ def test_a_resumed_run_chooses_as_the_unbroken_one(tmp_path: Path, at: int, pati
         return plan_of(Bowl(), rising(), steps=170, choose={**CHOOSE, "patience": patience})
 
     halted(made(), at, tmp_path)
-    again = Session(made(), Options(track=False))
-    again.load(tmp_path)
+    again = Session(made(), Options(track=False, saved=tmp_path))
     result, whole = again.run(), Session(made(), Options(track=False)).run()
     same(result, whole)
     for key in ("choose_score", "choose_diverged"):

@@ -18,7 +18,8 @@ import recopt
 from recopt import Graph, Level, Params, RecoptError, RunFailed, State, Strategy, Task, Trial, option, positive
 from recopt.export import read_export
 from recopt.plan import Plan, plan, replan
-from recopt.session import CHECKPOINT, TRACE, Options, Session
+from recopt.saving import CHECKPOINT, TRACE
+from recopt.session import Options, Session
 from recopt.spec import write_spec
 from recopt.tasks import make
 from recopt.trace import save_trace
@@ -129,7 +130,7 @@ def stopped(made: Plan, at: int, folder: Path) -> None:
 
     def progress(session: Session) -> None:
         if session.step >= at:
-            session.save(folder)
+            session.saving.save(folder)
             for _ in range(3):
                 session.engine.step()
             save_trace(session.trace, folder / TRACE)  # a kill between the two files
@@ -147,8 +148,7 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_bit(stack: str, tasks: int) ->
                 if "annealing" in stack else [])  # fmt: skip
     stopped(made, 50, Path("saved"))
     spec = yaml.safe_load(write_spec(made.spec))
-    again = Session(replan(spec), Options(track=False))
-    again.load(Path("saved"))
+    again = Session(replan(spec), Options(track=False, saved=Path("saved")))
     assert 50 <= again.first_step < 90
     result = again.run()
     whole = Session(replan(spec), Options(track=False)).run()

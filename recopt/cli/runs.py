@@ -82,7 +82,7 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecoptError(f"{folder} is there already: name a folder that is empty or does not exist.")
     from ..checkpoint import check
-    from ..session import CHECKPOINT
+    from ..saving import CHECKPOINT
     from ..tracking_runs import check_name, fetch_run, find_run, register
 
     if model is not None:
@@ -102,7 +102,7 @@ def _export(source: Path, folder: Path, where: str, model: bool) -> None:
     from ..choosing import chosen_in
     from ..export import write_export
     from ..plan import relocated, replan
-    from ..session import CHECKPOINT, TRACE
+    from ..saving import CHECKPOINT, TRACE
     from ..spec_file import read_spec
     from ..trace import load_trace
 

@@ -97,11 +97,12 @@ def run(resume: str | None, store: str | None, name: str | None, no_track: bool,
 
 
 def _stopped_at_once(session: Session, store: str | None) -> str:
-    if session.tracker is None:
+    run = session.record.run_id
+    if run is None:
         return "Stopped."
     from .report import resume_words
 
-    return f"Stopped at once; from its last checkpoint, go on with: {resume_words(session.tracker.run_id, store)}"
+    return f"Stopped at once; from its last checkpoint, go on with: {resume_words(run, store)}"
 
 
 @click.command()
@@ -155,7 +156,7 @@ def _resumed(ref: str, store: str | None, name: str | None, no_track: bool, what
         raise RecoptError(f"--resume goes on with a run as it was: leave {shown} out (--steps, --device may be given).")
     from ..checkpoint import check
     from ..plan import relocated, replan
-    from ..session import CHECKPOINT
+    from ..saving import CHECKPOINT
     from ..spec_file import read_spec
     from ..tracking_runs import find_run, working_folder
 
