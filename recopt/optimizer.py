@@ -48,7 +48,7 @@ class Optimizer(torch.optim.Optimizer):
         fused: use the closed forms that strategies offer; False tapes everything (slower, the same result).
         callback: called after each ``log_every``-th step with its number and :meth:`hyperparameters`.
         log_every: how often the callback is called.
-        seed: of the strategies that draw random numbers.
+        seed: of the strategies that draw random numbers, and of the initial weights of untrained ones.
         store: the MLflow address that ``runs:/`` and ``models:/`` are looked up in; without it, where
             ``MLFLOW_TRACKING_URI`` says, or else ``runs/mlflow.db``.
         **settings: settings of the strategies of level 1, such as ``lr=1e-3``; not of groups with a stack of their own.
@@ -56,6 +56,7 @@ class Optimizer(torch.optim.Optimizer):
     A learning-rate scheduler acts on ``group["lr"]``, which starts at the strategy's ``lr`` (1 if it has none) and is
     never changed by the tower: what the scheduler makes of it, relative to its start, *multiplies the updates* of
     level 1, so a schedule's shape and the tuned rate are independent. The tuned values: :meth:`hyperparameters`.
+    Of a group only ``lr`` and ``maximize`` may be changed later; other settings written there are refused.
 
     Raises:
         RecoptError: for empty or overlapping groups, unknown stacks and settings, impossible towers, exports that
@@ -128,11 +129,12 @@ class Optimizer(torch.optim.Optimizer):
             What ``closure`` returned.
 
         Raises:
-            RecoptError: for sparse gradients, or a strategy without the loss that it needs.
+            RecoptError: for sparse gradients, a strategy without the loss that it needs, or a group that was changed.
         """
         if closure is not None and not callable(closure):
             raise RecoptError("opt.step's first argument is a closure: give a loss by its name, opt.step(loss=loss).")
         towers, result = self._towers, None
+        grouping.check_untouched(self.param_groups, towers.groups)
         known = None if loss is None else one_number(loss, "opt.step(loss=…)")
         if closure is not None and towers.closed():
             with torch.enable_grad():
@@ -142,8 +144,7 @@ class Optimizer(torch.optim.Optimizer):
         if valid is not None:
             with torch.enable_grad():
                 valid_loss = valid()
-        sharded = any(tower.shards for tower in towers.all)
-        held = held_out(self.param_groups, valid_loss, sharded) if valid or valid_loss is not None else None
+        held = held_out(self.param_groups, valid_loss, towers.all) if valid or valid_loss is not None else None
         searched = towers.step(self.param_groups, closure, known, held)
         self._steps += 1
         if self._callback is not None and self._steps % self._log_every == 0:

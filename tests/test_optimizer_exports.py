@@ -138,7 +138,7 @@ def test_a_rule_by_its_name_may_be_tuned_on(place: Path, monkeypatch: pytest.Mon
         ("runs:/ff ff", "is not models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID or runs:/ID/PATH"),
         ("runs:/RUN/nothing", "Run [0-9a-f]* has no artifact 'nothing'"),
         ("runs:/RUN/spec.yaml", "spec.yaml' is no export of recopt"),
-        ("learned-tinny", "Unknown strategy 'learned-tinny'. Did you mean 'learned-tiny'"),
+        ("learned-tinny", "Unknown strategy 'learned-tinny' in 'learned-tinny'. Did you mean 'learned-tiny'"),
     ],
 )
 def test_an_address_that_leads_nowhere_is_refused(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import recopt
+from recopt.plan import plan
 
 from .loops import distance, mlp, steps
 
@@ -91,3 +92,24 @@ def test_a_loss_may_come_as_any_number(loss: str) -> None:
         forms = {"array": lambda x: np.float64(x.item()), "double": Tensor.double, "one element": lambda x: x[None]}
         optimizer.step(loss=forms[loss](found))
     assert distance(w) < distance(torch.ones(5))
+
+
+def weights(optimizer: recopt.Optimizer) -> list[Tensor]:
+    return [c.clone() for c in optimizer._towers.all[0].slots["lstm"].coords]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("stack", ["lstm", "lstm/adam"])
+def test_initial_weights_are_drawn_from_the_seed_as_a_run_draws_them(stack: str) -> None:
+    w, before = nn.Parameter(torch.ones(5)), torch.get_rng_state()
+    first = weights(recopt.Optimizer([w], stack))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(7)
+    assert same(first, weights(recopt.Optimizer([w], stack)))
+    assert not same(first, weights(recopt.Optimizer([w], stack, seed=1)))
+    for seed in (0, 1):
+        drawn = plan("quadratic", stack, seed=seed).graph.slots["lstm"].parameters()
+        assert same([p.detach().float() for p in drawn], weights(recopt.Optimizer([w], stack, seed=seed)))

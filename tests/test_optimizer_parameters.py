@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import recopt
 from recopt import RecoptError
+from recopt.plugins import list_strategies
 
 from .loops import mlp, steps
+
+ALL = [info.name for info in list_strategies([])]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -95,6 +98,65 @@ def test_an_idle_tensor_has_no_part_in_the_hypergradient() -> None:
             optimizer.step()
         rates.append(optimizer.hyperparameters()["sgd.lr"])
     assert rates[0] == pytest.approx(rates[1], rel=1e-9)
+
+
+def pulled_to(targets: list[Tensor], starts: list[Tensor], stack: str, **options: Any) -> list[nn.Parameter]:
+    """Where some steps of ``stack`` lead from ``starts``, empty ones left out, by the distance from ``targets``."""
+    params = [nn.Parameter(s.clone()) for s in starts]
+    full = [p for p in params if p.numel()]
+    levels = {1: {"normalize": "none"}} if stack == "hypergradient" else {}
+    optimizer = recopt.Optimizer(params, stack, levels=levels, **options)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = torch.stack([(p.double() - t).square().sum() for p, t in zip(full, targets, strict=True)]).sum()
+        loss.backward()
+        for p in params:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        return loss
+
+    for _ in range(60 if stack == "random-search" else 6):
+        optimizer.step(closure)
+    return full
+
+
+def targets() -> list[Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in ((4, 3), (3,), (5,))]
+
+
+@pytest.mark.parametrize("stack", [*ALL, "adam/sgd", "lstm/adam", "learned/adam"])
+def test_empty_tensors_change_nothing(stack: str) -> None:
+    starts = [torch.full(t.shape, 2.0) for t in targets()]
+    plain = pulled_to(targets(), starts, stack)
+    beside = pulled_to(targets(), [torch.zeros(0), *starts[:2], torch.zeros(0, 4), *starts[2:]], stack)
+    assert all(torch.equal(a, b) for a, b in zip(plain, beside, strict=True))
+    assert not torch.equal(plain[0], starts[0])
+
+
+@pytest.mark.parametrize("stack", ["adam", "annealing", "learned", "sgd/annealing"])
+def test_nothing_but_empty_tensors_is_nothing_to_do(stack: str) -> None:
+    p = nn.Parameter(torch.zeros(0))
+    optimizer = recopt.Optimizer([p], stack)
+
+    def closure() -> Tensor:
+        loss = p.sum() + 1
+        loss.backward()
+        return loss.detach()
+
+    assert [float(optimizer.step(closure)) for _ in range(3)] == [1.0] * 3
+
+
+@pytest.mark.parametrize("stack", [*ALL, "adam/sgd", "lstm/adam", "learned/adam", "learned/adam/sgd"])
+@pytest.mark.parametrize("first", [torch.float32, torch.float64])
+def test_tensors_of_two_types_are_moved_together(stack: str, first: torch.dtype) -> None:
+    """As if all were of the wider type, up to rounding, and each stays in its own."""
+    other = torch.float64 if first == torch.float32 else torch.float32
+    wide = [torch.zeros(t.shape, dtype=torch.float64) for t in targets()]
+    mixed = pulled_to(targets(), [z.to(d) for z, d in zip(wide, (first, other, first), strict=True)], stack)
+    assert [p.dtype for p in mixed] == [first, other, first]
+    for a, b in zip(mixed, pulled_to(targets(), wide, stack), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-4)
 
 
 def test_groups_stacks_and_scopes() -> None:

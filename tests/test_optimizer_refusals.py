@@ -88,6 +88,9 @@ def slips_in_making() -> list[tuple[str, Any]]:
         ("callback=3", lambda: make([w], callback=3)),  # type: ignore[arg-type]
         ("maximize='yes'", lambda: make([w], maximize="yes")),  # type: ignore[arg-type]
         ("guard='no'", lambda: make([w], guard="no")),  # type: ignore[arg-type]
+        ("domains=3 must read like", lambda: make([w], "sgd", domains=3)),
+        ("Did you mean 'real'", lambda: make([w], "sgd", domains={"lr": "rael"})),
+        ("Unknown strategy 'adm' in 'adm/sgd'", lambda: make([w], "adm/sgd")),
         ("every=True", lambda: make([w], every=True)),
         ("an optimizer of its own", lambda: make([{"params": [w]}, {"params": linear.weight, "stack": "annealing"}])),
         ("an optimizer of its own", lambda: make(linear.named_parameters(), "adam[*weight]+annealing[*bias]")),
@@ -136,3 +139,52 @@ def test_slips_in_training_are_answered_in_a_sentence(number: int) -> None:
     match, act = slips_in_training()[number]
     with pytest.raises(RecoptError, match=match):
         act()
+
+
+@pytest.mark.parametrize(
+    ("stack", "name", "value"),
+    [("adam", "weight_decay", 0.1), ("adam", "beta1", 0.5), ("adam", "betas", (0.5, 0.9)), (None, "eps", 1e-3),
+     ("sgd/sgd", "nesterov", True), ("learned", "weight_decay", 0.0), ("lstm", "scale", 0.5)],
+)  # fmt: skip
+@pytest.mark.parametrize("scope", ["group", "tensor", "global"])
+def test_a_setting_that_is_written_into_a_group_is_not_ignored(
+    stack: str | None, name: str, value: object, scope: Any
+) -> None:
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    optimizer = recopt.Optimizer([{"params": [a]}, {"params": [b]}], stack, scope=scope)
+    optimizer.param_groups[1][name] = value
+    calls: list[int] = []
+    with pytest.raises(RecoptError, match=f"Group 1: '{name}' was set after the group was made.*with {name}=… instead"):
+        optimizer.step(lambda: calls.append(0))
+    assert not calls
+    del optimizer.param_groups[1][name]
+    optimizer.step(lambda: torch.ones(()))
+
+
+def test_what_schedules_and_others_keep_in_a_group_is_left_there() -> None:
+    w = nn.Parameter(torch.ones(2))
+    optimizer = recopt.Optimizer([{"params": [w], "weight_decay": 0.1, "name": "all"}], "sgd", lr=0.5)
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=9, cycle_momentum=False),
+        torch.optim.swa_utils.SWALR(optimizer, swa_lr=0.1),
+        torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),
+    ]
+    optimizer.param_groups[0] |= {"note": "of mine", "layer": 3, "maximize": True}
+    w.grad = torch.ones(2)
+    optimizer.step()
+    assert len(schedules) == 3 and bool((w > 0.95).all())
+
+
+def test_tensors_and_groups_that_are_put_in_by_hand_are_not_ignored() -> None:
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    optimizer = recopt.Optimizer([a], "adam")
+    optimizer.param_groups[0]["params"].append(b)
+    with pytest.raises(RecoptError, match="Group 0 was made of 1 tensors and has 2 now.*add_param_group"):
+        optimizer.step()
+    optimizer.param_groups[0]["params"].pop()
+    optimizer.param_groups.append({"params": [b], "lr": 1.0})
+    with pytest.raises(RecoptError, match="There were 1 groups and now there are 2: use opt.add_param_group"):
+        optimizer.step()
+    optimizer.param_groups.pop()
+    optimizer.add_param_group({"params": [b]})
+    optimizer.step()

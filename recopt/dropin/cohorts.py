@@ -114,12 +114,15 @@ class TapedCohort(Cohort):
 
     def __init__(self, place: Place, indices: Sequence[int], point: Params, seed: int) -> None:
         super().__init__(place, indices)
-        self.mover = TapedMover(place.by, point, seed, place.window > 0)
+        # A network sees all tensors as one, in the type of its weights; other rules see each in its own.
+        self.dtype = None if place.by.scalar else place.by.like.dtype
+        self.mover = TapedMover(place.by, [p.to(self.dtype or p.dtype) for p in point], seed, place.window > 0)
 
     def _step(self, mine: Params, signal: Params, loss: Tensor | None, scale: float) -> None:
-        # The tape may hold what it was given, and both are about to change.
-        held = [p.clone() for p in mine]
-        deltas = self.mover.step(held, [g.clone() for g in signal], loss, scale)
+        # The tape may hold what it is given, and both are about to change.
+        held, read = ([t.to(self.dtype or t.dtype, copy=True) for t in part] for part in (mine, signal))
+        known = loss if loss is None or self.dtype is None else loss.to(self.dtype)
+        deltas = self.mover.step(held, read, known, scale)
         torch._foreach_add_(mine, [d.to(p.dtype) for d, p in zip(deltas, mine, strict=True)])
 
     def measure(self, points: Params, cotangents: Params) -> Sums:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..declare import Hyper, Option, declared
 from ..errors import RecoptError
+from ..strategy import Strategy
 from .tower import Tower
 
+_ELSEWHERE = frozenset({"betas", "momentum", "weight_decay"})
+"""What other optimizers keep in their groups, and people set there, whatever the strategy calls it."""
 _OURS = ("params", "param_names", "stack", "maximize", "initial_lr", "name", "lr_start")
 
 
@@ -65,6 +70,43 @@ def settings_of(group: dict[str, Any], common: Mapping[str, Any]) -> dict[str, A
         if value is not None:
             own[key] = value
     return {**common, **own}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a group was made of, which its dict does not change any more.
+
+    Attributes:
+        count: of its tensors.
+        settings: names of what its strategies of level 1 can be given.
+    """
+
+    count: int
+    settings: frozenset[str]
+
+
+def made_of(group: Mapping[str, Any], strategies: Iterable[Strategy]) -> Made:
+    """What ``group`` was made of, with ``strategies`` on level 1."""
+    names = {name for s in strategies for kind in (Hyper, Option) for name in declared(type(s), kind)}
+    return Made(len(group["params"]), (_ELSEWHERE | names).difference(_OURS, ["lr"]))
+
+
+def check_untouched(groups: Sequence[Mapping[str, Any]], made: Sequence[Made]) -> None:
+    """Raise RecoptError for what was written into a group later and would be ignored: settings, tensors, groups."""
+    if len(groups) != len(made):
+        raise RecoptError(f"There were {len(made)} groups and now there are {len(groups)}: use opt.add_param_group.")
+    for number, (group, was) in enumerate(zip(groups, made, strict=True)):
+        if not was.settings.isdisjoint(group):
+            name = min(was.settings.intersection(group))
+            raise RecoptError(
+                f"Group {number}: '{name}' was set after the group was made and would change nothing (of a group only "
+                f"lr and maximize are read later): delete it there, and make an optimizer with {name}=… instead."
+            )
+        if len(group["params"]) != was.count:
+            raise RecoptError(
+                f"Group {number} was made of {was.count} tensors and has {len(group['params'])} now: add tensors by "
+                "opt.add_param_group({'params': …})."
+            )
 
 
 def start_lr(tower: Tower) -> float:

@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..build import make_strategy
 from ..errors import RecoptError, unknown
 from ..export import export_folder, fetch_export, is_reference, read_export
 from ..graph import Graph
 from ..level import TASK, Level
-from ..plugins import load_strategy
+from ..spec import Named
 from ..stack import Term, levels_of, parse
 from ..strategy import Strategy
 
@@ -149,7 +150,7 @@ def plan(stack: Stack, names: Sequence[str], options: Options, overrides: Mappin
                     f"{min(extra)} belongs to a strategy that is made already: give it where you made that; an export "
                     "takes settings where it is given by its name."
                 )
-            slots[term.slot] = own.get(term.slot) or load_strategy(term.name)(**{**term.settings, **extra})
+            slots[term.slot] = own.get(term.slot) or _made(term, extra, options.seed, stack)
     found = levels_of(layers, {label: [n for n, _ in s.named_parameters()] for label, s in slots.items()})
     for number in options.levels:
         if not 1 <= number <= len(found):
@@ -159,6 +160,16 @@ def plan(stack: Stack, names: Sequence[str], options: Options, overrides: Mappin
     graph.check_task(names)
     graph.levels = [_settled(graph, number) for number in range(len(graph.levels))]
     return graph
+
+
+def _made(term: Term, extra: Mapping[str, Any], seed: int, stack: Stack) -> Strategy:
+    """The strategy of a term, its initial weights drawn as a run with this seed draws them."""
+    settings = {**term.settings, **extra}
+    domains = settings.pop("domains", None) or {}
+    if not isinstance(domains, Mapping) or not all(isinstance(d, str) for pair in domains.items() for d in pair):
+        raise RecoptError(f"domains={domains!r} must read like {{'lr': 'positive'}}: domains by the setting's name.")
+    named = Named(name=term.name, domains=dict(domains), settings=settings)
+    return make_strategy(term.slot, named, seed, where=f"in '{stack}'" if isinstance(stack, str) else "in the stack")
 
 
 def _written(term: Term) -> str:

@@ -29,8 +29,10 @@ class TaskRung:
         self.seen: set[int] = set()
 
     def admit(self, points: Params, grads: Sequence[Tensor | None]) -> None:
-        """Make a cohort of those tensors that have a gradient for the first time."""
+        """Make a cohort of those tensors that have a gradient for the first time, and are not empty."""
         fresh = [i for i in self.indices if grads[i] is not None and i not in self.seen]
+        # What is empty here may be a part of a split tensor, and all processes must make the same cohorts.
+        fresh = [i for i in fresh if points[i].numel() or self.place.shards]
         if fresh:
             self.seen.update(fresh)
             self.cohorts.append(cohort_of(self.place, fresh, points, len(self.cohorts)))

@@ -114,7 +114,9 @@ def search(rungs: Sequence[TaskRung], tensors: Sequence[Tensor], closure: Callab
     """
     first = None
     for rung in rungs:
-        mine = [tensors[i] for i in rung.indices]
+        mine = [tensors[i] for i in rung.indices if tensors[i].numel()]
+        if not mine:
+            continue
         now = [p.clone() for p in points_of(mine)]
         if not rung.cohorts:
             rung.admit(points_of(tensors), points_of(tensors))
@@ -136,6 +138,9 @@ def search(rungs: Sequence[TaskRung], tensors: Sequence[Tensor], closure: Callab
         good = all(bool(torch.isfinite(d).all()) for d in deltas)
         moved = [p + d if t.requires_grad else p for p, d, t in zip(now, deltas, mine, strict=True)]
         _put(moved if good else now, mine)
+    if first is None:
+        with torch.enable_grad():
+            first = closure()
     return first
 
 

@@ -44,10 +44,12 @@ class Slot:
         coords: the coordinates, in the order of ``names``.
         value: natural values by name, hyperparameters that are off included (scalar slots only).
         slopes: d natural / d coordinate, in the order of ``names``.
+        like: an empty tensor beside the parameters and in their type, where they are not numbers. (A level above may
+            make single coordinates wider.)
     """
 
     def __init__(self, label: str, strategy: Strategy, like: Tensor) -> None:
-        self.label = label
+        self.label, self.like = label, like.new_empty(0)
         self.strategy = copy.deepcopy(strategy)
         self.names = [name for name, _ in self.strategy.named_parameters()]
         found = [p.detach() for p in self.strategy.parameters()]

@@ -49,7 +49,8 @@ class Tower:
         self, graph: Graph, points: Params, *, fused: bool, guard: bool, seed: int, shards: Shards | None = None
     ) -> None:
         self.graph, self.guard, self.shards = graph, Guard(guard), shards or Shards()
-        self.slots = {name: Slot(name, strategy, points[0]) for name, strategy in graph.slots.items()}
+        widest = max(points, key=lambda p: torch.finfo(p.dtype).bits)
+        self.slots = {name: Slot(name, strategy, widest) for name, strategy in graph.slots.items()}
         found = places(graph, self.slots, fused=fused, guard=guard, seed=seed, shards=self.shards)
         self.rungs = [_rung(place, graph, self.slots) for place in found]
         self.bottoms = [rung for rung in self.rungs if isinstance(rung, TaskRung)]

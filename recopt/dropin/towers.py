@@ -32,13 +32,15 @@ class Towers:
     Attributes:
         all: the towers, in the order they were built.
         members: of each tower, the tensors that it moves, in its own order.
+        groups: what each group was made of.
     """
 
     def __init__(self, options: Options, scope: Scope) -> None:
         self.options, self.scope = options, scope
         self.all: list[Tower] = []
         self.members: list[list[Member]] = []
-        self._made: list[tuple[Stack, Mapping[str, Any]]] = []
+        self.groups: list[grouping.Made] = []
+        self._asked: list[tuple[Stack, Mapping[str, Any]]] = []
 
     def cover(self, groups: Groups, stack: Stack, settings: Mapping[str, Any], names: Sequence[str]) -> None:
         """Towers of ``stack`` for the last group: one, or one for each tensor, or (``global``) one that is there.
@@ -47,9 +49,9 @@ class Towers:
             RecoptError: for anything unknown or impossible; no tower is added then.
         """
         number = len(groups) - 1
-        made = (stack, dict(settings))
-        if self.scope == "global" and made in self._made:
-            self._join(self._made.index(made), groups, names)
+        asked = (stack, dict(settings))
+        if self.scope == "global" and asked in self._asked:
+            self._join(self._asked.index(asked), groups, names)
             return
         each = [[i] for i in range(len(names))] if self.scope == "tensor" else [list(range(len(names)))]
         built: list[Tower] = []
@@ -67,12 +69,17 @@ class Towers:
             built.append(tower)
         self.all += built
         self.members += [[(number, i) for i in indices] for indices in each]
-        self._made += [made] * len(built)
+        self._asked += [asked] * len(built)
+        self._note(groups[number], built[0])
 
     def _join(self, tower: int, groups: Groups, names: Sequence[str]) -> None:
         shards_of([p for g in groups for p in g["params"]])
         self.all[tower].extend(names)
         self.members[tower] += [(len(groups) - 1, i) for i in range(len(names))]
+        self._note(groups[-1], self.all[tower])
+
+    def _note(self, group: Mapping[str, Any], tower: Tower) -> None:
+        self.groups.append(grouping.made_of(group, [bottom.place.by.strategy for bottom in tower.bottoms]))
 
     def start_rate(self, number: int) -> float:
         """What a scheduler sees at first as the rate of group ``number``."""
@@ -159,7 +166,7 @@ def _factor(groups: Groups, members: Sequence[Member]) -> float:
     return factors[0]
 
 
-def held_out(groups: Groups, valid_loss: Any, sharded: bool) -> dict[int, Tensor]:
+def held_out(groups: Groups, valid_loss: Any, towers: Sequence[Tower]) -> dict[int, Tensor]:
     """The gradients of a loss on held-out data, by the tensors' identities.
 
     Raises:
@@ -171,7 +178,7 @@ def held_out(groups: Groups, valid_loss: Any, sharded: bool) -> dict[int, Tensor
             "valid_loss must be one number with its graph: compute it with gradients enabled, without detach() or "
             "item()."
         )
-    if sharded:
+    if any(tower.shards for tower in towers):
         raise RecoptError("valid_loss is not supported for sharded parameters (FSDP2): leave it out.")
     try:
         found = torch.autograd.grad(valid_loss, tensors, allow_unused=True)

@@ -114,7 +114,7 @@ class TapedRung(UpperRung):
     def _cast(self, items: Params) -> Params:
         """For a network that moves numbers: in the type of its weights, and beside them."""
         by = self.place.by
-        return [x.to(by.coords[0]) for x in items] if self.moves.scalar and not by.scalar else items
+        return [x.to(by.like) for x in items] if self.moves.scalar and not by.scalar else items
 
     def _deltas(self, signal: list[Any], bound: float, loss: Tensor | None) -> list[Any]:
         read, self.normal = NORMALIZERS[self.normalize](as_tensors(signal), self.normal, torch.tensor(bound))
