@@ -1,5 +1,8 @@
-"""Guards: a slot whose loss is not finite, or explodes, is put back and its level's steps are shrunk.
+"""Guards: a slot whose loss is not finite, or explodes, is put back and its level's step is shrunk.
 
+An explosion is a loss above ten times the largest of the first ten good ones. If the loss is as high at the point that
+was put back, it was not the step (harder data, another weight in the loss): steps are as long as before then, and the
+first ten are counted from there.
 With many tasks each has its own mask, scale and count of strikes: one that fails does not touch the others.
 """
 
@@ -20,12 +23,13 @@ FIRST = 10
 """How many good losses make the reference."""
 SHRINK, GROW = 0.5, 1.02
 PATIENCE = 30
-"""Restorations without a good step between them after which a level is frozen."""
+"""Bad evaluations without a good step between them after which a level is frozen."""
 
 
 def start(point: Params, states: list[State], tasks: int) -> Guard:
     """A guard that has seen nothing yet."""
-    return Guard(tree.detach(point), tree.detach(states), [0.0] * tasks, [1.0] * tasks, [0] * tasks, [0] * tasks)
+    good = tree.detach(point), tree.detach(states)
+    return Guard(*good, [0.0] * tasks, [1.0] * tasks, [0] * tasks, [0] * tasks, wrong=[False] * tasks)
 
 
 def bad(guard: Guard, losses: list[float], norms: list[float], explosions: bool = True) -> list[bool]:
@@ -34,10 +38,22 @@ def bad(guard: Guard, losses: list[float], norms: list[float], explosions: bool 
     ``explosions`` is False for meta-losses that have no natural zero, such as an improvement.
     """
     found = []
-    for loss, norm, reference in zip(losses, norms, guard.reference, strict=True):
-        explodes = explosions and reference > 0 and loss > EXPLODE * reference
-        found.append(not (math.isfinite(loss) and math.isfinite(norm)) or explodes)
+    for loss, norm, large, before in zip(losses, norms, _large(guard, losses), guard.wrong, strict=True):
+        explodes = explosions and large and not before
+        found.append(explodes or not (math.isfinite(loss) and math.isfinite(norm)))
     return found
+
+
+def resized(guard: Guard, wrong: list[bool], losses: list[float]) -> list[bool]:
+    """For each task: whether the loss at a point that was put back says that losses have another size now."""
+    if not any(guard.wrong):
+        return [False] * len(losses)
+    found = zip(_large(guard, losses), guard.wrong, wrong, strict=True)
+    return [large and before and not failed for large, before, failed in found]
+
+
+def _large(guard: Guard, losses: list[float]) -> list[bool]:
+    return [0 < EXPLODE * reference < loss for reference, loss in zip(guard.reference, losses, strict=True)]
 
 
 def frozen(guard: Guard) -> list[bool]:
@@ -48,17 +64,21 @@ def frozen(guard: Guard) -> list[bool]:
 def judged(guard: Guard, wrong: list[bool], losses: list[float], point: Params, states: list[State]) -> Guard:
     """The guard after an evaluation at ``point``, which (like ``states``) was put back where that was ``wrong``."""
     known, scale, strikes, seen = [*guard.reference], [*guard.scale], [*guard.strikes], [*guard.seen]
+    larger = resized(guard, wrong, losses)
     for n, (failed, loss) in enumerate(zip(wrong, losses, strict=True)):
+        # The first evaluation after a failure is of the point that was put back: only the next one judges a step.
+        judges = not guard.wrong[n]
         if failed:
-            scale[n] *= SHRINK
+            scale[n] *= SHRINK if judges else 1.0
             strikes[n] += 1
             continue
+        if larger[n]:
+            seen[n], scale[n] = 0, scale[n] / SHRINK
         if seen[n] < FIRST:
             known[n] = max(known[n], abs(loss))
         seen[n] += 1
         scale[n] = min(1.0, scale[n] * GROW)
-        # The first evaluation after a failure is of the point that was put back: only the next one judges a step.
-        if not (guard.wrong and guard.wrong[n]) and strikes[n] < PATIENCE:
+        if judges and strikes[n] < PATIENCE:
             strikes[n] = 0
     restored = guard.restored + sum(wrong)
     return Guard(tree.detach(point), tree.detach(states), known, scale, strikes, seen, restored, list(wrong))
@@ -71,7 +91,7 @@ def replaced(guard: Guard, part: Guard, places: list[int], index: Tensor) -> Gua
     states = counts.replaced(guard.states, part.states, index, tasks)
     out = Guard(
         point, states, [*guard.reference], [*guard.scale], [*guard.strikes], [*guard.seen],
-        guard.restored + part.restored, [*(guard.wrong or [False] * tasks)],
+        guard.restored + part.restored, [*guard.wrong],
     )  # fmt: skip
     for k, n in enumerate(places):
         out.reference[n], out.scale[n], out.strikes[n] = part.reference[k], part.scale[k], part.strikes[k]

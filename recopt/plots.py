@@ -25,6 +25,7 @@ FIGURES = frozenset(
         "spread",
         "restored",
         "frozen",
+        "resized",
         "null_step",
         "episode",
         "imitation",

@@ -124,6 +124,7 @@ class Guard:
         held: Any = self.seen
         if isinstance(held, int):  # a checkpoint from when this was one number for all tasks
             self.seen = [held] * len(self.reference)
+        self.wrong = self.wrong or [False] * len(self.reference)  # a checkpoint from when it was empty at first
 
 
 @dataclass

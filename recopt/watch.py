@@ -47,9 +47,13 @@ class Watcher:
             states = [state.levels[n].strategy for n in numbers]
         after = state.guards[name] = guard.judged(now, found, losses, slot.params, states)
         stopped = guard.frozen(after)
-        if any(found):
-            new = {"frozen": sum(stopped)} if stopped != was else {}
-            self.engine.log(state, numbers[0] + 1, {"restored": after.restored, **new})
+        acts = {"restored": after.restored} if any(found) else {}
+        if stopped != was:
+            acts["frozen"] = sum(stopped)
+        if explosions and (larger := sum(guard.resized(now, found, losses))):
+            acts["resized"] = larger
+        if acts:
+            self.engine.log(state, numbers[0] + 1, acts)
         if not any(found) and not any(stopped):
             return Checked(loss, norm=sum(norms) / len(norms))
         still = [f or s for f, s in zip(found, stopped, strict=True)]

@@ -182,6 +182,57 @@ def test_one_task_of_several_is_frozen_alone() -> None:
     assert not torch.equal(engines.params(made)[0][0], held[0])
 
 
+class Harder(engines.Regression):
+    """Noisy data whose loss is multiplied by a factor from the batch ``at`` on: at once, or by 2 % more at each."""
+
+    at, ramp = 50, False
+
+    def size(self, index: int) -> float:
+        return 1.02 ** max(0, index - self.at) if self.ramp else 1e4 if index >= self.at else 1.0
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        return super().batch(index, split), torch.tensor(self.size(index), dtype=torch.float64)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return super().loss(model, batch[0]) * batch[1]
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+@pytest.mark.parametrize("ramp", [False, True])
+@pytest.mark.parametrize("stack", ["adam(lr=0.02)", "adam(lr=0.02)/hypergradient", "adam(lr=0.02)/annealing"])
+def test_losses_that_grow_by_themselves_do_not_stop_a_run(stack: str, ramp: bool, tasks: int) -> None:
+    task = Harder(seed=0)
+    task.ramp = ramp
+    made = engines.engine(task, stack, {2: {"every": 5}} if "annealing" in stack else None, tasks=tasks)
+    made.run(400)
+    made.hand_on(made.state)
+    assert isinstance(made.sink, engines.Recorder)
+    assert made.sink.series(1, "resized")
+    assert not any(any(guard.frozen(held)) for held in made.state.guards.values())
+    assert made.state.guards["task"].restored < 15 * tasks
+    true = [loss / task.size(n) for n, loss in zip(made.sink.steps(0, "loss"), engines.losses(made), strict=True)]
+    assert sum(true[-40:]) < 0.7 * sum(true[20:60])
+
+
+def test_only_a_step_that_is_taken_back_is_shrunk() -> None:
+    made = engines.engine(faulty(dict.fromkeys(range(6, 12), "nan")), "sgd(lr=0.02)")
+    made.run(12)
+    assert made.state.guards["task"].restored == 6
+    assert made.state.guards["task"].scale == [guard.SHRINK]
+    assert made.state.guards["task"].strikes == [6]
+
+
+def test_an_explosion_of_one_batch_changes_nothing_that_losses_are_compared_with() -> None:
+    made = engines.engine(faulty({20: "high", 22: "high"}), "sgd(lr=0.02)")
+    made.run(20)
+    before = made.state.guards["task"].reference
+    made.run(40)
+    assert made.state.guards["task"].reference == before
+    assert made.state.guards["task"].restored == 2
+    assert isinstance(made.sink, engines.Recorder)
+    assert made.sink.series(1, "resized") == []
+
+
 class Wild(Strategy):
     """A rule above that asks for absurd rates."""
 
