@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,11 +45,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Rule:
-    """A stack (None: the default), what recopt.Optimizer gets besides, and whose gradient the signal is."""
+    """A stack (None: the default), what recopt.Optimizer gets besides, whose gradient the signal is; read at its mean?"""
 
     stack: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     signal: str = "train"
+    averaged: bool = False
 
 
 class Transformer(nn.Module):
@@ -126,7 +128,8 @@ RULES: dict[str, Rule] = {
     "another batch": Rule(signal="another"),
     "held out": Rule(signal="kept"),
     "held out, every=20": Rule(options={"every": 20}, signal="kept"),
-    "`schedule-free` below": Rule("schedule-free/adagrad(lr=1)[lr]"),
+    "`schedule-free` below": Rule("schedule-free/adagrad(lr=1)[lr]", averaged=True),
+    "default, averaged": Rule(options={"average": True}, averaged=True),
 }
 
 
@@ -160,7 +163,7 @@ def train(work: Work, rule: Rule | float, seed: int) -> tuple[float, float]:
             source = work.kept if rule.signal == "kept" else work.train
             optimizer.step(valid_loss=loss_of(model, drawn(source, work.batch)))
     found = optimizer.hyperparameters()
-    with torch.no_grad():
+    with torch.no_grad(), optimizer.averaged() if rule.averaged else nullcontext():
         return float(loss_of(model, work.test)), next(v for k, v in found.items() if k.endswith(".lr"))
 
 

@@ -17,138 +17,47 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import itertools
 import json
 import math
 import statistics
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from dropin_peers_tasks import TASKS, Work
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import recopt
-from recopt.data import load
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 TUNING_SEED = 0
-CONTEXT = 32  # characters that the transformer sees
 Build = Callable[[nn.Module, float], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
-class Work:
-    """A task: what is trained on what. Held-out data is (inputs, targets), validation first."""
-
-    build: Callable[[], nn.Module]
-    inputs: Tensor
-    targets: Tensor
-    held_out: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
-    batch: int
-    steps: int
-    by_loss: bool = False
-
-
-@dataclass(frozen=True)
 class Rule:
-    """A contestant: an optimizer for a model at a rate (ignored where ``rates`` is empty)."""
+    """A contestant: an optimizer for a model at a rate (ignored where ``rates`` is empty), read at its mean or not."""
 
     build: Build
     rates: tuple[float, ...] = ()
     cosine: bool = False
     needs: str = "torch"
+    averaged: bool = False
 
 
-class Transformer(nn.Module):
-    """Two causal layers over characters; (batch, length) of int64 to (batch · length, characters)."""
-
-    def __init__(self, characters: int, width: int = 48) -> None:
-        super().__init__()
-        self.token, self.place = nn.Embedding(characters, width), nn.Embedding(CONTEXT, width)
-        make = partial(nn.TransformerEncoderLayer, width, 4, 4 * width, 0.0, batch_first=True, norm_first=True)
-        self.layers = nn.ModuleList(make() for _ in range(2))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, characters)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT), persistent=False)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Logits of each next character."""
-        x = self.token(rows) + self.place.weight
-        for layer in self.layers:
-            x = layer(x, src_mask=self.mask, is_causal=True)
-        return self.head(self.norm(x)).flatten(0, 1)
-
-
-def halves(inputs: Tensor, targets: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Even rows to choose by, odd rows to report."""
-    return (inputs[::2], targets[::2]), (inputs[1::2], targets[1::2])
-
-
-def mlp(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Module:
-    """Linear layers with ``act`` between them."""
-    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), act())]
-    return nn.Sequential(*layers[:-1])
-
-
-def digits(cnn: bool = False) -> Work:
-    """scikit-learn's digits: 1,077 to train, 360 + 360 held out. MLP 64-64-10, or two convolutions."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
-    x = torch.as_tensor(found.data, dtype=torch.float32)[order] / 8 - 1
-    y = torch.as_tensor(found.target, dtype=torch.int64)[order]
-
-    def convolutions() -> nn.Module:
-        return nn.Sequential(
-            nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10),
-        )  # fmt: skip
-
-    build, steps = (convolutions, 8 * 17) if cnn else (lambda: mlp(64, 64, 10), 30 * 17)
-    return Work(build, x[:1077], y[:1077], halves(x[1077:], y[1077:]), 64, steps)
-
-
-def images(name: str, widths: tuple[int, ...], act: type[nn.Module], limit: int, epochs: int) -> Work:
-    """The first ``limit`` training images of a set, standardized by their own figures; its test images held out."""
-    found = load(name)
-    train = found.train[0][:limit].flatten(1).float() / 255
-    mean, scale = train.mean(), train.std()
-    test = (found.test[0].flatten(1).float() / 255 - mean) / scale
-    return Work(lambda: mlp(*widths, act=act), (train - mean) / scale, found.train[1][:limit].long(),
-                halves(test, found.test[1].long()), 256, epochs * math.ceil(limit / 256))  # fmt: skip
-
-
-def text() -> Work:
-    """NumPy's licence files as characters, cut into rows of 32; every fifth row is held out."""
-    paths = [f for f in files("numpy") or [] if f.name.startswith("LICENSE") and ".dist-info" in str(f)]
-    content = "\n".join(f.read_text(encoding="utf-8") for f in sorted(paths, key=str))
-    index = {c: i for i, c in enumerate(sorted(set(content)))}
-    codes = torch.tensor([index[c] for c in content])
-    rows = codes.unfold(0, CONTEXT + 1, CONTEXT)
-    held = torch.arange(len(rows)) % 5 == 4
-    train, rest = rows[~held], rows[held]
-    return Work(lambda: Transformer(len(index)), train[:, :-1], train[:, 1:], halves(rest[:, :-1], rest[:, 1:]),
-                16, 300, by_loss=True)  # fmt: skip
-
-
-TASKS: dict[str, Callable[[], Work]] = {  # cheapest first
-    "digits": digits,
-    "fashion": lambda: images("fashion-mnist", (784, 256, 128, 10), nn.ReLU, 12_000, 2),
-    "cnn": lambda: digits(cnn=True),
-    "mnist": lambda: images("mnist", (784, 128, 10), nn.Tanh, 60_000, 1),
-    "text": text,
-}
-
-
-def tower(stack: str | None) -> Build:
+def tower(stack: str | None, **settings: Any) -> Build:
     """recopt's with a stack, or its default."""
-    return lambda model, _: recopt.Optimizer(model.parameters(), stack)
+    return lambda model, _: recopt.Optimizer(model.parameters(), stack, **settings)
+
+
+def averaged(stack: str | None) -> Rule:
+    """The same, read at the mean that it keeps."""
+    return Rule(tower(stack, average=True), averaged=True)
 
 
 def peer(module: str, name: str, **settings: Any) -> Build:
@@ -171,15 +80,21 @@ FREE = ("schedulefree", "AdamWScheduleFree")  # Defazio et al. 2024, 2405.15682
 RULES: dict[str, Rule] = {
     "recopt default": Rule(tower(None)),
     "recopt default, cosine": Rule(tower(None), cosine=True),
+    "recopt default, averaged": averaged(None),
     "recopt `adam/sgd`": Rule(tower("adam/sgd")),
     "recopt `adam/adam`": Rule(tower("adam/adam")),
-    "recopt `schedule-free/adagrad[lr]`": Rule(tower("schedule-free/adagrad[lr]")),
+    "recopt `adam/adam`, averaged": averaged("adam/adam"),
+    "recopt `schedule-free/adagrad[lr]`": Rule(tower("schedule-free/adagrad[lr]"), averaged=True),
     "recopt `sgd(momentum=0.9)/adagrad(lr=1)[lr]`": Rule(tower("sgd(momentum=0.9)/adagrad(lr=1)[lr]")),
     "recopt `prodigy`": Rule(tower("prodigy")),
+    "recopt `prodigy`, averaged": averaged("prodigy"),
     "recopt `dog`": Rule(tower("dog")),
     "recopt `dowg`": Rule(tower("dowg")),
     "recopt `mechanic`": Rule(tower("mechanic")),
     "recopt `cocob`": Rule(tower("cocob")),
+    "recopt `adam`, tuned, averaged": Rule(
+        lambda model, rate: recopt.Optimizer(model.parameters(), "adam", lr=rate, average=True), RATES, averaged=True
+    ),
     "Adam, tuned": Rule(at("torch.optim", "Adam"), RATES),
     "Adam, tuned, cosine": Rule(at("torch.optim", "Adam"), RATES, cosine=True),
     "AdamW, tuned": Rule(at("torch.optim", "AdamW"), RATES),
@@ -223,9 +138,10 @@ def train(work: Work, rule: Rule, rate: float, seed: int) -> dict[str, Any]:
         for other in filter(None, (schedule, averager)):
             other.step()
     if rule.needs == "schedulefree":
-        optimizer.eval()
+        optimizer.eval()  # their own way to the mean
     final = averager.averaged_model if averager is not None else model
-    valid, test = (score(final, half) for half in work.held_out)
+    with optimizer.averaged() if rule.averaged else nullcontext():
+        valid, test = (score(final, half) for half in work.held_out)
     which = 0 if work.by_loss else 1
     return {"valid": valid[which], "test": test[which], "diverged": not test[0] <= start}
 

@@ -46,6 +46,16 @@ class Caller:
             return self.strategy.init([p.detach() for p in point])
         return tree.stack([self.strategy.init([p[n].detach() for p in point]) for n in range(tasks)])
 
+    def eval_point(self, values: Params, point: Params, state: State, tasks: int) -> Params:
+        """Where the strategy would have what it moves used, of each task."""
+        module = self.module(values)
+
+        def one(point: Params, state: State) -> Params:
+            return list(module.eval_point(point, opened(state, None)))
+
+        with torch.no_grad():
+            return over_tasks(one, (point, state), tasks, False)  # type: ignore[no-any-return]
+
     def step(
         self, values: Params, level: Level, point: Params, signal: Signal, strategy: State, normal: State,
         rng: Generator, tasks: int,

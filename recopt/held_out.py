@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from . import tree
+from .averages import folded
 from .engine import Engine
 from .level import TASK
 from .state import RunState
+from .strategy import Params, Strategy
 from .task import Split
 
 
@@ -24,14 +27,32 @@ def settled(engine: Engine, strictly: bool = False) -> RunState:
     return engine.state
 
 
+def at_eval_points(engine: Engine, state: RunState) -> Params:
+    """The values of the task's slot where its levels would have it used: at means of what they went through, say."""
+    slot, slots = state.slots[TASK], engine.slots
+    found = [p.detach() for p in slot.params]
+    for number in engine.graph.movers[TASK]:
+        level, own, point = engine.levels[number], state.levels[number], tree.detach(slots.point(state, number))
+        caller = slots.callers[level.by]
+        if level.average is not None:
+            point = folded(own.mean, point, level.average, slot.age)
+        elif type(caller.strategy).eval_point is not Strategy.eval_point and slot.age:
+            values = tree.detach(state.slots[level.by].params)
+            point = caller.eval_point(values, point, tree.detach(own.strategy), engine.tasks)
+        for i, value in zip(slots.index(state, number), point, strict=True):
+            found[i] = value
+    return found
+
+
 def models(engine: Engine, state: RunState | None = None) -> list[nn.Module]:
     """The models at a state of the run (None: the present one), one per task, as plain modules."""
-    slot = (state or engine.state).slots[TASK]
+    state = state or engine.state
+    slot, values = state.slots[TASK], at_eval_points(engine, state)
     starts = engine.family.starts(slot)
     found = []
     for n in range(engine.tasks):
         module = engine.family.module(starts[n].draw, starts[n].place)
-        params = [p[n] for p in slot.params] if engine.tasks > 1 else slot.params
+        params = [p[n] for p in values] if engine.tasks > 1 else values
         others = [b[n] for b in slot.buffers] if engine.tasks > 1 else slot.buffers
         moving, rest = iter(params), iter(others)
         with torch.no_grad():

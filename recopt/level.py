@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from .averages import USUAL
+
 TASK = "task"
 GradientName = Literal["direct", "unroll", "online", "value"]
 NormalizeName = Literal["none", "clip", "clip_each", "rms", "rms_all", "unit", "cosine", "log_sign"]
@@ -28,6 +30,11 @@ def _objective(text: str) -> str:
     if not _OBJECTIVE.fullmatch(text):
         raise ValueError("should be mean, sum, last, improvement or 'steps_to: X'")
     return text
+
+
+def _decay(value: object) -> object:
+    """``average: true`` as a number."""
+    return {True: USUAL, False: None}[value] if isinstance(value, bool) else value
 
 
 def _patterns(value: object) -> object:
@@ -65,6 +72,8 @@ class Level(BaseModel):
             restarts: Loshchilov & Hutter 2017, 1608.03983, eq. 5). For a rule whose step is proportional to a
             learning rate it is a schedule of that.
         horizon: of ``schedule``, in updates of the slot that is moved.
+        average: η of a polynomial-decay mean of what the level made of the model (see :mod:`recopt.averages`), at
+            which the model is then measured, handed on and exported; True for 8, None for none. It changes no step.
         trust: largest norm of a step relative to the norm of what is moved; None for no bound.
         null_step: take a step back if the meta-loss rose after it.
         guard: restore and shrink on non-finite or exploding losses.
@@ -91,6 +100,7 @@ class Level(BaseModel):
     penalty_moved: Annotated[float, Field(ge=0)] = 0.0
     schedule: Schedule = "constant"
     horizon: Annotated[int, Field(ge=1)] | None = None
+    average: Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, BeforeValidator(_decay)] = None
     trust: Annotated[float, Field(gt=0)] | None = None
     null_step: bool = False
     guard: bool = True

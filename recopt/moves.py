@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from . import guard, tree
 from .apply import Step
+from .averages import folded
 from .level import TASK
 from .state import Pair, Record, RunState, Signal
 from .strategy import Params
@@ -73,6 +74,9 @@ class Mover:
             lessons = {n: engine.teacher.lesson(state, n, number, signal, point, made.delta) for n in above}
             delta = self._checked(state, number, signal, made, point)
             new = [p + d for p, d in zip(point, delta, strict=True)]
+        if level.average is not None:
+            # Not before now: the guard may have taken the last update back.
+            own.mean = folded(own.mean, tree.detach(point), level.average, state.slots[TASK].age)
         own.rng, own.steps = rng.get_state() if draws else own.rng, own.steps + 1
         own.strategy, own.normal = made.strategy, made.normal
         # What no tape runs over is a plain value; an optimizee's hyperparameters are leaves of the next window.

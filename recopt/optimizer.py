@@ -11,7 +11,8 @@ compute the same hyperparameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ class Optimizer(torch.optim.Optimizer):
         levels: more per level, from 1: ``{2: {"normalize": "cosine", "every": 5, "only": ["lr"]}}``.
         maximize: climb instead of descend.
         guard: skip non-finite gradients, take back steps that led to them, bound wild steps of upper levels.
+        average: keep a mean of the parameters beside them, for :meth:`averaged`: True, or how fast it forgets (8: the
+            last ninth of the run counts most; 0: plain). It changes no step, and costs one copy of the parameters.
         fused: use the closed forms that strategies offer; False tapes everything (slower, the same result).
         callback: called after each ``log_every``-th step with its number and :meth:`hyperparameters`.
         log_every: how often the callback is called.
@@ -66,19 +69,19 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[Any], stack: Stack | None = None, *, depth: int | None = None, scope: Scope = "group",
         normalize: str | None = None, every: int | None = None, levels: Mapping[int, Mapping[str, Any]] | None = None,
-        maximize: bool = False, guard: bool = True, fused: bool = True, callback: Callback | None = None,
-        log_every: int = 1, seed: int = 0, store: str | None = None, **settings: Any,
+        maximize: bool = False, guard: bool = True, average: bool | float = False, fused: bool = True,
+        callback: Callback | None = None, log_every: int = 1, seed: int = 0, store: str | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         if scope not in ("global", "group", "tensor"):
             raise RecoptError(f"scope={scope!r} must be 'global', 'group' or 'tensor'.")
-        options = Options(depth, normalize, every, levels or {}, guard, fused, seed)
+        options = Options(depth, normalize, every, levels or {}, guard, fused, seed, average)
         check_options(options, maximize=maximize, callback=callback, log_every=log_every)
         self._callback, self._log_every = callback, log_every
         self._towers = Towers(options, scope)
         self._store = store
         self._stack = located(DEFAULT_STACK if stack is None else stack, store)
         self._settings = settings
-        self._steps = 0
+        self._steps, self._away = 0, False
         found = grouping.listed(params)
         super().__init__(found, {"lr": None, "maximize": maximize})
 
@@ -131,6 +134,8 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RecoptError: for sparse gradients, a strategy without the loss that it needs, or a group that was changed.
         """
+        if self._away:
+            raise RecoptError("opt.step() inside opt.averaged(), where the model is at its mean: leave that first.")
         if closure is not None and not callable(closure):
             raise RecoptError("opt.step's first argument is a closure: give a loss by its name, opt.step(loss=loss).")
         towers, result = self._towers, None
@@ -151,7 +156,29 @@ class Optimizer(torch.optim.Optimizer):
             self._callback(self._steps, self.hyperparameters())
         return result if towers.closed() else searched
 
-    # what was learned
+    # what was found
+
+    @contextmanager
+    @torch.no_grad()
+    def averaged(self) -> Iterator[None]:
+        """While it lasts, the parameters are where the rule would have the model used: evaluate and save it there.
+
+            with opt.averaged():
+                accuracy = evaluate(model)
+
+        It is the mean that ``average`` keeps, or that the rule keeps itself (``schedule-free``). Afterwards training
+        goes on bit for bit as if it had not been; so checkpoints to go on from are taken outside as well. Statistics
+        of BatchNorm are not averaged: see ``torch.optim.swa_utils.update_bn``.
+
+        Raises:
+            RecoptError: if there is no mean; for a step inside.
+        """
+        with self._towers.averaged(self.param_groups):
+            self._away = True
+            try:
+                yield
+            finally:
+                self._away = False
 
     def hyperparameters(self) -> dict[str, float]:
         """The present hyperparameters in their natural unit: ``{"adam.lr": 0.001, …, "sgd.lr": 0.01}``.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from .errors import RecoptError, unknown
 from .level import TASK
+from .strategy import Strategy
 
 if TYPE_CHECKING:
     from .graph import Graph
@@ -69,12 +70,16 @@ def _check_task_level(graph: Graph, number: int) -> None:
         _refuse(graph, number, "'episode' says when the slot below starts afresh, and there is none below the task.")
     if level.normalize == "cosine":
         _refuse(graph, number, "normalize=cosine compares updates with what came after them: use it above level 1.")
+    if level.average is not None and type(graph.slots[level.by]).eval_point is not Strategy.eval_point:
+        _refuse(graph, number, f"'{level.by}' keeps a mean of its own: drop 'average'.")
     if level.on != "train" or level.objective != "mean" or level.second_order:
         _refuse(graph, number, "on, objective and second_order score a strategy: set them on the level above.")
 
 
 def _check_upper_level(graph: Graph, number: int) -> None:
     level, subjects = graph.levels[number], graph.subjects[number]
+    if level.average is not None:
+        _refuse(graph, number, "'average' is of what moves the model: set it on level 1.")
     if not subjects:
         _refuse(
             graph, number, f"no lower level moves by '{level.moves}', so nothing scores it: put it above one that does."
@@ -196,6 +201,10 @@ def _check_stagger(graph: Graph, number: int) -> None:
         _refuse(graph, number, "'stagger' is for episodes, and there are none: set 'episode' too.")
     if any(graph.levels[m].moves != TASK for m in graph.subjects[number]):
         _refuse(graph, number, "'stagger' is for tasks side by side: set it on the level over level 1.")
+    for m in graph.subjects[number]:
+        if graph.levels[m].average is not None:
+            why = f"'stagger' starts tasks afresh by turns, and the mean of level {m + 1} is of tasks of one age"
+            _refuse(graph, number, f"{why}: drop 'average' there.")
     for n, other in enumerate(graph.levels):
         if n == number or not any(graph.levels[m].moves == TASK for m in graph.subjects[n]):
             continue

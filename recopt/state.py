@@ -134,7 +134,8 @@ class LevelState:
     ``before`` and ``score`` are what a null step goes back to. ``deaf`` counts the updates in windows that had no
     hypergradient, −1 once one had. ``logged`` is the version of the strategy's slot that was last recorded.
     ``phase`` is how much of an episode has passed since the tasks that start by turns all began, modulo 1.
-    ``taught`` holds the states of a teacher beside each subject.
+    ``taught`` holds the states of a teacher beside each subject. ``mean`` is that of the points before the present one
+    (see ``Level.average``).
     """
 
     strategy: State
@@ -149,6 +150,7 @@ class LevelState:
     logged: int = -1
     phase: float = 0.0
     taught: dict[int, State] = field(default_factory=dict)
+    mean: Params = field(default_factory=list)
 
 
 @dataclass

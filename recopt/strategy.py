@@ -116,6 +116,14 @@ class Strategy(nn.Module):
         """The state before the first step at ``point``; pure, and independent of this strategy's parameters."""
         return {}
 
+    def eval_point(self, point: Params, state: State) -> Params:
+        """Where the model that is moved is to be used, ``state`` being that at ``point``: a mean of iterates, say.
+
+        It is what is measured, exported and shown by :meth:`recopt.Optimizer.averaged`; steps go on from ``point``.
+        Tensors of the shapes of ``point``; pure. The default is the point itself.
+        """
+        return point
+
     def propose(self, point: Params, state: State, rng: Generator) -> list[Params]:
         """Points to score before the next step; the first-order default scores the point itself."""
         return [point]

@@ -6,7 +6,7 @@ all z, weighted by the square of the largest rate so far, and gradients are take
     v ← β2 v + (1 − β2) g²,    z ← z − lr (g / (√v / √(1 − β2ᵗ) + eps) + weight_decay · y)
     w = max lr²,   c = w / Σ w,   x ← (1 − c) x + c z,   y ← (1 − β1) z + β1 x
 
-The model holds y, and theirs is measured at x, a little further in: x is ``average`` in the state.
+The model holds y while it is trained, and is measured and used at x (``eval_point``), a little further in.
 
 State: ``{"steps": t, "fast": [z], "average": [x], "square": [v], "largest": the largest rate so far, "weight": Σ w}``.
 """
@@ -36,6 +36,10 @@ class ScheduleFree(Strategy):
         places = {name: [p.clone() for p in point] for name in ("fast", "average")}
         squares = [torch.zeros_like(p) for p in point]
         return {"steps": 0, **places, "square": squares, "largest": nothing, "weight": nothing.clone()}
+
+    def eval_point(self, point: Params, state: State) -> Params:
+        """x, the mean of the iterates."""
+        return list(state["average"])
 
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         """One step from the gradients of the first trial."""

@@ -18,7 +18,7 @@ from ..engine import Engine
 from ..errors import RecoptError
 from ..failures import RunFailed, blame, culprit
 from ..graph import Graph
-from ..held_out import measure_each, settled
+from ..held_out import at_eval_points, measure_each, settled
 from ..level import TASK, Level
 from ..strategy import Strategy
 from ..task import Task
@@ -210,7 +210,9 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: How, test: bool) -
     engine.run(how.steps)
     engine.hand_on(engine.state)
     slot = engine.state.slots[TASK]
-    last = engine.evaluator.value(slot, slot.params, engine.evaluator.batch(slot, slot.seen, "train"))
+    last = engine.evaluator.value(
+        slot, at_eval_points(engine, engine.state), engine.evaluator.batch(slot, slot.seen, "train")
+    )
     columns = [found[step].reshape(-1).double() for step in range(how.steps)]
     losses = torch.stack([*columns, last.reshape(-1).double()], dim=1)
     held = measure_each(engine, "test", settled(engine)) if test else []

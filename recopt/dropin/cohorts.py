@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..averages import folded, share
 from ..normalize import NORMALIZERS
 from ..strategy import Params, State
 from .kernel import Kernel, Sums
@@ -24,6 +25,7 @@ class Cohort(ABC):
         indices: theirs in the tower.
         mover: what moves them.
         normal: the state of their level's normalizer.
+        mean: of the points before the present one, ``folds`` of them, where the level keeps one (``average``).
         idle: places in ``indices`` of those that had no gradient at the last step, and stayed where they were.
     """
 
@@ -33,6 +35,8 @@ class Cohort(ABC):
         self.place, self.indices = place, list(indices)
         self.normal: State = {}
         self.idle: list[int] = []
+        self.mean: Params = []
+        self.folds = 0
 
     def of(self, parts: Sequence[Tensor]) -> Params:
         """Those of the tower's ``parts`` that are this cohort's."""
@@ -57,6 +61,25 @@ class Cohort(ABC):
             signal, self.normal = NORMALIZERS[kind](signal, self.normal, None)
         self._step(mine, signal, loss, scale)
 
+    def fold(self, points: Params) -> None:
+        """Take the present point, which turned out to be good, into the mean."""
+        decay = self.place.level.average
+        if decay is None:
+            return
+        weight, mine = share(decay, self.folds + 1), self.of(points)
+        if weight < 1:
+            torch._foreach_lerp_(self.mean, mine, weight)
+        else:
+            self.mean = [p.clone() for p in mine]
+        self.folds += 1
+
+    def eval_points(self, points: Params) -> Params:
+        """Where the level would have each tensor used; new tensors, or ``points``."""
+        mine, decay = self.of(points), self.place.level.average
+        if decay is not None:
+            return folded(self.mean, mine, decay, self.folds + 1)
+        return self.place.by.at_present().eval_point(mine, self.mover.state)
+
     @abstractmethod
     def _step(self, mine: Params, signal: Params, loss: Tensor | None, scale: float) -> None:
         """Move ``mine`` in place."""
@@ -65,7 +88,7 @@ class Cohort(ABC):
         """Everything that the next step depends on."""
         fused = isinstance(self.mover, KernelMover)
         return {"indices": self.indices, "fused": fused, "mover": self.mover.tree(), "normal": self.normal,
-                "idle": list(self.idle)}  # fmt: skip
+                "idle": list(self.idle), "mean": list(self.mean), "folds": self.folds}  # fmt: skip
 
 
 class KernelCohort(Cohort):

@@ -19,7 +19,7 @@ from ..stack import Term, levels_of, parse
 from ..strategy import Strategy
 
 Stack = str | Path | Strategy | Sequence[str | Strategy]
-_SETTABLE = ("every", "normalize", "objective", "only", "on", "trust", "gradient")
+_SETTABLE = ("every", "normalize", "objective", "only", "on", "trust", "gradient", "average")
 _OBJECTIVES = ("mean", "sum", "last")
 
 
@@ -100,6 +100,7 @@ class Options:
         guard: whether guards act.
         fused: whether closed forms are used.
         seed: of what strategies draw.
+        average: of the levels of the model, where ``levels`` says nothing (see ``recopt.level.Level``).
     """
 
     depth: int | None
@@ -109,6 +110,7 @@ class Options:
     guard: bool
     fused: bool
     seed: int
+    average: bool | float = False
 
 
 def check_options(options: Options, *, maximize: object, callback: object, log_every: object) -> None:
@@ -121,6 +123,9 @@ def check_options(options: Options, *, maximize: object, callback: object, log_e
             raise RecoptError(f"{name}={value!r} must be a whole number of at least 1.")
     if isinstance(options.seed, bool) or not isinstance(options.seed, int) or not 0 <= options.seed < 2**53:
         raise RecoptError(f"seed={options.seed!r} must be a whole number from 0 to 2**53.")
+    average = options.average
+    if not isinstance(average, int | float) or not 0 <= average < float("inf"):
+        raise RecoptError(f"average={average!r} must be True, False or the decay of the mean, a number of at least 0.")
     if callback is not None and not callable(callback):
         raise RecoptError(f"callback={callback!r} must be a function of the step's number and the hyperparameters.")
     levels = options.levels
@@ -186,7 +191,9 @@ def _set(level: Level, number: int, options: Options) -> Level:
         raise RecoptError(f"levels={{{number}: …}}, on: pass held-out losses to opt.step(valid_loss=…) instead.")
     if level.moves == TASK and "trust" in given:
         raise RecoptError(f"levels={{{number}: …}}, trust: it bounds levels above the first only.")
-    if level.moves != "task" and normalize is not None:
+    if level.moves == TASK:
+        given.setdefault("average", options.average)
+    if level.moves != TASK and normalize is not None:
         given.setdefault("normalize", normalize)
     if number == 2 and every is not None:
         given.setdefault("every", every)
@@ -208,6 +215,8 @@ def _settled(graph: Graph, number: int) -> Level:
         raise RecoptError(f"Level {number + 1}: objective={level.objective} needs recopt.run; here: {known}.")
     if getattr(level, "schedule", None) not in (None, "constant"):
         raise RecoptError(f"Level {number + 1}: instead of schedule={level.schedule} use a torch.optim.lr_scheduler.")
+    if level.average is not None and not graph.order(number):
+        raise RecoptError(f"Level {number + 1}: '{level.by}' is zero-order, which keeps no mean here: drop average.")
     above = [n for n in range(len(graph.levels)) if number in graph.subjects[n]]
     if len({graph.levels[n].every for n in above}) > 1:
         raise RecoptError(f"The levels over level {number + 1} step at different times: give them the same 'every'.")

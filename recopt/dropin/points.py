@@ -39,6 +39,13 @@ def write_back(points: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
             local(p).copy_(point)
 
 
+def place(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    """Set ``tensors`` to ``values``, which are in the form of :func:`points_of`."""
+    for value, p in zip(values, tensors, strict=True):
+        own = local(p).detach()
+        (torch.view_as_real(own) if own.is_complex() else own).copy_(value)
+
+
 def gradients(found: Sequence[Tensor | None], tensors: Sequence[Tensor], signs: Sequence[float]) -> list[Tensor | None]:
     """Gradients in the form of :func:`points_of`, negated where ``signs`` are.
 

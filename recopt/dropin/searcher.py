@@ -61,15 +61,9 @@ class Searcher:
         if self.candidates and len(self.scores) == len(self.candidates):
             self._judge()
         if not self.candidates:
-            self._values()
             with torch.no_grad():
-                self.candidates = self._strategy().propose(self.base, self.state, self.rng)
+                self.candidates = self.place.by.at_present().propose(self.base, self.state, self.rng)
         self._place(self.candidates[len(self.scores)])
-
-    def _values(self) -> None:
-        """Give the strategy's module the present coordinates of its slot: a level above may have moved them."""
-        for p, c in zip(self._strategy().parameters(), self.place.by.tensors(), strict=True):
-            p.data.copy_(c)
 
     def _judge(self) -> None:
         like = self.base[0]

@@ -92,6 +92,12 @@ class Slot:
             return [torch.tensor(c, dtype=torch.float64) for c in self.coords]
         return [c.detach() for c in self.coords]
 
+    def at_present(self) -> Strategy:
+        """The strategy, with its module at the present coordinates: a level above may have moved them."""
+        for p, c in zip(self.strategy.parameters(), self.tensors(), strict=True):
+            p.data.copy_(c)
+        return self.strategy
+
     def naturals(self) -> dict[str, float | Tensor]:
         """Hyperparameters in their natural unit, without those that are off: numbers, or tensors for declared ones
         that are not 0-dimensional."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 from ..errors import RecoptError
 from . import groups as grouping
 from .plan import Options, Stack, plan
-from .points import gradients, points_of, write_back
+from .points import gradients, place, points_of, write_back
 from .searcher import search
-from .shards import shards_of
+from .shards import local, shards_of
 from .tower import Tower
 
 Scope = Literal["global", "group", "tensor"]
@@ -108,6 +109,29 @@ class Towers:
                 )
             result = search(tower.bottoms, tensors, closure, sign or 1.0)
         return result
+
+    @contextmanager
+    def averaged(self, groups: Groups) -> Iterator[None]:
+        """The tensors at the towers' evaluation points while it lasts.
+
+        Raises:
+            RecoptError: if no tower has any.
+        """
+        if not any(tower.averages for tower in self.all):
+            raise RecoptError(
+                "No mean is kept here: build the optimizer with average=True, or with a rule that keeps one of its "
+                "own, such as 'schedule-free'."
+            )
+        own = [[groups[g]["params"][i] for g, i in members] for members in self.members]
+        before = [[local(p).detach().clone() for p in tensors] for tensors in own]
+        try:
+            for tower, tensors in zip(self.all, own, strict=True):
+                place(tower.eval_points(points_of(tensors)), tensors)
+            yield
+        finally:
+            for tensors, values in zip(own, before, strict=True):
+                for p, value in zip(tensors, values, strict=True):
+                    local(p).detach().copy_(value)
 
     def hyperparameters(self) -> dict[str, float]:
         """By name; where there are several towers, after the tower's number."""

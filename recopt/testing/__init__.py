@@ -32,6 +32,7 @@ RULES: dict[str, Callable[[Make], None]] = {
         form.runs,
         answers.shapes,
         answers.empty,
+        answers.eval_points,
         answers.purity,
         answers.repeatable,
         answers.fresh_state,

@@ -55,6 +55,23 @@ def _shaped(strategy: Strategy, point: Params, what: str) -> None:
         point = [p + d.detach() for p, d in zip(point, delta, strict=True)]
 
 
+def eval_points(make: Make) -> None:
+    """``eval_point`` gives finite tensors laid out as the point, at the first state as later, and changes nothing."""
+    for dtype in (torch.float32, torch.float64):
+        strategy, point = make().to("cpu", dtype), probe.some(ODD_SHAPES, 1, dtype)
+        state = strategy.init(point)
+        for step in range(2):
+            found = _unchanged("eval_point", strategy.eval_point, point, state)
+            if probe.layout(found) != probe.layout(point) or not probe.finite(found):
+                raise Broken(
+                    f"eval_point gives {probe.layout(found)} for {probe.layout(point)}, or what is not finite: give "
+                    "one finite tensor for each of the point's, of its shape and dtype."
+                )
+            with probe.seeded():
+                delta, state = probe.ask(strategy, point, state, probe.generator(), step)
+            point = [p + d.detach() for p, d in zip(point, delta, strict=True)]
+
+
 def purity(make: Make) -> None:
     """No call changes its arguments or the strategy itself."""
     strategy = make().double()
