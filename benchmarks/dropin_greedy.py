@@ -45,7 +45,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Rule:
-    """A stack (None: the default), what recopt.Optimizer gets besides, whose gradient the signal is; read at its mean?"""
+    """A stack (None: the default), what recopt.Optimizer gets besides, whose gradient the signal is; at its mean?"""
 
     stack: str | None = None
     options: dict[str, Any] = field(default_factory=dict)

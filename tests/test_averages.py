@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import recopt
-from recopt import RecoptError, Strategy, checkpoint, held_out
+from recopt import RecoptError, checkpoint, held_out
 from recopt.averages import folded, share
-from recopt.testing import check
 
 from . import engines
 
@@ -263,17 +262,3 @@ def test_the_drop_in_and_the_engine_have_the_same_mean() -> None:
 def test_graphs_whose_mean_would_mean_nothing_are_refused(stack: str, levels: engines.Settings, words: str) -> None:
     with pytest.raises(RecoptError, match=words):
         engines.engine(engines.Regression(seed=1), stack, levels, seed=1, tasks=4)
-
-
-def test_plugins_that_are_used_nowhere_sensible_are_found() -> None:
-    class Half(Strategy):
-        """A rule whose mean has another shape."""
-
-        def forward(self, point: Any, trials: Any, state: Any, rng: Any) -> Any:
-            return [-0.1 * g for g in trials[0].grads], state
-
-        def eval_point(self, point: Any, state: Any) -> Any:
-            return [p.sum() for p in point]
-
-    [found] = [finding for finding in check(Half) if finding.rule == "eval_points"]
-    assert "give one finite tensor for each of the point's" in found.message

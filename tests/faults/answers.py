@@ -22,6 +22,22 @@ class OnlyMatrices(Good):
         return [d * torch.ones(d.shape[-1], dtype=d.dtype, device=d.device) for d in delta], after
 
 
+@broken("eval_points")
+class UsedAsANumber(Good):
+    """Would have the mean of all elements used in the place of each tensor."""
+
+    def eval_point(self, point: Params, state: State) -> Params:
+        return [p.mean() for p in point]
+
+
+@broken("eval_points")
+class MovesWhereItLooks(Good):
+    """Changes the point when it is asked where to use it."""
+
+    def eval_point(self, point: Params, state: State) -> Params:
+        return [p.mul_(0.5) for p in point]
+
+
 @broken("shapes")
 class AlwaysDouble(Good):
     """Answers in float64."""
