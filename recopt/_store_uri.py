@@ -19,6 +19,10 @@ _PATIENCE = 10.0  # seconds to wait for another program that writes
 _SERVERS = ("http", "https", "postgresql", "mysql", "mssql")
 
 
+class Locked(RecoptError):
+    """A store that another program has locked: for good, or while it makes the tables."""
+
+
 def resolve_store(store: str | None, root: Path) -> str:
     """The full address of ``store``, paths absolute; None: what MLFLOW_TRACKING_URI says, or ``mlflow.db`` in ``root``.
 
@@ -53,7 +57,7 @@ def check_sqlite(path: Path, create: bool) -> None:
     """See that ``path`` is, or (``create``) can become, an MLflow database that we may write.
 
     Raises:
-        RecoptError: otherwise, in one sentence, within seconds.
+        RecoptError: otherwise, in one sentence, within seconds; ``Locked`` if it may be worth another try.
     """
     if path.exists():
         _check_head(path)
@@ -102,7 +106,8 @@ def _tables(path: Path, write: bool) -> set[str]:
                 base.execute(f"PRAGMA user_version = {version}")
                 base.execute("ROLLBACK")
     except sqlite3.Error as why:
-        raise RecoptError(f"The store {path} cannot be opened ({in_words(str(why))}): {_REMEDY}.") from None
+        kind = Locked if "is locked" in str(why) else RecoptError
+        raise kind(f"The store {path} cannot be opened ({in_words(str(why))}): {_REMEDY}.") from None
     return tables
 
 

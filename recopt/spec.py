@@ -43,6 +43,10 @@ LARGEST_SEED = 1_000_000_000
 """Seeds from here on are kept for tasks that are no run's own: to compare, to choose by, and to report on."""
 
 
+DEEPEST = 1000
+"""Levels that a stack may be repeated to: more than anybody's memory has room for."""
+
+
 def choice(value: object) -> object:
     """``every=500, tasks=64`` as a mapping."""
     return parse(f"choose({value})")[0][0].settings if isinstance(value, str) else value
@@ -130,6 +134,8 @@ def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Ter
         raise RecoptError(
             f"--depth {depth} is less than the {len(out)} levels of the stack: leave it out or give more."
         )
+    if depth is not None and depth > DEEPEST:
+        raise RecoptError(f"--depth {depth} is more than {DEEPEST:,} levels: give less.")
     while depth is not None and len(out) < depth:
         number = len(out) + 1
         out.append([Term(t.name, f"{t.name.replace('-', '_')}{number}", t.settings, t.only) for t in layers[-1]])

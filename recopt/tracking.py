@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ._spool import Record, Refused, Unreachable, locked, spool_folder
-from ._store_uri import check_sqlite, in_words, local_file, resolve_store, shown
+from ._store_uri import Locked, check_sqlite, in_words, local_file, resolve_store, shown
 from .errors import RecoptError
 
 RUNS = Path("runs")
@@ -138,11 +138,11 @@ def open_store(store: str | None = None, root: Path = RUNS, create: bool = False
     """
     root = root.absolute()  # a run may change the working directory
     uri = resolve_store(store, root)
-    file = local_file(uri)
-    if file is not None:
-        check_sqlite(file, create)
+    lock = spool_folder(root, uri).with_suffix(".lock")
+    if (file := local_file(uri)) is not None:
+        _check(file, create, lock)
     try:
-        with locked(spool_folder(root, uri).with_suffix(".lock")) if create else nullcontext(), _quiet():
+        with locked(lock) if create else nullcontext(), _quiet():
             client = _mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
     except OSError as why:
@@ -152,6 +152,17 @@ def open_store(store: str | None = None, root: Path = RUNS, create: bool = False
     except Exception as why:
         raise RecoptError(unopened(uri, why)) from why
     return Store(uri, root, _Polite(client))
+
+
+def _check(file: Path, create: bool, lock: Path) -> None:
+    """As :func:`check_sqlite`; one of ours that is making the tables, and has ``lock`` for it, is waited for."""
+    try:
+        check_sqlite(file, create)
+    except Locked:
+        if not lock.exists():
+            raise
+        with locked(lock):
+            check_sqlite(file, create)
 
 
 def metric_name(key: str) -> str:

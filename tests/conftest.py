@@ -15,6 +15,8 @@ for _name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING",
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from .commands import Done, Recopt  # noqa: E402
+
 torch.set_num_threads(1)
 
 
@@ -51,3 +53,29 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture
+def recopt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Recopt:
+    """Runs a command line in an empty folder."""
+    from recopt.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> Done:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(args)
+        return Done(int(end.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an empty store, to be copied: making the tables takes longer than most tests."""
+    from recopt.tracking import open_store
+
+    folder = tmp_path_factory.mktemp("made")
+    open_store(None, folder, create=True)
+    return folder / "mlflow.db"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recopt import _store_uri
+from recopt import _spool, _store_uri, tracking
 from recopt.errors import RecoptError
 from recopt.tracking import open_store
 from recopt.tracking_runs import list_runs
@@ -121,6 +123,33 @@ def test_a_locked_store_is_refused_within_seconds(
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(RecoptError, match="another program has it locked"):
             open_store(f"sqlite:///{path}", tmp_path / "runs", create=create)
+
+
+def test_one_of_ours_that_makes_the_tables_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_store_uri, "_PATIENCE", 0.1)
+    path, root = tmp_path / "mlflow.db", tmp_path / "runs"
+    open_store(f"sqlite:///{path}", root, create=True)
+    waits = threading.Event()
+
+    def waiting(path: Path, **how: Any) -> Any:
+        waits.set()
+        return _spool.locked(path)
+
+    monkeypatch.setattr(tracking, "locked", waiting)
+
+    def make() -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            begun.set()
+            assert waits.wait(60)
+
+    begun, made = threading.Event(), threading.Thread(target=make)
+    with _spool.locked(next(root.glob(".spool/*.lock"))):
+        made.start()
+        assert begun.wait(60)
+        opened = ThreadPoolExecutor(1).submit(open_store, f"sqlite:///{path}", root, True)
+        made.join(60)
+    assert opened.result(60).uri.endswith("mlflow.db")
 
 
 def test_looking_into_an_empty_file_makes_no_tables(tmp_path: Path) -> None:

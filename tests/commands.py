@@ -1,0 +1,38 @@
+"""Command lines in an empty folder, and what they are given there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Recopt = Callable[..., Done]
+SHORT = ("--steps", "6", "--no-track")
+
+
+def write(text: str, name: str = "mine.py") -> str:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return name
+
+
+RULE = """
+from recopt import Strategy, positive
+class Mine(Strategy):
+    '''Plain steps.'''
+    rate = positive(0.1)
+    def forward(self, point, trials, state, rng):
+        {body}
+        return [-self.rate * g for g in trials[0].grads], state
+"""
+STEPS = RULE.format(body="")

@@ -1,0 +1,36 @@
+"""Records made by hand, and what the store then has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recopt.trace import Points
+from recopt.tracker import LevelInfo, Tracker
+from recopt.tracking import Store
+
+LEVELS = [LevelInfo(1, "adam", "adam", "task", {"lr": "0.001"}), LevelInfo(2, "sgd", "sgd", "adam")]
+
+
+def started(root: Path, **changes: Any) -> Tracker:
+    given: dict[str, Any] = {"experiment": "tests", "name": "digits adam/sgd", "params": {"seed": "0"}, "tags": {},
+                             "levels": LEVELS, "root_dir": root, **changes}  # fmt: skip
+    return Tracker.start(given.pop("store", None), **given)
+
+
+def points(steps: range, level: int = 0, key: str = "loss") -> list[Points]:
+    return [Points(level, key, np.array(steps, np.int64), 1 / (1.0 + np.array(steps)))]
+
+
+def history(store: Store, run: str, key: str) -> list[tuple[int, float]]:
+    return sorted((metric.step, metric.value) for metric in store.client.get_metric_history(run, key))
+
+
+def copied(store: Path, folder: Path) -> Path:
+    """A runs folder in ``folder``, with a copy of the empty ``store``."""
+    runs = folder / "my runs"
+    runs.mkdir()
+    (runs / "mlflow.db").write_bytes(store.read_bytes())
+    return runs
