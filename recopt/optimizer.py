@@ -107,7 +107,7 @@ class Optimizer(torch.optim.Optimizer):
             group["stack"], stack = stack if isinstance(stack, str) else repr(stack), located(stack, self._store)
         names = group.get("param_names") or [f"{number}.{i}" for i in range(len(group["params"]))]
         towers.cover(self.param_groups, self._stack if stack is None else stack, own, names)
-        group["lr"] = group["lr_start"] = towers.start_rate(number)
+        group["lr"] = group["lr_start"] = towers.groups[number].rate
 
     # stepping
 
@@ -194,13 +194,13 @@ class Optimizer(torch.optim.Optimizer):
 
     def describe(self) -> list[str]:
         """Each tower in stack notation."""
-        return saving.stacks(self._towers.all)
+        return saving.stacks(self._towers)
 
     # saving
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on; plain containers, numbers and tensors (shared, as torch does)."""
-        told = saving.saved(self._towers.all, self._towers.members, self.param_groups, self._steps)
+        told = saving.saved(self._towers, self.param_groups, self._steps)
         self.state[saving.KEY] = told  # type: ignore[index]
         try:
             return super().state_dict()
@@ -214,9 +214,8 @@ class Optimizer(torch.optim.Optimizer):
             RecoptError: if it is another optimizer's, another stack's, or of parameters of other shapes; nothing
                 is changed then.
         """
-        own = self._towers.all, self._towers.members, self.param_groups
-        told = saving.fitting(state_dict, *own)
-        saving.restore(*own, told["towers"])
+        told = saving.fitting(state_dict, self._towers, self.param_groups)
+        saving.restore(self._towers, self.param_groups, told["towers"])
         super().load_state_dict(state_dict)
         self.state.pop(saving.KEY, None)  # type: ignore[call-overload]
         self._steps = told["steps"]

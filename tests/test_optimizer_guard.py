@@ -21,8 +21,9 @@ def test_non_finite_gradients_are_skipped_counted_and_reported() -> None:
     before = [p.detach().clone() for p in model.parameters()]
     values = optimizer.hyperparameters()
     next(iter(model.parameters())).grad.fill_(float("nan"))
-    with pytest.warns(RuntimeWarning, match="gradient is not finite"):
+    with pytest.warns(RuntimeWarning, match="gradient is not finite") as told:
         optimizer.step()
+    assert told[0].filename == __file__  # the line that called it, and not one of ours
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert optimizer.hyperparameters() == values
     assert optimizer.guards()["skipped"] == 1

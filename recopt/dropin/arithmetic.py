@@ -11,6 +11,9 @@ from torch import Tensor
 CHUNK = 1 << 22
 """Elements worked on at once: bounds what temporaries cost to 16 MiB each, whatever the model's size."""
 
+LEAST_ROOT = 1e-154
+"""What formulas take for the root of a mean of squares that is 0; so is the gradient that they divide by it."""
+
 
 def chunks(*columns: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
     """The same stretches of each column, cut so that one holds at most CHUNK elements (or one tensor)."""

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from ..declare import Hyper, Option, declared
 from ..errors import RecoptError
-from ..strategy import Strategy
-from .tower import Tower
+from .rungs import TaskRung
 
 _ELSEWHERE = frozenset({"betas", "momentum", "weight_decay"})
 """What other optimizers keep in their groups, and people set there, whatever the strategy calls it."""
@@ -31,13 +30,13 @@ def checked(group: Any, others: Sequence[Mapping[str, Any]], number: int) -> dic
     given = group["params"]
     if not isinstance(given, Iterable):
         raise RecoptError(f"The params of group {number} must be a list of tensors, not {given!r}.")
-    params = [given] if isinstance(given, Tensor) else list(given) if not isinstance(given, set) else given
-    if isinstance(params, set):
+    if isinstance(given, set):
         raise RecoptError(f"Group {number} has its params in a set, whose order is not fixed: use a list.")
+    params = [given] if isinstance(given, Tensor) else list(given)
     if not params:
         raise RecoptError(f"Group {number} is empty: give it parameters or leave it out.")
     tensors = [p[1] if isinstance(p, tuple) else p for p in params]
-    for other, taken in enumerate([*({id(p) for p in g["params"]} for g in others)]):
+    for other, taken in enumerate({id(p) for p in g["params"]} for g in others):
         if any(id(p) in taken for p in tensors):
             raise RecoptError(f"Groups {other} and {number} share a tensor: each may be in one group only.")
     if len({id(p) for p in tensors}) < len(tensors):
@@ -64,12 +63,8 @@ def listed(params: Any) -> Any:
 
 def settings_of(group: dict[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the strategies of level 1 for this group: its own ones (taken out of it) before the common ones."""
-    own = {}
-    for key in [k for k in group if k not in _OURS]:
-        value = group.pop(key)
-        if value is not None:
-            own[key] = value
-    return {**common, **own}
+    own = {key: group.pop(key) for key in [k for k in group if k not in _OURS]}
+    return {**common, **{key: value for key, value in own.items() if value is not None}}
 
 
 @dataclass(frozen=True)
@@ -79,16 +74,20 @@ class Made:
     Attributes:
         count: of its tensors.
         settings: names of what its strategies of level 1 can be given.
+        rate: the first one's ``lr``, or 1 if it has none: what a scheduler sees at first.
     """
 
     count: int
     settings: frozenset[str]
+    rate: float
 
 
-def made_of(group: Mapping[str, Any], strategies: Iterable[Strategy]) -> Made:
-    """What ``group`` was made of, with ``strategies`` on level 1."""
-    names = {name for s in strategies for kind in (Hyper, Option) for name in declared(type(s), kind)}
-    return Made(len(group["params"]), (_ELSEWHERE | names).difference(_OURS, ["lr"]))
+def made_of(group: Mapping[str, Any], bottoms: Sequence[TaskRung]) -> Made:
+    """What ``group`` was made of, with ``bottoms`` on level 1."""
+    slots = [bottom.place.by for bottom in bottoms]
+    names = {name for slot in slots for kind in (Hyper, Option) for name in declared(type(slot.strategy), kind)}
+    settings = (_ELSEWHERE | names).difference(_OURS, ["lr"])
+    return Made(len(group["params"]), settings, float(slots[0].value.get("lr", 1.0)))
 
 
 def check_untouched(groups: Sequence[Mapping[str, Any]], made: Sequence[Made]) -> None:
@@ -107,11 +106,6 @@ def check_untouched(groups: Sequence[Mapping[str, Any]], made: Sequence[Made]) -
                 f"Group {number} was made of {was.count} tensors and has {len(group['params'])} now: add tensors by "
                 "opt.add_param_group({'params': …})."
             )
-
-
-def start_lr(tower: Tower) -> float:
-    """The rate that a scheduler sees at the start: the first bottom strategy's ``lr``, or 1 if it has none."""
-    return float(tower.bottoms[0].place.by.value.get("lr", 1.0))
 
 
 def factor(group: Mapping[str, Any]) -> float:

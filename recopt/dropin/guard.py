@@ -18,9 +18,11 @@ Updates are halved only for an update that was taken back, and to a 64th at the 
 from __future__ import annotations
 
 import math
+import sys
+import traceback
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..guard import EXPLODE, FIRST, GROW, SHRINK
 from ..strategy import Params
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 
 PERSISTS = 2
 """So many bad gradients in a row are the point's fault."""
-
-
 REACH = 0.2
 """The longest update of a tower that tunes its rate, relative to the norm of what it moves."""
 YOUNG, PERIOD = 10, 20
@@ -39,6 +39,17 @@ YOUNG, PERIOD = 10, 20
 TINY = 1e-300
 LEAST = 1 / 64
 """The smallest factor on updates."""
+
+
+class Check(NamedTuple):
+    """An update that was measured: its length over the longest one allowed (1 if it was cut to that), the coordinate of
+    the rate, the gradient's norm, the step's number, and what a scheduler made of the rate."""
+
+    ratio: float
+    rate: float
+    norm: float
+    step: int
+    scale: float
 
 
 class Guard:
@@ -52,7 +63,7 @@ class Guard:
         self.exploded = False
         self.reference, self.seen = 0.0, 0
         self.steps = 0
-        self.checks: dict[str, list[float]] = {}
+        self.checks: dict[str, Check] = {}
         self._warned = False
 
     def passes(self, bottoms: Sequence[TaskRung], points: Params, norm: float, loss: float | None) -> bool:
@@ -93,7 +104,7 @@ class Guard:
             warnings.warn(
                 f"recopt.Optimizer skipped a step: {why}. Further ones are counted in opt.guards() without a warning.",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=_level_of_the_caller(),
             )
 
     def moved(self, bottoms: Sequence[TaskRung], points: Params, norm: float, scale: float) -> None:
@@ -107,17 +118,17 @@ class Guard:
                 ratio = _bounded(bottom, bottom.rate, points)
                 self.counts["bounded"] += ratio > 1
                 rate = bottom.place.by.coords[bottom.rate]
-                self.checks[str(bottom.place.number)] = [min(ratio, 1.0), rate, norm, self.steps, scale]
+                self.checks[str(bottom.place.number)] = Check(min(ratio, 1.0), rate, norm, self.steps, scale)
 
     def _due(self, bottom: TaskRung, norm: float, scale: float) -> bool:
         """Whether the length of an update has to be looked at: it is not free, and changes slowly later on."""
         last = self.checks.get(str(bottom.place.number))
         if last is None or self.steps <= YOUNG or bottom.rate is None:
             return True
-        ratio, rate, before, at, factor = last
-        grown = bottom.place.by.coords[bottom.rate] - rate
-        grown += math.log(max(norm, TINY) / max(before, TINY)) + math.log(max(scale, TINY) / max(factor, TINY))
-        return self.steps >= at + PERIOD or (ratio > 0 and grown > 0 and math.log(ratio) + grown > math.log(0.5))
+        grown = bottom.place.by.coords[bottom.rate] - last.rate
+        grown += math.log(max(norm, TINY) / max(last.norm, TINY)) + math.log(max(scale, TINY) / max(last.scale, TINY))
+        long = last.ratio > 0 and grown > 0 and math.log(last.ratio) + grown > math.log(0.5)
+        return long or self.steps >= last.step + PERIOD
 
     def tree(self) -> dict[str, Any]:
         """What :meth:`load` needs."""
@@ -130,7 +141,15 @@ class Guard:
         self.counts, self.shrink, self.bad_run = dict(saved["counts"]), saved["shrink"], saved["bad_run"]
         self.exploded = saved["exploded"]
         self.reference, self.seen, self.steps = saved["reference"], saved["seen"], saved["steps"]
-        self.checks = {key: list(check) for key, check in saved["checks"].items()}
+        self.checks = {key: Check(*check) for key, check in saved["checks"].items()}
+
+
+def _level_of_the_caller() -> int:
+    """How many frames above the function that asks the user's code is: that is where a warning is of use."""
+    for level, (frame, _) in enumerate(traceback.walk_stack(sys._getframe(1)), 1):
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in ("recopt", "torch"):
+            return level
+    return 1
 
 
 def _bounded(bottom: TaskRung, rate: int, points: Params) -> float:

@@ -213,7 +213,7 @@ def _settled(graph: Graph, number: int) -> Level:
     if level.objective not in _OBJECTIVES:
         known = ", ".join(_OBJECTIVES)
         raise RecoptError(f"Level {number + 1}: objective={level.objective} needs recopt.run; here: {known}.")
-    if getattr(level, "schedule", None) not in (None, "constant"):
+    if level.schedule != "constant":
         raise RecoptError(f"Level {number + 1}: instead of schedule={level.schedule} use a torch.optim.lr_scheduler.")
     if level.average is not None and not graph.order(number):
         raise RecoptError(f"Level {number + 1}: '{level.by}' is zero-order, which keeps no mean here: drop average.")

@@ -13,43 +13,40 @@ from .. import tree
 from ..errors import RecoptError
 from .points import points_of
 from .shards import local
-from .tower import Tower
+from .towers import Groups, Towers
 
 KEY = "recopt"
 """Where it is in the ``state`` of a ``state_dict``."""
-Group = Mapping[str, Any]
-Members = Sequence[Sequence[tuple[int, int]]]
-"""Of each tower, the tensors that it moves: (number of the group, number in the group)."""
 
 
-def saved(towers: Sequence[Tower], members: Members, groups: Sequence[Group], steps: int) -> dict[str, Any]:
+def saved(towers: Towers, groups: Groups, steps: int) -> dict[str, Any]:
     """Everything the next step depends on; plain containers, numbers and tensors (shared, as torch does)."""
     return {
-        "stacks": stacks(towers), "steps": steps, "shapes": shapes(members, groups), "levels": _levels(towers),
-        "dtypes": _dtypes(members, groups),
-        "towers": [tree.snapshot(tower.tree()) for tower in towers],
+        "stacks": stacks(towers), "steps": steps, "shapes": _shapes(towers, groups), "levels": _levels(towers),
+        "dtypes": _dtypes(towers, groups),
+        "towers": [tree.snapshot(tower.tree()) for tower in towers.all],
     }  # fmt: skip
 
 
-def stacks(towers: Sequence[Tower]) -> list[str]:
+def stacks(towers: Towers) -> list[str]:
     """Each tower in stack notation."""
-    return [tower.graph.describe() for tower in towers]
+    return [tower.graph.describe() for tower in towers.all]
 
 
-def shapes(members: Members, groups: Sequence[Group]) -> list[list[list[int]]]:
-    """The shapes of the tensors that each tower moves; of a sharded one, the part that is here."""
-    return [[list(local(groups[g]["params"][i]).shape) for g, i in m] for m in members]
+def _shapes(towers: Towers, groups: Groups) -> list[list[list[int]]]:
+    """Of the tensors that each tower moves; of a sharded one, the part that is here."""
+    return [[list(local(p).shape) for p in part] for part in towers.tensors(groups)]
 
 
-def _levels(towers: Sequence[Tower]) -> list[list[dict[str, Any]]]:
-    return [[level.model_dump(mode="json", exclude_none=True) for level in t.graph.levels] for t in towers]
+def _levels(towers: Towers) -> list[list[dict[str, Any]]]:
+    return [[level.model_dump(mode="json", exclude_none=True) for level in t.graph.levels] for t in towers.all]
 
 
-def _dtypes(members: Members, groups: Sequence[Group]) -> list[list[str]]:
-    return [[str(groups[g]["params"][i].dtype) for g, i in m] for m in members]
+def _dtypes(towers: Towers, groups: Groups) -> list[list[str]]:
+    return [[str(p.dtype) for p in part] for part in towers.tensors(groups)]
 
 
-def fitting(state_dict: Any, towers: Sequence[Tower], members: Members, groups: Sequence[Group]) -> dict[str, Any]:
+def fitting(state_dict: Any, towers: Towers, groups: Groups) -> dict[str, Any]:
     """The part of ``state_dict`` that is ours, if it fits.
 
     Raises:
@@ -70,10 +67,10 @@ def fitting(state_dict: Any, towers: Sequence[Tower], members: Members, groups: 
             f"{' and '.join(stacks(towers))}: build it as the saved one was."
         )
     _same_levels(found["levels"], _levels(towers))
-    if found["shapes"] != shapes(members, groups):
+    if found["shapes"] != _shapes(towers, groups):
         raise RecoptError("This state_dict is of parameters of other shapes or in another order: use the same model.")
-    if found["dtypes"] != _dtypes(members, groups):
-        theirs, ours = (sorted({d for part in x for d in part}) for x in (found["dtypes"], _dtypes(members, groups)))
+    if found["dtypes"] != _dtypes(towers, groups):
+        theirs, ours = (sorted({d for part in x for d in part}) for x in (found["dtypes"], _dtypes(towers, groups)))
         raise RecoptError(
             f"This state_dict is of parameters in {', '.join(theirs)}, not {', '.join(ours)}: convert the model first."
         )
@@ -95,25 +92,23 @@ def _same_levels(theirs: Sequence[Any], ours: Sequence[Any]) -> None:
                     )
 
 
-def restore(
-    towers: Sequence[Tower], members: Members, groups: Sequence[Group], trees: Sequence[dict[str, Any]]
-) -> None:
+def restore(towers: Towers, groups: Groups, trees: Sequence[dict[str, Any]]) -> None:
     """Put every tower where its tree was taken; all stay as they were if one does not fit.
 
     Raises:
         RecoptError: if one does not fit.
     """
-    before = [tree.snapshot(tower.tree()) for tower in towers]
+    before = [tree.snapshot(tower.tree()) for tower in towers.all]
     try:
-        _load(towers, members, groups, trees)
+        _load(towers, groups, trees)
     except RecoptError:
-        _load(towers, members, groups, before)
+        _load(towers, groups, before)
         raise
 
 
-def _load(towers: Sequence[Tower], members: Members, groups: Sequence[Group], trees: Sequence[dict[str, Any]]) -> None:
-    for tower, its, part in zip(towers, members, trees, strict=True):
-        points = points_of([groups[g]["params"][i] for g, i in its])
+def _load(towers: Towers, groups: Groups, trees: Sequence[dict[str, Any]]) -> None:
+    for tower, tensors, part in zip(towers.all, towers.tensors(groups), trees, strict=True):
+        points = points_of(tensors)
         homes = dict(enumerate(tower.homes(points)))
         rungs = [tree.tree_map(partial(_own, device=homes.get(n)), rung) for n, rung in enumerate(part["rungs"])]
         rest = tree.tree_map(partial(_own, device=None), {k: v for k, v in part.items() if k != "rungs"})

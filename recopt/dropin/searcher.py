@@ -44,7 +44,7 @@ class Searcher:
         found = self.moves.tensors()
         return [found[i] for i in self.indices]
 
-    def move(self, signal: Any, bound: float, loss: Tensor | None) -> None:
+    def move(self, signal: list[Any], bound: float, loss: Tensor | None) -> None:
         """Count ``loss`` for the candidate in place; at the end of its window go on to the next."""
         if loss is None:
             raise RecoptError(
@@ -92,9 +92,9 @@ class Searcher:
         """Continue from :meth:`tree`. Raises RecoptError if it does not fit."""
         same_kind("search", saved, self.place.number, where)
         self.rng.set_state(saved["rng"].cpu())
-        for name in ("base", "state", "candidates", "started"):
-            setattr(self, name, saved[name])
+        self.base, self.state, self.candidates = saved["base"], saved["state"], saved["candidates"]
         self.scores, self.losses, self.counts = list(saved["scores"]), list(saved["losses"]), dict(saved["counts"])
+        self.started = saved["started"]
 
 
 def search(rungs: Sequence[TaskRung], tensors: Sequence[Tensor], closure: Callable[[], Any], sign: float) -> Any:

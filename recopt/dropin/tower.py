@@ -104,14 +104,14 @@ class Tower:
             bottom.move(points, grads, loss, scale * self.guard.shrink)
         self.guard.moved(self.bottoms, points, reading.norm, scale)
 
-    def _climb(self, points: Params, cotangents: Params, reading: Reading) -> dict[int, tuple[Any, float]]:
-        """Per upper level that is due: its signal, and the norms' product that ``cosine`` divides by."""
+    def _climb(self, points: Params, cotangents: Params, reading: Reading) -> dict[int, Pulled]:
+        """What reaches each upper level that is due; nothing for those that read losses alone."""
         pulled: dict[int, Pulled] = {}
-        due: dict[int, tuple[Any, float]] = {}
+        due: dict[int, Pulled] = {}
         sums = iter(reading.sums)
         for number, rung in enumerate(self.rungs):
             if isinstance(rung, Searcher):
-                due[number] = (None, 0.0)
+                due[number] = Pulled([], 0.0)
                 continue
             if isinstance(rung, TaskRung):
                 found = rung.pull(points, cotangents, next(sums), reading.norm)
@@ -120,7 +120,7 @@ class Tower:
                 if not below:
                     continue
                 signal = summed([[part.signal[i] for i in rung.indices] for part in below])
-                due[number] = signal, sum(part.bound for part in below)
+                due[number] = Pulled(signal, sum(part.bound for part in below))
                 found = rung.pull(signal)
             if found is not None:
                 pulled[number] = found

@@ -49,15 +49,19 @@ class Towers:
         Raises:
             RecoptError: for anything unknown or impossible; no tower is added then.
         """
-        number = len(groups) - 1
         asked = (stack, dict(settings))
         if self.scope == "global" and asked in self._asked:
-            self._join(self._asked.index(asked), groups, names)
-            return
+            tower = self._join(self._asked.index(asked), groups, names)
+        else:
+            tower = self._build(asked, groups, names)
+        self.groups.append(grouping.made_of(groups[-1], tower.bottoms))
+
+    def _build(self, asked: tuple[Stack, Mapping[str, Any]], groups: Groups, names: Sequence[str]) -> Tower:
+        number = len(groups) - 1
         each = [[i] for i in range(len(names))] if self.scope == "tensor" else [list(range(len(names)))]
         built: list[Tower] = []
         for indices in each:
-            graph = plan(stack, [names[i] for i in indices], self.options, settings)
+            graph = plan(asked[0], [names[i] for i in indices], self.options, asked[1])
             tensors = [groups[number]["params"][i] for i in indices]
             o, place = self.options, len(self.all) + len(built)
             tower = Tower(graph, points_of(tensors), fused=o.fused, guard=o.guard, seed=o.seed + place,
@@ -71,21 +75,17 @@ class Towers:
         self.all += built
         self.members += [[(number, i) for i in indices] for indices in each]
         self._asked += [asked] * len(built)
-        self._note(groups[number], built[0])
+        return built[0]
 
-    def _join(self, tower: int, groups: Groups, names: Sequence[str]) -> None:
+    def _join(self, tower: int, groups: Groups, names: Sequence[str]) -> Tower:
         shards_of([p for g in groups for p in g["params"]])
         self.all[tower].extend(names)
         self.members[tower] += [(len(groups) - 1, i) for i in range(len(names))]
-        self._note(groups[-1], self.all[tower])
+        return self.all[tower]
 
-    def _note(self, group: Mapping[str, Any], tower: Tower) -> None:
-        self.groups.append(grouping.made_of(group, [bottom.place.by.strategy for bottom in tower.bottoms]))
-
-    def start_rate(self, number: int) -> float:
-        """What a scheduler sees at first as the rate of group ``number``."""
-        its = next(t for t, m in zip(self.all, self.members, strict=True) if any(g == number for g, _ in m))
-        return grouping.start_lr(its)
+    def tensors(self, groups: Groups) -> list[list[Tensor]]:
+        """The tensors that each tower moves, in its own order."""
+        return [[groups[g]["params"][i] for g, i in members] for members in self.members]
 
     def closed(self) -> bool:
         """Whether all can step from gradients, and none has to call for losses at points of its own choice."""
@@ -96,8 +96,7 @@ class Towers:
     ) -> Any:
         """One step of every tower; the first loss of ``closure`` if one of them called it."""
         result = None
-        for tower, members in zip(self.all, self.members, strict=True):
-            tensors = [groups[g]["params"][i] for g, i in members]
+        for tower, members, tensors in zip(self.all, self.members, self.tensors(groups), strict=True):
             sign = _sign_of_losses(tower, groups, members)
             if not tower.zero_order:
                 _advance(tower, groups, members, tensors, None if loss is None or not sign else sign * loss, held)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..dropin.arithmetic import chunks, dots, roots
+from ..dropin.arithmetic import LEAST_ROOT, chunks, dots, roots
 from ..dropin.kernel import Sums, Values
 from ..strategy import Params, State, Strategy
 
@@ -114,7 +114,7 @@ class AdagradFormula:
         total, rows, deltas = state["sum"], [], []
         for i, g in enumerate(grads):
             total[i] += g * g
-            r = math.sqrt(total[i] + initial) or 1e-154
+            r = math.sqrt(total[i] + initial) or LEAST_ROOT
             rows.append((g, r, r + eps))
             deltas.append(rate * g / (r + eps))
         state["rows"] = rows

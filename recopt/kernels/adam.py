@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ..dropin.arithmetic import chunks, dots, roots
+from ..dropin.arithmetic import LEAST_ROOT, chunks, dots, roots
 from ..dropin.kernel import Sums, Values
 from ..strategy import Params, State, Strategy
 
@@ -179,7 +179,7 @@ class AdamFormula:
         for i, g in enumerate(grads):
             m = mean[i] = mean[i] + a1 * (g - mean[i])
             v = square[i] = beta2 * square[i] + a2 * g * g
-            r = sqrt(v) or 1e-154
+            r = sqrt(v) or LEAST_ROOT
             d = r / k + eps
             rows.append((g, m, r, d))
             deltas.append(rate * m / d)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..dropin.arithmetic import chunks, dots, roots
+from ..dropin.arithmetic import LEAST_ROOT, chunks, dots, roots
 from ..dropin.kernel import Sums, Values
 from ..strategy import Params, State, Strategy
 
@@ -125,7 +125,7 @@ class RmspropFormula:
         square, rows, steps = state["square"], [], []
         for i, g in enumerate(grads):
             v = square[i] = decay * square[i] + (1 - decay) * g * g
-            r = sqrt(v) or 1e-154
+            r = sqrt(v) or LEAST_ROOT
             rows.append((g, r, r + eps))
             steps.append(g / (r + eps))
         state["rows"] = rows
