@@ -92,22 +92,20 @@ class Optimizer(torch.optim.Optimizer):
             RecoptError: if it is empty, shares a tensor with another group, or has an unknown setting.
         """
         group = grouping.checked(param_group, self.param_groups, len(self.param_groups))
-        own = grouping.settings_of(group, {} if group.get("stack") is not None else self._settings)
+        stack = group.get("stack")
+        own = grouping.settings_of(group, self._settings if stack is None else {})
         super().add_param_group(group)
+        number, group = len(self.param_groups) - 1, self.param_groups[-1]
+        names = group.get("param_names") or [f"{number}.{i}" for i in range(len(group["params"]))]
         try:
-            self._cover(len(self.param_groups) - 1, own)
+            built = self._stack if stack is None else located(stack, self._store)
+            self._towers.cover(self.param_groups, built, own, names)
         except BaseException:
             self.param_groups.pop()
             raise
-
-    def _cover(self, number: int, own: dict[str, Any]) -> None:
-        group, towers = self.param_groups[number], self._towers
-        stack = group.pop("stack", None)
-        if stack is not None:
-            group["stack"], stack = stack if isinstance(stack, str) else repr(stack), located(stack, self._store)
-        names = group.get("param_names") or [f"{number}.{i}" for i in range(len(group["params"]))]
-        towers.cover(self.param_groups, self._stack if stack is None else stack, own, names)
-        group["lr"] = group["lr_start"] = towers.groups[number].rate
+        if group.pop("stack", None) is not None:
+            group["stack"] = stack if isinstance(stack, str) else repr(stack)
+        group["lr"] = group["lr_start"] = self._towers.groups[number].rate
 
     # stepping
 
@@ -117,7 +115,7 @@ class Optimizer(torch.optim.Optimizer):
         self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None,
         valid_loss: Tensor | None = None, valid: Callable[[], Tensor] | None = None,
     ) -> Any:  # fmt: skip
-        """One step of every level that is due.
+        """One step of every level that is due; what ``closure`` returned.
 
         Args:
             closure: clears the gradients, computes the loss, calls ``backward`` and returns the loss.
@@ -127,9 +125,6 @@ class Optimizer(torch.optim.Optimizer):
             valid_loss: a loss on held-out data at the present point, with its graph: the levels above the first are
                 then moved by its gradient instead of the training one's (one more backward pass).
             valid: a function that computes it, called with gradients enabled.
-
-        Returns:
-            What ``closure`` returned.
 
         Raises:
             RecoptError: for sparse gradients, a strategy without the loss that it needs, or a group that was changed.
@@ -141,7 +136,7 @@ class Optimizer(torch.optim.Optimizer):
         towers, result = self._towers, None
         grouping.check_untouched(self.param_groups, towers.groups)
         known = None if loss is None else one_number(loss, "opt.step(loss=…)")
-        if closure is not None and towers.closed():
+        if closure is not None and not towers.zero_order:
             with torch.enable_grad():
                 result = closure()
             if loss is None and any(tower.needs_loss for tower in towers.all):
@@ -154,7 +149,7 @@ class Optimizer(torch.optim.Optimizer):
         self._steps += 1
         if self._callback is not None and self._steps % self._log_every == 0:
             self._callback(self._steps, self.hyperparameters())
-        return result if towers.closed() else searched
+        return searched if towers.zero_order else result
 
     # what was found
 

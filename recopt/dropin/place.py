@@ -9,6 +9,7 @@ from ..domains import Positive
 from ..errors import RecoptError
 from ..graph import Graph
 from ..level import Level
+from ..strategy import Strategy
 from .kernel import Kernel, offered
 from .shards import Shards
 from .slot import Slot
@@ -63,6 +64,11 @@ class Place:
             return None
         index = slot.names.index("lr")
         return index if type(slot.domains[index]) is Positive else None
+
+    def averages(self) -> bool:
+        """Whether the level would have the model used elsewhere than where it is."""
+        own = type(self.by.strategy).eval_point is not Strategy.eval_point
+        return own or self.level.average is not None
 
     def check_sharded(self) -> None:
         """Raise RecoptError if the model is split over processes, and this level of it needs whole tensors."""

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import RecoptError
-from ..strategy import Params, Strategy
+from ..strategy import Params
 from .cohorts import KernelCohort, TapedCohort, cohort_of
 from .place import Place
 from .signals import Pulled, same_kind, summed
@@ -67,17 +67,6 @@ class TaskRung:
         self.admit(points, grads)
         for cohort in self.cohorts:
             cohort.move(points, grads, loss, scale)
-
-    @property
-    def averages(self) -> bool:
-        """Whether it would have the model used elsewhere than where it is."""
-        own = type(self.place.by.strategy).eval_point is not Strategy.eval_point
-        return own or self.place.level.average is not None
-
-    def fold(self, points: Params) -> None:
-        """Take the present point into the mean, where one is kept."""
-        for cohort in self.cohorts:
-            cohort.fold(points)
 
     def last(self, points: Params) -> Update:
         """The last update, which led to ``points``."""

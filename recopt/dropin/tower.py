@@ -93,8 +93,8 @@ class Tower:
         reading = read(there, measured, self.shards)
         if not self.guard.passes(self.bottoms, points, reading.norm, None if loss is None else float(loss)):
             return
-        for bottom in self.bottoms:
-            bottom.fold(points)
+        for cohort in [c for bottom in self.bottoms for c in bottom.cohorts]:
+            cohort.fold(points)
         if len(self.rungs) > len(self.bottoms):
             signals = self._climb(points, cotangents, reading)
             for rung in reversed(self.rungs):
@@ -125,11 +125,6 @@ class Tower:
             if found is not None:
                 pulled[number] = found
         return due
-
-    @property
-    def averages(self) -> bool:
-        """Whether a level would have the model used elsewhere than where it is."""
-        return any(bottom.averages for bottom in self.bottoms)
 
     def eval_points(self, points: Params) -> Params:
         """Where the levels would have the model used, tensor by tensor."""

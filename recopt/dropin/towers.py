@@ -34,6 +34,7 @@ class Towers:
         all: the towers, in the order they were built.
         members: of each tower, the tensors that it moves, in its own order.
         groups: what each group was made of.
+        zero_order: whether they call for losses at points of their own choice, instead of stepping from gradients.
     """
 
     def __init__(self, options: Options, scope: Scope) -> None:
@@ -41,6 +42,7 @@ class Towers:
         self.all: list[Tower] = []
         self.members: list[list[Member]] = []
         self.groups: list[grouping.Made] = []
+        self.zero_order = False
         self._asked: list[tuple[Stack, Mapping[str, Any]]] = []
 
     def cover(self, groups: Groups, stack: Stack, settings: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -66,13 +68,13 @@ class Towers:
             o, place = self.options, len(self.all) + len(built)
             tower = Tower(graph, points_of(tensors), fused=o.fused, guard=o.guard, seed=o.seed + place,
                           shards=shards_of(tensors))  # fmt: skip
-            if self.all and tower.zero_order != self.all[0].zero_order:
+            if self.all and tower.zero_order != self.zero_order:
                 raise RecoptError(
                     f"Group {number}: a zero-order strategy on level 1 moves the model while it searches, and the "
                     "gradients of the other groups would be those of its trials: give it an optimizer of its own."
                 )
             built.append(tower)
-        self.all += built
+        self.all, self.zero_order = [*self.all, *built], built[0].zero_order
         self.members += [[(number, i) for i in indices] for indices in each]
         self._asked += [asked] * len(built)
         return built[0]
@@ -86,10 +88,6 @@ class Towers:
     def tensors(self, groups: Groups) -> list[list[Tensor]]:
         """The tensors that each tower moves, in its own order."""
         return [[groups[g]["params"][i] for g, i in members] for members in self.members]
-
-    def closed(self) -> bool:
-        """Whether all can step from gradients, and none has to call for losses at points of its own choice."""
-        return not any(tower.zero_order for tower in self.all)
 
     def step(
         self, groups: Groups, closure: Callable[[], Any] | None, loss: Tensor | None, held: Mapping[int, Tensor] | None
@@ -116,12 +114,12 @@ class Towers:
         Raises:
             RecoptError: if no tower has any.
         """
-        if not any(tower.averages for tower in self.all):
+        if not any(bottom.place.averages() for tower in self.all for bottom in tower.bottoms):
             raise RecoptError(
                 "No mean is kept here: build the optimizer with average=True, or with a rule that keeps one of its "
                 "own, such as 'schedule-free'."
             )
-        own = [[groups[g]["params"][i] for g, i in members] for members in self.members]
+        own = self.tensors(groups)
         before = [[local(p).detach().clone() for p in tensors] for tensors in own]
         try:
             for tower, tensors in zip(self.all, own, strict=True):
