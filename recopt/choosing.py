@@ -4,8 +4,7 @@ Every so often the rule that moves the task, with the values that it has then, i
 The best so far is kept. What is chosen by a score is not told by that score, which is the least of many noisy ones:
 at the end the chosen, the last and the first values are run on another fixed set, and that is what is reported.
 
-None of it touches the run: the tasks have seeds of their own, the runs are made by engines of their own, and torch's
-generator is put back.
+None of it touches the run: the tasks have seeds of their own, and the runs are made by engines of their own.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from .engine import Engine
 from .held_out import settled
 from .level import TASK
 from .spec import Choose
-from .state import RunState, global_rng, set_global_rng
+from .state import RunState
 from .stats import mean_interval
 from .task import Task
 
@@ -62,11 +61,8 @@ class Scorer:
         engine, how = self.engine, self.how
         graph = held_at(engine.levels, engine.graph.slots, values)
         dtype = "float64" if engine.dtype == torch.float64 else "float32"
-        begin, rng = time.perf_counter(), global_rng()
-        try:
-            runs = run_all("choose", graph, self.task, seeds, How(how.steps, str(engine.device), dtype), test=False)
-        finally:
-            set_global_rng(rng)
+        begin = time.perf_counter()
+        runs = run_all("choose", graph, self.task, seeds, How(how.steps, str(engine.device), dtype), test=False)
         scores = runs.score("final" if how.objective == "last" else "sum")
         with np.errstate(invalid="ignore"):
             mean = mean_interval(scores / how.steps if how.objective == "mean" else scores)

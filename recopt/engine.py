@@ -20,7 +20,8 @@ from .search import Searcher
 from .signals import Collector
 from .slots import Slots
 from .source import Source
-from .state import RunState, Signal, set_global_rng
+from .state import RunState, Signal
+from .stream import Stream
 from .task import Task
 from .teacher import Teacher
 from .truncation import Truncation
@@ -61,9 +62,10 @@ class Engine:
         self.source, self.collector, self.truncation = Source(self), Collector(self), Truncation(self)
         self.mover, self.episodes, self.searcher = Mover(self), Episodes(self), Searcher(self)
         self.watcher, self.teacher = Watcher(self), Teacher(self)
-        torch.manual_seed(mix(seed, 1))
-        self.state = self.slots.first()
-        self.clean, self.replay = self.state.copy(), 0
+        self.stream = Stream(mix(seed, 1), self.device)
+        with self.stream:
+            self.state = self.slots.first()
+            self.clean, self.replay = self.stream.copy(self.state), 0
 
     # time
 
@@ -78,6 +80,10 @@ class Engine:
 
     def step(self) -> None:
         """One evaluation of the task, and all that follows from it."""
+        with self.stream:
+            self._step()
+
+    def _step(self) -> None:
         begin = time.perf_counter()
         top = len(self.levels)
         if self.state.middle:
@@ -113,13 +119,13 @@ class Engine:
             return
         self.state.pending = [s and Signal(s.loss, s.grads, [], s.bound, s.bad) for s in self.state.pending]
         self.state.middle = True
-        self.clean, self.replay = self.state.copy(), 0
+        self.clean, self.replay = self.stream.copy(self.state), 0
         self.state.middle = False
 
     def go(self, to: RunState) -> None:
         """Make a copy of ``to`` the run's state."""
         self.state = tree.snapshot(to)
-        set_global_rng(to.rng)
+        self.stream.go(to)
         self.source.held_out = None
         for name in self.graph.slots:
             self.slots.leaves(self.state, name)
@@ -127,7 +133,8 @@ class Engine:
     def resume(self, clean: RunState, replay: int, budget: Budget) -> None:
         """Go to the state that a checkpoint holds: its last clean moment, and ``replay`` steps from there."""
         self.clean, self.replay = clean, 0
-        self.go(clean)
+        with self.stream:
+            self.go(clean)
         self.sink, sink = None, self.sink
         for _ in range(replay):
             self.step()

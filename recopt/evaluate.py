@@ -13,6 +13,7 @@ from .bridge import attends, twice_differentiable
 from .family import Family
 from .state import SlotState
 from .strategy import Params
+from .stream import seeded
 from .task import Split
 
 
@@ -69,7 +70,7 @@ class Evaluator:
         """Whether the model uses attention; found out once for each patched model."""
         patched = self.family.drawn(slot.draw).patched
         if patched.attends is None:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
+            with seeded(None, self.family.device), torch.no_grad():
                 patched.attends = attends(lambda: self.losses(slot, params, batch))
         return patched.attends
 

@@ -14,6 +14,7 @@ from .bridge import Patched
 from .errors import RecoptError
 from .state import SlotState, Start
 from .strategy import Params
+from .stream import seeded
 from .task import Task
 
 
@@ -109,12 +110,11 @@ class Family:
             )
 
     def module(self, draw: int, n: int = 0) -> nn.Module:
-        """A fresh model of task ``n`` of a draw; torch's global generator is left as it was."""
+        """A fresh model of task ``n`` of a draw; torch's global generators are left as they were."""
         return self._made(self.drawn(draw).tasks[n])
 
     def _made(self, task: Task) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(task.seed)
+        with seeded(task.seed, self.device):
             module = task.model()
         odd = next((name for name, p in module.named_parameters() if p.is_complex()), None)
         if odd:

@@ -11,6 +11,7 @@ from .engine import Engine
 from .level import TASK
 from .state import RunState
 from .strategy import Params, Strategy
+from .stream import seeded
 from .task import Split
 
 
@@ -74,8 +75,7 @@ def measure_each(engine: Engine, split: Split, state: RunState | None = None) ->
     """As :func:`measure`, of each task by itself."""
     found: list[dict[str, float]] = []
     tasks = engine.family.members((state or engine.state).slots[TASK])
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with seeded(0, engine.device), torch.no_grad():
         for task, module in zip(tasks, models(engine, state), strict=True):
             module.eval()
             count, sums = task.batches(split), dict[str, float]()

@@ -85,7 +85,7 @@ class Searcher:
         with torch.no_grad():
             candidates = [list(c) for c in module.propose(point, own.strategy, rng)]
         own.rng = rng.get_state()
-        start = state.copy() if len(candidates) > 1 else None
+        start = engine.stream.copy(state) if len(candidates) > 1 else None
         own.search = Search(point, candidates, start)
         engine.slots.put(state, number, tree.detach(candidates[0]))
 
@@ -112,7 +112,7 @@ class Searcher:
         engine, state = self.engine, self.engine.state
         assert search.start is not None
         state.levels[number].search = None
-        search.ends.append(state.copy())
+        search.ends.append(engine.stream.copy(state))
         engine.go(search.start)
         engine.state.levels[number].search = search
         engine.slots.put(engine.state, number, tree.detach(search.candidates[len(search.scores)]))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from . import tree
 from .strategy import Params, State
 
 Pair = tuple[Tensor, Tensor]
@@ -172,7 +170,7 @@ class SlotState:
 
 @dataclass
 class RunState:
-    """Everything a run is, at one moment. ``rng`` is torch's global generator, filled in by :meth:`copy`.
+    """Everything a run is, at one moment. ``rng`` is where its models' random numbers were when it was copied.
 
     ``step`` counts updates of the task. ``middle`` marks the moment between the way up (signals) and the
     way down (steps), where no tape is open. ``resets`` names the slots that are to start afresh on the way
@@ -190,23 +188,3 @@ class RunState:
     due: list[int] = field(default_factory=list)
     log: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
     rng: list[Tensor] = field(default_factory=list)
-
-    def copy(self) -> RunState:
-        """A snapshot, with the state of torch's global generators."""
-        out = tree.snapshot(self)
-        out.rng = global_rng()
-        return out
-
-
-def global_rng() -> list[Tensor]:
-    """The state of torch's global generators: the CPU's, and the current CUDA device's if it is in use."""
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return [torch.get_rng_state(), *cuda]
-
-
-def set_global_rng(state: list[Tensor]) -> None:
-    """Put back what :func:`global_rng` gave."""
-    if state:
-        torch.set_rng_state(state[0].cpu())
-    if len(state) > 1 and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state[1].cpu())

@@ -210,9 +210,9 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: How, test: bool) -
     engine.run(how.steps)
     engine.hand_on(engine.state)
     slot = engine.state.slots[TASK]
-    last = engine.evaluator.value(
-        slot, at_eval_points(engine, engine.state), engine.evaluator.batch(slot, slot.seen, "train")
-    )
+    at, batch = at_eval_points(engine, engine.state), engine.evaluator.batch(slot, slot.seen, "train")
+    with engine.stream:
+        last = engine.evaluator.value(slot, at, batch)
     columns = [found[step].reshape(-1).double() for step in range(how.steps)]
     losses = torch.stack([*columns, last.reshape(-1).double()], dim=1)
     held = measure_each(engine, "test", settled(engine)) if test else []
