@@ -72,16 +72,39 @@ def test_what_the_model_saves_is_kept_only_for_second_derivatives(second: bool) 
     assert (after > 6 * 2000 * 60 * 8) == second
 
 
+@pytest.mark.parametrize(("windows", "cuts"), [((3, 3), 3), ((3, 6), 6), ((3, 5), 15)])
+def test_levels_over_one_strategy_keep_its_tape_until_their_windows_close_together(
+    windows: tuple[int, int], cuts: int
+) -> None:
+    settings = {n: {"gradient": "unroll", "every": every} for n, every in zip((2, 3), windows, strict=True)}
+    made = engines.engine(engines.Regression(), "adam(lr=0.02)/sgd[lr]+sgd@b[beta1]", settings)
+    sizes = []
+    for _ in range(32):
+        made.step()
+        sizes.append(len(_graph(made)))
+    # An evaluation closes the windows of the updates before it, so the tape that is cut there begins with the next.
+    fell = [step for step in range(1, 32) if sizes[step] < sizes[step - 1]]
+    assert fell == list(range(cuts, 32, cuts))
+    assert max(sizes) < 1.2 * max(sizes[: cuts + 1])
+
+
+def _graph(made: Engine) -> set[Any]:
+    """The nodes of the open windows' graph."""
+    found: set[Any] = set()
+    todo: list[Any] = [p.grad_fn for p in made.state.slots["task"].params]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            todo += [parent for parent, _ in node.next_functions]
+    return found
+
+
 def _graph_bytes(made: Engine) -> int:
     """The bytes of all tensors that the open window's graph keeps alive."""
     gc.collect()
-    seen, total = set(), 0
-    todo: list[Any] = [p.grad_fn for p in made.state.slots["task"].params if p.grad_fn is not None]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    total = 0
+    for node in _graph(made):
         for name in dir(node):
             if name.startswith("_saved_"):
                 try:
@@ -90,5 +113,4 @@ def _graph_bytes(made: Engine) -> int:
                     continue
                 if isinstance(kept, Tensor):
                     total += kept.numel() * kept.element_size()
-        todo += [parent for parent, _ in node.next_functions]
     return total
