@@ -21,7 +21,7 @@ from .signals import Collector
 from .slots import Slots
 from .source import Source
 from .state import RunState, Signal
-from .stream import Stream
+from .stream import Stream, seeded
 from .task import Task
 from .teacher import Teacher
 from .truncation import Truncation
@@ -45,7 +45,8 @@ class Engine:
 
     Its parts share one state of the run and keep none that outlasts a step: ``family`` and ``slots`` (what is moved),
     ``evaluator`` and ``source`` (the task's signals), ``collector`` and ``truncation`` (the way up), ``mover``,
-    ``episodes`` and ``teacher`` (the way down), ``searcher`` (trials) and ``watcher`` (guards).
+    ``episodes`` and ``teacher`` (the way down), ``searcher`` (trials), ``watcher`` (guards) and ``stream`` (what models
+    draw at random).
     """
 
     def __init__(
@@ -62,10 +63,10 @@ class Engine:
         self.source, self.collector, self.truncation = Source(self), Collector(self), Truncation(self)
         self.mover, self.episodes, self.searcher = Mover(self), Episodes(self), Searcher(self)
         self.watcher, self.teacher = Watcher(self), Teacher(self)
-        self.stream = Stream(mix(seed, 1), self.device)
-        with self.stream:
-            self.state = self.slots.first()
-            self.clean, self.replay = self.stream.copy(self.state), 0
+        self.stream = Stream(self)
+        with seeded(mix(seed, 1), self.device):
+            self.state = self.stream.copy(self.slots.first())
+        self.clean, self.replay = tree.snapshot(self.state), 0
 
     # time
 

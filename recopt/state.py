@@ -170,12 +170,12 @@ class SlotState:
 
 @dataclass
 class RunState:
-    """Everything a run is, at one moment. ``rng`` is where its models' random numbers were when it was copied.
+    """Everything a run is, at one moment.
 
     ``step`` counts updates of the task. ``middle`` marks the moment between the way up (signals) and the
     way down (steps), where no tape is open. ``resets`` names the slots that are to start afresh on the way
     down, ``due`` the places of the tasks that are to do so by themselves. ``log`` holds points of the record not
-    yet handed on.
+    yet handed on. ``rng`` is where the random numbers of the models are between two steps (see :mod:`recopt.stream`).
     """
 
     slots: dict[str, SlotState]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -15,28 +16,27 @@ from torch import Generator, Tensor
 from . import tree
 from .state import RunState
 
+if TYPE_CHECKING:
+    from .engine import Engine
+
 
 class Stream:
-    """A run's own stream of random numbers, as a context: while it is entered, torch's global generators give it.
+    """The random numbers of an engine's models, as a context: while it is entered, torch's global generators give them.
 
-    Args:
-        seed: where it begins.
-        device: of the run. What a model draws on the CPU and, if it is a CUDA device, what it draws there.
+    Between two steps the place in the stream is in the run's state. It is what a model draws on the CPU and, if the
+    run's device is a CUDA one, what it draws there.
     """
 
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._generators = _generators(device)
-        self._held: Sequence[Tensor] = []
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self._generators = engine, _generators(engine.device)
         self._outside: Sequence[Tensor] = []
-        with seeded(seed, device):
-            self._held = _read(self._generators)
 
     def __enter__(self) -> None:
         self._outside = _read(self._generators)
-        _write(self._generators, self._held)
+        _write(self._generators, self.engine.state.rng)
 
     def __exit__(self, *why: object) -> None:
-        self._held = _read(self._generators)
+        self.engine.state.rng = _read(self._generators)
         _write(self._generators, self._outside)
 
     def copy(self, state: RunState) -> RunState:
