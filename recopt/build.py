@@ -33,7 +33,7 @@ def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
         return made(seed=seed, **named.settings)
     except RecoptError:
         raise
-    except Exception as why:
+    except (Exception, SystemExit) as why:
         raise RunFailed(f"{blame(why, f'Making the task {named.name!r}', [made])}.") from why
 
 
@@ -46,7 +46,7 @@ def make_strategy(slot: str, named: Named, seed: int, folders: Sequence[str] = (
             return made(domains=named.domains or None, **named.settings)
         except RecoptError:
             raise
-        except Exception as why:
+        except (Exception, SystemExit) as why:
             raise RunFailed(f"{blame(why, f'Making the strategy {named.name!r}', [made])}.") from why
 
 
@@ -121,6 +121,8 @@ def place(device: str) -> torch.device:
         first = str(why).splitlines()[0]
         first = "torch knows none of that name" if first.startswith("Expected one of") else first
         raise RecoptError(f"The device '{device}' is not available ({first}): use --device cpu.") from None
+    if found.type == "meta":
+        raise RecoptError("The device 'meta' holds no numbers: use --device cpu.")
     return found
 
 

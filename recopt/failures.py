@@ -5,20 +5,23 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from types import CodeType
 
 from torch import nn
 
 from .errors import RecoptError
-from .plugins import source_of
+from .plugins import shipped_folder, source_of
 
 
 class RunFailed(RecoptError):
     """An error in a user's strategy or task; the run is marked failed, with its traceback and checkpoint kept."""
 
 
-def blame(why: Exception, when: str, plugins: Iterable[type]) -> str:
+def blame(why: BaseException, when: str, plugins: Iterable[type]) -> str:
     """What failed, where, and how, in one sentence without its full stop.
+
+    Where it did not fail in a user's file, though there is one, what that gave may be amiss: then how to find out.
 
     Args:
         when: the beginning of the sentence, such as ``Step 3``.
@@ -33,10 +36,16 @@ def blame(why: Exception, when: str, plugins: Iterable[type]) -> str:
     lines = [f for f in traceback.extract_tb(why.__traceback__) if f.filename in files]
     place = f" in {lines[-1].filename}, line {lines[-1].lineno}," if lines else ""
     text = " ".join(str(why).split()).removesuffix(".")
-    return f"{when} failed{place} with {type(why).__name__}{': ' if text else ''}{text[:300]}"
+    own = [] if lines else sorted(file for file in files if not _shipped(Path(file)))
+    remedy = f"; 'recopt check {own[0]}' tries whether it does all that is asked of it" if own else ""
+    return f"{when} failed{place} with {type(why).__name__}{': ' if text else ''}{text[:300]}{remedy}"
 
 
-def culprit(why: Exception, plugins: Iterable[type]) -> type | None:
+def _shipped(path: Path) -> bool:
+    return path.is_relative_to(Path(__file__).parent) or path.is_relative_to(shipped_folder("strategies"))
+
+
+def culprit(why: BaseException, plugins: Iterable[type]) -> type | None:
     """The one of the classes ``plugins`` in whose methods, or what these call, an error arose; None if in none's."""
     owner = {code: plugin for plugin in plugins for code in _codes(plugin)}
     frames = [frame.f_code for frame, _ in traceback.walk_tb(why.__traceback__)]

@@ -142,8 +142,8 @@ def task_named(text: str) -> Named:
     refusal = RecoptError(f"'{text}' should name one task, like digits or digits(net=cnn), or a file, my_task.py.")
     try:
         layers = parse(text)
-    except RecoptError:
-        raise refusal from None
+    except RecoptError as why:
+        raise (refusal if " in stack " in str(why) else why) from None  # else it is about what is in the brackets
     if len(layers) != 1 or len(layers[0]) != 1 or layers[0][0].only:
         raise refusal
     return Named(name=layers[0][0].name, settings=layers[0][0].settings)

@@ -172,7 +172,7 @@ class Session:
             yield
         except RecoptError:
             raise
-        except Exception as why:
+        except (Exception, SystemExit) as why:
             raise RunFailed(_told(why, f"Step {self.step + 1}", self.plan)) from why
 
     def _fail(self) -> Path | None:
@@ -210,7 +210,7 @@ def _set_up(plan: Plan, options: Options, record: Recording) -> Engine:
         engine.evaluator.batch(engine.state.slots["task"], 0, "train")
     except RecoptError:
         raise
-    except Exception as why:
+    except (Exception, SystemExit) as why:
         if options.track and not options.resume:
             _begin(record, plan, options)
         kept = record.keep(traceback.format_exc())
@@ -229,5 +229,5 @@ def _chooser(plan: Plan, engine: Engine, trace: Trace) -> Chooser | None:
     return Chooser(plan.spec.choose, engine, plan.task, told) if plan.spec.choose else None
 
 
-def _told(why: Exception, when: str, plan: Plan) -> str:
+def _told(why: BaseException, when: str, plan: Plan) -> str:
     return f"{blame(why, when, [type(plan.task), *(type(s) for s in plan.graph.slots.values())])}."

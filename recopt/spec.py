@@ -47,9 +47,29 @@ DEEPEST = 1000
 """Levels that a stack may be repeated to: more than anybody's memory has room for."""
 
 
+MOST_TASKS = 1_000_000
+"""Tasks at most, where any number of them can be asked for."""
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool):  # which pydantic takes for 0 or 1
+        raise ValueError("should be a whole number")
+    return value
+
+
+NO_SWITCH = BeforeValidator(_whole)
+"""For a whole number, for which true and false will not do."""
+
+
 def choice(value: object) -> object:
-    """``every=500, tasks=64`` as a mapping."""
-    return parse(f"choose({value})")[0][0].settings if isinstance(value, str) else value
+    """``every=500, tasks=64`` as a mapping. Raises RecoptError for what does not read like that."""
+    if not isinstance(value, str):
+        return value
+    try:
+        ((term,),) = parse(f"choose({value})")
+    except (RecoptError, ValueError):
+        raise RecoptError(f"'choose' should read like every=500, tasks=64, not '{value}'.") from None
+    return term.settings
 
 
 class Choose(BaseModel):
@@ -65,11 +85,11 @@ class Choose(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    every: Annotated[int, Field(ge=1)] | None = None
-    tasks: Annotated[int, Field(ge=2, le=1_000_000)] = 64
-    steps: Annotated[int, Field(ge=1)] = 100
+    every: Annotated[int, Field(ge=1), NO_SWITCH] | None = None
+    tasks: Annotated[int, Field(ge=2, le=MOST_TASKS), NO_SWITCH] = 64
+    steps: Annotated[int, Field(ge=1), NO_SWITCH] = 100
     objective: Literal["sum", "mean", "last"] = "sum"
-    patience: Annotated[int, Field(ge=1)] | None = None
+    patience: Annotated[int, Field(ge=1), NO_SWITCH] | None = None
 
 
 class Spec(BaseModel):
@@ -93,12 +113,12 @@ class Spec(BaseModel):
     task: NamedOrText
     strategies: dict[str, NamedOrText]
     levels: list[Level]
-    tasks: Annotated[int, Field(ge=1)] = 1
-    steps: Annotated[int, Field(ge=1)] = 1000
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    tasks: Annotated[int, Field(ge=1, le=MOST_TASKS), NO_SWITCH] = 1
+    steps: Annotated[int, Field(ge=1), NO_SWITCH] = 1000
+    seed: Annotated[int, Field(ge=0, lt=2**63), NO_SWITCH] = 0
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
-    measure: Annotated[int, Field(ge=0)] | None = None
+    measure: Annotated[int, Field(ge=0), NO_SWITCH] | None = None
     choose: Annotated[Choose, BeforeValidator(choice)] | None = None
     plugins: list[str] = []
 

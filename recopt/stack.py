@@ -67,7 +67,10 @@ def _settings(text: str, where: str) -> dict[str, Any]:
         name, equals, value = item.partition("=")
         if not equals or not name.strip() or not value.strip():
             raise RecoptError(f"'{item.strip()}' in {where} should read name=value.")
-        found[name.strip().replace("-", "_")] = _value(value)
+        key = name.strip().replace("-", "_")
+        if key in found:
+            raise RecoptError(f"'{key}' is given twice in {where}: keep one of them.")
+        found[key] = _value(value)
     return found
 
 

@@ -55,6 +55,52 @@ def test_an_error_in_a_task_before_the_first_step_is_kept_with_a_run_too(recopt:
     assert "failed" in recopt("runs").out
 
 
+TASK = """
+import sys, torch
+from recopt import Task
+class Mine(Task):
+    def model(self):
+        return torch.nn.Linear(3, 1)
+    def batch(self, index, split="train"):
+        return torch.ones(4, 3)
+    def loss(self, model, batch):
+        {loss}
+    def metrics(self, model, batch):
+        {metrics}
+"""
+FAULTS = {
+    "no number": ("return model(batch)", "return {}"),
+    "no tensor": ("return 3.0", "return {}"),
+    "no gradient": ("return torch.tensor(1.0)", "return {}"),
+    "no mapping": ("return model(batch).mean()", "return 3"),
+    "a word": ("return model(batch).mean()", "return {'accuracy': 'good'}"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_a_task_gives_amiss_is_told_with_the_command_that_tells_more(recopt: Recopt, name: str) -> None:
+    loss, metrics = FAULTS[name]
+    write(TASK.format(loss=loss, metrics=metrics))
+    for command in (("run", "mine.py", "sgd"), ("compare", "mine.py", "sgd", "--baselines", "none", "--seeds", "2")):
+        done = recopt(*command, "--steps", "2", "--no-track")
+        assert (done.status, done.err.count("\n")) == (1, 1), done.err
+        told = re.search(
+            r"; '(recopt check .*mine.py)' tries whether it does all that is asked of it\.$", done.err.strip()
+        )
+        assert told, done.err
+        checked = recopt(*told[1].split()[1:])
+        assert (checked.status, "does not conform" in checked.out) == (1, True), checked.err
+
+
+def test_a_task_that_exits_fails_its_run(recopt: Recopt) -> None:
+    write(TASK.format(loss="sys.exit(3)", metrics="return {}"))
+    done = recopt("run", "mine.py", "sgd", "--steps", "2")
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert "mine.py, line 10, with SystemExit: 3. The traceback is in" in done.err
+    assert "failed" in recopt("runs").out
+    assert recopt("compare", "mine.py", "sgd", "--baselines", "none", "--no-track").status == 1
+
+
 def test_runs_tells_the_steps_that_were_made_and_show_a_command_that_works(recopt: Recopt) -> None:
     recopt("run", "quadratic", "adam", "--steps", "3")
     run = recopt("runs").out.splitlines()[-1].split()[0]

@@ -22,7 +22,8 @@ WHAT: list[Callable[[Command], Command]] = [
     click.option("--depth", type=click.IntRange(1), help="Repeat the stack's last strategy up to so many levels."),
     click.option("--steps", type=click.IntRange(1), help="Updates of the task (1,000 if nothing says otherwise)."),
     click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of everything random in the run (0)."),
-    click.option("--tasks", type=click.IntRange(1), help="Tasks to train side by side, by the same strategies (1)."),
+    click.option("--tasks", type=click.IntRange(1, 1_000_000),
+                 help="Tasks to train side by side, by the same strategies (1)."),
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
                  help="level2.every=20, adam.lr=0.1, task.batch_size=64 …; may be repeated."),
     click.option("--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
@@ -73,7 +74,7 @@ def run(resume: str | None, store: str | None, name: str | None, no_track: bool,
     parameters a strategy each; lstm@a/lstm@a moves itself.
     """
     run_id = None
-    if resume:
+    if resume is not None:
         made, run_id = _resumed(resume, store, name, no_track, what)
     else:
         made = _planned(what)

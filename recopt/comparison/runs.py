@@ -159,12 +159,12 @@ def run_all(
             progress(done)
     except RecoptError:
         raise
-    except Exception as why:
+    except (Exception, SystemExit) as why:
         raise RunFailed(_told(why, name, graph, task, seeds[done])) from why
     return _joined(parts, len(seeds))
 
 
-def _told(why: Exception, name: str, graph: Graph, task: Task, seed: int) -> str:
+def _told(why: BaseException, name: str, graph: Graph, task: Task, seed: int) -> str:
     """Whose error it is: the task's, the strategy's, or not to be told."""
     strategies = {type(strategy) for strategy in graph.slots.values()}
     guilty = culprit(why, [type(task), *strategies])
@@ -174,7 +174,7 @@ def _told(why: Exception, name: str, graph: Graph, task: Task, seed: int) -> str
         when = f"'{name}', on tasks from seed {seed},"
     else:
         when = f"The run of '{name}' on tasks from seed {seed}"
-    return f"{blame(why, when, [guilty] if guilty else [])}."
+    return f"{blame(why, when, [guilty] if guilty else [type(task), *strategies])}."
 
 
 def side_by_side(graph: Graph, task: Task, count: int) -> int:

@@ -12,12 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ..errors import RecoptError
 from ..plan import relocated
 from ..plugins import is_export
-from ..spec import COMPARES, RUNS, Named, NamedOrText, explain, written
+from ..spec import COMPARES, MOST_TASKS, NO_SWITCH, RUNS, Named, NamedOrText, explain, written
 from ..spec_file import read_spec
 
 BASELINES = ("sgd", "nesterov", "rmsprop", "adam", "adamw")
-MOST = 1_000_000
-"""Tasks at most; see :func:`report_seeds`."""
 
 
 def _contender(value: object) -> object:
@@ -48,10 +46,10 @@ class Contender(BaseModel):
 
     stack: str | None = None
     run: dict[str, Any] | None = None
-    repeat: Annotated[int, Field(ge=1, le=1000)] = 1
+    repeat: Annotated[int, Field(ge=1, le=1000), NO_SWITCH] = 1
     name: str | None = None
     settings: list[str] = []
-    trained: Annotated[int, Field(ge=0)] | None = None
+    trained: Annotated[int, Field(ge=0), NO_SWITCH] | None = None
 
     @property
     def mistake(self) -> str | None:
@@ -88,11 +86,11 @@ class CompareSpec(BaseModel):
     task: NamedOrText
     stacks: list[Annotated[Contender, BeforeValidator(_contender)]] = []
     baselines: list[str] = list(BASELINES)
-    steps: Annotated[int, Field(ge=1)] = 100
-    seeds: Annotated[int, Field(ge=2, le=MOST)] = 100
-    seed: Annotated[int, Field(ge=0, lt=1000)] = 0
-    tune: Annotated[int, Field(ge=1)] = 40
-    tune_tasks: Annotated[int, Field(ge=1, le=MOST)] = 32
+    steps: Annotated[int, Field(ge=1), NO_SWITCH] = 100
+    seeds: Annotated[int, Field(ge=2, le=MOST_TASKS), NO_SWITCH] = 100
+    seed: Annotated[int, Field(ge=0, lt=1000), NO_SWITCH] = 0
+    tune: Annotated[int, Field(ge=1), NO_SWITCH] = 40
+    tune_tasks: Annotated[int, Field(ge=1, le=MOST_TASKS), NO_SWITCH] = 32
     measure: Literal["sum", "final"] = "sum"
     reference: str | None = None
     guards: bool = False
@@ -114,12 +112,12 @@ def report_seeds(spec: CompareSpec) -> list[int]:
     itself for its first task, and for all others 63-bit hashes, which come below 5 · 10⁹ about once in 2 · 10⁹
     draws. So with S below 10⁹ nothing is tested on what it was trained, chosen or tuned on.
     """
-    return [1_000_000_000 + MOST * spec.seed + n for n in range(spec.seeds)]
+    return [1_000_000_000 + MOST_TASKS * spec.seed + n for n in range(spec.seeds)]
 
 
 def tuning_seeds(spec: CompareSpec) -> list[int]:
     """The seeds of the tasks that baselines are tuned on: 2 · 10⁹ + 10⁶ · seed + 0, 1, 2, …"""
-    return [2_000_000_000 + MOST * spec.seed + n for n in range(spec.tune_tasks)]
+    return [2_000_000_000 + MOST_TASKS * spec.seed + n for n in range(spec.tune_tasks)]
 
 
 _KNOWN = {"": CompareSpec.model_fields, "stacks": Contender.model_fields, "task": Named.model_fields}
