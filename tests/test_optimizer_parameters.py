@@ -191,6 +191,23 @@ def test_add_param_group_and_one_tower_over_two_groups_is_one_group() -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("stack", ["annealing", "random-search"])
+def test_a_group_that_joins_a_search_is_searched_too(stack: str) -> None:
+    a, b = nn.Parameter(torch.full((3,), 3.0)), nn.Parameter(torch.full((2,), 3.0))
+    optimizer = recopt.Optimizer([a], stack, scope="global")
+
+    def closure() -> Tensor:
+        return a.detach().square().sum() + b.detach().square().sum()
+
+    for _ in range(3):
+        optimizer.step(closure)
+    optimizer.add_param_group({"params": [b]})
+    for _ in range(100):
+        optimizer.step(closure)
+    assert optimizer.describe() == [stack] and float(closure()) < 20
+    assert not torch.equal(b, torch.full((2,), 3.0)) and not torch.equal(a, torch.full((3,), 3.0))
+
+
 def test_patterns_give_weights_and_biases_their_own_strategy() -> None:
     model = mlp()
     optimizer = recopt.Optimizer(model.named_parameters(), "adam(lr=0.01)[*weight]+sgd(lr=0.1)[*bias]/hypergradient")

@@ -108,33 +108,36 @@ def search(rungs: Sequence[TaskRung], tensors: Sequence[Tensor], closure: Callab
     """
     first = None
     for rung in rungs:
-        mine = [tensors[i] for i in rung.indices if tensors[i].numel()]
-        if not mine:
-            continue
-        now = [p.clone() for p in points_of(mine)]
-        if not rung.cohorts:
-            rung.admit(points_of(tensors), points_of(tensors))
-        cohort = rung.cohorts[0]
-        assert isinstance(cohort, TapedCohort)
-        mover = cohort.mover
-        strategy = rung.place.by.strategy
-        trials = []
-        with torch.no_grad():
-            candidates = strategy.propose(now, mover.state, mover.rng)
-        for proposed in candidates:
-            candidate = [c if t.requires_grad else n for c, n, t in zip(proposed, now, mine, strict=True)]
-            _put(candidate, mine)
-            with torch.enable_grad():
-                loss = closure()
-            first = loss if first is None else first
-            trials.append(Trial(candidate, sign * one_number(loss, "The closure"), None))
-        deltas = mover.step_trials(now, trials, 1.0)
-        good = all(bool(torch.isfinite(d).all()) for d in deltas)
-        moved = [p + d if t.requires_grad else p for p, d, t in zip(now, deltas, mine, strict=True)]
-        _put(moved if good else now, mine)
+        points = points_of(tensors)
+        rung.admit(points, points)
+        for cohort in rung.cohorts:
+            assert isinstance(cohort, TapedCohort)
+            seen = _searched(cohort, cohort.of(tensors), closure, sign)
+            first = seen if first is None else first
     if first is None:
         with torch.enable_grad():
             first = closure()
+    return first
+
+
+def _searched(cohort: TapedCohort, mine: Params, closure: Callable[[], Any], sign: float) -> Any:
+    """One step of the strategy of ``cohort``, which moves ``mine``; the first loss."""
+    first, mover, strategy = None, cohort.mover, cohort.place.by.strategy
+    now = [p.clone() for p in points_of(mine)]
+    trials = []
+    with torch.no_grad():
+        candidates = strategy.propose(now, mover.state, mover.rng)
+    for proposed in candidates:
+        candidate = [c if t.requires_grad else n for c, n, t in zip(proposed, now, mine, strict=True)]
+        _put(candidate, mine)
+        with torch.enable_grad():
+            loss = closure()
+        first = loss if first is None else first
+        trials.append(Trial(candidate, sign * one_number(loss, "The closure"), None))
+    deltas = mover.step_trials(now, trials, 1.0)
+    good = all(bool(torch.isfinite(d).all()) for d in deltas)
+    moved = [p + d if t.requires_grad else p for p, d, t in zip(now, deltas, mine, strict=True)]
+    _put(moved if good else now, mine)
     return first
 
 
