@@ -107,7 +107,7 @@ class Engine:
         for number, level in enumerate(self.levels):
             if level.moves == TASK or not self.collector.collect(self.state, number):
                 continue
-            if level.gradient != "value":
+            if level.taping:
                 self.collector.close(self.state, number)
             elif self.searcher.judge(number):
                 return number

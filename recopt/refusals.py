@@ -99,8 +99,7 @@ def _check_upper_level(graph: Graph, number: int) -> None:
         )
     elif level.objective and level.objective.startswith("steps_to"):
         _refuse(graph, number, "steps_to has no gradient: use it with a zero-order strategy, or objective=mean here.")
-    for m in subjects if graph.order(number) else []:
-        _check_differentiable(graph, number, m)
+    _check_differentiable(graph, number)
     _check_cosine(graph, number)
     if level.gradient == "online" and (level.every != 1 or level.second_order):
         _refuse(
@@ -143,14 +142,16 @@ def _check_teacher(graph: Graph, number: int) -> None:
                                "drop 'teacher'.")  # fmt: skip
 
 
-def _check_differentiable(graph: Graph, number: int, m: int) -> None:
-    level, subject = graph.levels[number], graph.levels[m]
-    if graph.order(m) == 0:
-        _refuse(graph, number, f"no gradient passes through level {m + 1}, since '{subject.by}' is zero-order: "
-                             "move it by a zero-order strategy such as annealing.")  # fmt: skip
-    if level.second_order and subject.moves != TASK and not subject.second_order:
-        mend = f"set level{m + 1}.second_order=true or level{number + 1}.second_order=false"
-        _refuse(graph, number, f"second derivatives are dropped in level {m + 1} beneath: {mend}.")
+def _check_differentiable(graph: Graph, number: int) -> None:
+    level = graph.levels[number]
+    for m in graph.subjects[number] if graph.order(number) else []:
+        subject = graph.levels[m]
+        if graph.order(m) == 0:
+            _refuse(graph, number, f"no gradient passes through level {m + 1}, since '{subject.by}' is zero-order: "
+                                 "move it by a zero-order strategy such as annealing.")  # fmt: skip
+        if level.second_order and subject.moves != TASK and not subject.second_order:
+            mend = f"set level{m + 1}.second_order=true or level{number + 1}.second_order=false"
+            _refuse(graph, number, f"second derivatives are dropped in level {m + 1} beneath: {mend}.")
 
 
 def _check_cosine(graph: Graph, number: int) -> None:

@@ -1,7 +1,8 @@
 """Random numbers that models draw from torch's global generators (dropout …): each run has its own.
 
 Strategies and data have generators of their own; a model has none that could be given to it. So a run lends torch's
-global generators for each of its steps, and whatever else runs in the process neither sees nor disturbs that.
+global generators for each of its steps, and whatever else runs in the process neither sees nor disturbs that. They
+are one for all threads, so runs that are to step at the same time need processes.
 """
 
 from __future__ import annotations

@@ -36,9 +36,7 @@ class Teacher:
         level = self.levels[number]
         return level.imitation(state.slots[level.moves].age)
 
-    def lesson(
-        self, state: RunState, n: int, number: int, signal: Signal, point: Params, delta: Params
-    ) -> list[Pair]:  # fmt: skip
+    def lesson(self, state: RunState, n: int, number: int, signal: Signal, point: Params, delta: Params) -> list[Pair]:
         """The update of level ``number``'s strategy and that of level ``n``'s teacher at ``point``, tensor by tensor.
 
         Empty where the teacher has nothing to say any more. What a guard put back has no update to compare.
@@ -52,9 +50,7 @@ class Teacher:
         before = taught[number]
         rng = Generator().manual_seed(mix(engine.seed, 5, n, state.slots[self.levels[number].moves].seen))
         values = tree.detach(state.slots[name].params)
-        made = caller.step(
-            values, self.how[name], point, signal, before["strategy"], before["normal"], rng, tasks
-        )  # fmt: skip
+        made = caller.step(values, self.how[name], point, signal, before["strategy"], before["normal"], rng, tasks)
         taught[number] = {"strategy": made.strategy, "normal": made.normal}
         if signal.bad is None:
             return list(zip(delta, made.delta, strict=True))
