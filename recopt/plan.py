@@ -110,6 +110,9 @@ def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[s
     listed = [] if settings is None else settings
     if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
         raise RecoptError(f"In {where}: 'settings' should be a list like [level2.every=20], not {settings!r}.")
+    folders = data.get("plugins") or []
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise RecoptError(f"In {where}: 'plugins' should be a list of folders and files, not {folders!r}.")
     return rest, (stack, depth, listed)
 
 
@@ -270,9 +273,9 @@ def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     named = {"name": task} if isinstance(task, str) and task.endswith(".py") else task
     if isinstance(named, Mapping) and str(named.get("name")).endswith(".py"):
         out["task"] = {**named, "name": _beside(str(named["name"]), folder, "task")}
-    kept = folder / "plugins" / "strategies"
-    if kept.is_dir():
-        there = [place for place in out.get("plugins") or [] if Path(str(place)).exists()]
+    kept, given = folder / "plugins" / "strategies", out.get("plugins") or []
+    if kept.is_dir() and isinstance(given, list):
+        there = [place for place in given if Path(str(place)).exists()]
         strategies = out.get("strategies")
         names = [_plain_name(value) for value in strategies.values()] if isinstance(strategies, Mapping) else []
         lost = any(not is_known("strategy", name, there) for name in names if name)

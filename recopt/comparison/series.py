@@ -82,9 +82,11 @@ def read_rows(data: Mapping[str, Any], where: str, over: Mapping[str, Any] | Non
         raise RecoptError(f"In {where} '{EACH}' should be a list of mappings, like: - {{task: mnist, steps: 200}}.")
     rows: list[Row] = []
     for number, one in enumerate(given, 1):
-        own = {key: value for key, value in one.items() if key != "name"}
+        own, name = {key: value for key, value in one.items() if key != "name"}, one.get("name")
+        if not isinstance(name, str | None):
+            raise RecoptError(f"In {where}, {EACH} {number}: 'name' should be text, not {name!r}.")
         spec = make_compare_spec({**shared, **own, **(over or {})}, f"{where}, {EACH} {number}")
-        row = Row(str(one.get("name") or spec.task_text), spec)
+        row = Row(name or spec.task_text, spec)
         if row.folder in {other.folder for other in rows}:
             raise RecoptError(f"In {where} two rows under '{EACH}' are called '{row.name}': give one another 'name'.")
         rows.append(row)
