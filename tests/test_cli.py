@@ -101,6 +101,25 @@ def test_a_task_that_exits_fails_its_run(recopt: Recopt) -> None:
     assert recopt("compare", "mine.py", "sgd", "--baselines", "none", "--no-track").status == 1
 
 
+def test_a_run_that_failed_at_its_very_end_is_finished_by_resuming_it(recopt: Recopt) -> None:
+    text = TASK.format(loss="return (model(batch) ** 2).mean()", metrics="return {'size': model.bias.abs().sum()}")
+    broken = "if float(model.bias) != self.first: raise ValueError('not yet')\n        return {}"
+    first = "made = torch.nn.Linear(3, 1); self.first = float(made.bias)\n        return made"
+    write(
+        TASK.format(loss="return (model(batch) ** 2).mean()", metrics=broken).replace(
+            "return torch.nn.Linear(3, 1)", first
+        )
+    )
+    done = recopt("run", "mine.py", "sgd", "--steps", "3", "--measure", "0")
+    assert (done.status, "ValueError: not yet" in done.err) == (1, True), done.err
+    run = next(line for line in recopt("runs").out.splitlines() if "failed" in line).split()[0]
+    write(text)
+    done = recopt("run", "--resume", run)
+    assert (done.status, "finished, 3 steps" in done.out) == (0, True), done.err
+    assert "finished" in recopt("runs").out and "size" in recopt("runs").out
+    assert recopt("run", "--resume", run).status == 2
+
+
 def test_runs_tells_the_steps_that_were_made_and_show_a_command_that_works(recopt: Recopt) -> None:
     recopt("run", "quadratic", "adam", "--steps", "3")
     run = recopt("runs").out.splitlines()[-1].split()[0]

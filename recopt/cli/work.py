@@ -166,6 +166,6 @@ def _resumed(ref: str, store: str | None, name: str | None, no_track: bool, what
     step = check(folder / CHECKPOINT)
     data = relocated(read_spec(folder / "spec.yaml"), folder)
     steps = what["steps"] or data.get("steps", 0)
-    if step >= steps:
+    if step > steps or (step == steps and found.status == "FINISHED"):  # else only its end is still to come
         raise RecoptError(f"Run {found.id} has done its {step:,} steps: give a larger --steps to go on.")
     return replan(data, where=f"the spec of run {found.id}", steps=steps, device=what["device"]), found.id
