@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -50,6 +51,7 @@ class Watcher:
         acts = {"restored": after.restored} if any(found) else {}
         if stopped != was:
             acts["frozen"] = sum(stopped)
+            self._tell(state, name, stopped)
         if explosions and (larger := sum(guard.resized(now, found, losses))):
             acts["resized"] = larger
         if acts:
@@ -58,6 +60,18 @@ class Watcher:
             return Checked(loss, norm=sum(norms) / len(norms))
         still = [f or s for f, s in zip(found, stopped, strict=True)]
         return Checked(loss, torch.tensor(still, device=loss.device).view(loss.shape))
+
+    def _tell(self, state: RunState, name: str, stopped: list[bool]) -> None:
+        """Warn that a slot is left alone from now on; not of what is only replayed."""
+        if self.engine.sink is None:
+            return
+        whose = f", {sum(stopped)} of {len(stopped)} tasks" if len(stopped) > 1 else ""
+        warnings.warn(
+            f"'{name}' is left as it is from step {state.step:,} on{whose}: there were {guard.PATIENCE} evaluations "
+            "with a loss or gradient that is not finite, or a loss that explodes, and no good step between them.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def _put_back(self, state: RunState, name: str, now: Guard, found: list[bool], loss: Tensor) -> Tensor:
         """Put a slot, and the states of the levels that move it, back to the last good ones where ``found``."""

@@ -152,7 +152,9 @@ def test_a_fresh_start_that_fails_touches_no_other_task(kind: str) -> None:
 def test_a_level_that_keeps_failing_is_frozen_and_says_so() -> None:
     bad = {n: "nan" for n in range(5, 1000) if n % 2}
     made = engines.engine(faulty(bad), "sgd(lr=0.1)/sgd")
-    made.run(100)
+    with pytest.warns(RuntimeWarning, match=r"is left as it is from step \d+ on: there were 30 evaluations") as told:
+        made.run(100)
+    assert {str(one.message).split()[0] for one in told} == {"'task'", "'sgd'"}
     assert isinstance(made.sink, engines.Recorder)
     assert made.sink.series(1, "frozen") == [1.0]
     held = engines.everything(made)
@@ -170,7 +172,8 @@ def test_a_level_that_keeps_failing_is_frozen_and_says_so() -> None:
 def test_one_task_of_several_is_frozen_alone() -> None:
     seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).family.drawn(0).tasks]
     made = engines.engine(faulty(dict.fromkeys(range(5, 1000), "nan"), only=seeds[1]), "sgd(lr=0.02)", tasks=2)
-    made.run(80)
+    with pytest.warns(RuntimeWarning, match="on, 1 of 2 tasks: "):
+        made.run(80)
     held = engines.params(made)[0]
     made.run(100)
     assert torch.equal(engines.params(made)[0][1], held[1])

@@ -76,4 +76,5 @@ def _quieten() -> None:
     """Show our own warnings in one line, and none of those that libraries give each other."""
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", message="(Strategy|Task) '.*' is taken from ")
+    warnings.filterwarnings("default", message="'.*' is left as it is from step ")
     warnings.showwarning = lambda message, *_, **__: click.echo(f"Note: {message}", err=True)
