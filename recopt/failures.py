@@ -21,35 +21,46 @@ class RunFailed(RecoptError):
 def blame(why: BaseException, when: str, plugins: Iterable[type]) -> str:
     """What failed, where, and how, in one sentence without its full stop.
 
-    Where it did not fail in a user's file, though there is one, what that gave may be amiss: then how to find out.
+    Where plugins of the user's own take part, none that ships is named: what it was given may be amiss, and then the
+    sentence says how to find out.
 
     Args:
         when: the beginning of the sentence, such as ``Step 3``.
-        plugins: the user's classes, in whose files the place is looked for.
+        plugins: the classes that take part, in whose files the place is looked for.
     """
-    files = set()
-    for plugin in plugins:
-        try:
-            files.add(str(source_of(plugin)[0]))
-        except RecoptError:
-            continue
+    given = list(plugins)
+    own = {str(_file(plugin)) for plugin in given if _is_own(plugin)} - {"None"}
+    files = own if any(map(_is_own, given)) else {str(_file(plugin)) for plugin in given}
     lines = [f for f in traceback.extract_tb(why.__traceback__) if f.filename in files]
     place = f" in {lines[-1].filename}, line {lines[-1].lineno}," if lines else ""
     text = " ".join(str(why).split()).removesuffix(".")
-    own = [] if lines else sorted(file for file in files if not _shipped(Path(file)))
-    remedy = f"; 'recopt check {own[0]}' tries whether it does all that is asked of it" if own else ""
-    return f"{when} failed{place} with {type(why).__name__}{': ' if text else ''}{text[:300]}{remedy}"
-
-
-def _shipped(path: Path) -> bool:
-    return path.is_relative_to(Path(__file__).parent) or path.is_relative_to(shipped_folder("strategies"))
+    check = f"; 'recopt check {min(own)}' tries whether it does all that is asked of it" if own and not lines else ""
+    return f"{when} failed{place} with {type(why).__name__}{': ' if text else ''}{text[:300]}{check}"
 
 
 def culprit(why: BaseException, plugins: Iterable[type]) -> type | None:
-    """The one of the classes ``plugins`` in whose methods, or what these call, an error arose; None if in none's."""
-    owner = {code: plugin for plugin in plugins for code in _codes(plugin)}
+    """The one of the classes ``plugins`` in whose methods, or what these call, an error arose.
+
+    None if in none's, or in those of one that ships while the user's own take part.
+    """
+    given = list(plugins)
+    owner = {code: plugin for plugin in given for code in _codes(plugin)}
     frames = [frame.f_code for frame, _ in traceback.walk_tb(why.__traceback__)]
-    return next((owner[code] for code in reversed(frames) if code in owner), None)
+    found = next((owner[code] for code in reversed(frames) if code in owner), None)
+    return None if found and not _is_own(found) and any(map(_is_own, given)) else found
+
+
+def _file(plugin: type) -> Path | None:
+    try:
+        return source_of(plugin)[0]
+    except RecoptError:  # of an interactive session
+        return None
+
+
+def _is_own(plugin: type) -> bool:
+    file = _file(plugin)
+    shipped = (Path(__file__).parent, shipped_folder("strategies"))
+    return file is None or not any(file.is_relative_to(folder) for folder in shipped)
 
 
 def _codes(plugin: type) -> set[CodeType]:

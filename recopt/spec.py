@@ -207,6 +207,7 @@ def explain(why: ValidationError, known: Mapping[str, Iterable[str]] = KNOWN) ->
 _EXPECTED = {
     "int": "should be a whole number", "float": "should be a number", "bool": "should be true or false",
     "string": "should be text", "list": "should be a list", "dict": "should be a mapping",
+    "model": "should be a mapping",
 }  # fmt: skip
 """By the beginning of pydantic's names of errors: what was expected."""
 

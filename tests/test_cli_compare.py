@@ -87,6 +87,12 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "task": (("digit", "adam"), "Unknown task 'digit'. Did you mean 'digits'?"),
     "stack": (("quadratic", "adm/sgd"), "Unknown strategy 'adm' in 'adm/sgd'. Did you mean 'adam'?"),
     "baseline": (("quadratic", "--baselines", "adm"), "Unknown strategy 'adm' in baseline 'adm'."),
+    "baseline's form": (("quadratic", "--baselines", "adam["), "'adam[' should name one baseline, like adam or"),
+    "no baseline": (("quadratic", "--baselines", ""), "'' should name one baseline, like adam or adam(beta1=0.8)"),
+    "trained without end": (
+        ("quadratic", "sgd", "--trained", "sgd=1e400"),
+        "--trained 'sgd=1e400' should read STACK=EVAL",
+    ),
     "nobody": (("quadratic", "--baselines", "none"), "there is nothing to compare"),
     "trained": (("quadratic", "sgd", "--trained", "sgd"), "should read STACK=EVALUATIONS"),
     "trained whom": (("quadratic", "sgd", "--trained", "sdg=3"), "Unknown stack 'sdg' in --trained 'sdg=3'."),
@@ -122,6 +128,7 @@ def test_a_mistake_is_one_sentence(
         (lambda d: d.update(steps="many"), "'steps' should be a whole number, not 'many'."),
         (lambda d: d.pop("task"), "'task' is missing."),
         (lambda d: d.update(measure="best"), "'measure'"),
+        (lambda d: d.update(stacks=[3]), "'stacks.0' should be a mapping, not 3."),
     ],
 )
 def test_a_mistake_in_a_spec_is_placed(change: Callable[[dict[str, Any]], None], said: str) -> None:

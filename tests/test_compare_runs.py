@@ -152,6 +152,21 @@ def test_what_fails_in_a_module_is_blamed_on_whose_it_is() -> None:
         run_all("x", graph("sgd"), Leans(), [7, 8], How(2))
 
 
+class Doubles(Rule):
+    """What it gives fails elsewhere, at the next step."""
+
+    def forward(
+        self, point: Params, trials: Sequence[Trial], state: State, rng: torch.Generator
+    ) -> tuple[Params, State]:
+        return [p.double() for p in point], state
+
+
+def test_what_ships_is_not_blamed_for_what_it_was_given() -> None:
+    broken = Graph([Level(moves="task", by="rule")], {"rule": Doubles()})
+    with pytest.raises(RunFailed, match="^The run of 'x' on tasks from seed 7 failed with RuntimeError"):
+        run_all("x", broken, Quadratic(), [7, 8], How(2))
+
+
 def test_an_error_that_is_nobodys_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*given: Any) -> Any:
         raise OSError(28, "No space left on device")

@@ -68,7 +68,7 @@ def _status(args: Sequence[str] | None) -> int:
 
 
 def _refuse(text: str, status: int = MISTAKE) -> int:
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {' '.join(text.splitlines())}", err=True)
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {text}", err=True)
     return status
 
 

@@ -166,7 +166,7 @@ def _with_trained(spec: CompareSpec, given: tuple[str, ...]) -> CompareSpec:
         name, _, number = text.rpartition("=")
         try:
             count = int(float(number))
-        except ValueError:
+        except (ValueError, OverflowError):
             count = -1
         if not name or count < 0:
             raise RecoptError(f"--trained '{text}' should read STACK=EVALUATIONS, as in: --trained lstm=2e6.")

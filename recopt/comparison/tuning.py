@@ -155,9 +155,13 @@ def baseline(text: str, plugins: Sequence[str] = ()) -> Baseline:
 
 
 def _term(text: str) -> Term:
-    layers = parse(text)
+    refusal = RecoptError(f"'{text}' should name one baseline, like adam or adam(beta1=0.8)[lr,schedule].")
+    try:
+        layers = parse(text)
+    except RecoptError as why:
+        raise (refusal if " in stack " in str(why) else why) from None  # else it is about what is in the brackets
     if len(layers) != 1 or len(layers[0]) != 1:
-        raise RecoptError(f"'{text}' should name one baseline, like adam or adam(beta1=0.8)[lr,schedule].")
+        raise refusal
     return layers[0][0]
 
 
