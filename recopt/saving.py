@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from . import checkpoint
 from .choosing import Chooser
 from .chosen import Chosen
 from .engine import Engine
+from .errors import RecoptError
 from .trace import Trace, load_trace, save_trace
 
 CHECKPOINT, TRACE = "checkpoint.safetensors", "trace.npz"
@@ -40,12 +45,13 @@ class Saving:
         """Write the trace, then the checkpoint, which says how much of the trace belongs to it.
 
         Raises:
-            RecoptError: for a state that cannot be saved.
+            RecoptError: for a state that cannot be saved, or a disk that is full; what was saved before is whole.
         """
         begin = time.monotonic()
-        save_trace(self.trace, folder / TRACE)
-        self._note = {"trace": self.trace.lengths(), "choosing": self.chooser.plain() if self.chooser else None}
-        checkpoint.save(self.engine, folder / CHECKPOINT, note=self._note)
+        with _told(folder):
+            save_trace(self.trace, folder / TRACE)
+            self._note = {"trace": self.trace.lengths(), "choosing": self.chooser.plain() if self.chooser else None}
+            checkpoint.save(self.engine, folder / CHECKPOINT, note=self._note)
         end = time.monotonic()
         self._next = end + max(self.seconds, _SHARE * (end - begin))
 
@@ -54,9 +60,10 @@ class Saving:
 
         If the run is made longer, it goes on from what was saved last, with none of this.
         """
-        if chosen:
-            checkpoint.save(self.engine, folder / CHECKPOINT, note={**self._note, "chosen": chosen.plain()})
-        save_trace(self.trace, folder / TRACE)
+        with _told(folder):
+            if chosen:
+                checkpoint.save(self.engine, folder / CHECKPOINT, note={**self._note, "chosen": chosen.plain()})
+            save_trace(self.trace, folder / TRACE)
 
     def load(self, folder: Path) -> None:
         """Go to where the run was when it was saved in ``folder``. Raises RecoptError if nothing was saved there."""
@@ -66,6 +73,18 @@ class Saving:
         if self.chooser and note.get("choosing"):
             self.chooser.load(note["choosing"])
         self.trace.truncate(note["trace"] or [])
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What writes into ``folder``: where it cannot, that is told with the remedy."""
+    try:
+        yield
+    except (OSError, SafetensorError) as why:
+        reason = (isinstance(why, OSError) and why.strerror) or str(why).rpartition("I/O error: ")[2]
+        raise RecoptError(
+            f"The run cannot be saved in {folder} ({reason}): mend that, and --resume goes on from its last checkpoint."
+        ) from why
 
 
 def saved_trace(folder: Path | None, steps: int) -> Trace:

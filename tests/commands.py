@@ -19,6 +19,17 @@ Recopt = Callable[..., Done]
 SHORT = ("--steps", "6", "--no-track")
 
 
+def call(*args: str) -> int:
+    """What the command line ends with, in the folder that is current."""
+    from recopt.cli import main
+
+    try:
+        main(args)
+    except SystemExit as end:
+        return int(end.code or 0)
+    raise AssertionError("the command line did not end")
+
+
 def write(text: str, name: str = "mine.py") -> str:
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
