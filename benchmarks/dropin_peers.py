@@ -81,6 +81,8 @@ RULES: dict[str, Rule] = {
     "recopt default": Rule(tower(None)),
     "recopt default, cosine": Rule(tower(None), cosine=True),
     "recopt default, averaged": averaged(None),
+    "recopt `adam/kesten[lr]`": Rule(tower("adam/kesten[lr]")),
+    "recopt `adam/kesten[lr]`, averaged": averaged("adam/kesten[lr]"),
     "recopt `adam/sgd`": Rule(tower("adam/sgd")),
     "recopt `adam/adam`": Rule(tower("adam/adam")),
     "recopt `adam/adam`, averaged": averaged("adam/adam"),

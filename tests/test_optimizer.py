@@ -26,7 +26,7 @@ BOTTOMS = [
 UPPERS = ["", "/sgd[*]", "/adam[*]", "/sgd/sgd", "/adam(weight_decay=0.01)[*]/adam[*]/adam[*]",
           "/rmsprop[*]/adagrad(initial=0.2)[*]/sgd(momentum=0.5)[*]",
           "/rmsprop(momentum=0.3)[*]/sgd(momentum=0.5,nesterov=true)[*]/sgd[*]",
-          "/hypergradient[*]/sgd(lr=0.01)"]  # fmt: skip
+          "/hypergradient[*]/sgd(lr=0.01)", "/kesten[*]/kesten(power=1)/sgd"]  # fmt: skip
 
 
 @pytest.mark.parametrize("upper", UPPERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -170,3 +171,24 @@ def test_hypergradient_agrees_with_the_multiplicative_rule_to_first_order(rng: G
         delta, _ = strategy(point, [Trial(point, None, [cosine])], {}, rng)
         published = alpha * (1 - kappa * float(cosine))
         assert float((point[0] + delta[0]).detach().exp()) == pytest.approx(published, rel=kappa**2)
+
+
+def test_kesten_is_adagrad_that_counts_turns() -> None:
+    """Without a power it is adagrad; with one, steps shorten with the changes of sign so far, zeros left out."""
+    point = start()
+    for power in (0.0, 0.5):
+        rule, plain = make("kesten", lr=0.1, power=power), make("adagrad", lr=0.1, eps=0.0)
+        state, other, turns = rule.init(point), plain.init(point), [torch.zeros_like(p) for p in point]
+        seen: list[Params] = []
+        for t in range(1, 30):
+            grads = gradients(point, t)
+            seen.append(grads)
+            delta, state = rule(point, [Trial(point, None, grads)], state, Generator())
+            expected, other = plain(point, [Trial(point, None, grads)], other, Generator())
+            for n, turn in enumerate(turns):
+                for index in itertools.product(*map(range, turn.shape)):
+                    signs = [float(g[n][index].sign()) for g in seen if float(g[n][index]) != 0]
+                    turn[index] = sum(a != b for a, b in itertools.pairwise(signs))
+            for d, e, k in zip(delta, expected, turns, strict=True):
+                assert torch.allclose(d, e / (1 + k) ** power, rtol=1e-12, atol=0)
+    assert max(float(k.max()) for k in turns) > 3
