@@ -7,7 +7,8 @@ ReLU, batches of 128; 300 and 3,000 steps), ``noisy`` (``dropin_greedy.py``'s: b
 ``digits`` (1,200 digits, MLP 64-64-10 tanh, batches of 64; 100 and 600 steps) and ``text`` (a transformer layer, 400
 steps). Starts: 1e-5, 1e-3 and 0.1 over Adam; 1e-4, 0.01 and 1 over SGD. A rule is the upper level's; "constant" is no
 upper level, at the best of five rates by seed 1. A cell is the median over the seeds of the held-out loss at the end,
-and of the last rate. ``--out`` keeps each cell as it comes, and skips those that it holds already.
+and of the last rate; "averaged" is read at the mean of the iterates. ``--out`` keeps each cell as it comes, and skips
+those that it holds already.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ FORGETS: dict[str, Any] = {"levels": {2: {"normalize": "rms"}}}
 RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "adagrad": ("adagrad[lr]", {}),
     "adagrad, rms": ("adagrad[lr]", FORGETS),
+    "kesten": ("kesten[lr]", {}),
+    "kesten(power=0.5)": ("kesten(power=0.5)[lr]", {}),
+    "adagrad, averaged": ("adagrad[lr]", {"average": True}),
+    "kesten, averaged": ("kesten[lr]", {"average": True}),
+    "kesten(power=0.5), averaged": ("kesten(power=0.5)[lr]", {"average": True}),
     "sgd": ("sgd[lr]", {}),
     "sgd, rms": ("sgd[lr]", FORGETS),
     "sgd(lr=0.02)": ("sgd(lr=0.02)[lr]", {}),
@@ -71,10 +77,14 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def constant(work: Work, base: str, seeds: int) -> str:
+CONSTANT = ("constant", "constant, averaged")
+MEAN: dict[str, Any] = {"options": {"average": True}, "averaged": True}
+
+
+def constant(work: Work, base: str, seeds: int, **how: Any) -> str:
     """No upper level."""
-    rate = min(RATES[base], key=lambda r: train(work, Rule(f"{base}(lr={r})"), 1)[0])
-    return f"{median(work, Rule(f'{base}(lr={rate})'), seeds)[0]:.2f} @{rate:g}"
+    rate = min(RATES[base], key=lambda r: train(work, Rule(f"{base}(lr={r})", **how), 1)[0])
+    return f"{median(work, Rule(f'{base}(lr={rate})', **how), seeds)[0]:.2f} @{rate:g}"
 
 
 def median(work: Work, rule: Rule, seeds: int) -> tuple[float, float]:
@@ -85,10 +95,11 @@ def median(work: Work, rule: Rule, seeds: int) -> tuple[float, float]:
 
 def cells(work: Work, base: str, name: str, seeds: int) -> list[str]:
     """One for each start."""
-    if name == "constant":
-        return [constant(work, base, seeds)]
+    if name.startswith("constant"):
+        return [constant(work, base, seeds, **(MEAN if name.endswith("averaged") else {}))]
     above, options = RULES[name]
-    found = [median(work, Rule(f"{base}(lr={start})/{above}", options), seeds) for start in STARTS[base]]
+    stacks = [f"{base}(lr={start})/{above}" for start in STARTS[base]]
+    found = [median(work, Rule(stack, options, averaged="average" in options), seeds) for stack in stacks]
     return [f"{loss:.2f} @{rate:.0e}" for loss, rate in found]
 
 
@@ -97,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--bases", nargs="+", choices=list(STARTS), default=list(STARTS))
-    parser.add_argument("--rules", nargs="+", choices=[*RULES, "constant"], default=["constant", *RULES])
+    parser.add_argument("--rules", nargs="+", choices=(names := [*CONSTANT, *RULES]), default=names)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
