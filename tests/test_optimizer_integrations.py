@@ -100,12 +100,14 @@ def _rank(rank: int) -> Any:
     part, data, found = slice(rank * 4, rank * 4 + 4), batches(), []
     for stack in STACKS:
         model = _sharded()
-        optimizer = recopt.Optimizer(model.parameters(), stack)
+        optimizer = recopt.Optimizer(model.parameters(), stack, average=True)
         losses = train(model, optimizer, data[:10], part)
-        again = recopt.Optimizer(model.parameters(), stack)
+        again = recopt.Optimizer(model.parameters(), stack, average=True)
         again.load_state_dict(optimizer.state_dict())
         losses += train(model, again, data[10:], part)
-        found.append((_of_all(losses), again.hyperparameters(), again.guards()))
+        with again.averaged():
+            means = [p.full_tensor().tolist() for p in model.parameters()]
+        found.append((_of_all(losses), again.hyperparameters(), again.guards(), means))
     model = _sharded()
     messages = [
         _message(lambda: recopt.Optimizer(model.parameters(), "adam/sgd", fused=False)),
@@ -124,13 +126,16 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(STACKS)), ids=STACKS)
 def test_sharded_training_is_that_of_one_process(ranks: list[Any], number: int) -> None:
-    (losses, values, guards), other = ranks[0][0][number], ranks[1][0][number]
-    assert (losses, values, guards) == other
+    (losses, values, guards, means), other = ranks[0][0][number], ranks[1][0][number]
+    assert (losses, values, guards, means) == other
     model = mlp()
-    single = recopt.Optimizer(model.parameters(), STACKS[number])
+    single = recopt.Optimizer(model.parameters(), STACKS[number], average=True)
     assert losses == pytest.approx(train(model, single, batches()), rel=1e-9)
     assert values == pytest.approx(single.hyperparameters(), rel=1e-9)
     assert guards == single.guards()
+    with single.averaged():
+        for p, mean in zip(model.parameters(), means, strict=True):
+            assert torch.allclose(p, torch.tensor(mean, dtype=p.dtype), rtol=1e-9)
     if "lr=30" in STACKS[number]:
         assert guards["bounded"] > 0, "the norms that the guard compares were not exercised"
 
