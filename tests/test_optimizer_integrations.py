@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,46 @@ def test_lightning_with_clipping_accumulation_and_resume(tmp_path: Path, stack: 
     values = trainer.optimizers[0].hyperparameters()
     assert resumed.optimizers[0].hyperparameters() == values
     assert float(trainer.callback_metrics["adam.lr"]) == pytest.approx(values["adam.lr"])
+
+
+@foreign
+def test_lightning_validates_at_the_mean() -> None:
+    lightning = pytest.importorskip("lightning")
+
+    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.seen = mlp(), list[Tensor]()
+
+        def training_step(self, batch: Tensor, index: int) -> Tensor:
+            loss: Tensor = (self.net(batch) - batch[:, :3].sin()).square().mean()
+            return loss
+
+        def validation_step(self, batch: Tensor, index: int) -> None:
+            self.seen = [p.detach().clone() for p in self.net.parameters()]
+
+        def configure_optimizers(self) -> recopt.Optimizer:
+            return recopt.Optimizer(self.parameters(), "adam/kesten[lr]", average=True)
+
+    class AtTheMean(lightning.Callback):  # type: ignore[misc, name-defined]
+        def on_validation_start(self, trainer: Any, module: Any) -> None:
+            self.inside = ExitStack()
+            self.inside.enter_context(trainer.optimizers[0].averaged())
+
+        def on_validation_end(self, trainer: Any, module: Any) -> None:
+            self.inside.close()
+
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=3, callbacks=[AtTheMean()], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(batches(), batch_size=None)
+    module = Module()
+    trainer.fit(module, loader, loader)
+    last = [p.detach().clone() for p in module.net.parameters()]
+    assert not all(torch.equal(a, b) for a, b in zip(last, module.seen, strict=True))
+    with trainer.optimizers[0].averaged():
+        assert all(torch.equal(a, b) for a, b in zip(module.net.parameters(), module.seen, strict=True))
 
 
 # Hugging Face
