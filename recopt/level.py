@@ -6,7 +6,7 @@ import math
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from .averages import USUAL
 
@@ -104,6 +104,16 @@ class Level(BaseModel):
     trust: Annotated[float, Field(gt=0)] | None = None
     null_step: bool = False
     guard: bool = True
+
+    @field_validator(
+        "every", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved", "horizon",
+        "trust", mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _no_switch(cls, value: object) -> object:
+        if isinstance(value, bool):  # which pydantic takes for 0 or 1
+            raise ValueError("should be a number")
+        return value
 
     @property
     def taping(self) -> bool:

@@ -35,6 +35,13 @@ MISTAKES = {
         ("run", "digits", "adam/sgd", "--set", "level2.every=x"),
         "In level2: 'every' should be a whole number, not 'x'.",
     ),
+    "setting's switch": (
+        ("run", "digits", "adam/sgd", "--set", "level2.every=true"),
+        "In level2: 'every' should be a number, not True.",
+    ),
+    "mean above": (("run", "digits", "adam/sgd", "--set", "level2.average=true"), "set it on level 1."),
+    "mean's decay": (("run", "digits", "adam", "--set", "level1.average=-1"), "'average' input should be greater"),
+    "save-every": (("run", "digits", "adam", "--save-every", "nan"), "should be a number of seconds, not nan"),
     "zero-order beneath": (("run", "digits", "annealing/sgd"), "no gradient passes through level 1"),
     "same parameter": (("run", "digits", "adam+sgd"), "level 1 moves"),
     "nothing to move": (("run", "digits", "adam/sgd/sgd/sgd[nothing]"), "matches no parameter"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,12 @@ def _what(command: Command) -> Command:
     return command
 
 
+def _number(_: click.Context, __: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # which is in every range
+        raise click.BadParameter("it should be a number of seconds, not nan.")
+    return value
+
+
 STORE = click.option("--store", metavar="URI",
                      help="An MLflow address; else MLFLOW_TRACKING_URI, or sqlite:///runs/mlflow.db.")  # fmt: skip
 
@@ -63,7 +70,7 @@ STORE = click.option("--store", metavar="URI",
 @click.option("--name", help="What to call the run where runs are listed.")
 @click.option("--no-track", is_flag=True, help="Record nothing.")
 @click.option("--save-every", type=click.FloatRange(0), default=15.0, show_default=True, metavar="SECONDS",
-              help="Seconds between two checkpoints.")  # fmt: skip
+              callback=_number, help="Seconds between two checkpoints.")  # fmt: skip
 def run(resume: str | None, store: str | None, name: str | None, no_track: bool, save_every: float, **what: Any) -> int:
     """Train TASK with STACK, a stack of strategies, innermost first.
 
