@@ -129,8 +129,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RecoptError: for sparse gradients, a strategy without the loss that it needs, or a group that was changed.
         """
-        if self._away:
-            raise RecoptError("opt.step() inside opt.averaged(), where the model is at its mean: leave that first.")
+        _check_home(self._away, "opt.step()")
         if closure is not None and not callable(closure):
             raise RecoptError("opt.step's first argument is a closure: give a loss by its name, opt.step(loss=loss).")
         towers, result = self._towers, None
@@ -166,8 +165,9 @@ class Optimizer(torch.optim.Optimizer):
         of BatchNorm are not averaged: see ``torch.optim.swa_utils.update_bn``.
 
         Raises:
-            RecoptError: if there is no mean; for a step inside.
+            RecoptError: if there is no mean; for a step, or another such stay, inside.
         """
+        _check_home(self._away, "opt.averaged()")
         with self._towers.averaged(self.param_groups):
             self._away = True
             try:
@@ -206,9 +206,10 @@ class Optimizer(torch.optim.Optimizer):
         """Continue exactly where :meth:`state_dict` was taken.
 
         Raises:
-            RecoptError: if it is another optimizer's, another stack's, or of parameters of other shapes; nothing
-                is changed then.
+            RecoptError: if it is another optimizer's, another stack's, or of parameters of other shapes, or inside
+                :meth:`averaged`; nothing is changed then.
         """
+        _check_home(self._away, "opt.load_state_dict()")
         told = saving.fitting(state_dict, self._towers, self.param_groups)
         saving.restore(self._towers, self.param_groups, told["towers"])
         super().load_state_dict(state_dict)
@@ -218,3 +219,9 @@ class Optimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy: the towers go with the groups (torch keeps only groups and state)."""
         return dict(self.__dict__)
+
+
+def _check_home(away: bool, what: str) -> None:
+    """Raise RecoptError if the model is ``away`` from where it trains."""
+    if away:
+        raise RecoptError(f"{what} inside opt.averaged(), where the model is at its mean: leave that first.")

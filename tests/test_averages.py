@@ -144,8 +144,17 @@ def test_what_cannot_be_averaged_is_refused() -> None:
         pass
     optimizer = recopt.Optimizer([w], average=True)
     w.sum().backward()
-    with optimizer.averaged(), pytest.raises(RecoptError, match="inside opt.averaged"):
-        optimizer.step()
+    saved = optimizer.state_dict()
+    with optimizer.averaged():
+        for inside in (
+            optimizer.step,
+            lambda: optimizer.averaged().__enter__(),
+            lambda: optimizer.load_state_dict(saved),
+        ):
+            with pytest.raises(
+                RecoptError, match=r"opt\.\w+\(\) inside opt.averaged\(\), where the model is at its mean"
+            ):
+                inside()
     optimizer.step()
     for stack, given, words in (
         ("annealing", {"average": True}, "zero-order, which keeps no mean here"),
