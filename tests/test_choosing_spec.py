@@ -16,10 +16,10 @@ from recopt.spec import Choose, write_spec
     [
         ({"evry": 3}, "there is no 'choose.evry'. Did you mean 'every'?"),
         ("task=3", "there is no 'choose.task'. Did you mean 'tasks'?"),
-        ("every", "'every' in 'choose(every)' should read name=value"),
+        ("every", "'choose' should read like every=500, tasks=64, not 'every'."),
         ({"tasks": 1}, "'choose.tasks' input should be greater than or equal to 2, not 1"),
         ({"objective": "best"}, "'choose.objective' input should be 'sum', 'mean' or 'last', not 'best'"),
-        (5, "'choose' input should be a valid dictionary"),
+        (5, "'choose' should be a mapping, not 5."),
     ],
 )
 def test_what_cannot_be_meant_is_refused(choose: Any, says: str) -> None:

@@ -148,5 +148,9 @@ def test_a_run_finds_the_plugins_of_the_comparison_too(tmp_path: Path) -> None:
     run = {**RUN, "stack": "my-rule(hidden=3)/my-adam(lr=0.01)", "plugins": [str(tmp_path / "one")]}
     found = compare("quadratic", [{"run": run}], baselines=[], **FAST, plugins=[tmp_path / "two"])
     assert found.entries[0].name == "my-rule(hidden=3)/my-adam(lr=0.01)"
-    with pytest.raises(RecoptError, match="Plugins cannot be read from 'one'"):
-        compare("quadratic", [{"run": {**RUN, "plugins": "one"}, "name": "x"}], baselines=[], **FAST)
+    for plugins, says in (
+        ("one", "'plugins' should be a list of folders and files, not 'one'"),
+        (["one"], "from 'one'"),
+    ):
+        with pytest.raises(RecoptError, match=says):
+            compare("quadratic", [{"run": {**RUN, "plugins": plugins}, "name": "x"}], baselines=[], **FAST)
