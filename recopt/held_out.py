@@ -10,7 +10,7 @@ from .averages import folded
 from .engine import Engine
 from .level import TASK
 from .state import RunState
-from .strategy import Params, Strategy
+from .strategy import Params
 from .stream import seeded
 from .task import Split
 
@@ -37,7 +37,7 @@ def at_eval_points(engine: Engine, state: RunState) -> Params:
         caller = slots.callers[level.by]
         if level.average is not None:
             point = folded(own.mean, point, level.average, slot.age)
-        elif type(caller.strategy).eval_point is not Strategy.eval_point and slot.age:
+        elif caller.strategy.keeps_mean() and slot.age:
             values = tree.detach(state.slots[level.by].params)
             point = caller.eval_point(values, point, tree.detach(own.strategy), engine.tasks)
         for i, value in zip(slots.index(state, number), point, strict=True):

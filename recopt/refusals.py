@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from .errors import RecoptError, unknown
 from .level import TASK
-from .strategy import Strategy
 
 if TYPE_CHECKING:
     from .graph import Graph
@@ -70,7 +69,7 @@ def _check_task_level(graph: Graph, number: int) -> None:
         _refuse(graph, number, "'episode' says when the slot below starts afresh, and there is none below the task.")
     if level.normalize == "cosine":
         _refuse(graph, number, "normalize=cosine compares updates with what came after them: use it above level 1.")
-    if level.average is not None and type(graph.slots[level.by]).eval_point is not Strategy.eval_point:
+    if level.average is not None and graph.slots[level.by].keeps_mean():
         _refuse(graph, number, f"'{level.by}' keeps a mean of its own: drop 'average'.")
     if level.on != "train" or level.objective != "mean" or level.second_order:
         _refuse(graph, number, "on, objective and second_order score a strategy: set them on the level above.")

@@ -124,6 +124,11 @@ class Strategy(nn.Module):
         """
         return point
 
+    @classmethod
+    def keeps_mean(cls) -> bool:
+        """Whether it says where the model is to be used (:meth:`eval_point`)."""
+        return cls.eval_point is not Strategy.eval_point
+
     def propose(self, point: Params, state: State, rng: Generator) -> list[Params]:
         """Points to score before the next step; the first-order default scores the point itself."""
         return [point]

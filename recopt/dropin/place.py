@@ -9,7 +9,6 @@ from ..domains import Positive
 from ..errors import RecoptError
 from ..graph import Graph
 from ..level import Level
-from ..strategy import Strategy
 from .kernel import Kernel, offered
 from .shards import Shards
 from .slot import Slot
@@ -67,8 +66,7 @@ class Place:
 
     def averages(self) -> bool:
         """Whether the level would have the model used elsewhere than where it is."""
-        own = type(self.by.strategy).eval_point is not Strategy.eval_point
-        return own or self.level.average is not None
+        return self.by.strategy.keeps_mean() or self.level.average is not None
 
     def check_sharded(self) -> None:
         """Raise RecoptError if the model is split over processes, and this level of it needs whole tensors."""
