@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from recopt.engine import Engine
-from recopt.graph import Graph
-from recopt.level import Level
-from recopt.plugins import load_strategy
-from recopt.task import Batch, Split, Task
+from recopt.contracts.task import Batch, Split, Task
+from recopt.core.graph import Graph
+from recopt.core.level import Level
+from recopt.engine.engine import Engine
+from recopt.stacks.plugins import load_strategy
 
 
 class Images(Task):

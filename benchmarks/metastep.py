@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from recopt.engine import Engine
-from recopt.graph import Graph
-from recopt.level import Level
-from recopt.plugins import load_strategy
-from recopt.task import Batch, Split, Task
+from recopt.contracts.task import Batch, Split, Task
+from recopt.core.graph import Graph
+from recopt.core.level import Level
+from recopt.engine.engine import Engine
+from recopt.stacks.plugins import load_strategy
 
 POOL: list[tuple[Tensor, Tensor]] = []
 LR = 1e-3

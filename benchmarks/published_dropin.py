@@ -22,9 +22,9 @@ import torch
 import yaml
 
 import recopt
-from recopt.plugins import load_strategy, load_task
-from recopt.stack import parse
-from recopt.task import Task
+from recopt.contracts.task import Task
+from recopt.core.notation import parse
+from recopt.stacks.plugins import load_strategy, load_task
 
 
 def optimizer_of(row: Mapping[str, Any], model: torch.nn.Module, folders: Sequence[str]) -> recopt.Optimizer:

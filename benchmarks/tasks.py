@@ -20,9 +20,9 @@ from collections.abc import Callable
 
 import torch
 
-from recopt.build import make_engine
-from recopt.engine import Engine
-from recopt.plan import plan_of
+from recopt.engine.engine import Engine
+from recopt.running.plan import plan_of
+from recopt.running.start import make_engine
 
 
 def engine(task: str, stack: str, tasks: int) -> Engine:

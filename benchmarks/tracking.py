@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from recopt.plan import plan
-from recopt.session import Options, Session
+from recopt.running.plan import plan
+from recopt.running.session import Options, Session
 
 
 def once(steps: int, hidden: int, track: bool, root: Path) -> tuple[float, float]:

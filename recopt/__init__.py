@@ -8,18 +8,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .public import HOME
+from .public import __version__ as __version__
+
 if TYPE_CHECKING:
     from .comparison import Comparison, compare
-    from .declare import option, positive, real, unit
-    from .errors import RecoptError
-    from .failures import RunFailed
-    from .graph import Graph
-    from .level import Level
-    from .optimizer import Optimizer
-    from .result import Result
-    from .running import run
-    from .strategy import Params, State, Strategy, Trial
-    from .task import Task
+    from .contracts.errors import RecoptError
+    from .contracts.settings import option, positive, real, unit
+    from .contracts.strategy import Params, State, Strategy, Trial
+    from .contracts.task import Task
+    from .core.graph import Graph
+    from .core.level import Level
+    from .optim.optimizer import Optimizer
+    from .running.result import Result
+    from .running.run import run
+    from .stacks.blame import RunFailed
 
 __all__ = [
     "Comparison",
@@ -42,35 +45,11 @@ __all__ = [
     "unit",
 ]
 
-__version__ = "0.1.0.dev0"
 
-_HOME = {
-    "Comparison": "comparison",
-    "Graph": "graph",
-    "Level": "level",
-    "Optimizer": "optimizer",
-    "Params": "strategy",
-    "RecoptError": "errors",
-    "Result": "result",
-    "RunFailed": "failures",
-    "State": "strategy",
-    "Strategy": "strategy",
-    "Task": "task",
-    "Trial": "strategy",
-    "compare": "comparison",
-    "option": "declare",
-    "positive": "declare",
-    "real": "declare",
-    "run": "running",
-    "unit": "declare",
-}
-"""The submodule that each public name comes from (PEP 562)."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+def __getattr__(name: str) -> Any:  # PEP 562
+    if name not in HOME:
         raise AttributeError(f"module 'recopt' has no attribute '{name}'")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    value = getattr(import_module(f".{HOME[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -23,8 +23,8 @@ from recopt import Params, State, Strategy, Trial, positive
 class Adagrad(Strategy):
     """Gradients divided by the root of the sum of their squares: a rate that falls by itself."""
 
-    kernel = "recopt.kernels.adagrad:AdagradKernel"
-    formula = "recopt.kernels.adagrad:AdagradFormula"
+    kernel = "recopt.optim.kernels.adagrad:AdagradKernel"
+    formula = "recopt.optim.kernels.adagrad:AdagradFormula"
 
     lr = positive(0.01, "learning rate", above=1.0)
     eps = positive(1e-10, "added to the root", off=0.0)

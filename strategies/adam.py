@@ -23,8 +23,8 @@ from recopt import Params, State, Strategy, Trial, option, positive, unit
 class Adam(Strategy):
     """Adam: steps of about the learning rate whatever the gradient's scale, with optional weight decay."""
 
-    kernel = "recopt.kernels.adam:AdamKernel"
-    formula = "recopt.kernels.adam:AdamFormula"
+    kernel = "recopt.optim.kernels.adam:AdamKernel"
+    formula = "recopt.optim.kernels.adam:AdamFormula"
 
     lr = positive(0.001, "learning rate", above=0.05)
     beta1 = unit(0.9, "decay of the running mean of gradients; 0: none", off=0.0)

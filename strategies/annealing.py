@@ -18,8 +18,8 @@ stays where d = 0, which says nothing. r starts at 1 and is never above: a step 
 onto plateaus, where any step is accepted (a learning rate so small that nothing moves is one; it was seen to end at
 1e-300). It is one number per level.
 
-``spread`` (see ``recopt.draws.spreads``) is each tensor's own unit at the start: 1 for a coordinate such as a log
-learning rate, the root mean square for a network's weights; it does not follow the point. Divided by √N, a step's
+``spread`` (see ``recopt.toolkit.random.spreads``) is each tensor's own unit at the start: 1 for a coordinate such as a
+log learning rate, the root mean square for a network's weights; it does not follow the point. Divided by √N, a step's
 length is at most ``step`` in all, whatever N: one learning rate moves by a factor of about e, thousands of weights
 by √(1/N) of their length, which is the order of the best step on a sphere (Rechenberg 1973).
 
@@ -45,7 +45,7 @@ import torch
 from torch import Generator, Tensor
 
 from recopt import Params, State, Strategy, Trial, positive, unit
-from recopt.draws import chance, normal, spreads
+from recopt.toolkit.random import chance, normal, spreads
 
 MEMORY = 0.2
 """The weight of the newest difference in the running size of differences, once there are 1 / MEMORY of them."""

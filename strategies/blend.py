@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import silu
 
 from recopt import Params, State, Strategy, Trial, option, positive
-from recopt.blocks import TINY, cosine, flatten, log_ratio, norm, orthogonalize, unflatten
+from recopt.toolkit.blocks import TINY, cosine, flatten, log_ratio, norm, orthogonalize, unflatten
 
 MOMENTA = (0.5, 0.9, 0.99)
 SECOND = 0.95

@@ -26,7 +26,7 @@ from recopt import Params, State, Strategy, Trial, option, positive
 class Kesten(Strategy):
     """Steps that shorten as signs change: for rates that are to settle early."""
 
-    formula = "recopt.kernels.kesten:KestenFormula"
+    formula = "recopt.optim.kernels.kesten:KestenFormula"
 
     lr = positive(0.01, "learning rate: about the length of the first step", above=1.0)
     power = option(0.25, "how fast steps shorten with the count of turns; 0: adagrad", least=0)

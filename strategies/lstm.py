@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from recopt import Params, State, Strategy, Trial, option, positive
-from recopt.blocks import flatten, lstm_cell, unflatten
+from recopt.toolkit.blocks import flatten, lstm_cell, unflatten
 
 
 class Lstm(Strategy):

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from recopt import Params, State, Strategy, Trial, option, positive
-from recopt.blocks import flatten, log_ratio, rms, unflatten
+from recopt.toolkit.blocks import flatten, log_ratio, rms, unflatten
 
 MOMENTA = (0.5, 0.9, 0.99)
 SECOND = (0.9, 0.999)

@@ -6,8 +6,8 @@ At every step ``candidates`` points are drawn independently around the first poi
 
 (Bergstra & Bengio 2012, for hyperparameters in their coordinates), and scored beside the present point x: all on the
 same batch, or over the same window. The one with the least loss becomes x; x stays where none is better, and a loss
-that is not finite never wins. ``unit`` (see ``recopt.draws.spreads``) is 1 for a coordinate such as a log learning
-rate, and the root mean square at the start for a network's weights.
+that is not finite never wins. ``unit`` (see ``recopt.toolkit.random.spreads``) is 1 for a coordinate such as a log
+learning rate, and the root mean square at the start for a network's weights.
 
 Under noise, honestly: a win is a win on one batch only. The present point is scored anew at every step, so a lucky
 winner is found out and replaced; no best value is remembered, and the least of many noisy losses is not reported
@@ -28,7 +28,7 @@ import torch
 from torch import Generator
 
 from recopt import Params, State, Strategy, Trial, option, positive
-from recopt.draws import normal, spreads, uniform
+from recopt.toolkit.random import normal, spreads, uniform
 
 
 class RandomSearch(Strategy):

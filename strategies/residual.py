@@ -9,7 +9,7 @@ import torch
 from torch import Generator, nn
 
 from recopt import Params, State, Strategy, Trial, option, positive, unit
-from recopt.blocks import flatten, tanh, unflatten
+from recopt.toolkit.blocks import flatten, tanh, unflatten
 
 TIMES = (1.0, 3.0, 10.0, 30.0, 100.0)
 

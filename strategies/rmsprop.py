@@ -28,8 +28,8 @@ from recopt import Params, State, Strategy, Trial, option, positive, unit
 class Rmsprop(Strategy):
     """Gradients divided by a running root mean square, with optional momentum, centring and weight decay."""
 
-    kernel = "recopt.kernels.rmsprop:RmspropKernel"
-    formula = "recopt.kernels.rmsprop:RmspropFormula"
+    kernel = "recopt.optim.kernels.rmsprop:RmspropKernel"
+    formula = "recopt.optim.kernels.rmsprop:RmspropFormula"
 
     lr = positive(0.01, "learning rate", above=0.05)
     decay = unit(0.99, "decay of the running mean of squared gradients (alpha in torch)")

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, nn
 
 from recopt import Params, State, Strategy, Trial, option, positive, unit
-from recopt.blocks import flatten, lstm_cell, tanh, unflatten
+from recopt.toolkit.blocks import flatten, lstm_cell, tanh, unflatten
 
 
 class Rnnprop(Strategy):

@@ -27,8 +27,8 @@ class Sgd(Strategy):
         RecoptError: if ``nesterov`` is asked for without momentum.
     """
 
-    kernel = "recopt.kernels.sgd:SgdKernel"
-    formula = "recopt.kernels.sgd:SgdFormula"
+    kernel = "recopt.optim.kernels.sgd:SgdKernel"
+    formula = "recopt.optim.kernels.sgd:SgdFormula"
 
     lr = positive(0.01, "learning rate", above=0.05)
     momentum = unit(0.0, "decay of the momentum buffer; 0: none", off=0.0)

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from recopt import Graph, Level, Params, Result, State, Strategy, Trial
-from recopt.comparison.runs import held_still
-from recopt.plugins import load_strategy
+from recopt.running.repeats import held_still
+from recopt.stacks.plugins import load_strategy
 
 CHOOSE = {"every": 20, "tasks": 4, "steps": 10}
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from recopt.comparison.competitors import Competitor
-from recopt.comparison.result import Entry
-from recopt.comparison.runs import Runs
-from recopt.graph import Graph
-from recopt.plan import plan_of
-from recopt.task import Task
+from recopt.comparison.contenders import Competitor
+from recopt.comparison.figures import Entry
+from recopt.contracts.task import Task
+from recopt.core.graph import Graph
+from recopt.running.plan import plan_of
+from recopt.running.repeats import Runs
 
 FAST: dict[str, Any] = {"seeds": 6, "steps": 8, "tune": 3, "tune_tasks": 4, "track": False}
 

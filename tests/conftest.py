@@ -74,7 +74,7 @@ def recopt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of an empty store, to be copied: making the tables takes longer than most tests."""
-    from recopt.tracking import open_store
+    from recopt.tracking.mlflow.store import open_store
 
     folder = tmp_path_factory.mktemp("made")
     open_store(None, folder, create=True)

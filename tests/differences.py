@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recopt.declare import positive, unit
-from recopt.engine import Engine
-from recopt.graph import Graph
-from recopt.level import Level
-from recopt.stack import levels_of, parse
-from recopt.state import Signal
-from recopt.strategy import Params, State, Strategy
-from recopt.task import Batch, Split, Task
-from recopt.tree import detach
+from recopt.contracts.settings import positive, unit
+from recopt.contracts.strategy import Params, State, Strategy
+from recopt.contracts.task import Batch, Split, Task
+from recopt.contracts.trees import detach
+from recopt.core.graph import Graph
+from recopt.core.level import Level
+from recopt.core.notation import levels_of, parse
+from recopt.core.state import Signal
+from recopt.engine.engine import Engine
 
 
 class Rule(Strategy):

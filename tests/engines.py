@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recopt.engine import Engine
-from recopt.graph import Graph
-from recopt.level import TASK, Level
-from recopt.plugins import load_strategy
-from recopt.stack import levels_of, parse
-from recopt.strategy import Strategy
-from recopt.task import Batch, Split, Task
+from recopt.contracts.strategy import Strategy
+from recopt.contracts.task import Batch, Split, Task
+from recopt.core.graph import Graph
+from recopt.core.level import TASK, Level
+from recopt.core.notation import levels_of, parse
+from recopt.engine.engine import Engine
+from recopt.stacks.plugins import load_strategy
 
 Settings = Mapping[int, Mapping[str, Any]]
 SPLITS = {"train": 0, "valid": 1, "test": 2}

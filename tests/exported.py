@@ -9,7 +9,7 @@ import pytest
 
 import recopt
 from recopt import RecoptError
-from recopt.export import write_export
+from recopt.running.export import write_export
 
 QUICK = ("level2.every=5", "level2.episode=20")
 

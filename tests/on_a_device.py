@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import recopt
-from recopt.plugins import list_strategies
+from recopt.stacks.plugins import list_strategies
 
 from .pretend import READS, pretended
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recopt import RecoptError
-from recopt.plugins import load_strategy
+from recopt.stacks.plugins import load_strategy
 
 STRATEGY = '''"""The module."""
 from recopt import Strategy, positive

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from recopt.trace import Points
-from recopt.tracker import LevelInfo, Tracker
-from recopt.tracking import Store
+from recopt.tracking.mlflow.store import Store
+from recopt.tracking.trace import Points
+from recopt.tracking.tracker import LevelInfo, Tracker
 
 LEVELS = [LevelInfo(1, "adam", "adam", "task", {"lr": "0.001"}), LevelInfo(2, "sgd", "sgd", "adam")]
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from recopt import Params, State, Strategy, Trial, cells
+from recopt import Params, State, Strategy, Trial
+from recopt.toolkit import lstm
 
 STRATEGIES = Path(__file__).parent.parent / "strategies"
 
@@ -23,8 +24,8 @@ RNG = torch.Generator()
 
 def with_the_fused_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few columns as they are here would go through the plain LSTM cell."""
-    monkeypatch.setattr(cells, "FEW", 0)
-    monkeypatch.setattr(cells, "COLUMNS", 20)
+    monkeypatch.setattr(lstm, "FEW", 0)
+    monkeypatch.setattr(lstm, "COLUMNS", 20)
 
 
 def strategy_class(name: str) -> type[Strategy]:

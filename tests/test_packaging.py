@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import recopt
-from recopt.export import write_export
+from recopt.running.export import write_export
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,13 +51,13 @@ def test_the_wheel_holds_one_package_and_no_litter(wheel: zipfile.ZipFile) -> No
     trained = {"card.md", "stack.json", "strategies.safetensors", "model.safetensors"}
     assert shipped == {path.name for path in (ROOT / "strategies").rglob("*.*") if path.suffix != ".pyc"} | trained
     assert {f"recopt/_strategies/learned-tiny/{name}" for name in trained} <= set(inside)
-    assert {"recopt/py.typed", "recopt/plugins.py", "recopt/tasks/__init__.py"} <= set(names)
+    assert {"recopt/py.typed", "recopt/stacks/plugins.py", "recopt/tasks/__init__.py"} <= set(names)
 
 
 def test_what_is_in_the_wheel_works_from_another_folder(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path / "site")
     code = (
-        "import recopt, recopt.plugins as p, sys; p.load_task('quadratic'); s = p.load_strategy('sgd');"
+        "import recopt, recopt.stacks.plugins as p, sys; p.load_task('quadratic'); s = p.load_strategy('sgd');"
         "assert p.load_strategy('learned-tiny')().hidden == 4;"
         "print(p.source_of(s)[0], recopt.__file__); sys.exit(any(i.problem for i in p.list_strategies()))"
     )

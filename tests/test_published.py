@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 import recopt
-from recopt.build import make_task
 from recopt.comparison import EACH, Row, make_compare_spec, read_compare_spec, read_rows, report_seeds
-from recopt.comparison.competitors import contender
+from recopt.comparison.contenders import contender
 from recopt.comparison.training import trainee
 from recopt.comparison.tuning import baseline
-from recopt.plan import replan
-from recopt.spec_file import read_spec
+from recopt.running.plan import replan
+from recopt.running.spec_file import read_spec
+from recopt.stacks.build import make_task
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "digits(hidden=[16], activation=tanh, batch_size=100)"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from recopt.declare import option
+from recopt.contracts.settings import option
 from recopt.tasks.images import MNIST
 from recopt.tasks.supervised import Examples, Store
 

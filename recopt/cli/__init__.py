@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import rich_click as click
 
-from ..errors import RecoptError
+from ..contracts.errors import RecoptError
 from . import compare, look, make, runs, work
 
 click.rich_click.COMMAND_GROUPS = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..errors import RecoptError
+from ..contracts.errors import RecoptError
 from .work import STORE
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _rows(file: Path | None, what: dict[str, Any]) -> tuple[list[Row], bool]:
             "Give a task and stacks, as in: recopt compare quadratic 'adam/hypergradient'; or --spec FILE."
         )
     from ..comparison import EACH, Row, make_compare_spec, read_compare_spec, read_rows
-    from ..plan import task_named
+    from ..running.plan import task_named
 
     data = read_compare_spec(file) if file is not None else {}
     baselines = what.pop("baselines")
@@ -159,7 +159,7 @@ def _listed(text: str) -> list[str]:
 
 def _with_trained(spec: CompareSpec, given: tuple[str, ...]) -> CompareSpec:
     """The spec with ``STACK=EVALUATIONS`` in it."""
-    from ..errors import unknown
+    from ..contracts.errors import unknown
 
     stacks = list(spec.stacks)
     for text in given:

@@ -14,7 +14,7 @@ from .report import console, hypers, short, table
 
 if TYPE_CHECKING:
     from ..comparison import Comparison, Figures, Line, Row, Series
-    from ..stats import Interval
+    from ..running.statistics import Interval
 
 _SURE = 0.05
 

@@ -13,11 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..result import found_hyperparameters
+from ..running.result import found_hyperparameters
 from .report import hypers, short, span
 
 if TYPE_CHECKING:
-    from ..session import Session
+    from ..running.session import Session
 
 EVERY = 0.2
 MEMORY = 20

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 if TYPE_CHECKING:
-    from ..plugins import PluginInfo
+    from ..stacks.plugins import PluginInfo
 
 PLUGINS = click.option("--plugins", multiple=True, metavar="DIR",
                        help="A folder or file with strategies and tasks, searched first; may be repeated.")  # fmt: skip
@@ -19,7 +19,7 @@ PLUGINS = click.option("--plugins", multiple=True, metavar="DIR",
 @PLUGINS
 def strategies(plugins: tuple[str, ...]) -> None:
     """List the strategies, one line each."""
-    from ..plugins import list_strategies
+    from ..stacks.plugins import list_strategies
 
     _list(list_strategies(plugins))
 
@@ -28,7 +28,7 @@ def strategies(plugins: tuple[str, ...]) -> None:
 @PLUGINS
 def tasks(plugins: tuple[str, ...]) -> None:
     """List the tasks, one line each."""
-    from ..plugins import list_tasks
+    from ..stacks.plugins import list_tasks
 
     _list(list_tasks(plugins))
 
@@ -56,8 +56,8 @@ def show(name: str, plugins: tuple[str, ...]) -> None:
 
     Of a trained strategy, or the folder of an export, it shows the card, and the values it was trained to.
     """
-    from ..declare import Hyper, Option, declared
-    from ..plugins import load_any
+    from ..contracts.settings import Hyper, Option, declared
+    from ..stacks.plugins import load_any
     from .report import console
 
     kind, found = load_any(name, plugins)
@@ -90,7 +90,7 @@ def _values(found: type, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_trained(found: type) -> bool:
-    from ..trained import Trained
+    from ..stacks.exported import Trained
 
     return issubclass(found, Trained)
 
@@ -176,7 +176,7 @@ def check(plugin: str, plugins: tuple[str, ...]) -> int:
 
     Ends with 0 if it does, with 1 if not.
     """
-    from ..plugins import load_any, source_of
+    from ..stacks.plugins import load_any, source_of
 
     kind, found = load_any(plugin, plugins)
     source = source_of(found)[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from ..errors import RecoptError
+from ..contracts.errors import RecoptError
 
 TEMPLATES = Path(__file__).parent / "templates"
 

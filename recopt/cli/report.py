@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ..chosen import Chosen
-    from ..result import Result
+    from ..running.result import Result
+    from ..running.selection.chosen import Chosen
 
 WIDE = 160
 """Columns where there is no terminal whose width could be asked."""

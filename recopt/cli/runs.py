@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ..errors import RecoptError
+from ..contracts.errors import RecoptError
 from .work import STORE
 
 if TYPE_CHECKING:
-    from ..tracking_runs import RunRow
+    from ..tracking.mlflow.runs import RunRow
 
 
 @click.command()
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="How many, latest first.")
 def runs(store: str | None, limit: int) -> None:
     """List what was run, the latest first."""
-    from ..tracking_runs import list_runs
+    from ..tracking.mlflow.runs import list_runs
     from .report import console, table
 
     found = list_runs(store, limit)
@@ -56,7 +56,7 @@ def _about(row: RunRow) -> list[str]:
 @click.option("--no-browser", is_flag=True, help="Only print the link.")
 def ui(run: str | None, store: str | None, port: int | None, host: str, no_browser: bool) -> None:
     """Browse the runs in MLflow's pages, at RUN if one is given; until Ctrl-C."""
-    from ..tracking_ui import ui as serve
+    from ..tracking.mlflow.ui import ui as serve
 
     serve(store, host, port, run, say=click.echo, browser=not no_browser)
 
@@ -81,9 +81,9 @@ def export(
         raise RecoptError("'--alias' names a version of a registered model: give '--register NAME' too.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecoptError(f"{folder} is there already: name a folder that is empty or does not exist.")
-    from ..checkpoint import check
-    from ..saving import CHECKPOINT
-    from ..tracking_runs import check_name, fetch_run, find_run, register
+    from ..engine.checkpoint import check
+    from ..running.saving import CHECKPOINT
+    from ..tracking.mlflow.runs import check_name, fetch_run, find_run, register
 
     if model is not None:
         check_name(model, alias)
@@ -97,14 +97,14 @@ def export(
 
 
 def _export(source: Path, folder: Path, where: str, model: bool) -> None:
-    from ..build import make_engine
-    from ..checkpoint import load
-    from ..choosing import chosen_in
-    from ..export import write_export
-    from ..plan import relocated, replan
-    from ..saving import CHECKPOINT, TRACE
-    from ..spec_file import read_spec
-    from ..trace import load_trace
+    from ..engine.checkpoint import load
+    from ..running.export import write_export
+    from ..running.plan import relocated, replan
+    from ..running.saving import CHECKPOINT, TRACE
+    from ..running.selection.chooser import chosen_in
+    from ..running.spec_file import read_spec
+    from ..running.start import make_engine
+    from ..tracking.trace import load_trace
 
     made = replan(relocated(read_spec(source / "spec.yaml"), source), where=where, device="cpu")
     engine = make_engine(made.spec, made.graph, made.task)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..errors import RecoptError
+from ..contracts.errors import RecoptError
 
 if TYPE_CHECKING:
-    from ..plan import Plan
-    from ..session import Session
+    from ..running.plan import Plan
+    from ..running.session import Session
 
 Command = Callable[..., Any]
 
@@ -85,7 +85,7 @@ def run(resume: str | None, store: str | None, name: str | None, no_track: bool,
         made, run_id = _resumed(resume, store, name, no_track, what)
     else:
         made = _planned(what)
-    from ..session import Options, Session
+    from ..running.session import Options, Session
     from .live import Live
     from .report import report
 
@@ -122,8 +122,8 @@ def graph(output: Path | None, **what: Any) -> None:
     if output is not None and output.suffix not in (".svg", ".png"):
         raise RecoptError(f"A graph is drawn to .svg or .png, not '{output.name}': change the ending.")
     made = _planned(what)
-    from ..build import make_engine
-    from ..draw import draw_file, draw_text
+    from ..plots.graph import draw_file, draw_text
+    from ..running.start import make_engine
 
     make_engine(made.spec, made.graph, made.task)  # what the task has to say against the graph
     if output is None:
@@ -144,13 +144,13 @@ def _planned(what: dict[str, Any]) -> Plan:
         raise RecoptError(f"What is to train '{task}'? Give a stack too, as in: recopt run {task} adam/hypergradient.")
     if spec is None and task is None:
         raise RecoptError("Give a task and a stack, as in: recopt run digits adam/hypergradient; or --spec FILE.yaml.")
-    from ..plan import replan
-    from ..spec_file import read_spec
+    from ..running.plan import replan
+    from ..running.spec_file import read_spec
 
     what["plugins"] = list(what["plugins"]) or None
     if spec is None:
         return replan({}, **what)
-    from ..plan import relocated
+    from ..running.plan import relocated
 
     return replan(relocated(read_spec(spec), spec.parent), where=str(spec), **what)
 
@@ -162,11 +162,11 @@ def _resumed(ref: str, store: str | None, name: str | None, no_track: bool, what
     if given:
         shown = {"task": "TASK", "stack": "STACK", "settings": "--set"}.get(given[0], f"--{given[0]}")
         raise RecoptError(f"--resume goes on with a run as it was: leave {shown} out (--steps, --device may be given).")
-    from ..checkpoint import check
-    from ..plan import relocated, replan
-    from ..saving import CHECKPOINT
-    from ..spec_file import read_spec
-    from ..tracking_runs import find_run, working_folder
+    from ..engine.checkpoint import check
+    from ..running.plan import relocated, replan
+    from ..running.saving import CHECKPOINT
+    from ..running.spec_file import read_spec
+    from ..tracking.mlflow.runs import find_run, working_folder
 
     found = find_run(store, ref)
     folder = working_folder(found, store)

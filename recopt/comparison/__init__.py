@@ -7,17 +7,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import RecoptError
-from ..failures import RunFailed
-from ..graph import Graph
-from ..plan import plan_of, task_named
-from ..task import Task
-from ..tracking import RUNS, open_store
-from .competitors import Training
+from ..contracts.errors import RecoptError
+from ..contracts.task import Task
+from ..core.graph import Graph
+from ..running.plan import plan_of, task_named
+from ..running.repeats import CAP, DIVERGED, Runs
+from ..stacks.blame import RunFailed
+from ..tracking.mlflow.store import RUNS, open_store
+from .contenders import Training
 from .contest import prepare
+from .figures import Entry, Figures, break_even
 from .record import record, record_failure
-from .result import Comparison, Entry, Figures, break_even
-from .runs import CAP, DIVERGED, Runs
+from .result import Comparison
 from .series import EACH, Line, Row, Series, carry_out_each, read_rows
 from .series import save as save_series
 from .spec import BASELINES, CompareSpec, Contender, make_compare_spec, read_compare_spec, report_seeds, tuning_seeds

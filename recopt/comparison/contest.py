@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..build import make_task, place
-from ..errors import RecoptError, unknown
-from ..graph import Graph
-from ..task import Task
-from .competitors import Competitor, contender, stacked
-from .result import Comparison, Entry
-from .runs import How, Runs, repeated, run_all
+from ..contracts.errors import RecoptError, unknown
+from ..contracts.task import Task
+from ..core.graph import Graph
+from ..running.repeats import How, Runs, repeated, run_all
+from ..running.start import place
+from ..stacks.build import make_task
+from .contenders import Competitor, contender, stacked
+from .figures import Entry
+from .result import Comparison
 from .spec import CompareSpec, Contender, report_seeds, tuning_seeds
 from .training import Progress, Trainee, Trainer, trainee
 from .tuning import Baseline, Tuned, baseline, tune

@@ -10,18 +10,24 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from ..errors import RecoptError
-from .result import bands, row, trial_rows
-from .runs import CAP, DIVERGED
-from .spec import report_seeds, tuning_seeds, write_compare_spec
-
-if TYPE_CHECKING:
-    from .result import Comparison
+from ..contracts.errors import RecoptError
+from ..running.repeats import CAP, DIVERGED
+from .figures import Entry, Figures, bands, row, trial_rows
+from .spec import CompareSpec, report_seeds, tuning_seeds, write_compare_spec
 
 
-def plain(found: Comparison) -> dict[str, Any]:
+class Found(NamedTuple):
+    """What a comparison found."""
+
+    spec: CompareSpec
+    entries: Sequence[Entry]
+    figures: Sequence[Figures]
+    reference: str
+
+
+def plain(found: Found) -> dict[str, Any]:
     """Everything but the single runs, as JSON can hold it; what is not finite is None."""
     spec, entries = found.spec, []
     for entry, figures in zip(found.entries, found.figures, strict=True):
@@ -55,8 +61,12 @@ def _clean(value: Any) -> Any:
     return value
 
 
-def save(found: Comparison, folder: Path) -> Path:
-    """Write the files of this module's docstring into ``folder``. Raises RecoptError if that cannot be done."""
+def save(found: Found, picture: Any, folder: Path) -> Path:
+    """Write the files of this module's docstring into ``folder``; ``picture`` is a matplotlib figure.
+
+    Raises:
+        RecoptError: if that cannot be done.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "comparison.yaml").write_text(write_compare_spec(found.spec))
@@ -64,7 +74,7 @@ def save(found: Comparison, folder: Path) -> Path:
         _table(folder / "table.csv", [row(figures) for figures in found.figures])
         _table(folder / "runs.csv", _runs(found))
         _table(folder / "curves.csv", _curves(found))
-        found.plot().savefig(folder / "comparison.png", dpi=150)
+        picture.savefig(folder / "comparison.png", dpi=150)
     except OSError as why:
         raise RecoptError(f"{folder} cannot be written ({why.strerror}): choose another place.") from None
     return folder
@@ -78,7 +88,7 @@ def _table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _runs(found: Comparison) -> list[dict[str, Any]]:
+def _runs(found: Found) -> list[dict[str, Any]]:
     rows, seeds = [], report_seeds(found.spec)
     for entry in found.entries:
         runs, trainings = entry.runs, entry.competitor.trainings
@@ -94,7 +104,7 @@ def _runs(found: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def _curves(found: Comparison) -> list[dict[str, Any]]:
+def _curves(found: Found) -> list[dict[str, Any]]:
     return [
         {"name": entry.name, "step": step, **{key: values[step] for key, values in kept.items()}}
         for entry in found.entries

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RecoptError
-from ..trace import Points
-from ..tracker import LevelInfo, Tracker
-from ..tracking import RUNS
-from .result import Comparison, bands, row
+from ..contracts.errors import RecoptError
+from ..tracking.mlflow.store import RUNS
+from ..tracking.trace import Points
+from ..tracking.tracker import LevelInfo, Tracker
+from .figures import bands, row
+from .result import Comparison
 from .spec import CompareSpec, write_compare_spec
 
 EXPERIMENT = "recopt compare"

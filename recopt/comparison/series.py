@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataMissing, RecoptError
+from ..contracts.errors import DataMissing, RecoptError
 from .result import Comparison
 from .spec import CompareSpec, make_compare_spec
 
@@ -136,8 +136,6 @@ def save(series: Series, folder: Path) -> None:
     Raises:
         RecoptError: if the folder cannot be written.
     """
-    from .series_plot import plot
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "series.csv").open("w", newline="") as file:
@@ -146,9 +144,20 @@ def save(series: Series, folder: Path) -> None:
             writer.writerows(vars(line) for line in series.lines)
         (folder / "series.md").write_text("\n".join(markdown(series)) + "\n")
         if series.lines:
-            plot(series).savefig(folder / "series.png", dpi=150)
+            _plot(series).savefig(folder / "series.png", dpi=150)
     except OSError as why:
         raise RecoptError(f"{folder} cannot be written ({why.strerror}): choose another place.") from None
+
+
+def _plot(series: Series) -> Any:
+    from ..plots.series import plot
+
+    ratios: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for line in series.lines:
+        ratios.setdefault(line.name, {})[line.row] = (line.ratio, line.ratio_low, line.ratio_high)
+    references = {row.spec.reference for row in series.rows}
+    whom = "the reference" if references - {None} else "the best tuned baseline"
+    return plot([row.name for row in series.rows if row.name not in series.missing], ratios, whom)
 
 
 def markdown(series: Series) -> list[str]:

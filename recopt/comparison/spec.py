@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..errors import RecoptError
-from ..plan import relocated
-from ..plugins import is_export
-from ..spec import COMPARES, MOST_TASKS, NO_SWITCH, RUNS, Named, NamedOrText, explain, written
-from ..spec_file import read_spec
+from ..contracts.errors import RecoptError
+from ..running.plan import relocated
+from ..running.spec import COMPARES, MOST_TASKS, NO_SWITCH, RUNS
+from ..running.spec_file import read_spec
+from ..stacks.named import Named, NamedOrText, explain, written
+from ..stacks.plugins import is_export
 
 BASELINES = ("sgd", "nesterov", "rmsprop", "adam", "adamw")
 
@@ -108,9 +109,9 @@ def report_seeds(spec: CompareSpec) -> list[int]:
     """The seeds of the tasks that the figures are of: 10⁹ + 10⁶ · seed + 0, 1, 2, …, below 2 · 10⁹.
 
     Those that baselines are tuned on lie between 2 · 10⁹ and 3 · 10⁹, those that a run chooses its values by and
-    reports on (see :mod:`recopt.choosing`) between 3 · 10⁹ and 5 · 10⁹. A run of ``recopt run --seed S`` uses S
-    itself for its first task, and for all others 63-bit hashes, which come below 5 · 10⁹ about once in 2 · 10⁹
-    draws. So with S below 10⁹ nothing is tested on what it was trained, chosen or tuned on.
+    reports on (see :mod:`recopt.running.selection.chooser`) between 3 · 10⁹ and 5 · 10⁹. A run of ``recopt run
+    --seed S`` uses S itself for its first task, and for all others 63-bit hashes, which come below 5 · 10⁹ about once
+    in 2 · 10⁹ draws. So with S below 10⁹ nothing is tested on what it was trained, chosen or tuned on.
     """
     return [1_000_000_000 + MOST_TASKS * spec.seed + n for n in range(spec.seeds)]
 

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RecoptError
-from ..failures import RunFailed
-from ..held_out import settled
-from ..level import TASK
-from ..plan import Plan, replan
-from ..spec import LARGEST_SEED
-from ..tracking import RUNS
-from .competitors import Competitor, Training, guarded
-from .runs import held_at
+from ..contracts.errors import RecoptError
+from ..core.level import TASK
+from ..engine.measure import settled
+from ..running.plan import Plan, replan
+from ..running.repeats import held_at
+from ..running.spec import LARGEST_SEED
+from ..stacks.blame import RunFailed
+from ..tracking.mlflow.store import RUNS
+from .contenders import Competitor, Training, guarded
 from .spec import CompareSpec, Contender
 
 if TYPE_CHECKING:
-    from ..result import Result
-    from ..session import Session
+    from ..running.result import Result
+    from ..running.session import Session
 
 Progress = Callable[[str, int, int], None]
 
@@ -90,7 +90,7 @@ class Trainer:
                           trainings=tuple(trainings))  # fmt: skip
 
     def _run(self, plan: Plan, words: str, progress: Progress) -> Training:
-        from ..session import Options, Session  # now, not above: sessions choose values by comparing them
+        from ..running.session import Options, Session  # now, not above: sessions choose values by comparing them
 
         key = json.dumps(plan.spec.model_dump(mode="json"), sort_keys=True)
         if key in self._done:

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..declare import Hyper, declared
-from ..errors import RecoptError, unknown
-from ..level import Schedule
-from ..plugins import load_strategy
-from ..spec import Named
-from ..stack import Term, parse
-from .competitors import Competitor, rule
+from ..contracts.errors import RecoptError, unknown
+from ..contracts.settings import Hyper, declared
+from ..core.level import Schedule
+from ..core.notation import Term, parse
+from ..stacks.named import Named
+from ..stacks.plugins import load_strategy
+from .contenders import Competitor, rule
 
 SCHEDULE = "schedule"
 SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import RecoptError
+from ..contracts.errors import RecoptError
 
 DEBIAN = Path("/usr/share/datasets")
 """Where Debian's packages of data sets put them."""

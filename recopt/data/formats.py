@@ -18,7 +18,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from ..errors import RecoptError
+from ..contracts.errors import RecoptError
 
 CIFAR_RECORD = 1 + 3 * 32 * 32
 _UBYTE = 0x08

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import DataMissing, RecoptError, unknown
+from ..contracts.errors import DataMissing, RecoptError, unknown
 from . import formats
 from .download import FetchError, Remote, fetch
 from .folder import DEBIAN, data_folder, find, offline

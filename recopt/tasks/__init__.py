@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ..errors import unknown
+from ..contracts.errors import unknown
 
 if TYPE_CHECKING:
-    from ..task import Task
+    from ..contracts.task import Task
 
 
 class Entry(NamedTuple):

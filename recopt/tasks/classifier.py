@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..declare import option
-from ..errors import RecoptError
+from ..contracts.errors import RecoptError
+from ..contracts.settings import option
 from . import models
 from .supervised import Examples, Supervised
 

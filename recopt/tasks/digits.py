@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from ..declare import option
+from ..contracts.settings import option
 from .classifier import Classifier
 from .supervised import SPLIT_SEED, Examples, Supervised
 

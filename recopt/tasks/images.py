@@ -8,8 +8,8 @@ from typing import ClassVar
 from weakref import WeakValueDictionary
 
 from .. import data
+from ..contracts.settings import option
 from ..data.folder import data_folder
-from ..declare import option
 from .classifier import NORMALIZATIONS, Classifier
 from .supervised import Examples, Store
 

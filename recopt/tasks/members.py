@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import RecoptError
-from ..stack import parse
-from ..task import Task
+from ..contracts.errors import RecoptError
+from ..contracts.task import Task
+from ..core.notation import parse
 from . import get
 
 

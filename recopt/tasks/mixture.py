@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..declare import option
-from ..errors import RecoptError
-from ..task import Batch, Task
+from ..contracts.errors import RecoptError
+from ..contracts.settings import option
+from ..contracts.task import Batch, Task
 from .members import members
 from .outer import Outer
 from .rescaled import Rescaled

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ..task import Batch, Split, Task
+from ..contracts.task import Batch, Split, Task
 
 
 class Outer(Task):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..declare import option
-from ..errors import RecoptError
-from ..task import Batch, Split, Task
+from ..contracts.errors import RecoptError
+from ..contracts.settings import option
+from ..contracts.task import Batch, Split, Task
 
 
 class Linear(nn.Module):

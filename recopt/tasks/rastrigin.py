@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..declare import option
+from ..contracts.settings import option
 from .functions import Function
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..declare import option
-from ..errors import RecoptError
-from ..task import Task
+from ..contracts.errors import RecoptError
+from ..contracts.settings import option
+from ..contracts.task import Task
 from .members import members
 from .outer import Outer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..declare import option
+from ..contracts.settings import option
 from .functions import Function
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..declare import option
-from ..errors import RecoptError
-from ..task import Batch, Split, Task
+from ..contracts.errors import RecoptError
+from ..contracts.settings import option
+from ..contracts.task import Batch, Split, Task
 from .recurrent import LSTM, Transformer
 
 _STREAMS: dict[Split, int] = {"train": 1, "valid": 2, "test": 3}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..declare import option
-from ..errors import RecoptError
-from ..task import Batch, Split, Task
+from ..contracts.errors import RecoptError
+from ..contracts.settings import option
+from ..contracts.task import Batch, Split, Task
 
 SPLIT_SEED = 20160614
 """Draws the validation examples: not a task's seed, so every task of a family holds out the same ones."""

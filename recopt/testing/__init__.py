@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..strategy import Strategy
+from ..contracts.strategy import Strategy
 from . import answers, derivatives, form, probe
 from .probe import Broken
 from .tasks import TASK_BASIC, TASK_RULES, MakeTask

@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .. import tree
-from ..strategy import Params, State, Strategy, Trial
+from ..contracts import trees
+from ..contracts.strategy import Params, State, Strategy, Trial
 from . import probe
 from .probe import PLAIN, Broken
 
@@ -92,7 +92,7 @@ def purity(make: Make) -> None:
 
 
 def _unchanged(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
-    copies = tree.tree_map(lambda t: t.detach().clone(), arguments)
+    copies = trees.tree_map(lambda t: t.detach().clone(), arguments)
     with torch.no_grad():  # or else autograd would object to some changes in place, less clearly
         answer = call(*arguments)
     if not probe.same(copies, arguments):
@@ -123,7 +123,7 @@ def fresh_state(make: Make) -> None:
     """The first state is independent of the strategy's parameters, which a level above may move meanwhile."""
     strategy, point = make().double(), probe.some(PLAIN, 1)
     first = strategy.init(point)
-    if any(t.requires_grad for t in tree.tensors(first)):
+    if any(t.requires_grad for t in trees.tensors(first)):
         raise Broken("init's state carries a graph: read the parameters in forward, where they are the current ones.")
     with torch.no_grad():
         for p in strategy.parameters():
@@ -160,9 +160,9 @@ def _plain(value: Any, place: str) -> None:
 
 
 def _written_and_read(state: State) -> State:
-    kept = {str(n): t.detach().clone().contiguous() for n, t in enumerate(tree.tensors(state))}
+    kept = {str(n): t.detach().clone().contiguous() for n, t in enumerate(trees.tensors(state))}
     read = safetensors.torch.load(safetensors.torch.save(kept))
-    rest = json.loads(json.dumps(tree.tree_map(lambda _: None, state)))
+    rest = json.loads(json.dumps(trees.tree_map(lambda _: None, state)))
     joined: State = _joined(rest, iter([read[str(n)] for n in range(len(kept))]))
     return joined
 
@@ -201,7 +201,7 @@ def lost_trials(make: Make) -> None:
                 delta, state = strategy(point, lost, state, rng)
                 _not_lost(point, delta, lost, bad)
             delta, state = probe.ask(strategy, point, state, rng, STEPS)
-            if not probe.finite([*delta, *tree.tensors(state)]):
+            if not probe.finite([*delta, *trees.tensors(state)]):
                 raise Broken(
                     f"once losses of {bad} were met, its deltas are never finite again: keep them out of the state."
                 )

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import tree
-from ..apply import over_tasks
-from ..bridge import Patched
-from ..strategy import Params, State, Strategy, Trial
+from ..contracts import trees
+from ..contracts.strategy import Params, State, Strategy, Trial
+from ..engine.apply import over_tasks
+from ..engine.model import Patched
 from . import probe
 from .probe import PLAIN, Broken
 
@@ -139,9 +139,9 @@ def many_tasks(make: Make) -> None:
 
     states = [strategy.init(p) for p in points]
     with torch.no_grad():
-        singly = tree.stack([one(p, s) for p, s in zip(points, states, strict=True)])
+        singly = trees.stack([one(p, s) for p, s in zip(points, states, strict=True)])
         try:
-            together = over_tasks(one, (tree.stack(points), tree.stack(states)), TASKS, strategy.vectorize)
+            together = over_tasks(one, (trees.stack(points), trees.stack(states)), TASKS, strategy.vectorize)
         except Exception as why:
             raise Broken(
                 f"it cannot be mapped over tasks ({type(why).__name__}: {' '.join(str(why).split())}): use no branch "

@@ -7,20 +7,20 @@ import inspect
 import sys
 from collections.abc import Callable
 
-from ..declare import Hyper, Option, declared
-from ..strategy import Params, Strategy
+from ..contracts.settings import Hyper, Option, declared
+from ..contracts.strategy import Params, Strategy
 from . import probe
 from .probe import PLAIN, Broken
 
 Make = Callable[[], Strategy]
-PUBLIC_MODULES = ("blocks", "draws")
+PUBLIC_MODULES = ("toolkit",)
 """Submodules that are for plugins, besides what ``recopt`` itself exports."""
 STEPS = 3
 
 
 def imports(source: str) -> None:
     """The file imports torch, recopt's public names and the standard library, nothing else."""
-    from .. import __all__
+    from ..public import HOME
 
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -32,7 +32,7 @@ def imports(source: str) -> None:
             continue
         for name in names:
             first, _, rest = name.partition(".")
-            public = rest in __all__ or rest.partition(".")[0] in PUBLIC_MODULES
+            public = rest in HOME or rest.partition(".")[0] in PUBLIC_MODULES
             allowed = first == "torch" or first in sys.stdlib_module_names or (first == "recopt" and public)
             if not allowed:
                 raise Broken(

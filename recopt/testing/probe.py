@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from .. import tree
-from ..strategy import Params, State, Strategy, Trial
+from ..contracts import trees
+from ..contracts.strategy import Params, State, Strategy, Trial
 
 Shape = tuple[int, ...]
 PLAIN: tuple[Shape, ...] = ((3,), (2, 4))
@@ -96,7 +96,7 @@ def same(one: Any, other: Any) -> bool:
 
 def close(one: Any, other: Any, tolerance: float = 1e-9) -> bool:
     """Whether two trees of one structure agree to ``tolerance``, relative to the largest number of a tensor."""
-    a, b = tree.tensors(one), tree.tensors(other)
+    a, b = trees.tensors(one), trees.tensors(other)
     if len(a) != len(b) or any((x.shape, x.dtype) != (y.shape, y.dtype) for x, y in zip(a, b, strict=True)):
         return False
     return all(

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import tree
-from ..bridge import Patched
-from ..declare import Option, declared
-from ..task import Split, Task
+from ..contracts import trees
+from ..contracts.settings import Option, declared
+from ..contracts.task import Split, Task
+from ..engine.model import Patched
 from . import probe
 from .probe import Broken
 
@@ -145,7 +145,7 @@ def vectorized(make: MakeTask) -> None:
         return members[0].loss(lambda *args: torch.func.functional_call(blank, (p, b), args), batch)  # type: ignore[arg-type]
 
     try:
-        mapped = torch.func.vmap(loss, randomness="different")(params, buffers, tree.stack(found))
+        mapped = torch.func.vmap(loss, randomness="different")(params, buffers, trees.stack(found))
     except Exception as why:
         raise Broken(
             f"its loss cannot be mapped over tasks ({type(why).__name__}): set vectorize = False in the class."
@@ -169,9 +169,9 @@ def _model(task: Task) -> nn.Module:
 
 
 def _cast(batch: Any, dtype: torch.dtype) -> Any:
-    return tree.tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, batch)
+    return trees.tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, batch)
 
 
 def _same(one: Any, other: Any) -> bool:
-    a, b = tree.tensors(one), tree.tensors(other)
+    a, b = trees.tensors(one), trees.tensors(other)
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

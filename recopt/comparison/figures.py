@@ -1,0 +1,159 @@
+"""The figures that the runs of each competitor are judged by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..running.repeats import Floats, Runs
+from ..running.statistics import Interval, Paired, crossed_interval, median_interval
+from .contenders import Competitor
+from .tuning import Trial
+
+_END = 0.05
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One competitor with its runs; ``trials`` are those of its tuning."""
+
+    competitor: Competitor
+    runs: Runs
+    trials: Sequence[Trial] = ()
+    tuning_score: float = math.nan
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.competitor.name
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those that it was trained from; none if it was not trained for the comparison."""
+        return [training.seed for training in self.competitor.trainings]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one competitor.
+
+    Attributes:
+        score: what is compared (see ``CompareSpec.measure``): mean and median over tasks. Diverged runs are in
+            them, with each loss capped at a hundred times the run's first one.
+        final: the training loss after the last step, capped likewise.
+        test: what was measured on the ``test`` split, means over tasks: the loss capped likewise, others NaN if one is.
+        diverged: the share of runs with a loss that is not finite, or a last one above ten times the first.
+        rose: the share of runs whose last loss is above the first.
+        evaluations, hypergradients: per run.
+        prepared: evaluations of tuning or meta-training; None if unknown.
+        difference: from the reference, task by task, and training by training where both were trained from the same
+            seeds (see :func:`recopt.running.statistics.crossed_paired`); None for the reference itself.
+        p: of ``difference``, corrected for the number of competitors (Holm).
+        trainings: how often it was trained. If several times, intervals of means have the spread over trainings
+            in them (see :func:`recopt.running.statistics.crossed_interval`), and medians are of the means over
+            trainings.
+        break_even: see :func:`break_even`; None where it is not known.
+    """
+
+    name: str
+    kind: str
+    score: tuple[Interval, Interval]
+    final: tuple[Interval, Interval]
+    test: dict[str, Interval]
+    diverged: float
+    rose: float
+    evaluations: float
+    hypergradients: float
+    prepared: int | None
+    difference: Paired | None
+    p: float | None
+    break_even: float | None
+    trainings: int = 1
+
+
+def figures_of(entry: Entry, base: Entry, measure: str, difference: Paired | None, p: float | None) -> Figures:
+    runs = entry.runs
+    score, last = runs.by_task(runs.score(measure)), runs.by_task(runs.capped[:, -1])
+    with np.errstate(invalid="ignore"):
+        rose = ~(runs.losses[:, -1] <= runs.losses[:, 0])
+    return Figures(
+        entry.name, entry.competitor.kind, _middles(score), _middles(last),
+        {key: crossed_interval(runs.by_task(x)) for key, x in runs.measured.items()},
+        float(runs.diverged.mean()), float(rose.mean()), runs.evaluations, runs.hypergradients,
+        entry.competitor.prepared, difference, p, break_even(entry, base), runs.times,
+    )  # fmt: skip
+
+
+def _middles(values: Floats) -> tuple[Interval, Interval]:
+    """Mean and median of ``values`` (trainings, tasks)."""
+    return crossed_interval(values), median_interval(values.mean(0))
+
+
+def break_even(entry: Entry, base: Entry) -> float | None:
+    """How many tasks must be trained before what ``entry`` saves on them has paid for its preparation.
+
+    It is (its preparation − that of ``base``) / (evaluations saved per task), all in evaluations of the task. Saved
+    are those that a run of ``base`` takes less those that ``entry`` takes until its median loss stays at or below the
+    one that ``base`` ends with: the mean of its median curve over the last 5 % of the evaluations.
+
+    Returns:
+        0 where nothing has to be made good, inf where nothing is saved, None where a preparation is not known or
+        the two are the same.
+    """
+    mine, theirs = entry.competitor.prepared, base.competitor.prepared
+    if entry is base or mine is None or theirs is None:
+        return None
+    saved = base.runs.evaluations - _reaches(entry.runs, _ending(base.runs))
+    if saved <= 0:
+        return math.inf
+    return max(0.0, (mine - theirs) / saved)
+
+
+def _ending(runs: Runs) -> float:
+    middle = np.median(runs.capped, axis=0)
+    return float(middle[-max(1, round(_END * len(middle))) :].mean())
+
+
+def _reaches(runs: Runs, target: float) -> float:
+    """Evaluations until the median loss stays at or below ``target``; inf if it does not."""
+    above = np.flatnonzero(np.median(runs.capped, axis=0) > target)
+    steps = runs.losses.shape[1] - 1
+    first = int(above[-1]) + 1 if len(above) else 0
+    return math.inf if first > steps else first * runs.evaluations / steps
+
+
+def bands(runs: Runs) -> dict[str, Floats]:
+    """Median, quartiles and mean of the capped losses at every evaluation, each of shape (T + 1,)."""
+    low, middle, high = np.quantile(runs.capped, [0.25, 0.5, 0.75], axis=0)
+    return {"median": middle, "quartile1": low, "quartile3": high, "mean": runs.capped.mean(0)}
+
+
+def row(figures: Figures) -> dict[str, Any]:
+    """The figures of one competitor in one flat row, for tables."""
+    (mean, median), (final, final_median) = figures.score, figures.final
+    found: dict[str, Any] = {"name": figures.name, "kind": figures.kind}
+    named = {"score": mean, "score_median": median, "final": final, "final_median": final_median}
+    for key, interval in {**named, **{f"test_{key}": x for key, x in figures.test.items()}}.items():
+        found |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
+    for key in ("diverged", "rose", "evaluations", "hypergradients", "prepared", "break_even", "trainings"):
+        found[key] = getattr(figures, key)
+    if figures.difference is not None:
+        for key in ("mean", "median"):
+            values = _ends(getattr(figures.difference, key))
+            found |= {f"difference_{key}{end}": value for end, value in values.items()}
+        found |= {"lower_than_reference": figures.difference.lower, "p": figures.difference.p, "p_holm": figures.p}
+    return found
+
+
+def _ends(interval: Interval) -> dict[str, float]:
+    """An interval by the endings of the columns it makes."""
+    return {"": interval.value, "_low": interval.low, "_high": interval.high}
+
+
+def trial_rows(entry: Entry) -> list[dict[str, Any]]:
+    """The trials of an entry's tuning as rows."""
+    return [{**trial.values, "score": trial.score} for trial in entry.trials]

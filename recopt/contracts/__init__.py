@@ -1,0 +1,1 @@
+"""What everything else is written against: strategies, tasks, their settings, trees of tensors, and errors."""

@@ -1,0 +1,145 @@
+"""Declared settings: what a strategy or a task can be given by name, checked in one place.
+
+``option`` declares a fixed setting (a size, a flag); ``positive``, ``unit`` and ``real`` declare a
+hyperparameter of a strategy: a number in a domain that a level above may move.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+
+from .domains import DOMAINS, Domain
+from .errors import RecoptError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class Option(Generic[T]):
+    """A fixed setting. Reads as its value on an instance and as itself on the class."""
+
+    def __init__(
+        self, default: T, help: str = "", choices: tuple[T, ...] | None = None, least: float | None = None
+    ) -> None:
+        self.default, self.help, self.choices, self.least = default, help, choices, least
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Option[T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: object | None, owner: type) -> Option[T] | T:
+        if instance is None:
+            return self
+        return cast(T, instance.__dict__.get("_options", {}).get(self.name, self.default))
+
+    def parse(self, value: Any, where: str) -> T:
+        """``value`` as this option's type. Raises RecoptError naming ``where``."""
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if kind is tuple and isinstance(value, list | int | float):
+            value = tuple(value) if isinstance(value, list) else (value,)
+        if (self.default is not None and not isinstance(value, kind)) or (kind is int and isinstance(value, bool)):
+            raise RecoptError(f"{where} must be {_KINDS.get(kind, kind.__name__)}, not {value!r}.")
+        if self.least is not None and not value >= self.least:
+            raise RecoptError(f"{where} must be at least {self.least:g}, not {value!r}.")
+        if self.choices is not None and value not in self.choices:
+            raise unknown("value", str(value), map(str, self.choices), f"for {where}")
+        return cast(T, value)
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list"}
+
+
+class Hyper:
+    """A hyperparameter: a number in a domain, moved in that domain's coordinate by a level above.
+
+    On an instance it reads as the natural value, a 0-dimensional tensor that carries the graph.
+    With ``off`` the domain is closed at that one value, where the term it weighs is absent
+    (``momentum=0``): it is then no parameter and cannot be moved. ``above`` is the default where the strategy moves
+    the logarithms of other strategies' hyperparameters on normalized signals, and not a model: a length there means
+    another thing (see :func:`recopt.core.completion.strides`).
+    """
+
+    def __init__(
+        self, default: float, domain: str, help: str = "", off: float | None = None, above: float | None = None
+    ) -> None:
+        self.default, self.domain, self.help, self.off, self.above = default, DOMAINS[domain], help, off, above
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Hyper: ...
+    @overload
+    def __get__(self, instance: nn.Module, owner: type) -> Tensor: ...
+    def __get__(self, instance: nn.Module | None, owner: type) -> Hyper | Tensor:
+        if instance is None:
+            return self
+        moved = instance._parameters.get(self.name)
+        if moved is None:
+            return cast("Tensor", instance._buffers[f"{self.name}_off"])
+        domain: Domain = instance.__dict__["_domains"][self.name]
+        return domain.natural(moved)
+
+    def __set__(self, instance: nn.Module, value: object) -> None:
+        raise AttributeError(f"'{self.name}' is a hyperparameter: give it when the strategy is made.")
+
+
+def option(default: T, help: str = "", choices: tuple[T, ...] | None = None, least: float | None = None) -> Option[T]:
+    """Declare a fixed setting whose type is that of ``default``; ``least``: the smallest number that it may be."""
+    return Option(default, help, choices, least)
+
+
+def positive(default: float, help: str = "", off: float | None = None, above: float | None = None) -> Hyper:
+    """Declare a hyperparameter in (0, ∞), moved as its logarithm. ``off=0`` also admits 0: absent.
+
+    ``above``: its default in levels that move other strategies' hyperparameters, if that is another one.
+    """
+    return Hyper(default, "positive", help, off, above)
+
+
+def unit(default: float, help: str = "", off: float | None = None) -> Hyper:
+    """Declare a hyperparameter in (0, 1), moved as its logit. ``off=0`` also admits 0: absent."""
+    return Hyper(default, "unit", help, off)
+
+
+def real(default: float, help: str = "") -> Hyper:
+    """Declare a hyperparameter on the whole line."""
+    return Hyper(default, "real", help)
+
+
+def plain_name(owner: type) -> str:
+    """A class's name as its plugin is asked for: ``RandomSearch`` is ``random-search``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", owner.__name__).lower()
+
+
+def declared(owner: type, kind: type[T]) -> dict[str, T]:
+    """All settings of ``kind`` (Option or Hyper) that ``owner`` and its bases declare, bases first."""
+    found: dict[str, T] = {}
+    for base in reversed(owner.__mro__):
+        found |= {name: value for name, value in vars(base).items() if isinstance(value, kind)}
+    return found
+
+
+def parse_options(owner: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options of ``owner`` with ``values`` set. Raises RecoptError on an unknown name or a wrong type."""
+    options = declared(owner, Option)
+    for name in values:
+        if name not in options:
+            known = [*options, *declared(owner, Hyper)]
+            raise unknown("option", name, known, f"of {where}")
+    return {
+        name: o.parse(values[name], f"{where}.{name}") if name in values else o.default for name, o in options.items()
+    }

@@ -1,0 +1,173 @@
+"""The notation for stacks, innermost first: ``adam(lr=1e-3)/sgd(lr=1e-2)/annealing``.
+
+Grammar::
+
+    stack    = layer { "/" layer }
+    layer    = term { "+" term }
+    term     = name [ "@" label ] [ "(" name "=" value { "," … } ")" ] [ "[" pattern { "," pattern } "]" ]
+
+Every strategy of a layer moves each strategy of the layer beneath (the first layer moves the task), as
+far as its patterns match. One label is one strategy, wherever it stands: ``lstm@a/lstm@a`` moves itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from ..contracts.errors import RecoptError
+from .level import TASK, Level
+
+_TERM = re.compile(
+    r"\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?:@(?P<label>[A-Za-z_]\w*))?\s*"
+    r"(?:\((?P<settings>[^()]*(?:\([^()]*\)[^()]*)*)\))?\s*(?:\[(?P<only>[^\]]*)\])?\s*"
+)
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One strategy in a stack: its plugin name, its slot, its settings, and the patterns it is confined to."""
+
+    name: str
+    slot: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """``text`` at each ``mark`` outside of brackets."""
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char in "([") - (char in ")]")
+        if char == mark and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return parts
+
+
+def _value(text: str) -> Any:
+    text = text.strip()
+    if _FLOAT.fullmatch(text) and any(c in text for c in ".eE"):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _settings(text: str, where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in _split(text, ",") if text.strip() else []:
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise RecoptError(f"'{item.strip()}' in {where} should read name=value.")
+        key = name.strip().replace("-", "_")
+        if key in found:
+            raise RecoptError(f"'{key}' is given twice in {where}: keep one of them.")
+        found[key] = _value(value)
+    return found
+
+
+def parse(text: str) -> list[list[Term]]:
+    """The layers of a stack, innermost first.
+
+    Raises:
+        RecoptError: if ``text`` is not in the notation, naming the piece that is not.
+    """
+    layers: list[list[Term]] = []
+    used: dict[str, str] = {}
+    for depth, layer in enumerate(_split(text, "/"), 1):
+        terms = []
+        for piece in _split(layer, "+"):
+            match = _TERM.fullmatch(piece)
+            if not match:
+                what = f"'{piece.strip()}'" if piece.strip() else "an empty place"
+                raise RecoptError(f"{what} in stack '{text}' (level {depth}) should read like adam(lr=1e-3).")
+            terms.append(_term(match, depth, used, text))
+        layers.append(terms)
+    return layers
+
+
+def _term(match: re.Match[str], depth: int, used: dict[str, str], text: str) -> Term:
+    name, label = match["name"], match["label"]
+    settings = _settings(match["settings"] or "", f"'{match[0].strip()}'")
+    only = tuple(p.strip() for p in (match["only"] or "").split(",") if p.strip())
+    slot = label or name.replace("-", "_")
+    if label is None and slot in used:
+        slot = f"{slot}{depth}"
+        while slot in used:
+            slot += "_"
+    if slot in used and used[slot] != name:
+        raise RecoptError(f"Label '@{slot}' names both {used[slot]} and {name} in stack '{text}': use two labels.")
+    if slot in used and settings:
+        raise RecoptError(f"'@{slot}' has its settings where it first stands in stack '{text}': drop the later ones.")
+    used[slot] = name
+    return Term(name, slot, settings, only)
+
+
+def levels_of(layers: Sequence[Sequence[Term]], names: Mapping[str, Sequence[str]]) -> list[Level]:
+    """The levels a stack stands for. ``names`` gives the parameter names of each strategy's slot.
+
+    A term with patterns moves the slots beneath in which they match something.
+    """
+    from fnmatch import fnmatchcase
+
+    levels: list[Level] = []
+    beneath = [TASK]
+    for layer in layers:
+        for term in layer:
+            for slot in beneath:
+                have = names.get(slot)
+                matches = have is None or any(fnmatchcase(n, p) for n in have for p in term.only)
+                if not term.only or matches or len(beneath) == 1:
+                    levels.append(Level(moves=slot, by=term.slot, only=term.only))
+            if term.only and not any(level.by == term.slot for level in levels):
+                raise RecoptError(f"'{term.name}[{','.join(term.only)}]' matches no parameter of {', '.join(beneath)}.")
+        beneath = list(dict.fromkeys(term.slot for term in layer))
+    return levels
+
+
+def notation(levels: Sequence[Level], labels: Mapping[str, str], names: Mapping[str, Sequence[str]]) -> str:
+    """Levels as a stack if that stack stands for just these, else as arrows (``task ← adam, adam ← sgd``)."""
+    text = "/".join(_layers(levels, labels))
+    try:
+        found = levels_of(parse(text), names)
+    except RecoptError:
+        found = []
+    if [(x.moves, x.by, x.only) for x in found] == [(x.moves, x.by, x.only) for x in levels]:
+        return text
+    return ", ".join(f"{level.moves} ← {_written(level, labels)}" for level in levels)
+
+
+def _layers(levels: Sequence[Level], labels: Mapping[str, str]) -> list[str]:
+    """The layers of the stack that would come nearest."""
+    layers, beneath, rest = [], [TASK], list(levels)
+    labels = dict(labels)
+    while rest:
+        layer = [level for level in rest if level.moves in beneath and level.moves == rest[0].moves]
+        layer += [x for x in rest if x.moves in beneath and x not in layer and x.by in {y.by for y in layer}]
+        if not layer:
+            break
+        layers.append(" + ".join(dict.fromkeys(_written(level, labels) for level in layer)))
+        # Settings stand where a label stands first.
+        labels |= {level.by: labels.get(level.by, level.by).partition("(")[0] for level in layer}
+        rest = [level for level in rest if level not in layer]
+        beneath = list(dict.fromkeys(level.by for level in layer))
+    return layers
+
+
+def with_settings(label: str, settings: Mapping[str, float]) -> str:
+    """``label``, a strategy in stack notation, with more settings."""
+    added = ", ".join(f"{key}={value:g}" for key, value in settings.items())
+    return f"{label[:-1]}, {added})" if label.endswith(")") else f"{label}({added})"
+
+
+def _written(level: Level, labels: Mapping[str, str]) -> str:
+    only = f"[{','.join(level.only)}]" if level.only else ""
+    return labels.get(level.by, level.by) + only

@@ -1,0 +1,63 @@
+"""How levels hang together: which slot moves which, and what scores it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from ..contracts.strategy import Strategy
+from .level import TASK, Level
+
+
+class Structure:
+    """Levels over slots as they were given; :class:`recopt.Graph` is one that is checked and complete.
+
+    Attributes:
+        movers: by slot, the task's first, the levels (0-based) that move it.
+        subjects: by level, the levels whose strategy it moves and whose losses score it.
+        above: by level, the levels that are scored by what it moves.
+    """
+
+    def __init__(self, levels: Sequence[Level], slots: Mapping[str, Strategy]) -> None:
+        self.slots = dict(slots)
+        # Weights that a strategy's author froze stay as they are, as a model's do.
+        self._still = {(slot, n) for slot, s in slots.items() for n, p in s.named_parameters() if not p.requires_grad}
+        self.names = {name: [n for n, _ in s.named_parameters()] for name, s in slots.items()}
+        self.levels = list(levels)
+        self.subjects = [[m for m in range(n) if self.levels[m].by == x.moves] for n, x in enumerate(self.levels)]
+        self.movers = {s: [n for n, x in enumerate(self.levels) if x.moves == s] for s in (TASK, *self.slots)}
+        self.above = [[n for n, below in enumerate(self.subjects) if m in below] for m in range(len(self.levels))]
+
+    def clock(self, number: int) -> int:
+        """The subject whose steps level ``number`` counts: the slowest, if there are several."""
+        return self.subjects[number][-1]
+
+    def below(self, number: int) -> set[int]:
+        """All levels under ``number``: its subjects, their subjects, and so on."""
+        found: set[int] = set()
+        for m in self.subjects[number]:
+            found |= {m} | self.below(m)
+        return found
+
+    def order(self, number: int) -> int:
+        """Whether level ``number`` (0-based) moves by a first-order (1) or a zero-order (0) strategy."""
+        return self.slots[self.levels[number].by].order
+
+    def moved(self, number: int, names: Sequence[str]) -> list[int]:
+        """Which of the parameters ``names`` of its slot level ``number`` moves, as indices."""
+        level = self.levels[number]
+        free = [i for i, n in enumerate(names) if (level.moves, n) not in self._still]
+        if level.only:
+            return [i for i in free if any(fnmatchcase(names[i], p) for p in level.only)]
+        taken = {
+            i
+            for m, other in enumerate(self.levels)
+            if m != number and other.moves == level.moves and other.only
+            for i in self.moved(m, names)
+        }
+        return [i for i in free if i not in taken]
+
+    def evaluations(self, number: int) -> int:
+        """Evaluations of the task between two steps of level ``number``."""
+        level = self.levels[number]
+        return 1 if level.moves == TASK else (level.every or 1) * self.evaluations(self.clock(number))

@@ -1,0 +1,165 @@
+"""The run state in one file, without pickle: tensors as safetensors, everything else as JSON in its header."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..contracts.errors import RecoptError
+from ..core import state as state_module
+from ..core.level import TASK
+from ..core.state import RunState
+from .budget import Budget
+from .engine import Engine
+
+FORMAT = "1"
+_CLASSES = {
+    c.__name__: c
+    for c in vars(state_module).values()
+    if isinstance(c, type) and dataclasses.is_dataclass(c) and c.__module__ == state_module.__name__
+}
+
+
+def pack(tree: Any, found: dict[int, tuple[str, Tensor]]) -> Any:
+    """``tree`` as JSON; its tensors go to ``found``, by identity, so that what is shared is written once.
+
+    Raises:
+        RecoptError: for a leaf that is neither a tensor nor plain.
+    """
+    if isinstance(tree, Tensor):
+        name, _ = found.setdefault(id(tree), (str(len(found)), tree))
+        return {"$tensor": name}
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        fields = {f.name: pack(getattr(tree, f.name), found) for f in dataclasses.fields(tree)}
+        return {"$class": type(tree).__name__, "fields": fields}
+    if isinstance(tree, dict):
+        return {"$dict": [[pack(k, found), pack(v, found)] for k, v in tree.items()]}
+    if isinstance(tree, tuple):
+        return {"$tuple": [pack(x, found) for x in tree]}
+    if isinstance(tree, list):
+        return [pack(x, found) for x in tree]
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    raise RecoptError(
+        f"The state of a strategy holds something of type {type(tree).__name__}, which cannot be saved: use dicts, "
+        "lists, tensors and plain numbers ('recopt check' says where)."
+    )
+
+
+def unpack(node: Any, tensors: dict[str, Tensor], device: torch.device, keep: bool = False) -> Any:
+    """The inverse of :func:`pack`, with tensors on ``device``; generators' states (``rng``) stay on the CPU."""
+    if isinstance(node, list):
+        return [unpack(x, tensors, device, keep) for x in node]
+    if not isinstance(node, dict):
+        return node
+    if "$tensor" in node:
+        found = tensors[node["$tensor"]]
+        return found if keep else found.to(device)
+    if "$class" in node:
+        fields = {k: unpack(v, tensors, device, keep or k == "rng") for k, v in node["fields"].items()}
+        return _CLASSES[node["$class"]](**fields)
+    if "$tuple" in node:
+        return tuple(unpack(x, tensors, device, keep) for x in node["$tuple"])
+    return {unpack(k, tensors, device, keep): unpack(v, tensors, device, keep) for k, v in node["$dict"]}
+
+
+def save(engine: Engine, path: Path, note: Any = None) -> None:
+    """Write what :func:`load` continues from, bit for bit; the file is replaced as a whole or not at all.
+
+    What is written is the last moment at which no tape was open, and how many steps have passed since:
+    a graph cannot be saved, but the steps can be taken again. ``note`` (dicts, lists, tensors, numbers)
+    is kept with it.
+    """
+    found: dict[int, tuple[str, Tensor]] = {}
+    header = {
+        "format": FORMAT,
+        "step": engine.state.step,
+        "replay": engine.replay,
+        "budget": engine.budget.plain(),
+        "note": pack(note, found),
+        "state": pack(engine.clean, found),
+    }
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in found.values()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={"recopt": json.dumps(header)})
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def check(path: Path) -> int:
+    """The step that a checkpoint was written at. Raises RecoptError if there is none, or it is damaged."""
+    return int(_open(path)[0]["step"])
+
+
+def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise RecoptError(f"There is no checkpoint at {path}: the run wrote none, or it was moved.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {})["recopt"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as why:
+        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged ({why}).") from None
+    if not isinstance(header, dict):
+        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (its header is no mapping).")
+    if header.get("format") != FORMAT:
+        raise RecoptError(
+            f"{path} has format {header.get('format')}, and this recopt reads {FORMAT}: use the one that wrote it."
+        )
+    if not isinstance(header.get("step"), int):
+        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (it does not say its step).")
+    return header, tensors
+
+
+def _state(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> RunState:
+    try:
+        state = unpack(header["state"], tensors, device)
+        _, _, _ = int(header["step"]), int(header["replay"]), Budget.from_plain(header["budget"])
+    except (KeyError, TypeError, ValueError, AttributeError) as why:
+        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged ({why!r}).") from None
+    if not isinstance(state, RunState):
+        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (it holds no state).")
+    return state
+
+
+def load(engine: Engine, path: Path) -> Any:
+    """Bring ``engine``, made from the same spec, to where the checkpoint was written; the note kept with it.
+
+    Raises:
+        RecoptError: if there is no checkpoint, it is damaged, or it belongs to another graph or task.
+    """
+    header, tensors = _open(path)
+    state = _state(path, header, tensors, engine.device)
+    # The tasks of another draw may have models of another structure.
+    task = engine.family.fresh(state.slots[TASK].draw)
+    own = {**engine.state.slots, TASK: task}
+    mine = {name: [tuple(p.shape) for p in slot.params] for name, slot in own.items()}
+    theirs = {name: [tuple(p.shape) for p in slot.params] for name, slot in state.slots.items()}
+    if mine != theirs or len(state.levels) != len(engine.levels):
+        odd = next((n for n in {*mine, *theirs} if mine.get(n) != theirs.get(n)), "levels")
+        raise RecoptError(
+            f"The checkpoint {path} is of another graph ('{odd}' differs): resume it with the spec beside it."
+        )
+    engine.resume(state, header["replay"], Budget.from_plain(header["budget"]))
+    return unpack(header.get("note"), tensors, torch.device("cpu"))
+
+
+def read(path: Path) -> tuple[RunState, int]:
+    """The state in a checkpoint (its last clean moment), on the CPU, and the step it was written at."""
+    header, tensors = _open(path)
+    return _state(path, header, tensors, torch.device("cpu")), header["step"]

@@ -1,0 +1,90 @@
+"""Random numbers that models draw from torch's global generators (dropout …): each run has its own.
+
+Strategies and data have generators of their own; a model has none that could be given to it. So a run lends torch's
+global generators for each of its steps, and whatever else runs in the process neither sees nor disturbs that. They
+are one for all threads, so runs that are to step at the same time need processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
+
+from ..contracts import trees
+from ..core.state import RunState
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+class Stream:
+    """The random numbers of an engine's models, as a context: while it is entered, torch's global generators give them.
+
+    Between two steps the place in the stream is in the run's state. It is what a model draws on the CPU and, if the
+    run's device is a CUDA one, what it draws there.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self._generators = engine, _generators(engine.device)
+        self._outside: Sequence[Tensor] = []
+
+    def __enter__(self) -> None:
+        self._outside = _read(self._generators)
+        _write(self._generators, self.engine.state.rng)
+
+    def __exit__(self, *why: object) -> None:
+        self.engine.state.rng = _read(self._generators)
+        _write(self._generators, self._outside)
+
+    def copy(self, state: RunState) -> RunState:
+        """A snapshot of ``state``, with where the stream is; while it is entered."""
+        out = trees.snapshot(state)
+        out.rng = _read(self._generators)
+        return out
+
+    def go(self, state: RunState) -> None:
+        """Go on from where the stream was when ``state`` was copied; while it is entered."""
+        _write(self._generators, state.rng)
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Torch's global generators begin at ``seed`` (None: they go on), and are put back in the end."""
+    generators = _generators(device)
+    before = _read(generators)
+    try:
+        if seed is not None:
+            _seed(seed, device, generators)
+        yield
+    finally:
+        _write(generators, before)
+
+
+def _generators(device: torch.device) -> list[Generator]:
+    """The CPU's, and that of ``device`` if it is a CUDA one."""
+    if device.type != "cuda":
+        return [torch.default_generator]
+    torch.cuda.init()
+    number = torch.cuda.current_device() if device.index is None else device.index
+    return [torch.default_generator, torch.cuda.default_generators[number]]
+
+
+def _seed(seed: int, device: torch.device, generators: Sequence[Generator]) -> None:
+    if device.type not in ("cpu", "cuda"):  # whose generator cannot be put back: it may begin alike at least
+        torch.manual_seed(seed)
+    for generator in generators:
+        generator.manual_seed(seed)
+
+
+def _read(generators: Sequence[Generator]) -> list[Tensor]:
+    return [generator.get_state() for generator in generators]
+
+
+def _write(generators: Sequence[Generator], states: Sequence[Tensor]) -> None:
+    # A run may be resumed on another kind of device than it was on.
+    for generator, state in zip(generators, states, strict=False):
+        generator.set_state(state.cpu())

@@ -1,0 +1,1 @@
+"""Closed forms that shipped strategies name as their ``kernel`` and ``formula`` (see recopt.optim.kernel)."""

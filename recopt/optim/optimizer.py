@@ -1,0 +1,227 @@
+"""``recopt.Optimizer``: a ``torch.optim.Optimizer`` whose hyperparameters are moved by the levels above it.
+
+    opt = recopt.Optimizer(model.parameters(), "adam/sgd")
+    ...
+    loss.backward(); opt.step()
+
+Only ``p.grad`` is read (DESIGN "No graph needed"), so it works with any model, compiled or not, under automatic
+mixed precision, gradient accumulation and data-parallel training: all ranks see the same reduced gradients and
+compute the same hyperparameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contracts.errors import RecoptError
+from . import groups as grouping
+from . import saving
+from .plan import Options, Stack, check_options, located
+from .signals import one_number
+from .towers import Scope, Towers, held_out
+
+Callback = Callable[[int, dict[str, float]], None]
+DEFAULT_STACK = "adam/adagrad(lr=1)[lr]"
+"""Knob-free: the start value of Adam's rate hardly matters, and the 1 is the unit of its logarithm (see docs)."""
+
+
+class Optimizer(torch.optim.Optimizer):
+    """A tower of strategies over a model's parameters.
+
+    Args:
+        params: as for any ``torch.optim`` optimizer: tensors, named tensors, or groups. A group may have its own
+            ``stack``, its own settings of the strategy of level 1 (``lr`` …) and ``maximize``.
+        stack: the stack in notation, innermost first (``"adam(lr=1e-3)/sgd"``), or strategies in a list; or a trained
+            rule: its name, the folder of its export, or where MLflow has that: ``"runs:/RUN_ID"``,
+            ``"models:/NAME@ALIAS"``, ``"models:/NAME/VERSION"``. Left out: Adam whose learning rate finds itself.
+        depth: height to which the last strategy is repeated.
+        scope: what shares one set of hyperparameters: all groups, each group, or each tensor by itself.
+        normalize: of the levels above the first, instead of their defaults (``rms_all``); ``"none"`` for the raw tower.
+        every: steps of level 1 between two steps of level 2: K-step windows (see docs/optimizer.md, greedy bias).
+        levels: more per level, from 1: ``{2: {"normalize": "cosine", "every": 5, "only": ["lr"]}}``.
+        maximize: climb instead of descend.
+        guard: skip non-finite gradients, take back steps that led to them, bound wild steps of upper levels.
+        average: keep a mean of the parameters beside them, for :meth:`averaged`: True, or how fast it forgets (8: the
+            last ninth of the run counts most; 0: plain). It changes no step, and costs one copy of the parameters.
+        fused: use the closed forms that strategies offer; False tapes everything (slower, the same result).
+        callback: called after each ``log_every``-th step with its number and :meth:`hyperparameters`.
+        log_every: how often the callback is called.
+        seed: of the strategies that draw random numbers, and of the initial weights of untrained ones.
+        store: the MLflow address that ``runs:/`` and ``models:/`` are looked up in; without it, where
+            ``MLFLOW_TRACKING_URI`` says, or else ``runs/mlflow.db``.
+        **settings: settings of the strategies of level 1, such as ``lr=1e-3``; not of groups with a stack of their own.
+
+    A learning-rate scheduler acts on ``group["lr"]``, which starts at the strategy's ``lr`` (1 if it has none) and is
+    never changed by the tower: what the scheduler makes of it, relative to its start, *multiplies the updates* of
+    level 1, so a schedule's shape and the tuned rate are independent. The tuned values: :meth:`hyperparameters`.
+    Of a group only ``lr`` and ``maximize`` may be changed later; other settings written there are refused.
+
+    Raises:
+        RecoptError: for empty or overlapping groups, unknown stacks and settings, impossible towers, exports that
+            are not there or are damaged.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], stack: Stack | None = None, *, depth: int | None = None, scope: Scope = "group",
+        normalize: str | None = None, every: int | None = None, levels: Mapping[int, Mapping[str, Any]] | None = None,
+        maximize: bool = False, guard: bool = True, average: bool | float = False, fused: bool = True,
+        callback: Callback | None = None, log_every: int = 1, seed: int = 0, store: str | None = None, **settings: Any,
+    ) -> None:  # fmt: skip
+        if scope not in ("global", "group", "tensor"):
+            raise RecoptError(f"scope={scope!r} must be 'global', 'group' or 'tensor'.")
+        options = Options(depth, normalize, every, levels or {}, guard, fused, seed, average)
+        check_options(options, maximize=maximize, callback=callback, log_every=log_every)
+        self._callback, self._log_every = callback, log_every
+        self._towers = Towers(options, scope)
+        self._store = store
+        self._stack = located(DEFAULT_STACK if stack is None else stack, store)
+        self._settings = settings
+        self._steps, self._away = 0, False
+        found = grouping.listed(params)
+        super().__init__(found, {"lr": None, "maximize": maximize})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, with its own ``stack`` and settings if it has any.
+
+        Raises:
+            RecoptError: if it is empty, shares a tensor with another group, or has an unknown setting.
+        """
+        group = grouping.checked(param_group, self.param_groups, len(self.param_groups))
+        stack = group.get("stack")
+        own = grouping.settings_of(group, self._settings if stack is None else {})
+        super().add_param_group(group)
+        number, group = len(self.param_groups) - 1, self.param_groups[-1]
+        names = group.get("param_names") or [f"{number}.{i}" for i in range(len(group["params"]))]
+        try:
+            built = self._stack if stack is None else located(stack, self._store)
+            self._towers.cover(self.param_groups, built, own, names)
+        except BaseException:
+            self.param_groups.pop()
+            raise
+        if group.pop("stack", None) is not None:
+            group["stack"] = stack if isinstance(stack, str) else repr(stack)
+        group["lr"] = group["lr_start"] = self._towers.groups[number].rate
+
+    # stepping
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def step(
+        self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None,
+        valid_loss: Tensor | None = None, valid: Callable[[], Tensor] | None = None,
+    ) -> Any:  # fmt: skip
+        """One step of every level that is due; what ``closure`` returned.
+
+        Args:
+            closure: clears the gradients, computes the loss, calls ``backward`` and returns the loss.
+            loss: the loss, where it is known: zero-order levels and rules such as ``blend``, and with it ``learned``,
+                need it, and the guard sees explosions by it.
+                In data-parallel training give the mean over all ranks, so that all decide alike.
+            valid_loss: a loss on held-out data at the present point, with its graph: the levels above the first are
+                then moved by its gradient instead of the training one's (one more backward pass).
+            valid: a function that computes it, called with gradients enabled.
+
+        Raises:
+            RecoptError: for sparse gradients, a strategy without the loss that it needs, or a group that was changed.
+        """
+        _check_home(self._away, "opt.step()")
+        if closure is not None and not callable(closure):
+            raise RecoptError("opt.step's first argument is a closure: give a loss by its name, opt.step(loss=loss).")
+        towers, result = self._towers, None
+        grouping.check_untouched(self.param_groups, towers.groups)
+        known = None if loss is None else one_number(loss, "opt.step(loss=…)")
+        if closure is not None and not towers.zero_order:
+            with torch.enable_grad():
+                result = closure()
+            if loss is None and any(tower.needs_loss for tower in towers.all):
+                known = one_number(result, "The closure")
+        if valid is not None:
+            with torch.enable_grad():
+                valid_loss = valid()
+        held = held_out(self.param_groups, valid_loss, towers.all) if valid or valid_loss is not None else None
+        searched = towers.step(self.param_groups, closure, known, held)
+        self._steps += 1
+        if self._callback is not None and self._steps % self._log_every == 0:
+            self._callback(self._steps, self.hyperparameters())
+        return searched if towers.zero_order else result
+
+    # what was found
+
+    @contextmanager
+    @torch.no_grad()
+    def averaged(self) -> Iterator[None]:
+        """While it lasts, the parameters are where the rule would have the model used: evaluate and save it there.
+
+            with opt.averaged():
+                accuracy = evaluate(model)
+
+        It is the mean that ``average`` keeps, or that the rule keeps itself (``schedule-free``). Afterwards training
+        goes on bit for bit as if it had not been; so checkpoints to go on from are taken outside as well. Statistics
+        of BatchNorm are not averaged: see ``torch.optim.swa_utils.update_bn``.
+
+        Raises:
+            RecoptError: if there is no mean; for a step, or another such stay, inside.
+        """
+        _check_home(self._away, "opt.averaged()")
+        with self._towers.averaged(self.param_groups):
+            self._away = True
+            try:
+                yield
+            finally:
+                self._away = False
+
+    def hyperparameters(self) -> dict[str, float]:
+        """The present hyperparameters in their natural unit: ``{"adam.lr": 0.001, …, "sgd.lr": 0.01}``.
+
+        Where there are several towers, names start with the tower's number: ``"0/adam.lr"``. What a scheduler
+        makes of the rate is not included.
+        """
+        return self._towers.hyperparameters()
+
+    def guards(self) -> dict[str, int]:
+        """How often the guards acted: gradients ``skipped``, steps ``restored``, and per upper level the same."""
+        return self._towers.guards()
+
+    def describe(self) -> list[str]:
+        """Each tower in stack notation."""
+        return saving.stacks(self._towers)
+
+    # saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on; plain containers, numbers and tensors (shared, as torch does)."""
+        told = saving.saved(self._towers, self.param_groups, self._steps)
+        self.state[saving.KEY] = told  # type: ignore[index]
+        try:
+            return super().state_dict()
+        finally:
+            del self.state[saving.KEY]  # type: ignore[arg-type]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue exactly where :meth:`state_dict` was taken.
+
+        Raises:
+            RecoptError: if it is another optimizer's, another stack's, or of parameters of other shapes, or inside
+                :meth:`averaged`; nothing is changed then.
+        """
+        _check_home(self._away, "opt.load_state_dict()")
+        told = saving.fitting(state_dict, self._towers, self.param_groups)
+        saving.restore(self._towers, self.param_groups, told["towers"])
+        super().load_state_dict(state_dict)
+        self.state.pop(saving.KEY, None)  # type: ignore[call-overload]
+        self._steps = told["steps"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For deepcopy: the towers go with the groups (torch keeps only groups and state)."""
+        return dict(self.__dict__)
+
+
+def _check_home(away: bool, what: str) -> None:
+    """Raise RecoptError if the model is ``away`` from where it trains."""
+    if away:
+        raise RecoptError(f"{what} inside opt.averaged(), where the model is at its mean: leave that first.")

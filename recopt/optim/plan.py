@@ -1,0 +1,223 @@
+"""What a user asks of :class:`recopt.Optimizer`, as a checked graph of levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..contracts.errors import RecoptError, unknown
+from ..contracts.strategy import Strategy
+from ..core.graph import Graph
+from ..core.level import TASK, Level
+from ..core.notation import Term, levels_of, parse
+from ..stacks.build import make_strategy
+from ..stacks.fetch import export_folder, fetch_export, is_reference, read_export
+from ..stacks.named import Named
+
+Stack = str | Path | Strategy | Sequence[str | Strategy]
+_SETTABLE = ("every", "normalize", "objective", "only", "on", "trust", "gradient", "average")
+_OBJECTIVES = ("mean", "sum", "last")
+
+
+def located(stack: Stack, store: str | None) -> Stack:
+    """``stack``, or the folder of the export that it refers to in an MLflow store (``runs:/…``, ``models:/…``).
+
+    Raises:
+        RecoptError: if the reference names nothing, or no export, or ``store`` does not answer.
+    """
+    return fetch_export(stack, store) if isinstance(stack, str) and is_reference(stack) else stack
+
+
+def layers_of(stack: Stack, depth: int | None) -> tuple[list[list[Term]], dict[str, Strategy]]:
+    """The layers of a stack, and the strategies that are made already (the user's, or those of an export), by slot.
+
+    Raises:
+        RecoptError: for a stack that is not in the notation, a folder that is no export, or a depth below its height.
+    """
+    own: dict[str, Strategy] = {}
+    folder = export_folder(stack) if isinstance(stack, str | Path) else None
+    if folder is not None:
+        levels, own = read_export(folder)
+        # What was learned moves the task; the levels that taught it stay behind.
+        layers = [[Term(x.by, x.by, only=x.only) for x in levels if x.moves == TASK]]
+        own = {term.slot: own[term.slot] for term in layers[0]}
+    elif isinstance(stack, str | Path):
+        layers = parse(str(stack))
+    else:
+        layers = []
+        if isinstance(stack, type) or not isinstance(stack, Strategy | Sequence):
+            hint = f"{stack.__name__}()" if isinstance(stack, type) and issubclass(stack, Strategy) else "'adam/sgd'"
+            raise RecoptError(f"A stack is its notation, a strategy or a list of them, not {stack!r}: write {hint}.")
+        for number, item in enumerate([stack] if isinstance(stack, Strategy) else stack, 1):
+            if isinstance(item, Strategy):
+                slot = f"{type(item).__name__.lower()}{number}"
+                own[slot] = item
+                layers.append([Term(slot, slot)])
+            elif isinstance(item, str):
+                layers += [[Term(t.name, f"{t.slot}{number}", t.settings, t.only) for t in la] for la in parse(item)]
+            else:
+                raise RecoptError(f"A stack holds names or strategies, not {item!r}: write 'adam/sgd'.")
+    if not layers:
+        raise RecoptError("The stack is empty: give at least one strategy, e.g. 'adam'.")
+    return _deepened(layers, own, depth), own
+
+
+def _deepened(layers: list[list[Term]], own: dict[str, Strategy], depth: int | None) -> list[list[Term]]:
+    if depth is None:
+        return layers
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < len(layers):
+        raise RecoptError(f"depth={depth!r} must be a whole number of at least {len(layers)}, the stack's height.")
+    taken = {term.slot for layer in layers for term in layer}
+    last, above = layers[-1], len(layers) > 1
+    while len(layers) < depth:
+        layer = []
+        for term in last:
+            slot = f"{term.slot if term.slot in own else term.name.replace('-', '_')}{len(layers) + 1}"
+            while slot in taken:
+                slot += "_"
+            taken.add(slot)
+            if term.slot in own:
+                own[slot] = own[term.slot]
+            # Patterns of the first level are names of the model's tensors, which levels above do not have.
+            layer.append(Term(term.name, slot, term.settings, term.only if above else ()))
+        layers = [*layers, layer]
+    return layers
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all towers of an optimizer share.
+
+    Attributes:
+        depth: height to which the last strategy is repeated.
+        normalize: for every level above the first, where ``levels`` says nothing.
+        every: for level 2, where ``levels`` says nothing.
+        levels: per level (1 is innermost), what :class:`recopt.core.level.Level` takes.
+        guard: whether guards act.
+        fused: whether closed forms are used.
+        seed: of what strategies draw.
+        average: of the levels of the model, where ``levels`` says nothing (see ``recopt.core.level.Level``).
+    """
+
+    depth: int | None
+    normalize: str | None
+    every: int | None
+    levels: Mapping[int, Mapping[str, Any]]
+    guard: bool
+    fused: bool
+    seed: int
+    average: bool | float = False
+
+
+def check_options(options: Options, *, maximize: object, callback: object, log_every: object) -> None:
+    """Raise RecoptError, with the name and what it must be, for what is of another kind."""
+    for name, value in (("guard", options.guard), ("fused", options.fused), ("maximize", maximize)):
+        if not isinstance(value, bool):
+            raise RecoptError(f"{name}={value!r} must be True or False.")
+    for name, value in (("log_every", log_every), ("every", options.every)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise RecoptError(f"{name}={value!r} must be a whole number of at least 1.")
+    if isinstance(options.seed, bool) or not isinstance(options.seed, int) or not 0 <= options.seed < 2**53:
+        raise RecoptError(f"seed={options.seed!r} must be a whole number from 0 to 2**53.")
+    average = options.average
+    if not isinstance(average, int | float) or not 0 <= average < float("inf"):
+        raise RecoptError(f"average={average!r} must be True, False or the decay of the mean, a number of at least 0.")
+    if callback is not None and not callable(callback):
+        raise RecoptError(f"callback={callback!r} must be a function of the step's number and the hyperparameters.")
+    levels = options.levels
+    numbered = isinstance(levels, Mapping) and all(isinstance(n, int) for n in levels)
+    if not numbered or not all(isinstance(x, Mapping) for x in levels.values()):
+        raise RecoptError(f"levels={levels!r} must read like {{2: {{'every': 5}}}}: settings by the level's number.")
+
+
+def plan(stack: Stack, names: Sequence[str], options: Options, overrides: Mapping[str, Any]) -> Graph:
+    """The graph of a stack over parameters ``names``.
+
+    Args:
+        overrides: settings of the strategies of level 1 (``lr=0.1``), before those in the stack.
+
+    Raises:
+        RecoptError: for anything unknown or impossible, with the place and the remedy.
+    """
+    layers, own = layers_of(stack, options.depth)
+    slots: dict[str, Strategy] = {}
+    for number, layer in enumerate(layers):
+        for term in layer:
+            if term.slot in slots:
+                continue
+            extra = dict(overrides) if number == 0 else {}
+            if term.slot in own and extra:
+                raise RecoptError(
+                    f"{min(extra)} belongs to a strategy that is made already: give it where you made that; an export "
+                    "takes settings where it is given by its name."
+                )
+            slots[term.slot] = own.get(term.slot) or _made(term, extra, options.seed, stack)
+    found = levels_of(layers, {label: [n for n, _ in s.named_parameters()] for label, s in slots.items()})
+    for number in options.levels:
+        if not 1 <= number <= len(found):
+            raise RecoptError(f"levels={{{number}: …}}: this stack has levels 1 to {len(found)}.")
+    found = [_set(level, number, options) for number, level in enumerate(found, 1)]
+    graph = Graph(found, slots, labels={t.slot: _written(t) for layer in layers for t in layer})
+    graph.check_task(names)
+    graph.levels = [_settled(graph, number) for number in range(len(graph.levels))]
+    return graph
+
+
+def _made(term: Term, extra: Mapping[str, Any], seed: int, stack: Stack) -> Strategy:
+    """The strategy of a term, its initial weights drawn as a run with this seed draws them."""
+    settings = {**term.settings, **extra}
+    domains = settings.pop("domains", None) or {}
+    if not isinstance(domains, Mapping) or not all(isinstance(d, str) for pair in domains.items() for d in pair):
+        raise RecoptError(f"domains={domains!r} must read like {{'lr': 'positive'}}: domains by the setting's name.")
+    named = Named(name=term.name, domains=dict(domains), settings=settings)
+    return make_strategy(term.slot, named, seed, where=f"in '{stack}'" if isinstance(stack, str) else "in the stack")
+
+
+def _written(term: Term) -> str:
+    inside = ",".join(f"{k}={v}" for k, v in term.settings.items())
+    return f"{term.name}({inside})" if inside else term.name
+
+
+def _set(level: Level, number: int, options: Options) -> Level:
+    given, normalize, every = dict(options.levels.get(number, {})), options.normalize, options.every
+    for key in given:
+        if key not in _SETTABLE:
+            raise unknown("setting", key, _SETTABLE, f"in levels={{{number}: …}}")
+    if given.get("on") == "valid":
+        raise RecoptError(f"levels={{{number}: …}}, on: pass held-out losses to opt.step(valid_loss=…) instead.")
+    if level.moves == TASK and "trust" in given:
+        raise RecoptError(f"levels={{{number}: …}}, trust: it bounds levels above the first only.")
+    if level.moves == TASK:
+        given.setdefault("average", options.average)
+    if level.moves != TASK and normalize is not None:
+        given.setdefault("normalize", normalize)
+    if number == 2 and every is not None:
+        given.setdefault("every", every)
+    try:
+        return Level(**{**level.model_dump(exclude_none=True), **given})
+    except ValidationError as why:
+        first = why.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecoptError(f"levels={{{number}: …}}, {where}: {first['msg']}.") from None
+
+
+def _settled(graph: Graph, number: int) -> Level:
+    """The level as the drop-in runs it: a real run goes on, so what says when to start afresh falls away."""
+    level = graph.levels[number]
+    if level.second_order:
+        raise RecoptError(f"Level {number + 1}: recopt.Optimizer drops second derivatives; use recopt.run for them.")
+    if level.objective not in _OBJECTIVES:
+        known = ", ".join(_OBJECTIVES)
+        raise RecoptError(f"Level {number + 1}: objective={level.objective} needs recopt.run; here: {known}.")
+    if level.schedule != "constant":
+        raise RecoptError(f"Level {number + 1}: instead of schedule={level.schedule} use a torch.optim.lr_scheduler.")
+    if level.average is not None and not graph.order(number):
+        raise RecoptError(f"Level {number + 1}: '{level.by}' is zero-order, which keeps no mean here: drop average.")
+    above = [n for n in range(len(graph.levels)) if number in graph.subjects[n]]
+    if len({graph.levels[n].every for n in above}) > 1:
+        raise RecoptError(f"The levels over level {number + 1} step at different times: give them the same 'every'.")
+    return level.model_copy(update={"episode": None})

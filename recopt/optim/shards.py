@@ -1,0 +1,98 @@
+"""Parameters of which each process holds a part (DTensors, as FSDP2's ``fully_shard`` makes them).
+
+A tower moves its local parts with plain tensors. What it reads of the tensors are sums over all elements, so these, and
+nothing else, are added up over the processes: all then find the same hyperparameters as one process would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contracts import trees
+from ..contracts.errors import RecoptError
+
+
+def _is_dtensor(tensor: Any) -> bool:
+    # Without this, importing torch.distributed.tensor (slow, and absent from some builds) would be needed always.
+    return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of ``tensor`` that this process holds, sharing its memory; a plain tensor is itself."""
+    return tensor.detach().to_local() if _is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def local_gradient(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The part of ``gradient`` that belongs to ``local(parameter)``."""
+    if not _is_dtensor(gradient):
+        return gradient
+    dtensor: Any = gradient
+    wanted = parameter.placements  # type: ignore[attr-defined]
+    if dtensor.placements != wanted:
+        dtensor = dtensor.redistribute(placements=wanted)
+    return local(dtensor)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The process groups over which the tensors of one tower are split; none for plain tensors.
+
+    Args:
+        groups: one per dimension of the device mesh along which they are split.
+    """
+
+    groups: tuple[Any, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.groups)
+
+    def totals(self, numbers: Sequence[float], device: torch.device) -> list[float]:
+        """Each of ``numbers`` added up over the processes, in float64."""
+        if not self.groups:
+            return list(numbers)
+        summed = torch.tensor(list(numbers), dtype=torch.float64, device=device)
+        for group in self.groups:
+            torch.distributed.all_reduce(summed, group=group)
+        return summed.tolist()
+
+    def norm(self, parts: Sequence[Tensor]) -> float:
+        """The norm of ``parts`` together, over all processes that hold some of them."""
+        if not parts:
+            return 0.0
+        mine = float(trees.norm(parts))
+        return math.sqrt(self.totals([mine * mine], parts[0].device)[0]) if self.groups else mine
+
+
+def shards_of(tensors: Sequence[Tensor]) -> Shards:
+    """How ``tensors`` are split.
+
+    Raises:
+        RecoptError: if some are split and others not, or along other dimensions of the mesh, or hold unreduced sums.
+    """
+    found = {_layout(t) for t in tensors}
+    if len(found) > 1:
+        raise RecoptError(
+            "Some parameters that share hyperparameters are sharded over processes and others are not, or otherwise: "
+            "call fully_shard on the whole model last, or put them in groups of their own (scope='group')."
+        )
+    layout = next(iter(found))
+    if layout is None:
+        return Shards()
+    mesh, dims = layout
+    return Shards(tuple(mesh.get_group(d) for d in dims))
+
+
+def _layout(tensor: Tensor) -> tuple[Any, tuple[int, ...]] | None:
+    """The mesh, and its dimensions along which ``tensor`` is split; None for a plain tensor."""
+    if not _is_dtensor(tensor):
+        return None
+    dtensor: Any = tensor
+    if any(p.is_partial() for p in dtensor.placements):
+        raise RecoptError(f"A parameter of placements {dtensor.placements} cannot be optimized: redistribute it first.")
+    return dtensor.device_mesh, tuple(d for d, p in enumerate(dtensor.placements) if p.is_shard())

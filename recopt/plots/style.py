@@ -1,0 +1,126 @@
+"""Strokes that pictures of runs are made of: columns as lines and bands, scales, labels, legends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..tracking.thinning import Floats, Ints
+from ..tracking.trace import Points
+
+BAD, INK, PALE = "#B00020", "#333333", "#767676"
+MANY = 3000
+"""Longer columns are drawn as the band they fill and its middle."""
+LOG_FROM = 20.0
+"""Largest over smallest value from which a positive column gets a logarithmic axis."""
+
+
+def plain(axes: Any) -> Any:
+    """No frame, a pale grid, small figures."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#AAAAAA")
+    axes.grid(True, color="#E3E3E3", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, labelcolor=INK, color="#AAAAAA")
+    axes.tick_params(which="minor", length=0)
+    return axes
+
+
+def curve(axes: Any, column: Points, label: str, colour: str, log: bool) -> None:
+    """A column: its points light, and over them a smoothed line (see :func:`smoothed`) if they are many."""
+    steps, values = column.steps, column.values
+    if len(values) <= 2:  # before and after, say: a line between would claim to know what was there
+        axes.plot(steps, values, color=colour, linestyle="none", marker="D", markersize=4.5, label=label)
+        return
+    if len(values) <= 100:
+        axes.plot(steps, values, color=colour, linewidth=1.4, marker="o", markersize=2.5, label=label)
+        return
+    if len(values) > MANY:
+        middle, low, high = _bands(steps, values)
+        axes.fill_between(middle, low, high, color=colour, alpha=0.2, linewidth=0)
+    else:
+        axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
+    smooth, shown = smoothed(values, max(1, len(values) // 100), log), some(len(values))
+    axes.plot(steps[shown], smooth[shown], color=colour, linewidth=1.6, label=label)
+
+
+def some(length: int) -> Ints:
+    """Indices of at most ``MANY`` evenly spread points, the first and the last among them: more cannot be seen."""
+    return np.unique(np.linspace(0, length - 1, min(length, MANY)).astype(np.int64))
+
+
+def smoothed(values: Floats, reach: int, log: bool = False) -> Floats:
+    """Centred moving average of ``values`` (n,), over up to ``reach`` on either side; geometric with ``log``.
+
+    What is not finite is left out, and stays a gap itself.
+    """
+    good = np.isfinite(values) & ((values > 0) if log else True)
+    used = np.where(good, np.log(np.where(good, values, 1.0)) if log else values, 0.0)
+    sums, counts = (np.concatenate([[0.0], np.cumsum(x)]) for x in (used, good.astype(float)))
+    at = np.arange(len(values))
+    low, high = np.maximum(at - reach, 0), np.minimum(at + reach + 1, len(values))
+    mean = (sums[high] - sums[low]) / np.maximum(counts[high] - counts[low], 1.0)
+    return np.where(good, np.exp(mean) if log else mean, np.nan)
+
+
+def _bands(steps: Ints, values: Floats) -> tuple[Floats, Floats, Floats]:
+    """First step, least and greatest finite value of each of 800 stretches of a column."""
+    cuts, good = np.linspace(0, len(values), 801).astype(np.int64)[:-1], np.isfinite(values)
+    low = np.minimum.reduceat(np.where(good, values, np.inf), cuts)
+    high = np.maximum.reduceat(np.where(good, values, -np.inf), cuts)
+    some = low <= high
+    return steps[cuts][some].astype(np.float64), low[some], high[some]
+
+
+def mark_divergence(axes: Any, column: Points) -> None:
+    """A line at the first value of ``column`` that is not finite."""
+    bad = column.steps[~np.isfinite(column.values)]
+    if len(bad):
+        axes.axvline(bad[0], color=BAD, linewidth=1, linestyle="--")
+        axes.annotate(
+            f" not finite at {bad[0]:,}",
+            (bad[0], 0.97),
+            xycoords=("data", "axes fraction"),
+            color=BAD,
+            fontsize=8,
+            va="top",
+        )
+
+
+def scale(axes: Any, columns: list[Floats]) -> bool:
+    """Make the axis logarithmic if all values are positive and far apart; whether it is."""
+    values = np.concatenate([column[np.isfinite(column)] for column in columns])
+    log = bool(len(values)) and bool(values.min() > 0) and bool(values.max() / values.min() >= LOG_FROM)
+    if log:
+        axes.set_yscale("log")
+    else:
+        axes.ticklabel_format(axis="y", useOffset=False)
+    return log
+
+
+def label(axes: Any, title: str, y: str, colour: str = PALE) -> None:
+    """A title, a name for y, and whole steps along x."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
+    axes.set_xlabel("step", fontsize=8, color=PALE)
+    axes.set_ylabel(y, fontsize=8, color=colour)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+
+
+def legend(axes: Any) -> None:
+    """Above the panel, on the right, where it hides nothing."""
+    _, labels = axes.get_legend_handles_labels()
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.99),
+        borderaxespad=0.2,
+        ncols=min(4, len(labels)),
+        labelcolor=INK,
+        handlelength=1.6,
+        columnspacing=1.4,
+    )

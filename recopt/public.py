@@ -1,0 +1,26 @@
+"""The public names, the modules that they come from, and the version. Importing this loads nothing else."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0.dev0"
+
+HOME = {
+    "Comparison": "comparison",
+    "Graph": "core.graph",
+    "Level": "core.level",
+    "Optimizer": "optim.optimizer",
+    "Params": "contracts.strategy",
+    "RecoptError": "contracts.errors",
+    "Result": "running.result",
+    "RunFailed": "stacks.blame",
+    "State": "contracts.strategy",
+    "Strategy": "contracts.strategy",
+    "Task": "contracts.task",
+    "Trial": "contracts.strategy",
+    "compare": "comparison",
+    "option": "contracts.settings",
+    "positive": "contracts.settings",
+    "real": "contracts.settings",
+    "run": "running.run",
+    "unit": "contracts.settings",
+}

@@ -1,0 +1,1 @@
+"""A run from a spec to its result: planned, started, measured, saved, recorded and exported."""

@@ -1,0 +1,142 @@
+"""What a later program needs to use a trained stack: strategies and levels as JSON, values as safetensors."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from ..engine.engine import Engine
+from ..engine.measure import models, settled
+from ..stacks.exported import CARD, FORMAT, PLUGINS, VALUES, Trained
+from ..stacks.plugins import STACK, shipped_folder, source_of
+from ..tracking.trace import Trace
+from .card import card_of
+from .selection.chosen import Chosen
+from .spec import Spec
+
+MODEL = "model.safetensors"
+FROM_FILE = "recopt_plugin_"
+"""How the names of modules begin that were read from a plugin's file."""
+
+
+def write_export(
+    engine: Engine, spec: Spec, folder: Path, trace: Trace | None = None, chosen: Chosen | None = None, *,
+    model: bool = True,
+) -> None:  # fmt: skip
+    """Write the trained strategies of ``engine`` into ``folder``, with a card and the user's plugins.
+
+    Args:
+        trace: of the run, for the meta-losses on the card.
+        chosen: the values to write, if they were chosen; the present ones if not.
+        model: whether the trained model is written too.
+    """
+    state, names = settled(engine), engine.graph.names
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        f"{slot}/{name}": _plain(value)
+        for slot in engine.graph.slots
+        for name, value in zip(names[slot], chosen.values[slot] if chosen else state.slots[slot].params, strict=True)
+    }
+    strategies = {slot: named.model_dump() for slot, named in spec.strategies.items()}
+    for slot, strategy in engine.graph.slots.items():
+        base = type(strategy)
+        if isinstance(strategy, Trained):  # one that goes on from another export, which is then not needed
+            strategies[slot], base = strategy.named().model_dump(), strategy.export.base(strategy.slot)
+        if copied := copy_sources(base, folder / PLUGINS):
+            strategies[slot]["name"] = copied.stem
+    _replace(folder / VALUES, lambda path: path.write_bytes(save(values)))
+    described: dict[str, Any] = {
+        "recopt": FORMAT,
+        "task": spec.task.model_dump(),
+        "tasks": spec.tasks,
+        "spent": engine.budget.plain(),
+        "strategies": strategies,
+        "levels": [level.model_dump(mode="json", exclude_none=True) for level in spec.levels],
+        **({"chosen": chosen.told()} if chosen else {}),
+        "digests": {VALUES: hashlib.sha256((folder / VALUES).read_bytes()).hexdigest()},
+    }
+    if model:
+        _replace(folder / MODEL, lambda path: path.write_bytes(save(_model(engine))))
+    _replace(folder / CARD, lambda path: path.write_text(card_of(engine, spec, trace, chosen), encoding="utf-8"))
+    _replace(folder / STACK, lambda path: path.write_text(json.dumps(described, indent=2) + "\n"))
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.detach().cpu().contiguous().clone()
+
+
+def _model(engine: Engine) -> dict[str, Tensor]:
+    """The trained model's ``state_dict``; with several tasks, a leading dimension over them, or ``N/`` before names."""
+    found = [model.state_dict() for model in models(engine, settled(engine))]
+    if len(found) == 1:
+        return {name: _plain(value) for name, value in found[0].items()}
+    return {f"{n}/{name}": _plain(value) for n, one in enumerate(found) for name, value in one.items()}
+
+
+def copy_sources(plugin: type, folder: Path) -> Path | None:
+    """Copy a user's own plugin file, and what it imports from beside it, into ``folder``.
+
+    Returns:
+        The copy of the plugin's file; None for one that comes with recopt or an installed package, or has no file.
+    """
+    if not plugin.__module__.startswith(FROM_FILE):
+        return None
+    path, text = source_of(plugin)
+    if path.parent.resolve() == shipped_folder("strategies").resolve():
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / path.name
+    copy.write_text(text)
+    for name in _imported(text):
+        _copy_module(name, path.parent, folder)
+    return copy
+
+
+def _copy_module(name: str, source: Path, folder: Path) -> None:
+    file, package = source / f"{name}.py", source / name
+    if file.is_file() and not (folder / file.name).exists():
+        text = file.read_text()
+        (folder / file.name).write_text(text)
+        for other in _imported(text):
+            _copy_module(other, source, folder)
+    elif (package / "__init__.py").is_file() and not (folder / name).exists():
+        shutil.copytree(package, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _imported(text: str) -> list[str]:
+    """The top-level names of the modules that a source imports."""
+    names = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+    return [name.partition(".")[0] for name in names]
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    write(part)
+    os.replace(part, path)
+
+
+def copy_trained(strategy: type[Trained], folder: Path) -> Path | None:
+    """Copy the export that a trained strategy is of into ``folder``, under its name; None if it comes with recopt."""
+    source = strategy.export.folder
+    if source.parent.resolve() == shipped_folder("strategies").resolve():
+        return None
+    copy = folder / strategy.name
+    if source.resolve() == copy.resolve():  # a run that goes on with its own copy
+        return copy
+    left = shutil.ignore_patterns(MODEL, "__pycache__")
+    shutil.copytree(source, copy, ignore=left, dirs_exist_ok=True)
+    return copy

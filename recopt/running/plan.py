@@ -1,0 +1,282 @@
+"""What a run is to do, from words or from objects: the resolved spec, the graph and the task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from ..contracts.errors import RecoptError
+from ..contracts.settings import Option, declared, plain_name
+from ..contracts.strategy import Strategy
+from ..contracts.task import Task
+from ..core.graph import Graph
+from ..core.level import TASK, Level
+from ..core.notation import parse
+from ..stacks.build import make_level, make_strategies, make_task, stack_levels, with_settings
+from ..stacks.exported import Trained
+from ..stacks.fetch import export_folder, is_reference
+from ..stacks.named import Named, NamedOrText, deepen, strategies_of
+from ..stacks.plugins import canonical, is_export, is_known, source_of
+from ..tasks import name_of
+from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, Choose, Spec, choice, make_spec
+
+
+class Plan(NamedTuple):
+    """A run that can begin: ``spec`` is complete, ``graph`` and ``task`` are made from it."""
+
+    spec: Spec
+    graph: Graph
+    task: Task
+
+
+def plan(
+    task: str, stack: str, *, depth: int | None = None, settings: Sequence[str] = (), **fields: Any
+) -> Plan:  # fmt: skip
+    """A run from its words.
+
+    Args:
+        task: a name or a ``.py`` file, with options in brackets: ``digits(net=cnn)``.
+        stack: in stack notation, innermost first.
+        depth: repeat the last strategy of the stack up to so many levels.
+        settings: ``level2.every=20``, ``adam.lr=0.1``, ``task.batch_size=64`` …
+        fields: fields of :class:`recopt.running.spec.Spec`; None where they are left open.
+
+    Raises:
+        RecoptError: for anything in it that is unknown or cannot work.
+    """
+    return replan({}, task=task, stack=stack, depth=depth, settings=settings, **fields)
+
+
+def replan(
+    data: Mapping[str, Any], *, task: str | None = None, stack: str | None = None, depth: int | None = None,
+    settings: Sequence[str] = (), choose: str | Mapping[str, Any] | None = None, where: str = "the spec", **fields: Any,
+) -> Plan:  # fmt: skip
+    """A run from a spec's mapping, with what is given besides in the place of what it says.
+
+    The mapping may have a ``stack``, with ``depth`` and ``settings`` as :func:`plan` takes them, for ``strategies`` and
+    ``levels``. Arguments and refusals as for :func:`plan`; ``where`` names the mapping in refusals.
+    """
+    data, (own, deep, kept) = _short(data, where)
+    data |= {key: value for key, value in fields.items() if value is not None}
+    if choose is not None:
+        was, now = choice(data.get("choose")), choice(choose)
+        data["choose"] = {**was, **now} if isinstance(was, Mapping) and isinstance(now, Mapping) else now
+    # A setting goes with what it is a setting of: given anew, that begins with none.
+    given = [stack if text.partition(".")[0] != TASK else task for text in kept]
+    settings = [*(text for text, anew in zip(kept, given, strict=True) if anew is None), *settings]
+    if stack is None:
+        stack, depth = own, deep if depth is None else depth
+    if task is not None:
+        data["task"] = task_named(task).model_dump()
+    if stack is not None:
+        data |= _stacked(stack, depth, data.get("plugins") or [])
+    elif depth is not None:
+        raise RecoptError("'depth' repeats the last strategy of a stack: give the stack too.")
+    if settings:
+        data = with_settings(make_spec(data, where).model_dump(exclude_unset=True, mode="json"), settings)
+    return resolve(data, where)
+
+
+def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str | None, int | None, list[str]]]:
+    """A spec's mapping without what :data:`.spec.SHORT` lists, and that: a stack, a depth and settings."""
+    if (found := sorted(COMPARES & data.keys())) and not RUNS & data.keys():
+        raise RecoptError(
+            f"In {where} '{found[-1]}' belongs to a comparison, not to a run: give the file to 'recopt compare --spec'."
+        )
+    rest = {key: value for key, value in data.items() if key not in SHORT}
+    stack, depth, settings = (data.get(key) for key in SHORT)
+    if stack is not None and not isinstance(stack, str):
+        raise RecoptError(f"In {where}: 'stack' should be text like adam/hypergradient, not {stack!r}.")
+    if double := [key for key in ("strategies", "levels") if stack is not None and key in rest]:
+        raise RecoptError(f"In {where}: 'stack' stands for strategies and levels: leave '{double[0]}' out.")
+    if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 1):
+        raise RecoptError(f"In {where}: 'depth' should be a whole number above 0, not {depth!r}.")
+    listed = [] if settings is None else settings
+    if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+        raise RecoptError(f"In {where}: 'settings' should be a list like [level2.every=20], not {settings!r}.")
+    folders = data.get("plugins") or []
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise RecoptError(f"In {where}: 'plugins' should be a list of folders and files, not {folders!r}.")
+    return rest, (stack, depth, listed)
+
+
+def _stacked(stack: str, depth: int | None, folders: Sequence[str]) -> dict[str, Any]:
+    """A stack as the ``strategies`` and ``levels`` of a spec, with nothing filled in yet."""
+    if is_reference(stack):
+        raise RecoptError(f"'{stack}' is in a store, where only recopt.Optimizer looks: export its run, and give that.")
+    if folder := export_folder(stack):
+        if not is_export(folder):
+            raise RecoptError(f"'{stack}' is a folder, not a stack, and no export: 'recopt export RUN DIR' writes one.")
+        stack, folders = canonical(folder.resolve().name), [str(folder), *folders]
+    layers = deepen(parse(stack), depth)
+    found = strategies_of(layers)
+    levels = stack_levels(layers, make_strategies(found, 0, folders, f"in '{stack}'"))
+    return {
+        **({"plugins": list(folders)} if folder else {}),
+        "strategies": {slot: named.model_dump() for slot, named in found.items()},
+        "levels": [level.model_dump(exclude_unset=True, mode="json") for level in levels],
+    }
+
+
+def task_named(text: str) -> Named:
+    """A task in words: a name or a ``.py`` file, with options in brackets. Raises RecoptError if it is neither."""
+    if text.endswith(".py"):
+        return Named(name=text)
+    name, bracket, rest = text.partition(".py(")
+    if bracket:
+        term = parse(f"file({rest}")[0][0]
+        return Named(name=f"{name}.py", settings=term.settings)
+    refusal = RecoptError(f"'{text}' should name one task, like digits or digits(net=cnn), or a file, my_task.py.")
+    try:
+        layers = parse(text)
+    except RecoptError as why:
+        raise (refusal if " in stack " in str(why) else why) from None  # else it is about what is in the brackets
+    if len(layers) != 1 or len(layers[0]) != 1 or layers[0][0].only:
+        raise refusal
+    return Named(name=layers[0][0].name, settings=layers[0][0].settings)
+
+
+def resolve(data: Mapping[str, Any], where: str = "the spec") -> Plan:
+    """A spec's mapping, checked and complete, with its graph and task."""
+    levels = data.get("levels")
+    for number, level in enumerate(levels if isinstance(levels, list) else [], 1):
+        if isinstance(level, Mapping):
+            make_level(level, number)
+    spec = _with_teachers(make_spec(data, where))
+    slots = make_strategies(spec.strategies, spec.seed, spec.plugins)
+    for number, level in enumerate(spec.levels, 1):
+        if level.teacher in slots and slots[level.teacher].learned and not isinstance(slots[level.teacher], Trained):
+            raise RecoptError(
+                f"Level {number}: '{spec.strategies[level.teacher].name}' has learned nothing that it could teach: "
+                "name an export, or a rule that is not learned, as in teacher=adam(lr=0.01)."
+            )
+    task = make_task(spec.task, spec.seed, spec.plugins)
+    graph = Graph(spec.levels, slots, labels=spec.labels)
+    return Plan(_complete(spec, graph), graph, task)
+
+
+def _with_teachers(spec: Spec) -> Spec:
+    """``spec`` with teachers that are written in words (``adam(lr=0.01)``) as strategies in slots of their own."""
+    strategies, levels = dict(spec.strategies), list[Level]()
+    for level in spec.levels:
+        if level.teacher is None or level.teacher in strategies:
+            levels.append(level)
+            continue
+        named = TypeAdapter(NamedOrText).validate_python(level.teacher)
+        free = (f"teacher{n}" if n > 1 else "teacher" for n in count(1))
+        slot = next(name for name in free if strategies.get(name, named) == named)
+        strategies[slot] = named
+        levels.append(level.model_copy(update={"teacher": slot}))
+    return spec.model_copy(update={"strategies": strategies, "levels": levels})
+
+
+def _complete(spec: Spec, graph: Graph) -> Spec:
+    every = spec.measure if spec.measure is not None else max(1, spec.steps // 10)
+    filled = {slot: named.model_copy(update={"settings": {**named.settings, **graph.strides[slot]}})
+              for slot, named in spec.strategies.items() if slot in graph.strides}  # fmt: skip
+    return spec.model_copy(update={"levels": graph.levels, "measure": every, "choose": _chooses(spec, graph),
+                                   "strategies": {**spec.strategies, **filled}})  # fmt: skip
+
+
+def _chooses(spec: Spec, graph: Graph) -> Choose | None:
+    """What is said of choosing, complete. Raises RecoptError where there is nothing to choose from."""
+    if spec.choose is None:
+        return None
+    rules = {level.by for level in graph.levels if level.moves == TASK}
+    if not any(level.moves in rules for level in graph.levels):
+        raise RecoptError(
+            f"There is nothing to choose from: no level moves {' or '.join(sorted(rules))}. Leave 'choose' out, or put "
+            "a level above, as in lstm/adam."
+        )
+    if spec.seed >= LARGEST_SEED:
+        raise RecoptError(f"With 'choose' the seed must be below {LARGEST_SEED:,}: those above are kept for its tasks.")
+    return spec.choose.model_copy(update={"every": spec.choose.every or max(1, spec.steps // 20)})
+
+
+def plan_of(task: str | Path | Task, stack: str | Path | Graph, *, seed: int = 0, depth: int | None = None,
+            settings: Sequence[str] = (), **fields: Any) -> Plan:  # fmt: skip
+    """A plan in which the task, the graph, or both, may be objects that the caller made.
+
+    The spec describes them as well as it can be said in words; it repeats the run if their classes can be found
+    by name.
+
+    Raises:
+        RecoptError: as :func:`plan`; and where ``depth`` or ``settings`` are given for a graph that is made already.
+    """
+    task = str(task) if isinstance(task, Path) else task
+    stack = str(stack) if isinstance(stack, Path) else stack
+    for what, given, kind in (("task", task, Task), ("stack", stack, Graph)):
+        if not isinstance(given, str | kind):
+            raise RecoptError(f"The {what} must be text or a recopt.{kind.__name__}, not {given!r}.")
+    for key, listed in (("settings", settings), ("plugins", fields.get("plugins"))):
+        if isinstance(listed, str):
+            raise RecoptError(f"{key}={listed!r} must be a list: write [{listed!r}].")
+    fields = {"seed": seed, **{key: value for key, value in fields.items() if value is not None}}
+    if isinstance(task, str) and isinstance(stack, str):
+        return plan(task, stack, depth=depth, settings=settings, **fields)
+    if isinstance(stack, str):
+        spec, graph, _ = plan("quadratic", stack, depth=depth, settings=settings, **fields)
+        strategies: Mapping[str, Named] = spec.strategies
+    else:
+        if depth is not None or settings:
+            raise RecoptError("'depth' and 'settings' are for a stack in words: put them into the graph's levels.")
+        graph, strategies = stack, {slot: _strategy_in_words(s) for slot, s in stack.slots.items()}
+    named = task_named(task) if isinstance(task, str) else _task_in_words(task)
+    spec = make_spec({**fields, "task": named, "strategies": strategies, "levels": graph.levels})
+    made = make_task(named, seed, spec.plugins) if isinstance(task, str) else task
+    return Plan(_complete(spec, graph), graph, made)
+
+
+def _strategy_in_words(strategy: Strategy) -> Named:
+    name = strategy.name if isinstance(strategy, Trained) else _file_name(type(strategy))
+    settings = {key: value for key, value in strategy._made_with.items() if key != "domains"}
+    return Named(name=name, settings=settings, domains=dict(strategy._made_with["domains"] or {}))
+
+
+def _task_in_words(task: Task) -> Named:
+    options = declared(type(task), Option)
+    settings = {key: value for key, value in task._options.items() if value != options[key].default}
+    return Named(name=name_of(type(task)) or _file_name(type(task)), settings=settings)
+
+
+def _file_name(plugin: type) -> str:
+    try:
+        return source_of(plugin)[0].stem.replace("_", "-")
+    except RecoptError:
+        return plain_name(plugin)
+
+
+def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A spec's mapping with files that are not there replaced by those beside the spec, in ``folder``.
+
+    A run keeps copies of the plugins that it used in ``plugins/`` beside its spec; what the spec names goes first,
+    so that a file that was mended is used.
+    """
+    out = dict(data)
+    task = out.get("task")
+    named = {"name": task} if isinstance(task, str) and task.endswith(".py") else task
+    if isinstance(named, Mapping) and str(named.get("name")).endswith(".py"):
+        out["task"] = {**named, "name": _beside(str(named["name"]), folder, "task")}
+    kept, given = folder / "plugins" / "strategies", out.get("plugins") or []
+    if kept.is_dir() and isinstance(given, list):
+        there = [place for place in given if Path(str(place)).exists()]
+        strategies = out.get("strategies")
+        names = [_plain_name(value) for value in strategies.values()] if isinstance(strategies, Mapping) else []
+        lost = any(not is_known("strategy", name, there) for name in names if name)
+        out["plugins"] = [*there, str(kept)] if lost else there
+    return out
+
+
+def _plain_name(value: object) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("name")
+    return value.partition("(")[0].strip() if isinstance(value, str) else ""
+
+
+def _beside(name: str, folder: Path, kind: str) -> str:
+    copies = [folder / name, folder / "plugins" / kind / Path(name).name]
+    return name if Path(name).is_file() else next((str(copy) for copy in copies if copy.is_file()), name)

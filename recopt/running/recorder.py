@@ -1,0 +1,138 @@
+"""The record of a run in a store: what it begins with, what is sent on the way, and how it ends."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ..engine.engine import Engine
+from ..plots.graph import draw_file
+from ..stacks.exported import Trained
+from ..tracking.trace import Trace
+from ..tracking.tracker import LevelInfo, Status, Tracker
+from .export import copy_sources, copy_trained
+from .plan import Plan
+from .result import level_summary, summary
+from .selection.chosen import Chosen
+from .spec import Spec, write_spec
+
+TRACEBACK = "traceback.txt"
+_FLUSH_SECONDS = 1.0
+
+
+class Recording:
+    """Keeps the store, and the run's folder, up with a run.
+
+    Attributes:
+        tracker: None until :meth:`begin`; for a run that is not recorded it stays so, and nothing is kept.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.tracker: Tracker | None = None
+        self._flushed = time.monotonic()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the run's files are."""
+        return self.tracker.folder if self.tracker else None
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run in the store."""
+        return self.tracker.run_id if self.tracker else None
+
+    def begin(
+        self, plan: Plan, store: str | None, *, experiment: str, name: str | None, resume: str | None, root: Path
+    ) -> None:
+        """Begin to record a run with its params and tags, its spec, the picture of its graph, and plugins' sources; or
+        go on with one (``resume``: its id).
+
+        Raises:
+            RecoptError: if the store cannot be opened, or there is no such run to go on with.
+        """
+        spec, graph, _ = plan
+        stack = graph.describe()
+        tracker = Tracker.start(
+            store, experiment=experiment, name=name or f"{Path(spec.task.name).stem} {stack}",
+            params=_params(plan, stack), tags={"recopt.stack": stack, "recopt.task": spec.task.name},
+            levels=_levels(spec), resume=resume, root_dir=root,
+        )  # fmt: skip
+        (tracker.folder / "spec.yaml").write_text(write_spec(spec))
+        draw_file(graph, tracker.folder / "graph.svg", spec.task.name)
+        keep_sources(plan, tracker.folder / "plugins")
+        tracker.publish()
+        self.tracker = tracker
+
+    def keep_up(self) -> None:
+        """Have what is new in the trace sent, if that was not done just now."""
+        now = time.monotonic()
+        if self.tracker and now - self._flushed > _FLUSH_SECONDS:
+            self._flushed = now
+            self.tracker.log(self.trace.drain())
+            self.tracker.flush()
+
+    def keep(self, traceback: str) -> Path | None:
+        """Keep ``traceback`` with the run; the file that it is in, or None if there is no place for it."""
+        if self.folder is None:
+            return None
+        path = self.folder / TRACEBACK
+        try:
+            path.write_text(traceback)
+        except OSError:  # a full disk, which may be what it tells of
+            return None
+        return path
+
+    def end(
+        self, status: Status, engine: Engine | None = None, before: dict[str, float] | None = None,
+        after: dict[str, float] | None = None, chosen: Chosen | None = None, *, at_once: bool = False,
+    ) -> None:  # fmt: skip
+        """End the record.
+
+        Args:
+            engine: of the run, for what it spent and found; None if it could not be made.
+            before, after: what was measured at both ends, if it was; ``chosen``: the values that are handed on.
+            at_once: without the last points of the trace, which may be half written.
+        """
+        if self.tracker is None:
+            return
+        if not at_once:
+            self.tracker.log(self.trace.drain(last=True))
+        found = summary(engine, self.trace, before or {}, after or {}, chosen) if engine else {}
+        self.tracker.finish(status, found, level_summary(engine) if engine else {})
+
+
+def _params(plan: Plan, stack: str) -> dict[str, str]:
+    """What runs are grouped by: what was asked for, and the value that every hyperparameter starts from."""
+    spec = plan.spec
+    chosen = {f"task.{key}": str(value) for key, value in spec.task.settings.items()}
+    how = spec.choose.model_dump(exclude_none=True) if spec.choose else {}
+    chosen |= {f"choose.{key}": str(value) for key, value in how.items()}
+    for slot, named in spec.strategies.items():
+        strategy = plan.graph.slots[slot]
+        start = strategy.natural({name: value.detach() for name, value in strategy.named_parameters()})
+        chosen |= {f"{slot}.{key}": f"{float(value):g}" for key, value in start.items()}
+        chosen |= {f"{slot}.{key}": str(value) for key, value in named.settings.items()}
+    return {
+        "task": spec.task.name, "stack": stack, "depth": str(len(spec.levels)), "steps": str(spec.steps),
+        "seed": str(spec.seed), "tasks": str(spec.tasks), "device": spec.device, "dtype": spec.dtype, **chosen,
+    }  # fmt: skip
+
+
+def _levels(spec: Spec) -> list[LevelInfo]:
+    found = []
+    for number, level in enumerate(spec.levels, 1):
+        told = level.model_dump(exclude_none=True, exclude={"moves", "by"})
+        chosen = {key: str(value) for key, value in told.items() if value != ()}
+        found.append(LevelInfo(number, level.by, spec.strategies[level.by].name, level.moves, chosen))
+    return found
+
+
+def keep_sources(plan: Plan, folder: Path) -> None:
+    """Copies of the user's own plugins, as they were run, beside what they produced."""
+    for slot in plan.graph.slots.values():
+        if isinstance(slot, Trained):
+            copy_trained(type(slot), folder / "strategies")
+        else:
+            copy_sources(type(slot), folder / "strategies")
+    copy_sources(type(plan.task), folder / "task")

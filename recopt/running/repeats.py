@@ -1,0 +1,240 @@
+"""The runs of one competitor: each task from its own start, side by side where that changes nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..contracts import trees
+from ..contracts.errors import RecoptError
+from ..contracts.settings import plain_name
+from ..contracts.strategy import Strategy
+from ..contracts.task import Task
+from ..core.graph import Graph
+from ..core.level import TASK, Level
+from ..engine.engine import Engine
+from ..engine.measure import at_eval_points, measure_each, settled
+from ..stacks.blame import RunFailed, blame, culprit
+
+Floats = NDArray[np.float64]
+CAP = 100.0
+"""A loss counts for at most this multiple of the run's first one, and so does one that is not finite."""
+DIVERGED = 10.0
+"""A run has diverged if a loss is not finite or its last one is above this multiple of its first."""
+_AT_ONCE = 1000
+_NUMBERS = 8_000_000
+"""Numbers in the batches and models of tasks that run side by side, at most."""
+_LEARNED = 16
+"""How many more numbers a learned rule holds per coordinate than others, roughly."""
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class How(NamedTuple):
+    """How each task is run."""
+
+    steps: int
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """N runs of one competitor.
+
+    Attributes:
+        losses: the training loss at θ_0 … θ_T, shape (N, T + 1), as it was.
+        test: loss and metrics on the ``test`` split at the end, each of shape (N,); empty if not measured.
+        evaluations: of losses and gradients, per run; the one at θ_T is not counted, nor are held-out ones.
+        hypergradients: per run.
+        seconds: all in all.
+        restored: how often a guard acted.
+        times: the N runs are of the same N / ``times`` tasks, over and over, by a rule that was trained so often.
+    """
+
+    losses: Floats
+    test: Mapping[str, Floats]
+    evaluations: float
+    hypergradients: float
+    seconds: float
+    restored: int
+    times: int = 1
+
+    def by_task(self, values: Floats) -> Floats:
+        """``values`` (N,), one for each run, as (times, tasks)."""
+        return values.reshape(self.times, -1)
+
+    @property
+    def capped(self) -> Floats:
+        """The losses with what is not finite, or above ``CAP`` times a run's first loss, at that value."""
+        return _capped(self.losses, self._top[:, None])
+
+    @property
+    def measured(self) -> dict[str, Floats]:
+        """``test`` with its ``loss`` capped likewise; what else is not finite stays so."""
+        return {key: _capped(values, self._top) if key == "loss" else values for key, values in self.test.items()}
+
+    @property
+    def _top(self) -> Floats:
+        top: Floats = CAP * np.maximum(np.abs(self.losses[:, 0]), 1e-12)
+        return top
+
+    @property
+    def diverged(self) -> NDArray[np.bool_]:
+        """Which runs have: see ``DIVERGED``; shape (N,)."""
+        first, last = np.abs(self.losses[:, 0]), np.abs(self.losses[:, -1])
+        with np.errstate(invalid="ignore"):
+            return ~np.isfinite(self.losses).all(1) | (last > DIVERGED * np.maximum(first, 1e-12))
+
+    def score(self, measure: str) -> Floats:
+        """What is compared, shape (N,): the sum over the evaluations at θ_0 … θ_{T−1}, or the loss at θ_T.
+
+        The sum is that of Andrychowicz et al. 2016 (1606.04474): T steps take T evaluations.
+        """
+        return self.capped[:, :-1].sum(1) if measure == "sum" else self.capped[:, -1]
+
+
+def _capped(values: Floats, top: Floats) -> Floats:
+    return np.minimum(np.where(np.isfinite(values), values, np.inf), top)
+
+
+class Members(Task):
+    """The tasks of ``family`` with given seeds, as one draw."""
+
+    def __init__(self, family: Task, seeds: Sequence[int]) -> None:
+        super().__init__(seed=seeds[0])
+        self._family, self._seeds = family, list(seeds)
+
+    def draw(self, seeds: Sequence[int]) -> list[Task]:
+        return self._family.draw(self._seeds)
+
+    def to(self, device: torch.device | str) -> Self:
+        self._family.to(device)
+        return self
+
+
+def held_still(levels: Sequence[Level], strategies: Mapping[str, Strategy], guards: bool = False) -> Graph:
+    """The levels that move the task, with ``strategies`` at the values that they have; those above only train them."""
+    own = [level.model_copy(update={"guard": guards and level.guard}) for level in levels if level.moves == TASK]
+    return Graph(own, {level.by: strategies[level.by] for level in own})
+
+
+def held_at(
+    levels: Sequence[Level], strategies: Mapping[str, Strategy], values: Mapping[str, Sequence[Tensor]],
+    guards: bool = False,
+) -> Graph:  # fmt: skip
+    """As :func:`held_still`, with copies of the strategies at ``values``, by slot."""
+    copies: dict[str, Strategy] = {}
+    for name in sorted({level.by for level in levels if level.moves == TASK}):
+        made = copies[name] = copy.deepcopy(strategies[name])
+        with torch.no_grad():
+            for parameter, value in zip(made.parameters(), values[name], strict=True):
+                parameter.copy_(value)
+    return held_still(levels, copies, guards)
+
+
+def run_all(
+    name: str, graph: Graph, task: Task, seeds: Sequence[int], how: How, *, test: bool = True,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Runs:  # fmt: skip
+    """Run ``graph`` on the task of each seed; ``progress`` is told how many are done.
+
+    Raises:
+        RecoptError: for what cannot work.
+        RunFailed: for an error in a strategy or task.
+    """
+    parts, done = [], 0
+    try:
+        size = side_by_side(graph, task, len(seeds))
+        while done < len(seeds):
+            chunk = seeds[done : done + size]
+            parts.append(_run(graph, task, chunk, how, test))
+            done += len(chunk)
+            progress(done)
+    except RecoptError:
+        raise
+    except (Exception, SystemExit) as why:
+        raise RunFailed(_told(why, name, graph, task, seeds[done])) from why
+    return _joined(parts, len(seeds))
+
+
+def _told(why: BaseException, name: str, graph: Graph, task: Task, seed: int) -> str:
+    """Whose error it is: the task's, the strategy's, or not to be told."""
+    strategies = {type(strategy) for strategy in graph.slots.values()}
+    guilty = culprit(why, [type(task), *strategies])
+    if guilty is type(task):
+        when = f"The task '{plain_name(guilty)}', run by '{name}' from seed {seed},"
+    elif guilty is not None:
+        when = f"'{name}', on tasks from seed {seed},"
+    else:
+        when = f"The run of '{name}' on tasks from seed {seed}"
+    return f"{blame(why, when, [guilty] if guilty else [type(task), *strategies])}."
+
+
+def side_by_side(graph: Graph, task: Task, count: int) -> int:
+    """How many tasks may share an engine without one run touching another.
+
+    Levels above the first tune one set of strategies, so each run needs an engine of its own; so do strategies that
+    draw random numbers, and families whose members differ in structure.
+    """
+    shared = any(level.moves != TASK for level in graph.levels)
+    draws = any(not strategy.vectorize or strategy.order == 0 for strategy in graph.slots.values())
+    if shared or draws or type(task).draw is not Task.draw or not task.vectorize:
+        return 1
+    with torch.random.fork_rng(devices=[]):
+        model = sum(p.numel() for p in task.model().parameters())
+    if any(strategy.learned for strategy in graph.slots.values()):
+        model *= _LEARNED
+    numbers = model + sum(leaf.numel() for leaf in trees.tensors(task.batch(0, "train")))
+    return max(1, min(_AT_ONCE, count, _NUMBERS // numbers))
+
+
+def _run(graph: Graph, task: Task, seeds: Sequence[int], how: How, test: bool) -> Runs:
+    """Some tasks in one engine."""
+    found: dict[int, Tensor] = {}
+
+    def sink(level: int, step: int, values: Mapping[str, Any]) -> None:
+        if level == 0 and "losses" in values:
+            found[step] = values["losses"]
+
+    engine = Engine(
+        Members(task, seeds), graph, seed=seeds[0], tasks=len(seeds), device=torch.device(how.device),
+        dtype=_DTYPES[how.dtype], sink=sink, each=True,
+    )  # fmt: skip
+    engine.run(how.steps)
+    engine.hand_on(engine.state)
+    slot = engine.state.slots[TASK]
+    at, batch = at_eval_points(engine, engine.state), engine.evaluator.batch(slot, slot.seen, "train")
+    with engine.stream:
+        last = engine.evaluator.value(slot, at, batch)
+    columns = [found[step].reshape(-1).double() for step in range(how.steps)]
+    losses = torch.stack([*columns, last.reshape(-1).double()], dim=1)
+    held = measure_each(engine, "test", settled(engine)) if test else []
+    total = engine.budget.total
+    return Runs(
+        losses.cpu().numpy(), {key: np.array([one[key] for one in held]) for key in (held[0] if held else {})},
+        total.loss + total.gradient, total.hypergradient, total.seconds,
+        sum(guard.restored for guard in engine.state.guards.values()),
+    )  # fmt: skip
+
+
+def repeated(parts: Sequence[Runs]) -> Runs:
+    """The runs of one rule that was trained several times, on the same tasks each time, in a row."""
+    found = _joined(parts, len(parts))
+    return replace(found, times=len(parts))
+
+
+def _joined(parts: Sequence[Runs], count: int) -> Runs:
+    keys = [key for key in parts[0].test if all(key in part.test for part in parts)]
+    return Runs(
+        np.concatenate([part.losses for part in parts]),
+        {key: np.concatenate([part.test[key] for part in parts]) for key in keys},
+        sum(part.evaluations for part in parts) / count, sum(part.hypergradients for part in parts) / count,
+        sum(part.seconds for part in parts), sum(part.restored for part in parts),
+    )  # fmt: skip

@@ -1,0 +1,149 @@
+"""What a run leaves: histories, what was found, what was spent, and where to look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..core.guard import frozen
+from ..engine.budget import Budget
+from ..engine.engine import Engine
+from ..engine.measure import models, settled
+from ..plots.run import plot_run
+from ..tracking.trace import Trace
+from .selection.chosen import Chosen
+from .spec import Spec
+
+
+@dataclass
+class Result:
+    """A finished (or interrupted) run.
+
+    Attributes:
+        spec: the fully resolved spec; running it again repeats the run.
+        stack: in stack notation.
+        trace: every recorded figure; see :meth:`history`.
+        before: held-out loss and metrics before the first step, and ``after`` the last (``test`` split).
+        hyperparameters: the natural values that were reached, by slot and name as in ``recopt.Optimizer``:
+            ``{"adam.lr": 0.002, …}``.
+        budget: what was spent per level.
+        status: ``FINISHED`` or ``KILLED`` (interrupted).
+        run_id, folder: where it was recorded; None if it was not.
+        chosen: the values that it hands on, if they were chosen; ``hyperparameters`` are then of these.
+    """
+
+    spec: Spec = field(repr=False)
+    stack: str
+    trace: Trace = field(repr=False)
+    before: dict[str, float]
+    after: dict[str, float]
+    hyperparameters: dict[str, float]
+    budget: Budget
+    status: str
+    engine: Engine = field(repr=False)
+    run_id: str | None = None
+    folder: Path | None = None
+    chosen: Chosen | None = field(default=None, repr=False)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def history(self, key: str = "loss", level: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Steps and values of one figure; level 0 is the task, 1 and up the levels."""
+        return self.trace.series(level, key)
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """The task's training loss at each evaluation on the accepted path, shape (n,)."""
+        return self.history()[1]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run ended at a loss that is not finite, or above ten times the first."""
+        losses = self.losses
+        return bool(len(losses)) and not (
+            np.isfinite(losses[-1]) and abs(losses[-1]) <= 10 * max(abs(losses[0]), 1e-12)
+        )
+
+    def models(self) -> list[nn.Module]:
+        """The trained models, one per task."""
+        return models(self.engine, settled(self.engine))
+
+    def model(self) -> nn.Module:
+        """The trained model of the first task."""
+        return self.models()[0]
+
+    def plot(self) -> Any:
+        """A matplotlib figure of the losses and what the levels did."""
+        return plot_run(self.trace, self.stack, {n: x.by for n, x in enumerate(self.engine.levels, 1)})
+
+
+def summary(
+    engine: Engine, trace: Trace, before: dict[str, float], after: dict[str, float], chosen: Chosen | None = None
+) -> dict[str, float]:
+    """What runs are compared by: one number per key."""
+    losses = trace.series(0, "loss")[1]
+    total = engine.budget.total
+    found = {
+        "steps": float(engine.state.step),
+        "final_loss": float(losses[-1]) if len(losses) else float("nan"),
+        "best_loss": float(np.nanmin(losses)) if np.isfinite(losses).any() else float("nan"),
+        "mean_loss": float(losses.mean()) if len(losses) else float("nan"),
+        "evaluations": float(total.loss + total.gradient),
+        "loss_evaluations": float(total.loss),
+        "gradient_evaluations": float(total.gradient),
+        "hypergradient_evaluations": float(total.hypergradient),
+        "seconds": total.seconds,
+        "restored": float(sum(g.restored for g in engine.state.guards.values())),
+    }
+    found |= {f"before_{k}": v for k, v in before.items()} | {f"test_{k}": v for k, v in after.items()}
+    for number, values in found_hyperparameters(engine, chosen).items():
+        found |= {f"level{number}_{k}": v for k, v in values.items()}
+    return found | (chosen.summary() if chosen else {})
+
+
+def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
+    """What each level (from 1) spent and what its guard did, one number per key.
+
+    Guards belong to slots: what they did is told with the first level that moves the slot.
+    """
+    found: dict[int, dict[str, float]] = {}
+    for number, (level, spent) in enumerate(zip(engine.levels, engine.budget.levels, strict=True)):
+        found[number + 1] = {
+            "steps": float(engine.state.levels[number].steps),
+            "loss_evaluations": float(spent.loss),
+            "gradient_evaluations": float(spent.gradient),
+            "hypergradient_evaluations": float(spent.hypergradient),
+            "seconds": spent.seconds,
+        }
+        guard = engine.state.guards.get(level.moves)
+        if guard is not None and number == engine.graph.movers[level.moves][0]:
+            found[number + 1] |= {"restored_total": float(guard.restored), "frozen_tasks": float(sum(frozen(guard)))}
+    return found
+
+
+def by_slot(engine: Engine, chosen: Chosen | None = None) -> dict[str, float]:
+    """The natural value of every scalar hyperparameter by ``slot.name``, as :func:`found_hyperparameters`."""
+    found: dict[str, float] = {}
+    for level, values in zip(engine.levels, found_hyperparameters(engine, chosen).values(), strict=True):
+        found |= {f"{level.by}.{name}": value for name, value in values.items()}
+    return found
+
+
+def found_hyperparameters(engine: Engine, chosen: Chosen | None = None) -> dict[int, dict[str, float]]:
+    """The natural value of every scalar hyperparameter, by the level that steps with it (from 1).
+
+    They are those that were ``chosen``, or if nothing was, the present ones.
+    """
+    found: dict[int, dict[str, float]] = {}
+    slots = chosen.values if chosen else {name: slot.params for name, slot in settled(engine).slots.items()}
+    for number, level in enumerate(engine.levels, 1):
+        strategy = engine.graph.slots[level.by]
+        values = [p.detach() for p in slots[level.by]]
+        natural = strategy.natural(dict(zip(engine.graph.names[level.by], values, strict=True)))
+        found[number] = {k: float(v) for k, v in natural.items() if isinstance(v, torch.Tensor) and v.ndim == 0}
+    return found

@@ -1,0 +1,49 @@
+"""Running from Python: one function, as ``recopt run`` is one command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..contracts.task import Task
+from ..core.graph import Graph
+from .plan import plan_of
+from .result import Result
+from .session import Options, Session
+
+
+def run(
+    task: str | Path | Task, stack: str | Path | Graph, *, steps: int | None = None, depth: int | None = None,
+    seed: int = 0, tasks: int | None = None, settings: Sequence[str] = (), device: str | None = None,
+    dtype: str | None = None, measure: int | None = None, choose: str | Mapping[str, Any] | None = None,
+    plugins: Sequence[str | Path] = (), store: str | None = None, track: bool = True, name: str | None = None,
+    progress: Callable[[Session], None] | None = None,
+) -> Result:  # fmt: skip
+    """Run a graph of levels on a task, as ``recopt run`` does.
+
+    Args:
+        task: a name such as ``"digits(net=cnn)"``, a ``.py`` file, or a :class:`recopt.Task`.
+        stack: in stack notation, ``"adam(lr=1e-3)/hypergradient"``, or a :class:`recopt.Graph`.
+        steps: updates of the task; 1,000 if not given.
+        depth: repeat the last strategy of the stack up to so many levels.
+        tasks: how many tasks are trained side by side.
+        settings: ``"level2.every=20"``, ``"adam.lr=0.1"``, ``"task.batch_size=64"`` …
+        device, dtype: ``"cpu"``, ``"cuda"`` …; ``"float32"`` or ``"float64"``.
+        measure: steps between two measurements on held-out data; 0 for only at the start and the end.
+        choose: how the values that the run hands on are chosen: ``"every=500, tasks=64, patience=5"`` or a mapping
+            (see :class:`recopt.running.spec.Choose`); None for the last ones.
+        plugins: folders and files with strategies and tasks, searched first.
+        store: an MLflow address; None for ``runs/mlflow.db``. ``track=False`` records nothing.
+        progress: called after every step with the session.
+
+    Raises:
+        RecoptError: for what cannot work, before anything runs.
+        RunFailed: for an error in a strategy or task, with the traceback kept beside the run.
+    """
+    made = plan_of(
+        task, stack, seed=seed, depth=depth, settings=settings, steps=steps, tasks=tasks, device=device, dtype=dtype,
+        measure=measure, choose=choose,
+        plugins=plugins if isinstance(plugins, str) else [str(place) for place in plugins] or None,
+    )  # fmt: skip
+    return Session(made, Options(store=store, track=track, name=name, progress=progress)).run()

@@ -1,0 +1,120 @@
+"""What was chosen to be handed on by a run, how it scored, and what choosing it took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ...contracts.strategy import Params
+
+Values = Mapping[str, Params]
+"""The values of all strategies, by slot."""
+
+
+class Score(NamedTuple):
+    """How a rule did on a set of tasks: the mean over them with its 95 % interval; lower is better.
+
+    Attributes:
+        step: updates of the run's task when the rule had these values.
+        diverged: tasks on which it diverged; each counts with losses that are capped.
+        tasks: how many there were.
+    """
+
+    step: int
+    mean: float
+    low: float
+    high: float
+    diverged: int
+    tasks: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be chosen: not where the mean is not finite, nor where every task diverged."""
+        return math.isfinite(self.mean) and self.diverged < self.tasks
+
+    @property
+    def words(self) -> str:
+        """The mean with its interval, and what diverged, for people."""
+        interval = f" ({self.low:.4g} to {self.high:.4g})" if math.isfinite(self.low) else ""
+        lost = f", {self.diverged} of {self.tasks} diverged" if self.diverged else ""
+        return f"{self.mean:.4g}{interval}{lost}"
+
+    def beats(self, other: Score | None) -> bool:
+        """Whether it is chosen before ``other``: on fewer tasks diverged, or on as many with a lower mean."""
+        if not self.usable or other is None or not other.usable:
+            return self.usable
+        return (self.diverged, self.mean) < (other.diverged, other.mean)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The values that a run hands on.
+
+    Attributes:
+        values: those that had the best score, or the last where none was usable.
+        score: theirs on the tasks that were chosen by; None where none was usable.
+        last: the step that the run got to.
+        report: scores on other tasks, that nothing was chosen by: of the ``chosen`` values, the ``last`` ones, and
+            those ``before`` the first step. Empty for a run that was interrupted.
+        objective, steps: what was scored, and over how many updates of each task.
+        stopped: whether the run ended early, since the score got no better.
+        evaluations, seconds: what choosing and reporting took; no part of the run's budget.
+    """
+
+    values: Values = field(repr=False)
+    score: Score | None
+    last: int
+    report: Mapping[str, Score]
+    objective: str
+    steps: int
+    stopped: bool
+    evaluations: int
+    seconds: float
+
+    @property
+    def step(self) -> int:
+        """Updates of the run's task when the rule had the values."""
+        return self.last if self.score is None else self.score.step
+
+    @property
+    def what(self) -> str:
+        """What is scored, in words, but for the task's name."""
+        tasks = next((score.tasks for score in (*self.report.values(), self.score) if score), 0)
+        scored = "the last loss" if self.objective == "last" else f"the {self.objective} of the losses"
+        return f"{scored} over {self.steps:,} updates on each of {tasks:,} fresh tasks"
+
+    def told(self) -> dict[str, Any]:
+        """All of it but the values, as JSON can hold it."""
+        return {
+            "step": self.step, "last": self.last, "stopped": self.stopped, "objective": self.objective,
+            "steps": self.steps, "score": None if self.score is None else self.score._asdict(),
+            "report": {key: score._asdict() for key, score in self.report.items()},
+            "spent": {"evaluations": self.evaluations, "seconds": self.seconds},
+        }  # fmt: skip
+
+    def plain(self) -> dict[str, Any]:
+        """All of it, as a checkpoint keeps it."""
+        return {"values": dict(self.values), "told": self.told()}
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> Chosen:
+        """The inverse of :meth:`plain`."""
+        values, told = plain["values"], plain["told"]
+        score, spent = told["score"], told["spent"]
+        return cls(
+            values, None if score is None else Score(**score), told["last"],
+            {key: Score(**one) for key, one in told["report"].items()}, told["objective"], told["steps"],
+            told["stopped"], spent["evaluations"], spent["seconds"],
+        )  # fmt: skip
+
+    def summary(self) -> dict[str, float]:
+        """What runs are compared by: one number per key."""
+        found = {"chosen_step": float(self.step), "choose_evaluations": float(self.evaluations)}
+        found["choose_seconds"] = self.seconds
+        if self.score is not None:
+            found |= {"chosen_score": self.score.mean, "chosen_diverged": float(self.score.diverged)}
+        for key, score in self.report.items():
+            found |= {f"report_{key}": score.mean, f"report_{key}_diverged": float(score.diverged)}
+        return found

@@ -1,0 +1,61 @@
+"""The file of a spec: YAML in its safe subset, with refusals that name the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..contracts.errors import RecoptError
+
+_MERGE = "tag:yaml.org,2002:merge"
+"""What YAML calls ``<<``, which may be there more than once."""
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        RecoptError: if it cannot be read, holds no mapping, or one that has a key twice.
+    """
+    try:
+        loader = yaml.SafeLoader(path.read_text())
+        node = loader.get_single_node()
+        if double := _double(node):
+            raise RecoptError(f"The spec {path} has {double}: keep one of them.")
+        data = loader.construct_document(node) if node else None
+    except OSError as why:
+        raise RecoptError(f"The spec {path} cannot be read ({why.strerror}): check the path.") from None
+    except (yaml.YAMLError, ValueError) as why:
+        mark = getattr(why, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        text = getattr(why, "problem", None) or str(why).partition("\n")[0]
+        raise RecoptError(f"The spec {path}{place} is no YAML: {text}.") from None
+    except RecursionError:
+        raise RecoptError(f"The spec {path} is nested too deeply: a spec has four levels at most.") from None
+    if not isinstance(data, dict):
+        raise RecoptError(f"The spec {path} should be a mapping, with a task and a stack to begin with.")
+    return data
+
+
+def _double(root: yaml.Node | None) -> str | None:
+    """The first key that a mapping has twice, and where: YAML's readers take the last one, and say nothing."""
+    todo, seen = [root] if root else [], set[int]()
+    while todo:
+        node = todo.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            todo += reversed(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE):
+                line = key.start_mark.line + 1
+                if first := lines.get(key.value):
+                    both = f"lines {first} and {line}" if line > first else f"line {line}"
+                    return f"'{key.value}' twice, in {both}"
+                lines[key.value] = line
+            todo += [value for _, value in reversed(node.value)]
+    return None

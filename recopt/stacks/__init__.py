@@ -1,0 +1,1 @@
+"""From names to strategies and levels: plugins, the notation's terms, and exported rules."""

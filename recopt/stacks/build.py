@@ -1,0 +1,108 @@
+"""From words to objects: a spec's task, strategies and graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from ..contracts.errors import RecoptError, unknown
+from ..contracts.strategy import Strategy
+from ..contracts.task import Task
+from ..core.level import Level
+from ..core.notation import levels_of, parse
+from ..core.seeds import mix
+from .blame import RunFailed, blame
+from .named import Named, explain
+from .plugins import load_strategy, load_task
+
+_SETTING = re.compile(r"(?:level(?P<level>\d+)|(?P<slot>task|[A-Za-z_]\w*))\.(?P<key>\w+)")
+
+
+def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
+    """The task, seeded. Raises RecoptError on an unknown name or option, RunFailed for an error in a user's task."""
+    made = load_task(named.name, folders)
+    try:
+        return made(seed=seed, **named.settings)
+    except RecoptError:
+        raise
+    except (Exception, SystemExit) as why:
+        raise RunFailed(f"{blame(why, f'Making the task {named.name!r}', [made])}.") from why
+
+
+def make_strategy(slot: str, named: Named, seed: int, folders: Sequence[str] = (), where: str = "") -> Strategy:
+    """A strategy, its initial meta-parameters drawn from ``seed`` and its slot's name; refusals name ``where``."""
+    made = load_strategy(named.name, folders, where or f"in slot '{slot}'")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(seed, 3, *slot.encode()))
+        try:
+            return made(domains=named.domains or None, **named.settings)
+        except RecoptError:
+            raise
+        except (Exception, SystemExit) as why:
+            raise RunFailed(f"{blame(why, f'Making the strategy {named.name!r}', [made])}.") from why
+
+
+def make_strategies(
+    found: Mapping[str, Named], seed: int, folders: Sequence[str] = (), where: str = ""
+) -> dict[str, Strategy]:
+    """All strategies of a spec, by slot; refusals name ``where``, or the slot."""
+    return {slot: make_strategy(slot, named, seed, folders, where) for slot, named in found.items()}
+
+
+def stack_levels(layers: Sequence[Sequence[Any]], strategies: Mapping[str, Strategy]) -> list[Level]:
+    """The levels of a parsed stack, with nothing filled in yet."""
+    return levels_of(layers, {slot: [n for n, _ in s.named_parameters()] for slot, s in strategies.items()})
+
+
+def with_settings(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A spec's mapping with ``level2.every=20``, ``adam.lr=0.1`` or ``task.batch_size=64`` set.
+
+    Raises:
+        RecoptError: if a setting does not read like that, or names what is not there.
+    """
+    for text in settings:
+        place, equals, value = text.partition("=")
+        match = _SETTING.fullmatch(place.strip())
+        if not match or not equals:
+            raise RecoptError(f"'{text}' should read like level2.every=20, adam.lr=0.1 or task.batch_size=64.")
+        _set(data, match, _value(value), place)
+    return data
+
+
+def _set(data: dict[str, Any], match: re.Match[str], value: Any, place: str) -> None:
+    key = match["key"]
+    if match["level"]:
+        number, levels = int(match["level"]), data["levels"]
+        if not 1 <= number <= len(levels):
+            have = f"levels 1 to {len(levels)}" if len(levels) > 1 else "one level"
+            raise RecoptError(f"There is no level{number} in '{place}': the graph has {have}.")
+        if key not in Level.model_fields:
+            raise unknown("setting", key, Level.model_fields, f"in '{place}'")
+        levels[number - 1][key] = value
+    elif match["slot"] == "task":
+        data["task"].setdefault("settings", {})[key] = value
+    elif match["slot"] in data["strategies"]:
+        data["strategies"][match["slot"]].setdefault("settings", {})[key] = value
+    else:
+        known = ["task", *data["strategies"], *(f"level{n + 1}" for n in range(len(data["levels"])))]
+        raise unknown("name", match["slot"], known, f"in '{place}'")
+
+
+def _value(text: str) -> Any:
+    try:
+        return parse(f"x(v={text})")[0][0].settings["v"]
+    except RecoptError:
+        return yaml.safe_load(text)
+
+
+def make_level(data: Mapping[str, Any], number: int) -> Level:
+    """A level from a mapping. Raises RecoptError naming ``number`` (from 1) and the field."""
+    try:
+        return Level.model_validate(dict(data))
+    except ValidationError as why:
+        raise RecoptError(f"In level{number}: {explain(why, {'': Level.model_fields})}") from None

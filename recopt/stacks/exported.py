@@ -1,0 +1,241 @@
+"""Exports as they are read: what a folder that ``recopt export`` wrote holds, and the strategy that it stands for.
+
+A folder among the plugins is a strategy by its folder's name: a class made of the exported strategy's own class and the
+values it was trained to. It is an ordinary strategy in every other way, at any level.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..contracts.errors import RecoptError
+from ..contracts.strategy import Strategy
+from ..core.level import TASK, Level
+from .named import Named, explain, in_words
+from .places import STACK, find, shipped_folder
+
+FORMAT = 1
+VALUES, PLUGINS = "strategies.safetensors", "plugins"
+CARD = "card.md"
+_REMEDY = "export the run again with 'recopt export RUN DIR'"
+
+
+class Described(BaseModel):
+    """What ``stack.json`` says.
+
+    Attributes:
+        recopt: the version of the format.
+        task: what it was trained on, ``tasks`` of them side by side.
+        spent: the evaluations that each level spent.
+        strategies: by slot; a user's own are in the folder's ``plugins/``.
+        levels: those that move the task, and those that taught them.
+        chosen: how the values were chosen, as the run that chose them told it; None for the run's last.
+        digests: the SHA-256 of files beside it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recopt: int
+    task: Named
+    tasks: int = 1
+    spent: list[dict[str, float]] = []
+    strategies: dict[str, Named]
+    levels: list[Level]
+    chosen: dict[str, Any] | None = None
+    digests: dict[str, str] = {}
+
+
+_KNOWN = {
+    "": Described.model_fields, "task": Named.model_fields, "strategies": Named.model_fields,
+    "levels": Level.model_fields,
+}  # fmt: skip
+"""The names in ``stack.json``, and in what is nested in it."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """The content of an export's folder; ``values`` by ``slot/parameter``."""
+
+    folder: Path
+    told: Described
+    values: Mapping[str, Tensor]
+
+    @property
+    def own(self) -> list[Level]:
+        """The levels that move the task; what was learned stands there, and those above only taught it."""
+        return [level for level in self.told.levels if level.moves == TASK]
+
+    @property
+    def spent(self) -> int | None:
+        """The evaluations of the task that the training took, choosing among its values included; None if not known."""
+        rows, chosen = self.told.spent, self.told.chosen
+        if not rows:
+            return None
+        choosing = chosen["spent"]["evaluations"] if chosen else 0
+        return int(sum(row.get("loss", 0) + row.get("gradient", 0) for row in rows) + choosing)
+
+    @cached_property
+    def card(self) -> str:
+        """What is to be known of it: its card, or where it has none, that."""
+        rules = " + ".join(in_words(self.told.strategies[level.by]) for level in self.own)
+        return read_card(self.folder) or blank_card(rules, in_words(self.told.task))
+
+    def base(self, slot: str) -> type[Strategy]:
+        """The class of the strategy in ``slot``, without values: the folder's own, or a shipped or installed one.
+
+        A file of the same name in ``./strategies`` does not change what was exported, so what is shipped goes first.
+        """
+        places = [place for place in (self.folder / PLUGINS, shipped_folder("strategies")) if place.is_dir()]
+        found = find("strategy", self.told.strategies[slot].name, places, f"in {self.folder / STACK}")
+        return cast("type[Strategy]", found)
+
+    def make(self, slot: str) -> Strategy:
+        """The strategy in ``slot`` with its trained values.
+
+        Raises:
+            RecoptError: if the values do not fit it.
+        """
+        named = self.told.strategies[slot]
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced
+            made = self.base(slot)(domains=named.domains or None, **named.settings)
+        self.fill(made, slot)
+        return made
+
+    def fill(self, strategy: Strategy, slot: str, given: Iterable[str] = ()) -> None:
+        """Put the values of ``slot`` into ``strategy``, but for the settings ``given``, which somebody chose anew.
+
+        Raises:
+            RecoptError: if they do not fit.
+        """
+        given = list(given)
+        have = {key.removeprefix(f"{slot}/"): v for key, v in self.values.items() if key.startswith(f"{slot}/")}
+        wanted = dict(strategy.named_parameters())
+        left = [name for name in have if name not in wanted and not given]
+        for name in [*wanted, *left]:
+            if name in given:
+                continue
+            found, parameter = have.get(name), wanted.get(name)
+            if found is None or parameter is None or found.shape != parameter.shape:
+                raise self._unfit(slot, name, given)
+            with torch.no_grad():
+                parameter.copy_(found)
+
+    def _unfit(self, slot: str, name: str, given: list[str]) -> RecoptError:
+        if given:
+            text = f"The values in {self.folder} were trained with other settings: leave out {', '.join(given)}."
+            return RecoptError(text)
+        where = self.folder / VALUES
+        return RecoptError(f"{where} does not fit '{slot}': {name} is missing or of another shape; {_REMEDY}.")
+
+
+class Trained(Strategy):
+    """A strategy that starts from the values in an export; see :func:`trained_class`, which makes its subclasses.
+
+    Settings that are given go before the trained values, as far as those then still fit.
+    """
+
+    export: ClassVar[Export]
+    slot: ClassVar[str]
+    name: ClassVar[str]
+
+    def __init__(self, *, domains: Mapping[str, str] | None = None, **given: Any) -> None:
+        if domains:
+            raise RecoptError(f"'{self.name}' was trained in domains of its own: leave 'domains' out.")
+        named = self.export.told.strategies[self.slot]
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced
+            super().__init__(domains=named.domains or None, **{**named.settings, **given})
+        self._made_with = {"domains": None, **given}  # so that one made afresh is trained too
+        self.export.fill(self, self.slot, given)
+
+    def named(self) -> Named:
+        """What it is without its values: the exported strategy, with the settings it has here."""
+        base = self.export.told.strategies[self.slot]
+        given = {key: value for key, value in self._made_with.items() if key != "domains"}
+        return Named(name=base.name, settings={**base.settings, **given}, domains=base.domains)
+
+
+def trained_class(folder: Path, name: str) -> type[Trained]:
+    """The strategy ``name`` that the export in ``folder`` stands for; its docstring is the export's card.
+
+    Raises:
+        RecoptError: if it is no export, does not fit its strategy, or holds several strategies that share a task.
+    """
+    export = read_folder(folder)
+    if len(export.own) != 1 or export.own[0].only:
+        raise RecoptError(
+            f"{folder} has one strategy for each part of a task, which no single name can stand for: give the folder "
+            "itself to 'recopt compare' or recopt.Optimizer."
+        )
+    level = export.own[0]
+    base = export.base(level.by)
+    kept = {"normalize": level.normalize} if level.normalize not in (None, "none") else {}
+    made: type[Trained] = type(
+        "".join(part.capitalize() for part in name.replace("_", "-").split("-")),
+        (Trained, base),
+        {
+            "__doc__": export.card, "__module__": base.__module__, "export": export, "slot": level.by, "name": name,
+            "level": {**base.level, **kept},
+        },
+    )  # fmt: skip
+    made()  # what does not fit is said now
+    return made
+
+
+def read_folder(folder: Path) -> Export:
+    """What the export in ``folder`` holds.
+
+    Raises:
+        RecoptError: if it is no export, or what it holds is damaged.
+    """
+    try:
+        told = json.loads((folder / STACK).read_text())
+        raw = (folder / VALUES).read_bytes()
+        values = load_file(str(folder / VALUES))
+    except (OSError, ValueError, SafetensorError) as why:  # ValueError: no JSON, or no text
+        raise RecoptError(f"{folder} is no export of recopt ({why}): write one with 'recopt export RUN DIR'.") from None
+    if not isinstance(told, dict) or told.get("recopt") != FORMAT:
+        have = told.get("recopt") if isinstance(told, dict) else None
+        raise RecoptError(f"{folder} has format {have}, and this recopt reads {FORMAT}.")
+    try:
+        described = Described.model_validate(told)
+    except ValidationError as why:
+        text = explain(why, _KNOWN).removesuffix(".")
+        raise RecoptError(f"{folder / STACK} is not as recopt writes it ({text}): {_REMEDY}.") from None
+    lost = [level.by for level in described.levels if level.by not in described.strategies]
+    if lost or not any(level.moves == TASK for level in described.levels):
+        what = f"it lacks the strategy '{lost[0]}'" if lost else "nothing in it moves a task"
+        raise RecoptError(f"{folder / STACK} is not as recopt writes it ({what}): {_REMEDY}.")
+    if described.digests.get(VALUES) not in (None, hashlib.sha256(raw).hexdigest()):
+        raise RecoptError(f"{folder / VALUES} is not the file that {STACK} was written with: {_REMEDY}.")
+    broken = [name for name, value in values.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise RecoptError(f"{folder / VALUES} has numbers in '{broken[0]}' that are not finite: train the rule again.")
+    return Export(folder, described, values)
+
+
+def blank_card(rules: str, task: str) -> str:
+    """What stands for the card of an export that has none."""
+    return f"{rules}, exported from a run on {task}; it has no {CARD}."
+
+
+def read_card(folder: Path) -> str | None:
+    """The card in ``folder`` without a title, its first line a summary; None if it has none that is text."""
+    try:
+        lines = (folder / CARD).read_text(encoding="utf-8").strip().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    while lines and (not lines[0].strip() or lines[0].startswith("# ")):
+        del lines[0]
+    return "\n".join(lines) or None

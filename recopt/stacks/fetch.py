@@ -1,0 +1,53 @@
+"""Exports as a user names them: a folder, or an address in a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..contracts.errors import RecoptError
+from ..contracts.strategy import Strategy
+from ..core.level import Level
+from .exported import read_folder
+from .plugins import STACK, is_export
+
+
+def is_reference(stack: str) -> bool:
+    """Whether ``stack`` is an address in an MLflow store: ``runs:/…`` or ``models:/…``."""
+    return stack.startswith(("runs:/", "models:/"))
+
+
+def fetch_export(reference: str, store: str | None = None) -> Path:
+    """The folder of the export that ``reference`` names in a store, brought here from a server if need be.
+
+    Raises:
+        RecoptError: if it names nothing, or what is no export, or the store does not answer.
+    """
+    from ..tracking.mlflow.runs import fetch_model  # now, not above: only this needs a store
+
+    folder = fetch_model(reference, store=store)
+    if not is_export(folder):
+        raise RecoptError(f"'{reference}' is no export of recopt: it has no {STACK}.")
+    return folder
+
+
+def export_folder(stack: str | Path) -> Path | None:
+    """``stack`` as a folder, if it is one: by what is in it, or because only a path is written like that.
+
+    Raises:
+        RecoptError: if it is written as a path, and there is no such folder.
+    """
+    path = Path(stack)
+    written = isinstance(stack, Path) or stack.startswith(("/", "./", "../"))
+    if written and not path.is_dir():
+        raise RecoptError(f"There is no folder '{stack}': give that of an export, or a stack such as adam/sgd.")
+    return path if path.is_dir() and (written or is_export(path)) else None
+
+
+def read_export(folder: Path) -> tuple[list[Level], dict[str, Strategy]]:
+    """The levels and trained strategies in ``folder``.
+
+    Raises:
+        RecoptError: if the folder is not an export, or its values do not fit its strategies.
+    """
+    export = read_folder(folder)
+    return export.told.levels, {slot: export.make(slot) for slot in export.told.strategies}

@@ -1,0 +1,110 @@
+"""Plugins by name with their settings, in a spec, a stack or an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from ..contracts.errors import RecoptError, did_you_mean
+from ..core.notation import Term, parse
+
+
+def _named(value: object) -> object:
+    """``adam(lr=0.1)`` or ``{name: adam, lr: 0.1}`` as name and settings."""
+    if isinstance(value, str):
+        if value.endswith(".py"):
+            return {"name": value}
+        layers = parse(value)
+        term = layers[0][0]
+        if len(layers) > 1 or len(layers[0]) > 1 or term.only:
+            raise RecoptError(f"'{value}' in a spec should name one plugin, like adam(lr=0.1).")
+        return {"name": term.name, "settings": term.settings}
+    return value
+
+
+class Named(BaseModel):
+    """A plugin by name (or a task by its file), with its settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    settings: dict[str, Any] = {}
+    domains: dict[str, str] = {}
+
+
+NamedOrText = Annotated[Named, BeforeValidator(_named)]
+
+
+DEEPEST = 1000
+"""Levels that a stack may be repeated to: more than anybody's memory has room for."""
+
+
+def written(slot: str, named: Named) -> str:
+    """One strategy in stack notation, with its label where that is not its name."""
+    label = "" if slot == named.name.replace("-", "_") else f"@{slot}"
+    settings = ", ".join(f"{k}={_short(v)}" for k, v in named.settings.items())
+    return f"{named.name}{label}({settings})" if settings else f"{named.name}{label}"
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def strategies_of(layers: Sequence[Sequence[Term]]) -> dict[str, Named]:
+    """The strategies of a stack by slot; the first place of a label has its settings."""
+    found: dict[str, Named] = {}
+    for term in (t for layer in layers for t in layer):
+        found.setdefault(term.slot, Named(name=term.name, settings=term.settings))
+    return found
+
+
+def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Term]]:
+    """The layers with the last one repeated, each time as a strategy of its own, up to ``depth`` layers."""
+    out = [list(layer) for layer in layers]
+    if depth is not None and depth < len(out):
+        raise RecoptError(
+            f"--depth {depth} is less than the {len(out)} levels of the stack: leave it out or give more."
+        )
+    if depth is not None and depth > DEEPEST:
+        raise RecoptError(f"--depth {depth} is more than {DEEPEST:,} levels: give less.")
+    while depth is not None and len(out) < depth:
+        number = len(out) + 1
+        out.append([Term(t.name, f"{t.name.replace('-', '_')}{number}", t.settings, t.only) for t in layers[-1]])
+    return out
+
+
+def explain(why: ValidationError, known: Mapping[str, Iterable[str]]) -> str:
+    """The first mistake of a validation in one sentence: where, what, and the nearest name that exists.
+
+    A name that does not exist comes before one that is missing, which may be what it was meant to be. ``known`` has the
+    names that exist: at the top (``""``), and beneath each name that something is nested in.
+    """
+    errors = why.errors(include_url=False)
+    error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    parts = [str(p) for p in error["loc"] if not str(p).startswith("function-")]
+    place = ".".join(parts)
+    if len(parts) > 1 and parts[0] == "levels" and parts[1].isdigit():
+        place = ".".join([f"level{int(parts[1]) + 1}", *parts[2:]])
+    if error["type"] == "extra_forbidden":
+        return f"there is no '{place}'.{did_you_mean(parts[-1], known.get(parts[0] if len(parts) > 1 else '', ()))}"
+    if error["type"] == "missing":
+        if {("strategies",), ("levels",)} <= {e["loc"] for e in errors}:
+            return "'stack' is missing: name what trains the task, as in stack: adam/hypergradient."
+        return f"'{place}' is missing."
+    text = _EXPECTED.get(error["type"].partition("_")[0], error["msg"].removeprefix("Value error, "))
+    return f"'{place}' {text[0].lower()}{text[1:]}, not {error['input']!r}." if place else f"{text}."
+
+
+_EXPECTED = {
+    "int": "should be a whole number", "float": "should be a number", "bool": "should be true or false",
+    "string": "should be text", "list": "should be a list", "dict": "should be a mapping",
+    "model": "should be a mapping",
+}  # fmt: skip
+"""By the beginning of pydantic's names of errors: what was expected."""
+
+
+def in_words(named: Named) -> str:
+    """A task or a strategy with its settings, as a user would write it."""
+    return written(named.name.replace("-", "_"), named)

@@ -1,0 +1,218 @@
+"""The places where plugins are looked for, and what each offers by name: nothing is imported but what is asked for."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from .. import tasks
+from ..contracts.errors import RecoptError, unknown
+from .plugin_file import OTHER, Kind, base_of, class_in, class_in_file, one_line
+
+PathLike = str | Path
+Places = PathLike | Sequence[PathLike]
+Read = Callable[[Path, str], type]
+"""Makes the strategy of a name that the export in a folder stands for. Raises RecoptError if there is none."""
+
+_GROUPS: dict[Kind, str] = {"strategy": "recopt.strategies", "task": "recopt.tasks"}
+_NAME = re.compile(r"[A-Za-z][\w.-]*")
+STACK = "stack.json"
+"""The file by which a folder is known as an export of trained strategies."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A place that has a name; ``load`` imports its class, and returns None if it is of the other kind.
+
+    ``load`` raises RecoptError if what is there cannot be used.
+    """
+
+    name: str
+    origin: str
+    load: Callable[[], type | None]
+    path: Path | None = None
+    summary: str | None = None  # given where it is known without importing
+
+
+def shipped_folder(name: Literal["strategies", "runs"]) -> Path:
+    """Where the shipped strategies or run specs are: in the package, or beside it in a checkout.
+
+    Raises:
+        RecoptError: if they are in neither place.
+    """
+    package = Path(__file__).parents[1]
+    checkout = package.parent
+    if (package / f"_{name}").is_dir():
+        return package / f"_{name}"
+    if (checkout / "pyproject.toml").is_file() and (checkout / name).is_dir():
+        return checkout / name
+    raise RecoptError(f"This installation of recopt lacks its folder '{name}': install it again.")
+
+
+def is_export(path: Path) -> bool:
+    """Whether ``path`` is a folder that ``recopt export`` wrote, by what is in it."""
+    return (path / STACK).is_file()
+
+
+def candidates(kind: Kind, folders: Places, read: Read | None = None) -> Iterator[Candidate]:
+    """Every plugin there is, in the order of precedence; none is imported.
+
+    Args:
+        read: reads exports of trained strategies; None if they are not to be among them.
+
+    Raises:
+        RecoptError: if one of ``folders`` is not there.
+    """
+    for given in map(Path, [folders] if isinstance(folders, str | Path) else folders):
+        if is_export(given) and read:
+            yield _one(kind, canonical(given.resolve().name), [given], f"{given}", read)
+        elif given.is_dir():
+            beside = given.resolve() != shipped_folder("strategies").resolve()
+            yield from _in_folder(kind, given, f"{given}", read, beside)
+        elif given.is_file() and given.suffix == ".py":
+            yield Candidate(canonical(given.stem), f"{given}", partial(class_in_file, kind, given), given)
+        else:
+            raise RecoptError(f"Plugins cannot be read from '{given}': give a folder or a .py file that exists.")
+    if kind == "task":
+        for name in tasks.names():
+            yield Candidate(canonical(name), "shipped", partial(tasks.get, name), summary=tasks.describe(name))
+    else:
+        local, shipped = Path("strategies"), shipped_folder("strategies")
+        if local.is_dir() and local.resolve() != shipped.resolve():
+            found = _in_folder(kind, local, "./strategies", read)
+            yield from (candidate for candidate in found if not _is_copy(candidate.path, shipped))
+        yield from _in_folder(kind, shipped, "shipped", read, beside=False)
+    yield from _installed(kind, read)
+
+
+def _in_folder(kind: Kind, folder: Path, origin: str, read: Read | None, beside: bool = True) -> Iterator[Candidate]:
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        taken = path.suffix == ".py" and path.is_file()
+        if not path.name.startswith(("_", ".")) and (taken or (read and is_export(path))):
+            groups.setdefault(canonical(path.stem if taken else path.name), []).append(path)
+    for name, paths in groups.items():
+        yield _one(kind, name, paths, origin, read, beside)
+
+
+def _one(kind: Kind, name: str, paths: list[Path], origin: str, read: Read | None, beside: bool = True) -> Candidate:
+    """The file or export at ``paths[0]``; whatever else is there has the same name."""
+    path = paths[0]
+    load: Callable[[], type | None] = partial(class_in_file, kind, path, beside)
+    if len(paths) > 1:
+        load = partial(_refuse, f"{path} and {paths[1].name} have the same name, '{name}': rename one.")
+    elif not _NAME.fullmatch(name):
+        load = partial(_refuse, f"'{name}' cannot be written in a stack: rename {path}.")
+    elif read and is_export(path):
+        load = partial(_read, kind, path, name, read)
+    return Candidate(name, origin, load, path)
+
+
+def _read(kind: Kind, folder: Path, name: str, read: Read) -> type | None:
+    return read(folder, name) if kind == "strategy" else None
+
+
+def _refuse(text: str) -> None:
+    raise RecoptError(text)
+
+
+def _installed(kind: Kind, read: Read | None) -> Iterator[Candidate]:
+    groups: dict[str, list[metadata.EntryPoint]] = {}
+    for point in metadata.entry_points(group=_GROUPS[kind]):
+        groups.setdefault(canonical(point.name), []).append(point)
+    for name, points in sorted(groups.items()):
+        owners = [point.dist.name if point.dist else point.module for point in points]
+        load: Callable[[], type | None] = partial(_class_of_entry, kind, points[0], owners[0], read)
+        if len({point.value for point in points}) > 1:
+            both = " and ".join(dict.fromkeys(owners))
+            load = partial(_refuse, f"Installed packages offer the {kind} '{name}' more than once ({both}): keep one.")
+        yield Candidate(name, f"installed ({owners[0]})", load)
+
+
+def _class_of_entry(kind: Kind, point: metadata.EntryPoint, owner: str, read: Read | None) -> type | None:
+    place = f"The {kind} '{point.name}' of the installed package {owner}"
+    try:
+        loaded = point.load()
+    except (Exception, SystemExit) as why:
+        raise RecoptError(f"{place} cannot be imported: {one_line(why)}.") from why
+    if isinstance(loaded, type):
+        if not issubclass(loaded, base_of(kind)):
+            raise RecoptError(f"{place} is no subclass of recopt.{base_of(kind).__name__}: {point.value}.")
+        return loaded
+    for folder in map(Path, getattr(loaded, "__path__", ())):  # a package's folder may be an export
+        if is_export(folder):
+            return _read(kind, folder, canonical(point.name), read) if read else None
+    return class_in(kind, loaded, place)
+
+
+def _is_copy(path: Path | None, folder: Path) -> bool:
+    """Whether ``folder`` has it too, to the byte: in a checkout, all that is installed is there twice."""
+    return path is not None and (folder / path.name).exists() and same(path, folder / path.name)
+
+
+def same(a: Path, b: Path) -> bool:
+    """Whether two files or folders are one, or have the same content."""
+    return a.resolve() == b.resolve() or _content(a) == _content(b)
+
+
+def _content(path: Path) -> dict[Path, bytes]:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {file.relative_to(path): file.read_bytes() for file in files}
+
+
+def canonical(name: str) -> str:
+    """``name`` with ``-`` for ``_``: the two are the same."""
+    return name.replace("_", "-")
+
+
+class ShadowedPlugin(UserWarning):
+    """Another plugin of the same name is not used."""
+
+
+def find(kind: Kind, name: str, folders: Places = (), where: str = "", read: Read | None = None) -> type:
+    """The class of the plugin called ``name``, or the one in the file ``name`` if that ends in ``.py``.
+
+    Args:
+        where: the place to name in a refusal.
+        read: reads exports, which are plugins too; None if they are not to be.
+
+    Raises:
+        RecoptError: for an unknown name, a folder that is not there, or a plugin that cannot be used.
+    """
+    if name.endswith(".py"):
+        return _load_path(kind, Path(name), where)
+    places = list(candidates(kind, folders, read))
+    matching = [c for c in places if c.name == canonical(name)]
+    for i, candidate in enumerate(matching):
+        found = candidate.load()
+        if found is not None:
+            if others := shadowed(candidate, matching[i + 1 :]):
+                text = f"{kind.capitalize()} '{candidate.name}' is taken from {candidate.origin}, not {others[0]}."
+                warnings.warn(text, ShadowedPlugin, stacklevel=3)
+            return found
+    if matching or any(c.name == canonical(name) for c in candidates(OTHER[kind], folders, read)):
+        place = f" {where}" if where else ""
+        raise RecoptError(f"'{name}'{place} is a {OTHER[kind]}, not a {kind}.")
+    files = [f"{name}.py"] if Path(f"{name}.py").is_file() else []
+    raise unknown(kind, name, [*(c.name for c in places), *files], where)
+
+
+def _load_path(kind: Kind, path: Path, where: str) -> type:
+    if not path.is_file():
+        place = f" {where}" if where else ""
+        raise RecoptError(f"There is no file '{path}'{place}: give the path of a file with a {kind}.")
+    found = class_in_file(kind, path)
+    if found is None:
+        raise RecoptError(f"{path} defines a {OTHER[kind]}, not a {kind}.")
+    return found
+
+
+def shadowed(taken: Candidate, others: Iterable[Candidate]) -> list[str]:
+    """The origins of ``others``, but for copies of what is taken."""
+    return [o.origin for o in others if not (taken.path and o.path and same(taken.path, o.path))]

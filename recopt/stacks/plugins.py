@@ -1,0 +1,194 @@
+"""Strategies and tasks, found by name.
+
+A plugin is one Python file with one public subclass of :class:`recopt.Strategy` or :class:`recopt.Task`; its name is
+the file's, where ``-`` and ``_`` are the same. The places are searched in this order, and the first that has the
+name is taken:
+
+1. folders and files that the user gives (``--plugins``), in their order; they may hold both kinds;
+2. ``./strategies`` (strategies only);
+3. what comes with recopt;
+4. the entry points ``recopt.strategies`` and ``recopt.tasks`` of installed packages.
+
+So a user's file goes before a shipped one of the same name, with a :class:`ShadowedPlugin` warning, and an
+installed package never changes what a name means. A path that ends in ``.py`` is taken as it is. Only the file
+that is asked for is run; a user's folder is added at the end of ``sys.path``, so that a plugin may import what is
+beside it.
+
+In each of these places a folder that ``recopt export`` wrote is a strategy too, by the folder's name, with the values
+it was trained to; of an installed package it is a folder inside the package that the entry point names.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from ..contracts.errors import RecoptError, unknown
+from .places import (
+    STACK,
+    Candidate,
+    Places,
+    ShadowedPlugin,
+    candidates,
+    canonical,
+    find,
+    is_export,
+    shadowed,
+    shipped_folder,
+)
+from .plugin_file import Kind, class_in_file, source_of
+
+if TYPE_CHECKING:
+    from ..contracts.strategy import Strategy
+    from ..contracts.task import Task
+
+__all__ = [
+    "STACK",
+    "Kind",
+    "Places",
+    "PluginInfo",
+    "ShadowedPlugin",
+    "canonical",
+    "is_export",
+    "is_known",
+    "list_strategies",
+    "list_tasks",
+    "load_any",
+    "load_strategy",
+    "load_task",
+    "shipped_folder",
+    "source_of",
+]
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """What a listing shows of a plugin.
+
+    Attributes:
+        name: the name it is asked for by.
+        kind: ``strategy`` or ``task``.
+        origin: ``shipped``, ``installed (DISTRIBUTION)``, or the folder or file it was found in.
+        path: its file or folder, where it has one of its own.
+        summary: the first line of its docstring.
+        problem: why it cannot be used; None if it can.
+        trained: whether it is an export, with the values it was trained to.
+        shadows: the origins of others of the same name, which are not used.
+    """
+
+    name: str
+    kind: Kind
+    origin: str
+    path: Path | None = None
+    summary: str = ""
+    problem: str | None = None
+    trained: bool = False
+    shadows: tuple[str, ...] = ()
+
+
+def load_strategy(name: str, folders: Places = (), where: str = "") -> type[Strategy]:
+    """The strategy class called ``name``, or the one in the file ``name`` if that ends in ``.py``.
+
+    Args:
+        folders: folders and files to search first.
+        where: the place to name in a refusal, such as ``in 'adm/sgd'``.
+
+    Raises:
+        RecoptError: for an unknown name, a folder that is not there, or a plugin that cannot be used.
+    """
+    return cast("type[Strategy]", find("strategy", name, folders, where, _trained))
+
+
+def load_task(name: str, folders: Places = (), where: str = "") -> type[Task]:
+    """The task class called ``name``, or the one in the file ``name`` if that ends in ``.py``.
+
+    Arguments and refusals as for :func:`load_strategy`.
+    """
+    return cast("type[Task]", find("task", name, folders, where, _trained))
+
+
+def load_any(name: str, folders: Places = ()) -> tuple[Kind, type]:
+    """The strategy or the task called ``name`` (of both, the strategy), or in the file, or of the export, ``name``.
+
+    Raises:
+        RecoptError: as :func:`load_strategy`.
+    """
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise RecoptError(f"There is no file '{name}': give the path of a file with a strategy or a task.")
+        found = class_in_file("strategy", Path(name))
+        return ("task", load_task(name)) if found is None else ("strategy", found)
+    if is_export(Path(name)):
+        folder = Path(name)
+        return "strategy", _trained(folder, canonical(folder.resolve().name))
+    kinds: tuple[Kind, Kind] = ("strategy", "task")
+    for kind in kinds:
+        for candidate in candidates(kind, folders, _trained):
+            found = candidate.load() if candidate.name == canonical(name) else None
+            if found is not None:
+                return kind, found
+    raise unknown("strategy or task", name, {c.name for kind in kinds for c in candidates(kind, folders, _trained)})
+
+
+def is_known(kind: Kind, name: str, folders: Places = ()) -> bool:
+    """Whether there is a plugin of that name, or a file, without importing any.
+
+    Raises:
+        RecoptError: if one of ``folders`` is not there.
+    """
+    if name.endswith(".py"):
+        return Path(name).is_file()
+    return any(candidate.name == canonical(name) for candidate in candidates(kind, folders, _trained))
+
+
+def list_strategies(folders: Places = ()) -> list[PluginInfo]:
+    """All strategies, sorted by name. One that is broken has its ``problem``, and hinders no other.
+
+    Raises:
+        RecoptError: if one of ``folders`` is not there.
+    """
+    return _list("strategy", folders)
+
+
+def list_tasks(folders: Places = ()) -> list[PluginInfo]:
+    """All tasks, as :func:`list_strategies`."""
+    return _list("task", folders)
+
+
+def _trained(folder: Path, name: str) -> type:
+    from .exported import trained_class  # now, not above: it imports torch
+
+    return trained_class(folder, name)
+
+
+def _list(kind: Kind, folders: Places) -> list[PluginInfo]:
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates(kind, folders, _trained):
+        groups.setdefault(candidate.name, []).append(candidate)
+    infos = (_first_info(kind, group) for _, group in sorted(groups.items()))
+    return [info for info in infos if info is not None]
+
+
+def _first_info(kind: Kind, group: list[Candidate]) -> PluginInfo | None:
+    for i, candidate in enumerate(group):
+        info = PluginInfo(candidate.name, kind, candidate.origin, candidate.path)
+        info = replace(info, shadows=tuple(shadowed(candidate, group[i + 1 :])))
+        if candidate.summary is not None:
+            return replace(info, summary=candidate.summary)
+        try:
+            found = candidate.load()
+        except RecoptError as why:
+            return replace(info, problem=str(why))
+        if found is not None:
+            from .exported import Trained  # now, not above: it imports torch
+
+            return replace(info, summary=_summary(found), trained=issubclass(found, Trained))
+    return None
+
+
+def _summary(plugin: type) -> str:
+    text = plugin.__dict__.get("__doc__") or getattr(sys.modules.get(plugin.__module__), "__doc__", None) or ""
+    return inspect.cleandoc(text).partition("\n")[0]

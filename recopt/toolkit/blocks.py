@@ -1,0 +1,62 @@
+"""Building blocks for learned strategies: coordinates as the columns of one matrix, and what acts on them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .lstm import lstm_cell, plain_lstm_cell, tanh
+
+__all__ = [
+    "cosine", "flatten", "log_ratio", "lstm_cell", "norm", "orthogonalize", "plain_lstm_cell", "rms", "tanh",
+    "unflatten",
+]  # fmt: skip
+
+TINY = 1e-18
+"""Added to lengths before dividing by them; its square is still a normal float32."""
+
+
+def flatten(tensors: list[Tensor]) -> Tensor:
+    """All coordinates of ``tensors``, in their order, as one vector."""
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def unflatten(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """``flat`` cut into tensors of the shapes of ``like``."""
+    parts = flat.split([p.numel() for p in like])
+    return [part.reshape(p.shape) for part, p in zip(parts, like, strict=True)]
+
+
+def rms(x: Tensor) -> Tensor:
+    """The root mean square of all elements of ``x``; its derivative at zero is zero, not NaN."""
+    return (x.square().mean() + TINY**2).sqrt()
+
+
+def norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of a vector; its derivative at zero is zero, not NaN."""
+    return (x @ x + TINY**2).sqrt()
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """The cosine between two vectors, 0 where one of them is zero."""
+    return (a / (norm(a) + TINY)) @ (b / (norm(b) + TINY))
+
+
+def log_ratio(a: Tensor, b: Tensor) -> Tensor:
+    """log |a/b| elementwise, within ±12, divided by 3: an input of about unit size for a network."""
+    return ((a.abs() + TINY) / (b.abs() + TINY)).log().clamp(-12, 12) / 3
+
+
+def orthogonalize(x: Tensor, rounds: int = 5) -> Tensor:
+    """Matrices [..., a, b] with their singular values brought near 1 (within about 0.7 to 1.2).
+
+    Newton-Schulz iteration with the quintic of Jordan et al. 2024 ("Muon"); the product of a step is
+    over the shorter side.
+    """
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.transpose(-2, -1) if tall else x
+    x = x / x.square().sum((-2, -1), keepdim=True).clamp(min=TINY**2).sqrt()
+    for _ in range(rounds):
+        square = x @ x.transpose(-2, -1)
+        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
+    return x.transpose(-2, -1) if tall else x

@@ -1,0 +1,271 @@
+"""What a store has: its runs, found by id or name, and trained stacks that were registered under a name."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...contracts.errors import RecoptError, did_you_mean
+from .store import RUNS, Store, open_store, unopened
+from .store_uri import shown
+
+T = TypeVar("T")
+_PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".cloudpickle"}
+_ROOTS = "tags.`recopt.level` = '0'"
+_PAGE = 1000
+_EXPORT = "export"
+"""Where a run puts what it trained."""
+_ID = 32
+"""Digits of a whole id."""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One recorded run. ``status`` is MLflow's: RUNNING, FINISHED, FAILED, KILLED, SCHEDULED."""
+
+    id: str
+    name: str
+    status: str
+    experiment: str
+    """The id of the experiment it is in."""
+    started: datetime
+    seconds: float | None
+    """From start to end; None if it has not ended."""
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    folder: Path | None
+    """Where its artifacts are on this machine; None if they are with a server (see :func:`fetch_run`)."""
+
+
+def list_runs(store: str | None = None, limit: int = 20, root_dir: Path = RUNS) -> list[RunRow]:
+    """The runs of ``store``, latest first, at most ``limit``; their levels' nested runs are not among them.
+
+    Raises:
+        RecoptError: if the store cannot be opened, or there is none yet.
+    """
+    opened = open_store(store, root_dir)
+    return _asked(opened, lambda: _roots(opened, _ROOTS, limit))
+
+
+def find_run(store: str | None, ref: str, root_dir: Path = RUNS) -> RunRow:
+    """The run that ``ref`` names: an id, the beginning of just one id, or a name (of the latest run so called).
+
+    Raises:
+        RecoptError: if there is no such run, or several ids begin like this.
+    """
+    opened = open_store(store, root_dir)
+    return _asked(opened, lambda: _find(opened, ref))
+
+
+def fetch_run(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> Path:
+    """The local folder with the artifacts of ``run``, brought here from the server if that has them.
+
+    Raises:
+        RecoptError: if the server does not give them.
+    """
+    if run.folder is not None:
+        return run.folder
+    opened = open_store(store, root_dir)
+    return _asked(opened, lambda: _download(opened, run.id, "", opened.root / "fetched" / run.id))
+
+
+def working_folder(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> Path:
+    """The files from which ``run`` goes on: those it wrote on this machine, which the server may not have all of, or
+    else those of :func:`fetch_run`.
+
+    Raises:
+        RecoptError: if the server does not give them.
+    """
+    mine = open_store(store, root_dir).workplace(run.id)
+    written = run.folder is None and mine.is_dir() and any(mine.iterdir())
+    return mine if written else fetch_run(run, store, root_dir)
+
+
+def register(
+    folder: Path, name: str, alias: str | None = None, *, run: str, store: str | None = None, root_dir: Path = RUNS
+) -> str:
+    """Keep ``folder`` (safetensors and JSON) as the next version of the model ``name``, made by ``run`` (its id).
+
+    Returns:
+        ``models:/name/version``, to be given to :func:`fetch_model`; with ``alias``, ``models:/name@alias``.
+
+    Raises:
+        RecoptError: for a folder that is missing, empty, or has a pickle in it, or a name MLflow does not take.
+    """
+    check_name(name, alias)
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    if not files:
+        raise RecoptError(f"There is nothing to register in {folder}: export a run into it first.")
+    for file in files:
+        if file.suffix.lower() in _PICKLES:
+            raise RecoptError(f"{file} may hold a pickle, which nobody should have to open: save it as safetensors.")
+    opened = open_store(store, root_dir)
+    return _asked(opened, lambda: _register(opened, files, folder, (name, alias), run))
+
+
+def check_name(name: str, alias: str | None = None) -> None:
+    """Raises RecoptError if MLflow takes ``name`` for no model, or ``alias`` for no alias of one."""
+    if not re.fullmatch(r"[\w-][\w. -]*", name, re.ASCII):
+        raise RecoptError(f"'{name}' cannot be a model's name: use letters, digits, '-', '_' and '.'.")
+    if alias is not None and not re.fullmatch(r"(?!v\d+$)(?!latest$)[\w-]+", alias, re.ASCII):
+        raise RecoptError(f"'{alias}' cannot be an alias: use letters, digits, '-' and '_', but not v1 or latest.")
+
+
+def fetch_model(ref: str, dest: Path | None = None, store: str | None = None, root_dir: Path = RUNS) -> Path:
+    """The folder of ``models:/name@alias``, ``models:/name/version``, ``models:/name`` (latest) or ``runs:/id/path``.
+
+    ``runs:/id`` (or the beginning of an id) is the run's export. It is copied to a folder in ``dest`` if that is given;
+    else it is where the store keeps it, or, from a server, in a folder that is gone when this process ends.
+
+    Raises:
+        RecoptError: if the reference is malformed, or names nothing.
+    """
+    opened = open_store(store, root_dir)
+
+    def fetch() -> Path:
+        uri = _source(opened, ref) if ref.startswith("models:/") else ref
+        found = re.fullmatch(r"runs:/([0-9a-f]+)(?:/(.*))?", uri)
+        if found is None:
+            raise RecoptError(f"'{ref}' is not models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID or runs:/ID/PATH.")
+        run, path = found[1], (found[2] or "").strip("/") or _EXPORT
+        run = run if len(run) == _ID else _find(opened, run).id
+        local = opened.folder(opened.run(run).info)
+        if ".." in path.split("/") or not _has(opened, run, local, path):
+            remedy = f" yet: 'recopt export {run} DIR' writes one" if path == _EXPORT else ""
+            raise RecoptError(f"Run {run} has no artifact '{path}'{remedy}.")
+        if local is not None and dest is None:
+            return local / path
+        return _download(opened, run, path, dest or _scratch())
+
+    return _asked(opened, fetch)
+
+
+def _asked(store: Store, ask: Callable[[], T]) -> T:
+    """``ask()``, with whatever the store raises as one sentence."""
+    try:
+        return ask()
+    except RecoptError:
+        raise
+    except Exception as why:
+        raise RecoptError(unopened(store.uri, why)) from why
+
+
+def _roots(store: Store, condition: str, limit: int | None = None) -> list[RunRow]:
+    experiments, token = _experiments(store), None
+    rows: list[RunRow] = []
+    while experiments:
+        size = _PAGE if limit is None else min(_PAGE, limit - len(rows))
+        if size <= 0:
+            break
+        page = store.client.search_runs(
+            experiments, condition, max_results=size, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        rows += [_row(store, run) for run in page]
+        token = page.token
+        if not token:
+            break
+    return rows
+
+
+def _experiments(store: Store) -> list[str]:
+    found, token = [], None
+    while True:
+        page = store.client.search_experiments(max_results=_PAGE, page_token=token)
+        found += [str(experiment.experiment_id) for experiment in page]
+        token = page.token
+        if not token:
+            return found
+
+
+def _row(store: Store, run: Any) -> RunRow:
+    info, data = run.info, run.data
+    ended = None if info.end_time is None or info.status == "RUNNING" else (info.end_time - info.start_time) / 1000
+    return RunRow(info.run_id, info.run_name or "", info.status, str(info.experiment_id),
+                  datetime.fromtimestamp(info.start_time / 1000).astimezone(), ended, dict(data.params),
+                  dict(data.metrics), dict(data.tags), store.folder(info))  # fmt: skip
+
+
+def _find(store: Store, ref: str) -> RunRow:
+    if re.fullmatch(r"[0-9a-f]{32}", ref):
+        run = store.run(ref)
+        return _row(store, store.run(run.data.tags.get("recopt.root", ref)))
+    rows = _roots(store, _ROOTS)
+    named = [row for row in rows if row.name == ref]
+    if named:
+        return named[0]
+    begun = [row for row in rows if row.id.startswith(ref)] if re.fullmatch(r"[0-9a-f]+", ref) else []
+    if len(begun) == 1:
+        return begun[0]
+    if begun:
+        many = ", ".join(f"{row.id[:12]} ({row.name})" for row in begun[:5])
+        raise RecoptError(f"{len(begun)} runs in {shown(store.uri)} begin with '{ref}': {many}; give more of the id.")
+    known = [row.name for row in rows if row.name][:20]
+    raise RecoptError(f"There is no run '{ref}' in {shown(store.uri)}.{did_you_mean(ref, dict.fromkeys(known))}")
+
+
+def _register(store: Store, files: Sequence[Path], folder: Path, named: tuple[str, str | None], run: str) -> str:
+    client, (name, alias) = store.client, named
+    store.run(run)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+    place = f"models/{name}/{digest.hexdigest()[:12]}"  # a version never changes, so each has a place of its own
+    client.log_artifacts(run, str(folder), place)
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    version = client.create_model_version(name, source=f"runs:/{run}/{place}", run_id=run).version
+    if alias is None:
+        return f"models:/{name}/{version}"
+    client.set_registered_model_alias(name, alias, version)
+    return f"models:/{name}@{alias}"
+
+
+def _source(store: Store, ref: str) -> str:
+    """The ``runs:/…`` address that a model reference stands for."""
+    found = re.fullmatch(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))?", ref)
+    if found is None:
+        raise RecoptError(f"'{ref}' is not models:/NAME@ALIAS or models:/NAME/VERSION.")
+    name, alias, number = found.groups()
+    versions = store.client.search_model_versions(f"name = '{name}'")
+    if not versions:
+        known = [model.name for model in store.client.search_registered_models()]
+        raise RecoptError(f"There is no model '{name}' in {shown(store.uri)}.{did_you_mean(name, known)}")
+    if alias is None:
+        chosen = [v for v in versions if number is None or str(v.version) == number]
+        if not chosen:
+            raise RecoptError(
+                f"The model '{name}' has no version {number}; its latest is {max(int(v.version) for v in versions)}."
+            )
+        return str(max(chosen, key=lambda v: int(v.version)).source)
+    aliases = dict(store.client.get_registered_model(name).aliases)
+    if alias not in aliases:
+        raise RecoptError(f"The model '{name}' has no alias '{alias}'.{did_you_mean(alias, aliases)}")
+    return str(store.client.get_model_version(name, aliases[alias]).source)
+
+
+def _has(store: Store, run: str, local: Path | None, path: str) -> bool:
+    """Whether ``run`` has an artifact at ``path``; ``local`` is the folder of its artifacts, if they are here."""
+    if local is not None:
+        return (local / path).exists()
+    return any(item.path == path for item in store.client.list_artifacts(run, path.rpartition("/")[0] or None))
+
+
+def _scratch() -> Path:
+    """A folder of this process alone: those of one data-parallel training fetch the same at the same time."""
+    folder = tempfile.mkdtemp(prefix="recopt-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _download(store: Store, run: str, path: str, dest: Path) -> Path:
+    dest.mkdir(parents=True, exist_ok=True)
+    return Path(store.client.download_artifacts(run, path, str(dest)))

@@ -1,0 +1,244 @@
+"""The store that runs are recorded in, through MLflow. The only file that imports mlflow.
+
+Runs are always addressed by their ids, never through mlflow's "active run", which belongs to a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import urllib.parse
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from ...contracts.errors import RecoptError
+from .spool import Record, Refused, Unreachable, locked, spool_folder
+from .store_uri import Locked, check_sqlite, in_words, local_file, resolve_store, shown
+
+RUNS = Path("runs")
+PARENT = "mlflow.parentRunId"
+_PARAM = 6000  # characters of a parameter, the most that MLflow keeps
+_NOISY = ("mlflow", "mlflow.store.db.utils", "alembic", "urllib3.connectionpool")
+_SETTINGS = {  # what a user has set stays
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+_GONE_FOR_GOOD = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
+
+
+class Store:
+    """An opened store. ``client`` is an ``mlflow.MlflowClient``; make stores with :func:`open_store`."""
+
+    def __init__(self, uri: str, root: Path, client: Any) -> None:
+        self.uri, self.root, self.client = uri, root, client
+
+    @property
+    def spools(self) -> Path:
+        """The folder of what could not be sent yet."""
+        return spool_folder(self.root, self.uri)
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment ``name``, made if need be, its artifacts at an absolute place below ``root``.
+
+        MLflow never changes an experiment's place. If the runs folder has moved since, new runs therefore
+        go to an experiment of their own, named after where it is now.
+        """
+        place = self.root / "artifacts" / re.sub(r"[^\w.-]+", "_", name)
+        known = self.client.get_experiment_by_name(name)
+        was = local_artifacts(known.artifact_location) if known and not self.uri.startswith("http") else None
+        if was is not None and was != place and not was.parent.exists():
+            name = f"{name} in {self.root}"
+            known = self.client.get_experiment_by_name(name)
+        if known is None:
+            try:
+                location = None if self.uri.startswith("http") else place.as_uri()
+                return str(self.client.create_experiment(name, artifact_location=location))
+            except Exception:  # another process may have made it since
+                known = self.client.get_experiment_by_name(name)
+                if known is None:
+                    raise
+        if known.lifecycle_stage != "active":
+            raise RecoptError(f"The experiment '{name}' was deleted in {shown(self.uri)}: restore it, or name another.")
+        return str(known.experiment_id)
+
+    def folder(self, info: Any) -> Path | None:
+        """Where the artifacts of a run (its ``info``) are on this machine, even if the runs folder has moved since."""
+        place = local_artifacts(info.artifact_uri)
+        if place is not None and not place.exists():
+            moved = self.root.joinpath("artifacts", *place.parts[-3:])
+            return moved if moved.exists() else place
+        return place
+
+    def workplace(self, run: str) -> Path:
+        """Where a run whose artifacts are elsewhere writes its files on this machine, to be sent from there."""
+        return self.root / "local" / run
+
+    def take(self, record: Record) -> None:
+        """Write one record of a spool.
+
+        Raises:
+            Unreachable: if the store does not answer, or cannot write now.
+            Refused: if it never will.
+        """
+        try:
+            run = record["run"]
+            if points := record.get("points"):
+                metric = _mlflow().entities.Metric
+                self.client.log_batch(run, metrics=[metric(k, v, at, step) for k, v, at, step in points])
+            for name in record.get("files", []):
+                file = Path(record["folder"]) / name
+                if file.is_file():  # it may have been removed since
+                    where = Path(name).parent.as_posix()
+                    self.client.log_artifact(run, str(file), None if where == "." else where)
+            if status := record.get("end"):
+                self.client.set_terminated(run, status, record["time"])
+        except Exception as why:
+            if getattr(why, "error_code", "") in _GONE_FOR_GOOD:
+                raise Refused(_reason(why)) from why
+            raise Unreachable(_reason(why)) from why
+
+    def run(self, run: str) -> Any:
+        """The ``mlflow.entities.Run`` with id ``run``. Raises RecoptError if there is none, or it was deleted."""
+        try:
+            found = self.client.get_run(run)
+        except Exception as why:
+            if getattr(why, "error_code", "") not in _GONE_FOR_GOOD:
+                raise
+            raise RecoptError(f"There is no run {run} in {shown(self.uri)}: 'recopt runs' lists them.") from None
+        if found.info.lifecycle_stage != "active":
+            raise RecoptError(f"Run {run} was deleted in {shown(self.uri)}: restore it there first.")
+        return found
+
+    def log_params(self, run: str, values: Mapping[str, str]) -> None:
+        """Set params of ``run``, cut where they are longer than MLflow keeps."""
+        param = _mlflow().entities.Param
+        made = [param(metric_name(key), _cut(str(value))) for key, value in values.items()]
+        for start in range(0, len(made), 100):
+            self.client.log_batch(run, params=made[start : start + 100])
+
+    def last_steps(self, run: str) -> dict[str, int]:
+        """The last step that each metric of ``run`` has."""
+        # the public view of these drops the steps, and histories would be thousands of points
+        return {metric.key: int(metric.step) for metric in self.client.get_run(run).data._metric_objs}
+
+
+def open_store(store: str | None = None, root: Path = RUNS, create: bool = False) -> Store:
+    """The store at ``store`` (None: ``mlflow.db`` in ``root``); with ``create`` made if it does not exist.
+
+    Raises:
+        RecoptError: if it cannot be opened, with the reason and the remedy in one sentence.
+    """
+    root = root.absolute()  # a run may change the working directory
+    uri = resolve_store(store, root)
+    lock = spool_folder(root, uri).with_suffix(".lock")
+    if (file := local_file(uri)) is not None:
+        _check(file, create, lock)
+    try:
+        with locked(lock) if create else nullcontext(), _quiet():
+            client = _mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+    except OSError as why:
+        raise RecoptError(f"The runs folder {root} cannot be written to ({why.strerror}): choose another.") from None
+    except ModuleNotFoundError as why:
+        raise RecoptError(f"The store {shown(uri)} needs the package '{why.name}': install it.") from None
+    except Exception as why:
+        raise RecoptError(unopened(uri, why)) from why
+    return Store(uri, root, _Polite(client))
+
+
+def _check(file: Path, create: bool, lock: Path) -> None:
+    """As :func:`check_sqlite`; one of ours that is making the tables, and has ``lock`` for it, is waited for."""
+    try:
+        check_sqlite(file, create)
+    except Locked:
+        if not lock.exists():
+            raise
+        with locked(lock):
+            check_sqlite(file, create)
+
+
+def metric_name(key: str) -> str:
+    """``key`` as MLflow admits it: letters, digits and ``_ - . : /`` and spaces, ``_`` for others."""
+    clean = re.sub(r"[^\w\-. :/]", "_", key, flags=re.ASCII)
+    return re.sub(r"/{2,}", "/", clean).strip("/")[:250] or "_"
+
+
+def local_artifacts(uri: str) -> Path | None:
+    """The folder that an artifact address names on this machine; None if it is elsewhere."""
+    if re.match(r"(?!file:)\w[\w+-]+:", uri):
+        return None
+    path = urllib.parse.urlparse(uri).path if uri.startswith("file:") else uri
+    return Path(urllib.request.url2pathname(path))
+
+
+def unopened(uri: str, why: Exception) -> str:
+    """One sentence on a store that could not be opened because of ``why``."""
+    if uri.startswith("http"):
+        return f"The tracking server {shown(uri)} does not answer ({_reason(why)}): start it, or name no store."
+    if "out-of-date database schema" in str(why):
+        return f"The store {shown(uri)} is of another MLflow: back it up and run 'mlflow db upgrade {shown(uri)}'."
+    return f"The store {shown(uri)} cannot be opened ({_reason(why)}): mend it, or give another."
+
+
+def _reason(why: Exception) -> str:
+    """What happened, in a few words."""
+    return in_words(" ".join(str(getattr(why, "message", why)).split()))
+
+
+def _cut(value: str) -> str:
+    note = " … (cut here; the whole is in spec.yaml)"
+    return value if len(value) <= _PARAM else value[: _PARAM - len(note)] + note
+
+
+class _Polite:
+    """An mlflow client whose calls neither print nor wait long, and leave the program's own mlflow as it was."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+
+        def politely(*args: Any, **kwargs: Any) -> Any:
+            with _quiet():
+                return call(*args, **kwargs)
+
+        return politely
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels, before = [logger.level for logger in loggers], {name: os.environ.get(name) for name in _SETTINGS}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)  # what they log as an error, they raise too
+            for name, value in _SETTINGS.items():
+                os.environ.setdefault(name, value)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name, was in before.items():
+            if was is None:
+                os.environ.pop(name, None)
+
+
+def _mlflow() -> Any:
+    """The module mlflow, imported when first used, without telemetry."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+        import mlflow.entities
+    return mlflow

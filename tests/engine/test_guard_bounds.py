@@ -1,0 +1,69 @@
+"""What keeps a level from going astray: guards under absurd rates, null steps, trust regions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Generator
+
+from recopt.contracts.settings import real
+from recopt.contracts.strategy import Params, State, Strategy, Trial
+from recopt.engine import measure as held_out
+from recopt.tasks.digits import Digits
+
+from .. import engines
+
+
+class Wild(Strategy):
+    """A rule above that asks for absurd rates."""
+
+    jump = real(50.0)
+
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
+        return [self.jump * torch.ones_like(p) for p in point], state
+
+
+def test_absurd_rates_from_above_are_survived() -> None:
+    made = engines.engine(engines.Regression(seed=0), "sgd(lr=0.05)/wild", {2: {"every": 5}}, rules={"wild": Wild})
+    with pytest.warns(RuntimeWarning, match="'task' is left as it is"):
+        made.run(200)
+    assert all(t.isfinite().all() for t in engines.params(made))
+    assert engines.losses(made)[-1] < 100
+
+
+def test_a_null_step_goes_back_when_the_loss_rose() -> None:
+    made = engines.engine(
+        engines.Bowl(seed=0), "sgd(lr=0.05)/wild(jump=1.6)", {2: {"every": 4, "null_step": True, "guard": False}},
+        rules={"wild": Wild},
+    )  # fmt: skip
+    made.run(60)
+    assert isinstance(made.sink, engines.Recorder)
+    assert made.sink.series(2, "null_step")
+    rates = made.sink.series(2, "lr") or made.sink.series(1, "lr")
+    assert any(b < a for a, b in itertools.pairwise(rates))
+
+
+def test_the_trust_region_bounds_a_step() -> None:
+    settings = {3: {"every": 1, "gradient": "online", "normalize": "unit"}}
+    made = engines.engine(engines.Bowl(seed=0), "sgd(lr=0.05)/sgd@k(lr=0.9)/sgd@k", settings)
+    assert made.levels[2].trust == 0.01
+    made.run(30)
+    assert isinstance(made.sink, engines.Recorder)
+    moves = made.sink.series(3, "update_norm")
+    assert len(moves) > 20
+    assert max(moves) == pytest.approx(0.01, rel=1e-6)
+
+
+@pytest.mark.parametrize("stack", ["sgd(lr={})/hypergradient", "adam(lr={})/sgd"])
+@pytest.mark.parametrize("power", range(-7, 4))
+def test_no_start_rate_diverges(stack: str, power: int) -> None:
+    made = engines.engine(Digits(seed=0, net="logistic"), stack.format(10.0**power), dtype=torch.float32)
+    start = held_out.measure(made, "test")["loss"]
+    made.run(60)
+    made.hand_on(made.state)
+    after = held_out.measure(made, "test")
+    assert after["loss"] < 20 * start
+    assert all(abs(x) < 1e30 for x in engines.losses(made))

@@ -1,0 +1,118 @@
+"""recopt.Optimizer saved, loaded and copied: it goes on exactly, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import recopt
+from recopt import RecoptError
+
+from ..loops import batches, distance, model_of, train
+
+STACKS = ["sgd/sgd", "adam/sgd[*]/sgd", "adam(weight_decay=0.1)/rmsprop/adagrad", "rmsprop(centered=true)/adam[*]",
+          "adagrad/hypergradient/sgd"]  # fmt: skip
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("stack", STACKS)
+def test_state_dict_continues_exactly(stack: str, fused: bool, every: int) -> None:
+    model, data = model_of(), batches()
+    optimizer = recopt.Optimizer(model.parameters(), stack, fused=fused, every=every)
+    train(model, optimizer, 8, data)
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    left = list(itertools.islice(data, 8))
+    expected = train(model, optimizer, 8, left)
+    model = model_of()
+    other = recopt.Optimizer(model.parameters(), stack, fused=fused, every=every)
+    train(model, other, 3)
+    model.load_state_dict(saved["model"])
+    other.load_state_dict(saved["optimizer"])
+    assert train(model, other, 8, left) == expected
+    assert other.hyperparameters() == optimizer.hyperparameters()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_deepcopy_goes_on_alike_and_apart(fused: bool) -> None:
+    model, data = model_of(), batches()
+    optimizer = recopt.Optimizer(model.parameters(), "adam/sgd", fused=fused)
+    train(model, optimizer, 5, data)
+    if not fused:
+        optimizer._towers.all[0].bottoms[0].forget()  # a tape is of this process; a copy of one starts a new window
+    other_model, other = copy.deepcopy((model, optimizer))
+    left = list(itertools.islice(data, 5))
+    assert train(model, optimizer, 5, left) == train(other_model, other, 5, left)
+    assert other.param_groups[0]["params"][0] is next(iter(other_model.parameters()))
+
+
+def test_a_foreign_state_dict_is_refused_and_changes_nothing() -> None:
+    model = model_of()
+    optimizer = recopt.Optimizer(model.parameters(), "adam/sgd")
+    train(model, optimizer, 3)
+    before = optimizer.hyperparameters()
+    with pytest.raises(RecoptError, match="saved by another optimizer"):
+        optimizer.load_state_dict(torch.optim.Adam(model.parameters()).state_dict())
+    with pytest.raises(RecoptError, match=r"of the stack adam/sgd.*/sgd.*, but this optimizer is adam/sgd"):
+        optimizer.load_state_dict(recopt.Optimizer(model.parameters(), "adam/sgd/sgd").state_dict())
+    other = nn.Linear(2, 2)
+    with pytest.raises(RecoptError, match="other shapes"):
+        optimizer.load_state_dict(recopt.Optimizer(other.parameters(), "adam/sgd").state_dict())
+    taped = recopt.Optimizer(model.parameters(), "adam/sgd", fused=False)
+    train(model, taped, 1)
+    with pytest.raises(RecoptError, match="saved with fused=False"):
+        optimizer.load_state_dict(taped.state_dict())
+    assert optimizer.hyperparameters() == before
+
+
+@pytest.mark.parametrize("stack", ["lstm/adam", "learned/adam", "prodigy/adagrad"])
+def test_a_copy_goes_on_like_what_it_was_copied_from(stack: str) -> None:
+    w = nn.Parameter(torch.ones(5))
+    pair = w, recopt.Optimizer([w], stack)
+
+    def train(w: nn.Parameter, optimizer: recopt.Optimizer) -> list[float]:
+        for _ in range(7):
+            optimizer.zero_grad()
+            loss = distance(w)
+            loss.backward()
+            optimizer.step(loss=loss)
+        return w.tolist()
+
+    train(*pair)
+    other = copy.deepcopy(pair)
+    assert train(*other) == train(*pair)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_changed() -> None:
+    w = nn.Parameter(torch.ones(5))
+
+    def made(p: nn.Parameter = w, **options: Any) -> recopt.Optimizer:
+        optimizer = recopt.Optimizer([p], "adam/sgd", **options)
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        return optimizer
+
+    saved = made().state_dict()
+    for match, state, optimizer in [
+        ("every=1 on level 2, this optimizer 3", saved, made(every=3)),
+        ("normalize=rms_all on level 2", saved, made(normalize="rms")),
+        ("in torch.float32, not torch.float64", saved, made(nn.Parameter(torch.ones(5, dtype=torch.float64)))),
+        ("not NoneType", None, made()),
+        ("not str", "adam", made()),
+        ("another optimizer", torch.optim.Adam([w]).state_dict(), made()),
+        ("lacks levels", {**saved, "state": {"recopt": {k: v for k, v in saved["state"]["recopt"].items()
+                                                        if k != "levels"}}}, made()),
+    ]:  # fmt: skip
+        before = optimizer.hyperparameters()
+        with pytest.raises(RecoptError, match=match):
+            optimizer.load_state_dict(state)  # type: ignore[arg-type]
+        assert optimizer.hyperparameters() == before
