@@ -1,1 +1,1 @@
-"""What everything else is written against: strategies, tasks, their settings, trees of tensors, and errors."""
+"""Contracts of strategies and tasks, their settings, trees of tensors, and errors."""

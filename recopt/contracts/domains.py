@@ -1,7 +1,7 @@
 """Domains: the set a hyperparameter lives in, and the unconstrained coordinate it moves in.
 
 A level above adds deltas to the *coordinate*; the strategy reads the *natural* value. A learning rate
-is positive, so its coordinate is its logarithm, and no step whatever can make it negative.
+is positive, so its coordinate is its logarithm: no step can make it negative.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def domain_named(name: str) -> Domain:
 
 
 def coordinate_of(domain: Domain, value: float, where: str) -> float:
-    """``domain.coordinate(value)``, with a refusal that names ``where``."""
+    """The coordinate of ``value`` in ``domain``. Raises RecoptError naming ``where`` if ``value`` lies outside."""
     try:
         return domain.coordinate(value)
     except ValueError as why:

@@ -1,4 +1,4 @@
-"""What goes wrong by a user's hand: one sentence that names the place and the remedy."""
+"""Errors for the user: one sentence that names the place and the remedy."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class RecoptError(Exception):
-    """A mistake the user can mend. The message names the place and the remedy; the CLI exits with 2."""
+    """A mistake that the user can correct. The message names the place and the remedy; the CLI exits with 2."""
 
 
 class DataMissing(RecoptError):
-    """Data that are neither on this machine nor could be fetched."""
+    """Data are not on this machine and cannot be fetched."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -24,6 +24,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> RecoptError:
-    """The error for a name that is not known, e.g. ``Unknown strategy 'adm' in 'adm/sgd'.``"""
+    """The error for an unknown name, e.g. ``Unknown strategy 'adm' in 'adm/sgd'.``"""
     place = f" {where}" if where else ""
     return RecoptError(f"Unknown {kind} '{name}'{place}.{did_you_mean(name, known)}")

@@ -1,4 +1,4 @@
-"""Declared settings: what a strategy or a task can be given by name, checked in one place.
+"""Declared settings of strategies and tasks: values given by name and checked in one place.
 
 ``option`` declares a fixed setting (a size, a flag); ``positive``, ``unit`` and ``real`` declare a
 hyperparameter of a strategy: a number in a domain that a level above may move.
@@ -65,10 +65,10 @@ class Hyper:
     """A hyperparameter: a number in a domain, moved in that domain's coordinate by a level above.
 
     On an instance it reads as the natural value, a 0-dimensional tensor that carries the graph.
-    With ``off`` the domain is closed at that one value, where the term it weighs is absent
-    (``momentum=0``): it is then no parameter and cannot be moved. ``above`` is the default where the strategy moves
-    the logarithms of other strategies' hyperparameters on normalized signals, and not a model: a length there means
-    another thing (see :func:`recopt.core.completion.strides`).
+    ``off`` is one more value that switches its term off (``momentum=0``): the hyperparameter is then no parameter
+    and cannot be moved. ``above`` replaces the default in levels that move other strategies' hyperparameters: these
+    move logarithms on normalized signals, so a step length means something else there (see
+    :func:`recopt.core.completion.strides`).
     """
 
     def __init__(
@@ -98,20 +98,20 @@ class Hyper:
 
 
 def option(default: T, help: str = "", choices: tuple[T, ...] | None = None, least: float | None = None) -> Option[T]:
-    """Declare a fixed setting whose type is that of ``default``; ``least``: the smallest number that it may be."""
+    """Declare a fixed setting of the type of ``default``; ``least`` is the smallest number allowed."""
     return Option(default, help, choices, least)
 
 
 def positive(default: float, help: str = "", off: float | None = None, above: float | None = None) -> Hyper:
-    """Declare a hyperparameter in (0, ∞), moved as its logarithm. ``off=0`` also admits 0: absent.
+    """Declare a hyperparameter in (0, ∞), moved as its logarithm. ``off=0`` also allows 0, which switches it off.
 
-    ``above``: its default in levels that move other strategies' hyperparameters, if that is another one.
+    ``above``: another default for levels that move other strategies' hyperparameters.
     """
     return Hyper(default, "positive", help, off, above)
 
 
 def unit(default: float, help: str = "", off: float | None = None) -> Hyper:
-    """Declare a hyperparameter in (0, 1), moved as its logit. ``off=0`` also admits 0: absent."""
+    """Declare a hyperparameter in (0, 1), moved as its logit. ``off=0`` also allows 0, which switches it off."""
     return Hyper(default, "unit", help, off)
 
 
@@ -121,7 +121,7 @@ def real(default: float, help: str = "") -> Hyper:
 
 
 def plain_name(owner: type) -> str:
-    """A class's name as its plugin is asked for: ``RandomSearch`` is ``random-search``."""
+    """The plugin name of a class: ``random-search`` for ``RandomSearch``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", owner.__name__).lower()
 
 

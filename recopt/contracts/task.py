@@ -1,4 +1,4 @@
-"""The contract of a task: a model, its batches, its loss, and what is measured besides."""
+"""The contract of a task: a model, its batches, its loss and its metrics."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ Split = Literal["train", "valid", "test"]
 
 
 class Task:
-    """What is trained. Subclasses declare options and implement :meth:`model`, :meth:`batch`, :meth:`loss`.
+    """A model, its data and its loss. Subclasses declare options and implement ``model``, ``batch`` and ``loss``.
 
-    A task is a family of itself: :meth:`sample` gives it again with another seed, which means other
-    initial parameters and another order of batches; families override it to sample other tasks.
+    By default a task is its own family: :meth:`sample` returns it with another seed, hence with other
+    initial parameters and another order of batches. Families override it to sample other tasks.
 
-    Everything that tells one task of a family from another belongs into the batch or the model's
-    parameters and buffers, so that ``tasks: N`` can map one loss over many. Set ``vectorize = False``
-    where the model cannot be mapped (``torch.func.vmap``); they are then looped over.
+    All that differs between the tasks of a family belongs in the batch or in the model's parameters and
+    buffers, so that ``tasks: N`` can map one loss over many tasks (``torch.func.vmap``). Set
+    ``vectorize = False`` if the model cannot be mapped; the tasks then run in a loop.
 
     Attributes, of the class or of one task:
-        vectorize: whether ``loss`` may be mapped over tasks.
-        metric: the name in :meth:`metrics` that the run's table shows, and ``higher_is_better`` which way.
+        vectorize: True if ``loss`` may be mapped over tasks.
+        metric: the name in :meth:`metrics` that the run's table shows.
+        higher_is_better: True if a larger metric is better.
 
     Raises:
         RecoptError: for an unknown option, or a value of the wrong type.
@@ -43,7 +44,7 @@ class Task:
         self._options = parse_options(type(self), options, plain_name(type(self)))
 
     def model(self) -> nn.Module:
-        """A fresh model. Torch's global generator is seeded from the task's seed by the caller."""
+        """A fresh model. The caller seeds torch's global generator from the task's seed."""
         raise NotImplementedError(f"{type(self).__name__} has no model.")
 
     def batch(self, index: int, split: Split = "train") -> Batch:
@@ -58,11 +59,11 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} has no loss.")
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Whatever else is measured on held-out batches (accuracy …), 0-dimensional means over the batch."""
+        """Metrics on held-out batches (accuracy …) by name: 0-dimensional means over the batch."""
         return {}
 
     def batches(self, split: Split) -> int:
-        """How many batches make one pass over ``split``; held-out figures are their mean."""
+        """The number of batches in one pass over ``split``; held-out losses and metrics are means over them."""
         return 1
 
     def sample(self, seed: int) -> Self:
@@ -72,14 +73,14 @@ class Task:
         return other
 
     def draw(self, seeds: Sequence[int]) -> list[Task]:
-        """The tasks that one draw runs side by side, one per seed; their models have the same structure.
+        """The tasks of one draw, one per seed, which run side by side; their models have the same structure.
 
-        A family whose members differ in structure overrides this so that one draw holds members of one kind.
+        A family with members of different structure overrides this, so that each draw holds members of one kind.
         """
         return [self.sample(seed) for seed in seeds]
 
     def to(self, device: torch.device | str) -> Self:
-        """This task, its data held on ``device`` from now on where it holds any (shared with its samples)."""
+        """This task, with any data that it holds moved to ``device``, also for its samples."""
         return self
 
     def generator(self, *key: int) -> torch.Generator:

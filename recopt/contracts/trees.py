@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def tree_map(fn: Callable[[Tensor], Any], tree: T) -> T:
-    """``tree`` with new containers and ``fn`` of every tensor; other leaves stay as they are."""
+    """A copy of ``tree`` with ``fn`` applied to every tensor; other leaves stay as they are."""
     node: Any = tree
     if isinstance(node, Tensor):
         out: Any = fn(node)
@@ -79,7 +79,7 @@ def choose(mask: Tensor, yes: T, no: T) -> T:
     if mask.ndim == 0:
         return snapshot(yes if bool(mask) else no)
     pairs = zip(tensors(yes), tensors(no), strict=True)
-    # What is no tensor (a count of steps) is common to all tasks, and most of them go on.
+    # Other leaves (a count of steps) are common to all tasks: take those of ``no``, as most tasks go on.
     return refill(no, [torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs])
 
 

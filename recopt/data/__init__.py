@@ -1,16 +1,16 @@
 """Image data sets as tensors in memory: MNIST, Fashion-MNIST, EMNIST Letters, CIFAR-10, SVHN.
 
-``load(name)`` reads a set from the data folder and fetches what is missing from its official place.
+``load(name)`` reads a set from the data folder and fetches missing files from their official source.
 
 * ``RECOPT_DATA`` is the data folder; unset, ``$XDG_CACHE_HOME/recopt/data`` or ``~/.cache/recopt/data``. Its layout
-  is torchvision's, so a folder that torchvision has filled can be given (but for CIFAR-10, which
-  torchvision keeps pickled; here it is the binary version, and nothing is ever unpickled).
-* ``RECOPT_OFFLINE=1`` forbids fetching; what is missing is then named, with where to get and put it.
+  is torchvision's, so that both can share a folder. Only CIFAR-10 differs: torchvision keeps it pickled; here it is
+  the binary version, and nothing is ever unpickled.
+* ``RECOPT_OFFLINE=1`` forbids fetching; the error then lists the missing files, their sources and their places.
 * Fashion-MNIST is also found where Debian's package ``dataset-fashion-mnist`` puts it.
 
-Files that are fetched are held to a digest. Files that are found are not (recompressed and partial copies are
-common) but must be whole and have the right form; :attr:`ImageSet.note` says if there are fewer images
-than the official set has.
+Fetched files are checked against a digest. Files that were there are not, since recompressed and partial copies are
+common, but they must be whole and have the right form. :attr:`ImageSet.note` says if there are fewer images than in
+the official set.
 """
 
 from __future__ import annotations

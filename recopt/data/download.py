@@ -1,4 +1,4 @@
-"""Fetching files: resumable, held to a digest, and in their place only once they are whole."""
+"""Downloads: resumable, checked against a digest, and put in their place only once they are whole."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from ..contracts.errors import RecoptError
 log = logging.getLogger(__name__)
 
 TRIES = 5
-"""How often a broken transfer is taken up again before the next address."""
+"""Attempts at one address before the next address."""
 PAUSE = 1.0
 """Seconds before the second try; doubled for each further one."""
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0
-# What a network does, as opposed to a disk: both are OSErrors.
+# Errors of a network, as opposed to a disk: both are OSErrors.
 _BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to be had from any of ``urls`` with a ``digest`` written ``md5:…`` or ``sha256:…``."""
+    """A file at any of ``urls``, with a ``digest`` written ``md5:…`` or ``sha256:…``."""
 
     urls: tuple[str, ...]
     digest: str
 
 
 class FetchError(RecoptError):
-    """A file could not be had. The message says why; what to do instead is for the caller to add."""
+    """A file cannot be fetched. The message says why; the caller adds the remedy."""
 
 
 def fetch(remote: Remote, target: Path) -> Path:
     """Download ``remote`` to ``target`` unless it is there. Returns ``target``.
 
-    The bytes gather in ``target`` + ``.part``, which a later call takes up again (HTTP Range); it takes
-    the target's name once it has the right digest. Processes that want the same file wait for one another.
+    The bytes are written to ``target`` + ``.part``, which a later call resumes (HTTP Range). It gets the
+    target's name once it has the right digest. Processes that want the same file wait for one another.
 
     Raises:
         FetchError: if no address gives the file, if its digest is wrong, or if it cannot be written.
@@ -67,12 +67,12 @@ def fetch(remote: Remote, target: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    """``path`` opened for appending, and ours alone; removed in the end if nothing came of it."""
+    """``path`` opened for appending under an exclusive lock; removed at the end if it is empty."""
     while True:
         with path.open("a+b") as file:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever held the lock may have moved this file to its place: then it is another that is called so now.
+            # The last holder of the lock may have renamed this file: then ``path`` is another file now.
             if not _is(path, file):
                 continue
             try:
@@ -100,7 +100,7 @@ def _fill(part: BinaryIO, remote: Remote, name: str) -> None:
             log.info("Fetching %s", url)
             _transfer(url, part)
             if resumed and _digest(part, remote.digest) != remote.digest:
-                # The beginning may have been of another file: once more, from the start.
+                # The beginning may be of another file: try once more, from the start.
                 part.truncate(0)
                 _transfer(url, part)
         except FetchError as error:
@@ -115,7 +115,7 @@ def _fill(part: BinaryIO, remote: Remote, name: str) -> None:
 
 
 def _transfer(url: str, part: BinaryIO) -> None:
-    """Append to ``part`` what it lacks of ``url``, taking a broken transfer up again."""
+    """Append the missing rest of ``url`` to ``part``, and resume a broken transfer."""
     reason: object = ""
     for attempt in range(TRIES):
         if attempt:
@@ -134,7 +134,7 @@ def _transfer(url: str, part: BinaryIO) -> None:
 
 
 def _receive(url: str, part: BinaryIO) -> bool:
-    """One request for what ``part`` lacks; whether ``part`` is complete then."""
+    """Request the missing rest of ``part`` once. Returns True if ``part`` is complete then."""
     have = part.seek(0, os.SEEK_END)
     headers = {"User-Agent": "recopt", "Accept-Encoding": "identity"}
     if have:
@@ -144,7 +144,7 @@ def _receive(url: str, part: BinaryIO) -> bool:
     except urllib.error.HTTPError as error:
         if have and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             if error.headers.get("Content-Range") == f"bytes */{have}":
-                return True  # nothing is lacking
+                return True  # nothing is missing
             part.truncate(0)
             return False
         raise
@@ -153,7 +153,7 @@ def _receive(url: str, part: BinaryIO) -> bool:
         if have and not (
             answer.status == http.client.PARTIAL_CONTENT and answer.headers.get("Content-Range", "").startswith(start)
         ):
-            part.truncate(0)  # the server sends it whole
+            part.truncate(0)  # the server sends the whole file
             have = 0
         while chunk := answer.read(_CHUNK):
             part.write(chunk)

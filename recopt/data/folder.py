@@ -1,4 +1,4 @@
-"""Where data files are: the data folder, the settings that govern it, and the search for a file."""
+"""The data folder, the settings that govern it, and the search for a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from ..contracts.errors import RecoptError
 
 DEBIAN = Path("/usr/share/datasets")
-"""Where Debian's packages of data sets put them."""
+"""The folder of Debian's packages of data sets."""
 
 
 def data_folder() -> Path:
@@ -24,7 +24,7 @@ def data_folder() -> Path:
 
 
 def offline() -> bool:
-    """Whether ``RECOPT_OFFLINE`` forbids fetching. Raises RecoptError if it is neither a yes nor a no."""
+    """True if ``RECOPT_OFFLINE`` forbids fetching. Raises RecoptError if it is neither a yes nor a no."""
     value = os.environ.get("RECOPT_OFFLINE", "").strip().lower()
     if value in ("", "0", "false", "no", "off"):
         return False

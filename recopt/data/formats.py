@@ -1,4 +1,4 @@
-"""The formats: IDX (MNIST and kin), CIFAR's binary records, SVHN's MATLAB files; members of archives."""
+"""File formats: IDX (MNIST and its kin), CIFAR's binary records, SVHN's MATLAB files; members of archives."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ..contracts.errors import RecoptError
 
 CIFAR_RECORD = 1 + 3 * 32 * 32
 _UBYTE = 0x08
-# What reading a damaged compressed file can raise.
+# Errors that reading a damaged compressed file can raise.
 _DAMAGE = (OSError, EOFError, zlib.error, struct.error, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
 
 
 def damaged(path: Path, why: object) -> RecoptError:
-    """The error for a file that is there but no good."""
+    """The error for a file that is there but cannot be used."""
     if isinstance(why, OSError) and why.errno is not None:  # the disk's fault, not the file's
         return RecoptError(f"{path} cannot be used: {why}.")
     return RecoptError(f"{path} is damaged ({why}): delete it, and it will be fetched again.")
@@ -51,7 +51,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
             if sizes[1:] != shape:
                 raise damaged(path, f"its items are of size {list(sizes[1:])} instead of {list(shape)}")
             count = math.prod(sizes)
-            # One byte more than there should be: this also reads gzip's check sum.
+            # Ask for one byte too many, so that gzip's check sum is read as well.
             content = bytearray(file.read(count + 1))
     except _DAMAGE as error:
         raise damaged(path, error) from error
@@ -63,8 +63,8 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
 def read_cifar(path: Path) -> tuple[Tensor, Tensor]:
     """Images (N, 3, 32, 32) and labels (N,) of a file in CIFAR-10's binary version.
 
-    A record is a label and then the 1,024 red, green and blue values, row by row. How many there are is
-    told by the size of the file alone. Raises RecoptError if that is not a whole number of records.
+    A record is a label and then the 1,024 red, green and blue values, row by row. Only the file's size gives
+    their number. Raises RecoptError if that is not a whole number of records.
     """
     try:
         content = bytearray(path.read_bytes())
@@ -85,22 +85,22 @@ def read_svhn(path: Path) -> tuple[Tensor, Tensor]:
 
     try:
         content = loadmat(path, variable_names=("X", "y"))
-    except Exception as error:  # scipy raises whatever its parser trips over
+    except Exception as error:  # scipy's parser raises many kinds of errors
         raise damaged(path, error) from error
     if not {"X", "y"} <= content.keys():
         raise damaged(path, "it has no variables X and y")
     x, y = content["X"], content["y"].reshape(-1)
     if x.dtype != "uint8" or x.shape != (32, 32, 3, len(y)) or not len(y) or y.dtype.kind not in "ui":
         raise damaged(path, f"X is {x.dtype} of shape {x.shape} for {len(y)} labels, not uint8 of (32, 32, 3, N)")
-    # A copy in that order: as it is, one image is scattered over the whole array.
+    # Copy into this order: in the file's, one image is scattered over the whole array.
     images = torch.from_numpy(x).permute(3, 2, 0, 1).contiguous()
     return images, torch.from_numpy(y % 10).to(torch.uint8)
 
 
 def extract(archive: Path, wanted: Mapping[str, Path]) -> None:
-    """Write the members ``wanted`` (name in the archive → where to) of a ``.zip`` or gzipped tar file.
+    """Write the members ``wanted`` (name in the archive → target) of a ``.zip`` or gzipped tar file.
 
-    Nothing else is unpacked, and no path out of the archive is used. Files appear in their place whole.
+    Nothing else is unpacked, and no path of the archive is used. A file appears in its place only when whole.
 
     Raises:
         RecoptError: if the archive is damaged or lacks one of them, or one cannot be written.

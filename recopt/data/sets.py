@@ -1,4 +1,4 @@
-"""The data sets: where their files come from, where they lie, and how they become tensors."""
+"""The data sets: the sources and places of their files, and the reading of them into tensors."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ImageSet:
 
     Attributes:
         train, test: images, uint8 (N, channels, height, width), and labels, int64 (N,) from 0.
-        classes: how many labels there are.
-        note: what is to be known of this copy, e.g. that it is partial; empty if it is the whole official set.
+        classes: the number of classes.
+        note: a remark on this copy, e.g. that it is partial; empty if it is the whole official set.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How a set is read from a folder, and what the official one has."""
+    """The reader of a set from a folder, and the sizes of the official set."""
 
     read: Callable[[Path], tuple[Labelled, Labelled]]
     counts: tuple[int, int]
@@ -61,11 +61,9 @@ def load(name: str, folder: Path | str | None = None) -> ImageSet:
     parts = recipe.read(Path(folder).expanduser() if folder is not None else data_folder())
     for x, y in parts:
         if len(x) != len(y):
-            raise RecoptError(f"{name} has {len(x):,} images but {len(y):,} labels: delete its files, to fetch them.")
+            raise RecoptError(f"{name} has {len(x):,} images but {len(y):,} labels: delete its files to fetch them.")
         if int(y.max()) >= recipe.classes:
-            raise RecoptError(
-                f"{name} has labels beyond its {recipe.classes} classes: delete its files, to fetch them."
-            )
+            raise RecoptError(f"{name} has labels beyond its {recipe.classes} classes: delete its files to fetch them.")
     train, test = ((x, y.long()) for x, y in parts)
     found = (len(train[1]), len(test[1]))
     note = (
@@ -155,7 +153,7 @@ def _fashion(folder: Path) -> tuple[Labelled, Labelled]:
 
 
 def _emnist(folder: Path) -> tuple[Labelled, Labelled]:
-    """Letters: its images are stored transposed and its labels count from 1; both are put right here."""
+    """EMNIST Letters; the files have transposed images and labels from 1, which are corrected here."""
     raw = folder / "EMNIST" / "raw"
     stems = [f"emnist-letters-{s}-{k}-ubyte" for s in ("train", "test") for k in ("images-idx3", "labels-idx1")]
 
@@ -167,13 +165,13 @@ def _emnist(folder: Path) -> tuple[Labelled, Labelled]:
         _unpack(EMNIST, [raw / "gzip.zip", folder / "EMNIST" / "gzip.zip", folder / "gzip.zip"], lacking)
     paths = [located(stem) or raw / f"{stem}.gz" for stem in stems]
     images = [formats.read_idx(path, (28, 28)).transpose(1, 2).contiguous().unsqueeze(1) for path in paths[::2]]
-    # 0, which does not occur, would become 255 and so be refused.
+    # A label of 0, which must not occur, becomes 255 and is refused.
     labels = [formats.read_idx(path, ()) - 1 for path in paths[1::2]]
     return (images[0], labels[0]), (images[1], labels[1])
 
 
 def _cifar10(folder: Path) -> tuple[Labelled, Labelled]:
-    """Any of the five training files, so that a partial copy will do."""
+    """CIFAR-10 from any of its five training files, so that a partial copy works."""
     inside = folder / "cifar-10-batches-bin"
     train = [inside / f"data_batch_{n}.bin" for n in range(1, 6)]
     test = inside / "test_batch.bin"
@@ -186,7 +184,7 @@ def _cifar10(folder: Path) -> tuple[Labelled, Labelled]:
 
 
 def _svhn(folder: Path) -> tuple[Labelled, Labelled]:
-    # torchvision puts these directly into whatever folder it is given.
+    # torchvision puts these directly into the folder it is given.
     def located(name: str) -> Path | None:
         return find([folder / "SVHN" / name, folder / "svhn" / name, folder / name])
 
@@ -203,7 +201,7 @@ def _unpack(remote: Remote, archives: list[Path], wanted: dict[str, Path]) -> No
         return
     _provide([(remote, archives[0])])
     formats.extract(archives[0], wanted)
-    archives[0].unlink()  # ours, and of no more use
+    archives[0].unlink()  # downloaded here, and no longer needed
 
 
 _RECIPES = {

@@ -1,1 +1,1 @@
-"""Pictures of runs, comparisons and graphs."""
+"""Plots of runs, comparisons and graphs."""

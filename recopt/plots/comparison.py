@@ -1,4 +1,4 @@
-"""The picture of a comparison: loss curves with bands, and the score of each competitor with its interval."""
+"""The plot of a comparison: loss curves with bands, and the score of each competitor with its interval."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Curve(NamedTuple):
 
     Attributes:
         bands: ``median``, ``quartile1`` and ``quartile3`` over tasks, each of shape (T + 1,).
-        mean, median: of the score, each the value with the ends of its interval.
+        mean, median: the score's mean and median, each with the ends of its interval.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Curve(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The name, cut where it is long."""
+        """The name, shortened if it is long."""
         return self.name if len(self.name) <= 34 else f"{self.name[:31]} …"
 
 
@@ -38,7 +38,7 @@ def plot(title: str, steps: int, measure: str, shown: Sequence[Curve]) -> Any:
     """A ``matplotlib.figure.Figure`` with an Agg canvas: ``figure.savefig(path)``.
 
     Args:
-        measure: what is scored, in words.
+        measure: the name of the score, in words.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ def plot(title: str, steps: int, measure: str, shown: Sequence[Curve]) -> Any:
 
 def _curves(axes: Any, shown: Sequence[Curve], last: int) -> None:
     drawn = [one.bands for one in shown]
-    for n, kept in enumerate(drawn if len(drawn) <= len(_COLOURS) else []):  # of more, bands hide the curves
+    for n, kept in enumerate(drawn if len(drawn) <= len(_COLOURS) else []):  # more bands would hide the curves
         steps = np.arange(len(kept["median"]))
         axes.fill_between(steps, kept["quartile1"], kept["quartile3"], color=colour(n), alpha=0.13, linewidth=0)
     for n, (one, kept) in enumerate(zip(shown, drawn, strict=True)):
@@ -97,12 +97,12 @@ def colour(n: int) -> str:
 
 
 def dashes(n: int) -> Any:
-    """The dashes of competitor ``n``: others than those of one with the same colour."""
+    """The dashes of competitor ``n``, which differ between competitors of the same colour."""
     return _DASHES[(n % len(_COLOURS) + n // len(_COLOURS)) % len(_DASHES)]
 
 
 def plain(axes: Any, title: str, x: str) -> None:
-    """A title, a name for x, a pale grid, and no frame."""
+    """Set a title, a label of x, a pale grid, and no frame."""
     axes.set_title(title, fontsize=10, color=_INK, loc="left")
     axes.set_xlabel(x, fontsize=9, color=_INK)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Pictures of a graph of levels: as text, SVG or PNG."""
+"""Plots of a graph of levels: as text, SVG or PNG."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 INK, LINE, PAPER, TASK_PAPER, SOFT = "#22313f", "#4477aa", "#e8f0f9", "#f7eeda", "#5a6b7b"
 WIDE, HIGH = 3.4, 1.5
-"""Inches between the middles of two boxes, across and up."""
+"""Inches between the centres of two boxes, across and up."""
 
 
 class Box(NamedTuple):
-    """A slot in the picture: its middle and half its width, in inches."""
+    """A slot in the plot: its centre and half its width, in inches."""
 
     x: float
     y: float
@@ -28,7 +28,7 @@ class Box(NamedTuple):
 
 
 def draw_text(graph: Graph, task: str = TASK) -> str:
-    """One line per level, the highest first: what it moves and how. ``task`` is what the task is called."""
+    """One line per level, the highest first: its strategy, its slot and its settings. ``task`` is the task's name."""
     rows = []
     for number in reversed(range(len(graph.levels))):
         level = graph.levels[number]
@@ -44,7 +44,7 @@ def _target(level: Level) -> str:
 
 
 def how(level: Level) -> str:
-    """How a level is told what to do and when, in a few words; empty for one that moves the task."""
+    """A level's estimator, timing and transforms in a few words; for one that moves the task, its normalization."""
     if level.moves == TASK:
         return "" if level.normalize == "none" else f"{level.normalize} signal"
     parts = ["trials" if level.gradient == "value" else str(level.gradient), f"every {level.every}"]
@@ -52,7 +52,7 @@ def how(level: Level) -> str:
         parts[0] = "unroll" if level.second_order else "unroll, second derivatives dropped"
     if level.episode:
         growth = f" that grow over {level.curriculum} steps" if level.curriculum else ""
-        parts.append(f"episodes of {level.episode}{growth}{', by turns' if level.stagger else ''}")
+        parts.append(f"episodes of {level.episode}{growth}{', staggered' if level.stagger else ''}")
     if level.normalize != "none":
         parts.append(f"{level.normalize} signal")
     if level.teacher is not None:
@@ -65,7 +65,7 @@ def how(level: Level) -> str:
 
 
 def _heights(graph: Graph) -> dict[str, int]:
-    """How far above the task each slot is drawn: above all that it moves, as far as there are no cycles."""
+    """The row of each slot, counted from the task: above all that it moves, as far as there are no cycles."""
     heights = {TASK: 0, **dict.fromkeys(graph.slots, 0)}
     for level in graph.levels:
         if level.by != level.moves:
@@ -120,7 +120,7 @@ def draw(graph: Graph, task: str = TASK) -> Any:
 
 
 def _arrow(axes: Axes, start: Box, end: Box, text: str) -> None:
-    """From the bottom of one box to the top of another; bowed to the left where others may be between them."""
+    """Draw an arrow from the bottom of one box to the top of another; bowed to the left if boxes may lie between."""
     from matplotlib.patches import FancyArrowPatch
 
     far = abs(start.y - end.y) > 1.5 * HIGH or start.y < end.y
@@ -139,7 +139,7 @@ def _arrow(axes: Axes, start: Box, end: Box, text: str) -> None:
 
 
 def _loop(axes: Axes, box: Box, _: Box, text: str) -> None:
-    """From a box to itself, at its right."""
+    """Draw an arrow from a box to itself, at its right."""
     from matplotlib.patches import FancyArrowPatch
 
     x = box.x + box.half + 0.04
@@ -152,7 +152,7 @@ def _loop(axes: Axes, box: Box, _: Box, text: str) -> None:
 
 
 def _note(axes: Axes, x: float, y: float, text: str, side: int = 1) -> None:
-    """A level's number and how it works, to the right of ``x`` or (``side`` −1) to the left."""
+    """Write a level's number and settings to the right of ``x`` or (``side`` −1) to the left."""
     ground = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
     axes.text(
         x,
@@ -169,7 +169,7 @@ def _note(axes: Axes, x: float, y: float, text: str, side: int = 1) -> None:
 
 
 def draw_file(graph: Graph, path: Path, task: str = TASK) -> None:
-    """Write the picture to ``path`` (``.svg`` or ``.png``). Raises RecoptError for another ending."""
+    """Write the plot to ``path`` (``.svg`` or ``.png``). Raises RecoptError for another ending."""
     if path.suffix not in (".svg", ".png"):
         raise RecoptError(f"A graph is drawn to .svg or .png, not '{path.name}': change the ending.")
     draw(graph, task).savefig(path, dpi=150)

@@ -1,4 +1,4 @@
-"""Pictures of a run: its losses, what its levels were scored by, and how their hyperparameters moved.
+"""Plots of a run: its losses, metrics, meta-losses and hyperparameters.
 
 Drawn with matplotlib's own objects, without pyplot: no global state, no window, safe in any thread.
 """
@@ -31,12 +31,12 @@ FIGURES = frozenset(
         "imitation",
     }
 )
-"""What a level records besides its hyperparameters; any other key of a level is a hyperparameter."""
+"""Keys that a level records besides its hyperparameters; any other key of a level is a hyperparameter."""
 
 # Okabe & Ito (2008): eight colours that people with any kind of colour vision can tell apart.
 _TRAIN, _VALID, _TEST = "#0072B2", "#D55E00", "#000000"
 _LEVELS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#D55E00", "#0072B2")
-_CHOOSE = "choose_"  # how the keys begin of what a run chooses its values by
+_CHOOSE = "choose_"  # prefix of the scores by which a run selects its values
 
 Draw = Callable[[Any], None]
 
@@ -45,8 +45,8 @@ def plot_run(trace: Trace, title: str = "", levels: Mapping[int, str] | None = N
     """One figure of everything: losses, metrics, meta-losses and hyperparameters.
 
     Args:
-        trace: of the run; level 0 has ``loss`` and whatever is measured, ``valid…`` and ``test…`` held out.
-        title: above it all, the run's name perhaps.
+        trace: the run's trace; level 0 has ``loss``, metrics, and the held-out ``valid…`` and ``test…``.
+        title: the figure's title, such as the run's name.
         levels: a name for each level, shown beside its number.
 
     Returns:
@@ -143,12 +143,12 @@ def _metrics(run: list[Points]) -> list[Draw]:
 
 
 def _scores(run: list[Points]) -> list[Draw]:
-    """The score that a run chose its values by, with the best that any moment had."""
+    """The score by which a run selects its values, with its lowest point marked."""
     found = [column for column in run if column.level == 0 and column.key == f"{_CHOOSE}score"]
 
     def draw(axes: Any) -> None:
         values = found[0].values
-        curve(axes, found[0], "of the values then", _VALID, scale(axes, [values]))
+        curve(axes, found[0], "of the current values", _VALID, scale(axes, [values]))
         if np.isfinite(values).any():
             best = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
             axes.plot(found[0].steps[best], values[best], "o", color=INK, markersize=5, label="lowest")
@@ -229,7 +229,7 @@ def _end(run: list[Points]) -> int:
 
 
 def _rank(column: Points) -> int:
-    """Training before validation before test before anything else."""
+    """The place of a column in the order: training, validation, test, anything else."""
     prefixes = ("loss", "valid", "test")
     return next((n for n, prefix in enumerate(prefixes) if column.key.startswith(prefix)), len(prefixes))
 

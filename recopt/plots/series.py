@@ -1,4 +1,4 @@
-"""The picture of a series: each competitor's score relative to the reference's, comparison by comparison."""
+"""The plot of a series: each competitor's score relative to the reference's, comparison by comparison."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .comparison import colour, plain
 
 _WIDE = 3.0
 _INSIDE = 6
-"""Of more competitors, the legend stands beside the picture."""
+"""The most competitors for which the legend stands inside the plot."""
 
 
 def plot(rows: Sequence[str], ratios: Mapping[str, Mapping[str, tuple[float, float, float]]], whom: str) -> Any:
-    """A ``matplotlib.figure.Figure``: a group for each comparison, 1 being the reference of that one.
+    """A ``matplotlib.figure.Figure`` with a group for each comparison; 1 is the reference's score in that one.
 
     Args:
         rows: the comparisons.

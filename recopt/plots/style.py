@@ -1,4 +1,4 @@
-"""Strokes that pictures of runs are made of: columns as lines and bands, scales, labels, legends."""
+"""Elements of the plots of runs: columns as lines and bands, scales, labels, legends."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..tracking.trace import Points
 
 BAD, INK, PALE = "#B00020", "#333333", "#767676"
 MANY = 3000
-"""Longer columns are drawn as the band they fill and its middle."""
+"""Longer columns are drawn as a band and a smoothed line."""
 LOG_FROM = 20.0
-"""Largest over smallest value from which a positive column gets a logarithmic axis."""
+"""The ratio of the largest to the smallest value from which a positive column gets a logarithmic axis."""
 
 
 def plain(axes: Any) -> Any:
-    """No frame, a pale grid, small figures."""
+    """Set no frame, a pale grid, and small tick labels."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#AAAAAA")
     axes.grid(True, color="#E3E3E3", linewidth=0.6)
@@ -28,9 +28,9 @@ def plain(axes: Any) -> Any:
 
 
 def curve(axes: Any, column: Points, label: str, colour: str, log: bool) -> None:
-    """A column: its points light, and over them a smoothed line (see :func:`smoothed`) if they are many."""
+    """Draw a column; if it has many points, they are pale under a smoothed line (see :func:`smoothed`)."""
     steps, values = column.steps, column.values
-    if len(values) <= 2:  # before and after, say: a line between would claim to know what was there
+    if len(values) <= 2:  # a line would suggest values between that nobody measured
         axes.plot(steps, values, color=colour, linestyle="none", marker="D", markersize=4.5, label=label)
         return
     if len(values) <= 100:
@@ -46,14 +46,14 @@ def curve(axes: Any, column: Points, label: str, colour: str, log: bool) -> None
 
 
 def some(length: int) -> Ints:
-    """Indices of at most ``MANY`` evenly spread points, the first and the last among them: more cannot be seen."""
+    """Indices of at most ``MANY`` evenly spread points, the first and the last among them."""
     return np.unique(np.linspace(0, length - 1, min(length, MANY)).astype(np.int64))
 
 
 def smoothed(values: Floats, reach: int, log: bool = False) -> Floats:
     """Centred moving average of ``values`` (n,), over up to ``reach`` on either side; geometric with ``log``.
 
-    What is not finite is left out, and stays a gap itself.
+    Values that are not finite (with ``log``, also not above 0) are left out and stay gaps.
     """
     good = np.isfinite(values) & ((values > 0) if log else True)
     used = np.where(good, np.log(np.where(good, values, 1.0)) if log else values, 0.0)
@@ -65,7 +65,7 @@ def smoothed(values: Floats, reach: int, log: bool = False) -> Floats:
 
 
 def _bands(steps: Ints, values: Floats) -> tuple[Floats, Floats, Floats]:
-    """First step, least and greatest finite value of each of 800 stretches of a column."""
+    """First step, least and greatest finite value of each of 800 pieces of a column."""
     cuts, good = np.linspace(0, len(values), 801).astype(np.int64)[:-1], np.isfinite(values)
     low = np.minimum.reduceat(np.where(good, values, np.inf), cuts)
     high = np.maximum.reduceat(np.where(good, values, -np.inf), cuts)
@@ -74,7 +74,7 @@ def _bands(steps: Ints, values: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def mark_divergence(axes: Any, column: Points) -> None:
-    """A line at the first value of ``column`` that is not finite."""
+    """Draw a line at the first value of ``column`` that is not finite."""
     bad = column.steps[~np.isfinite(column.values)]
     if len(bad):
         axes.axvline(bad[0], color=BAD, linewidth=1, linestyle="--")
@@ -89,7 +89,7 @@ def mark_divergence(axes: Any, column: Points) -> None:
 
 
 def scale(axes: Any, columns: list[Floats]) -> bool:
-    """Make the axis logarithmic if all values are positive and far apart; whether it is."""
+    """Make the axis logarithmic if all values are positive and far apart. Returns True if it is."""
     values = np.concatenate([column[np.isfinite(column)] for column in columns])
     log = bool(len(values)) and bool(values.min() > 0) and bool(values.max() / values.min() >= LOG_FROM)
     if log:
@@ -100,7 +100,7 @@ def scale(axes: Any, columns: list[Floats]) -> bool:
 
 
 def label(axes: Any, title: str, y: str, colour: str = PALE) -> None:
-    """A title, a name for y, and whole steps along x."""
+    """Set a title, a label of y, and whole steps along x."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_title(title, fontsize=10, color=INK, loc="left")
@@ -111,7 +111,7 @@ def label(axes: Any, title: str, y: str, colour: str = PALE) -> None:
 
 
 def legend(axes: Any) -> None:
-    """Above the panel, on the right, where it hides nothing."""
+    """Put the legend above the panel, on the right, where it hides nothing."""
     _, labels = axes.get_legend_handles_labels()
     axes.legend(
         fontsize=8,

@@ -1,1 +1,1 @@
-"""From names to strategies and levels: plugins, the notation's terms, and exported rules."""
+"""Strategies and levels by name: plugins, terms of the notation, and exported rules."""

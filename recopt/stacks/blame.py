@@ -1,4 +1,4 @@
-"""Errors in a user's strategy or task: what they are turned into, and how they are told."""
+"""Errors in a user's strategy or task, and the messages for them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class RunFailed(RecoptError):
 
 
 def blame(why: BaseException, when: str, plugins: Iterable[type]) -> str:
-    """What failed, where, and how, in one sentence without its full stop.
+    """The message for an error: the cause and its place in one sentence, without its full stop.
 
-    Where plugins of the user's own take part, none that ships is named: what it was given may be amiss, and then the
-    sentence says how to find out.
+    If the user's own plugins take part, no shipped one is named, since its input may be wrong. The sentence then
+    names the command that checks the user's.
 
     Args:
         when: the beginning of the sentence, such as ``Step 3``.
-        plugins: the classes that take part, in whose files the place is looked for.
+        plugins: the classes that take part; the place is searched in their files.
     """
     given = list(plugins)
     own = {str(_file(plugin)) for plugin in given if _is_own(plugin)} - {"None"}
@@ -39,9 +39,9 @@ def blame(why: BaseException, when: str, plugins: Iterable[type]) -> str:
 
 
 def culprit(why: BaseException, plugins: Iterable[type]) -> type | None:
-    """The one of the classes ``plugins`` in whose methods, or what these call, an error arose.
+    """The class of ``plugins`` in whose methods, or in functions that these call, an error arose.
 
-    None if in none's, or in those of one that ships while the user's own take part.
+    None if there is no such class, or if it is a shipped one while the user's own take part.
     """
     given = list(plugins)
     owner = {code: plugin for plugin in given for code in _codes(plugin)}
@@ -53,7 +53,7 @@ def culprit(why: BaseException, plugins: Iterable[type]) -> type | None:
 def _file(plugin: type) -> Path | None:
     try:
         return source_of(plugin)[0]
-    except RecoptError:  # of an interactive session
+    except RecoptError:  # defined in an interactive session
         return None
 
 
@@ -64,7 +64,7 @@ def _is_own(plugin: type) -> bool:
 
 
 def _codes(plugin: type) -> set[CodeType]:
-    """The code of the methods of ``plugin``, inherited ones too; not what a strategy has of every module."""
+    """The code of the methods of ``plugin``, inherited ones too, without those of ``nn.Module``."""
     members = [m for c in plugin.__mro__ if c not in nn.Module.__mro__ for m in vars(c).values()]
     plain = (inspect.unwrap(getattr(m, "fget", None) or getattr(m, "func", None) or m) for m in members)
     return {code for m in plain if isinstance(code := getattr(m, "__code__", None), CodeType)}

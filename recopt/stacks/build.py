@@ -1,4 +1,4 @@
-"""From words to objects: a spec's task, strategies and graph."""
+"""Construction of a spec's task, strategies and levels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
 
 
 def make_strategy(slot: str, named: Named, seed: int, folders: Sequence[str] = (), where: str = "") -> Strategy:
-    """A strategy, its initial meta-parameters drawn from ``seed`` and its slot's name; refusals name ``where``."""
+    """A strategy with initial meta-parameters drawn from ``seed`` and its slot's name; errors name ``where``."""
     made = load_strategy(named.name, folders, where or f"in slot '{slot}'")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed, 3, *slot.encode()))
@@ -50,12 +50,12 @@ def make_strategy(slot: str, named: Named, seed: int, folders: Sequence[str] = (
 def make_strategies(
     found: Mapping[str, Named], seed: int, folders: Sequence[str] = (), where: str = ""
 ) -> dict[str, Strategy]:
-    """All strategies of a spec, by slot; refusals name ``where``, or the slot."""
+    """All strategies of a spec, by slot; errors name ``where``, or the slot."""
     return {slot: make_strategy(slot, named, seed, folders, where) for slot, named in found.items()}
 
 
 def stack_levels(layers: Sequence[Sequence[Any]], strategies: Mapping[str, Strategy]) -> list[Level]:
-    """The levels of a parsed stack, with nothing filled in yet."""
+    """The levels of a parsed stack, before defaults are filled in."""
     return levels_of(layers, {slot: [n for n, _ in s.named_parameters()] for slot, s in strategies.items()})
 
 
@@ -63,7 +63,7 @@ def with_settings(data: dict[str, Any], settings: Sequence[str]) -> dict[str, An
     """A spec's mapping with ``level2.every=20``, ``adam.lr=0.1`` or ``task.batch_size=64`` set.
 
     Raises:
-        RecoptError: if a setting does not read like that, or names what is not there.
+        RecoptError: if a setting has another form, or names something that is not there.
     """
     for text in settings:
         place, equals, value = text.partition("=")

@@ -1,7 +1,7 @@
-"""Exports as they are read: what a folder that ``recopt export`` wrote holds, and the strategy that it stands for.
+"""Exports: the folders that ``recopt export`` writes, and the strategies made from them.
 
-A folder among the plugins is a strategy by its folder's name: a class made of the exported strategy's own class and the
-values it was trained to. It is an ordinary strategy in every other way, at any level.
+An export among the plugins is a strategy by its folder's name: a class derived from the exported strategy's own,
+which starts from the trained values. It is an ordinary strategy in every other way, at any level.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _REMEDY = "export the run again with 'recopt export RUN DIR'"
 
 
 class Described(BaseModel):
-    """What ``stack.json`` says.
+    """The content of ``stack.json``.
 
     Attributes:
         recopt: the version of the format.
-        task: what it was trained on, ``tasks`` of them side by side.
+        task: the task it was trained on, ``tasks`` of them side by side.
         spent: the evaluations that each level spent.
         strategies: by slot; a user's own are in the folder's ``plugins/``.
-        levels: those that move the task, and those that taught them.
-        chosen: how the values were chosen, as the run that chose them told it; None for the run's last.
+        levels: those that move the task, and those that trained their strategies.
+        chosen: how the run selected the values; None for the values at the run's end.
         digests: the SHA-256 of files beside it.
     """
 
@@ -61,7 +61,7 @@ _KNOWN = {
     "": Described.model_fields, "task": Named.model_fields, "strategies": Named.model_fields,
     "levels": Level.model_fields,
 }  # fmt: skip
-"""The names in ``stack.json``, and in what is nested in it."""
+"""The names of the fields of ``stack.json``, and of those nested in it."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Export:
 
     @property
     def own(self) -> list[Level]:
-        """The levels that move the task; what was learned stands there, and those above only taught it."""
+        """The levels that move the task: they have the trained strategies, and the levels above only trained them."""
         return [level for level in self.told.levels if level.moves == TASK]
 
     @property
     def spent(self) -> int | None:
-        """The evaluations of the task that the training took, choosing among its values included; None if not known."""
+        """The evaluations of the task spent on training, selection of the values included; None if not known."""
         rows, chosen = self.told.spent, self.told.chosen
         if not rows:
             return None
@@ -88,14 +88,14 @@ class Export:
 
     @cached_property
     def card(self) -> str:
-        """What is to be known of it: its card, or where it has none, that."""
+        """Its card, or a line that says it has none."""
         rules = " + ".join(in_words(self.told.strategies[level.by]) for level in self.own)
         return read_card(self.folder) or blank_card(rules, in_words(self.told.task))
 
     def base(self, slot: str) -> type[Strategy]:
         """The class of the strategy in ``slot``, without values: the folder's own, or a shipped or installed one.
 
-        A file of the same name in ``./strategies`` does not change what was exported, so what is shipped goes first.
+        Shipped ones come first, so that a file of the same name in ``./strategies`` does not change an export.
         """
         places = [place for place in (self.folder / PLUGINS, shipped_folder("strategies")) if place.is_dir()]
         found = find("strategy", self.told.strategies[slot].name, places, f"in {self.folder / STACK}")
@@ -114,7 +114,7 @@ class Export:
         return made
 
     def fill(self, strategy: Strategy, slot: str, given: Iterable[str] = ()) -> None:
-        """Put the values of ``slot`` into ``strategy``, but for the settings ``given``, which somebody chose anew.
+        """Copy the values of ``slot`` into ``strategy``, except those of the settings ``given`` by the user.
 
         Raises:
             RecoptError: if they do not fit.
@@ -143,7 +143,7 @@ class Export:
 class Trained(Strategy):
     """A strategy that starts from the values in an export; see :func:`trained_class`, which makes its subclasses.
 
-    Settings that are given go before the trained values, as far as those then still fit.
+    Given settings override the trained values, if the others still fit then.
     """
 
     export: ClassVar[Export]
@@ -156,18 +156,18 @@ class Trained(Strategy):
         named = self.export.told.strategies[self.slot]
         with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced
             super().__init__(domains=named.domains or None, **{**named.settings, **given})
-        self._made_with = {"domains": None, **given}  # so that one made afresh is trained too
+        self._made_with = {"domains": None, **given}  # so that a new one made with these is trained too
         self.export.fill(self, self.slot, given)
 
     def named(self) -> Named:
-        """What it is without its values: the exported strategy, with the settings it has here."""
+        """The exported strategy by name, without its values, with the settings it has here."""
         base = self.export.told.strategies[self.slot]
         given = {key: value for key, value in self._made_with.items() if key != "domains"}
         return Named(name=base.name, settings={**base.settings, **given}, domains=base.domains)
 
 
 def trained_class(folder: Path, name: str) -> type[Trained]:
-    """The strategy ``name`` that the export in ``folder`` stands for; its docstring is the export's card.
+    """The strategy ``name`` made from the export in ``folder``; its docstring is the export's card.
 
     Raises:
         RecoptError: if it is no export, does not fit its strategy, or holds several strategies that share a task.
@@ -189,15 +189,15 @@ def trained_class(folder: Path, name: str) -> type[Trained]:
             "level": {**base.level, **kept},
         },
     )  # fmt: skip
-    made()  # what does not fit is said now
+    made()  # values that do not fit are refused now
     return made
 
 
 def read_folder(folder: Path) -> Export:
-    """What the export in ``folder`` holds.
+    """The content of the export in ``folder``.
 
     Raises:
-        RecoptError: if it is no export, or what it holds is damaged.
+        RecoptError: if it is no export, or is damaged.
     """
     try:
         told = json.loads((folder / STACK).read_text())
@@ -226,12 +226,12 @@ def read_folder(folder: Path) -> Export:
 
 
 def blank_card(rules: str, task: str) -> str:
-    """What stands for the card of an export that has none."""
+    """The card of an export that has none."""
     return f"{rules}, exported from a run on {task}; it has no {CARD}."
 
 
 def read_card(folder: Path) -> str | None:
-    """The card in ``folder`` without a title, its first line a summary; None if it has none that is text."""
+    """The card in ``folder`` without a title, its first line a summary; None if there is none that can be read."""
     try:
         lines = (folder / CARD).read_text(encoding="utf-8").strip().splitlines()
     except (OSError, UnicodeDecodeError):

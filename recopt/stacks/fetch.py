@@ -12,17 +12,17 @@ from .plugins import STACK, is_export
 
 
 def is_reference(stack: str) -> bool:
-    """Whether ``stack`` is an address in an MLflow store: ``runs:/…`` or ``models:/…``."""
+    """True if ``stack`` is an address in an MLflow store: ``runs:/…`` or ``models:/…``."""
     return stack.startswith(("runs:/", "models:/"))
 
 
 def fetch_export(reference: str, store: str | None = None) -> Path:
-    """The folder of the export that ``reference`` names in a store, brought here from a server if need be.
+    """The folder of the export at ``reference`` in a store, downloaded if a server has it.
 
     Raises:
-        RecoptError: if it names nothing, or what is no export, or the store does not answer.
+        RecoptError: if there is nothing there, or no export, or the store does not answer.
     """
-    from ..tracking.mlflow.runs import fetch_model  # now, not above: only this needs a store
+    from ..tracking.mlflow.runs import fetch_model  # here, since only this needs a store
 
     folder = fetch_model(reference, store=store)
     if not is_export(folder):
@@ -31,7 +31,7 @@ def fetch_export(reference: str, store: str | None = None) -> Path:
 
 
 def export_folder(stack: str | Path) -> Path | None:
-    """``stack`` as a folder, if it is one: by what is in it, or because only a path is written like that.
+    """``stack`` as a folder, if it is the folder of an export or is written as a path; else None.
 
     Raises:
         RecoptError: if it is written as a path, and there is no such folder.

@@ -38,7 +38,7 @@ NamedOrText = Annotated[Named, BeforeValidator(_named)]
 
 
 DEEPEST = 1000
-"""Levels that a stack may be repeated to: more than anybody's memory has room for."""
+"""The most levels that a stack may be repeated to; no machine has memory for more."""
 
 
 def written(slot: str, named: Named) -> str:
@@ -53,7 +53,7 @@ def _short(value: object) -> str:
 
 
 def strategies_of(layers: Sequence[Sequence[Term]]) -> dict[str, Named]:
-    """The strategies of a stack by slot; the first place of a label has its settings."""
+    """The strategies of a stack by slot, with the settings of the first term that has the label."""
     found: dict[str, Named] = {}
     for term in (t for layer in layers for t in layer):
         found.setdefault(term.slot, Named(name=term.name, settings=term.settings))
@@ -61,7 +61,7 @@ def strategies_of(layers: Sequence[Sequence[Term]]) -> dict[str, Named]:
 
 
 def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Term]]:
-    """The layers with the last one repeated, each time as a strategy of its own, up to ``depth`` layers."""
+    """The layers with the last one repeated up to ``depth`` layers, each time with strategies of its own."""
     out = [list(layer) for layer in layers]
     if depth is not None and depth < len(out):
         raise RecoptError(
@@ -76,10 +76,10 @@ def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Ter
 
 
 def explain(why: ValidationError, known: Mapping[str, Iterable[str]]) -> str:
-    """The first mistake of a validation in one sentence: where, what, and the nearest name that exists.
+    """The first mistake of a validation in one sentence: its place, its cause, and the nearest known name.
 
-    A name that does not exist comes before one that is missing, which may be what it was meant to be. ``known`` has the
-    names that exist: at the top (``""``), and beneath each name that something is nested in.
+    An unknown name comes before a missing one, which it may be a misspelling of. ``known`` has the known names: at the
+    top (``""``), and for each field that has others nested in it.
     """
     errors = why.errors(include_url=False)
     error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
@@ -102,7 +102,7 @@ _EXPECTED = {
     "string": "should be text", "list": "should be a list", "dict": "should be a mapping",
     "model": "should be a mapping",
 }  # fmt: skip
-"""By the beginning of pydantic's names of errors: what was expected."""
+"""The value that was expected, by the beginning of pydantic's type of the error."""
 
 
 def in_words(named: Named) -> str:

@@ -1,4 +1,4 @@
-"""The places where plugins are looked for, and what each offers by name: nothing is imported but what is asked for."""
+"""The places where plugins are searched, and the names in each; only the plugin that is asked for is imported."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .plugin_file import OTHER, Kind, base_of, class_in, class_in_file, one_line
 PathLike = str | Path
 Places = PathLike | Sequence[PathLike]
 Read = Callable[[Path, str], type]
-"""Makes the strategy of a name that the export in a folder stands for. Raises RecoptError if there is none."""
+"""A function of an export's folder and name that makes its strategy class. Raises RecoptError if there is none."""
 
 _GROUPS: dict[Kind, str] = {"strategy": "recopt.strategies", "task": "recopt.tasks"}
 _NAME = re.compile(r"[A-Za-z][\w.-]*")
 STACK = "stack.json"
-"""The file by which a folder is known as an export of trained strategies."""
+"""The file that marks a folder as an export of trained strategies."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A place that has a name; ``load`` imports its class, and returns None if it is of the other kind.
+    """A plugin found by name; ``load`` imports its class, and returns None if it is of the other kind.
 
-    ``load`` raises RecoptError if what is there cannot be used.
+    ``load`` raises RecoptError if the plugin cannot be used.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Candidate:
 
 
 def shipped_folder(name: Literal["strategies", "runs"]) -> Path:
-    """Where the shipped strategies or run specs are: in the package, or beside it in a checkout.
+    """The folder of the shipped strategies or run specs: in the package, or beside it in a checkout.
 
     Raises:
         RecoptError: if they are in neither place.
@@ -56,7 +56,7 @@ def shipped_folder(name: Literal["strategies", "runs"]) -> Path:
 
 
 def is_export(path: Path) -> bool:
-    """Whether ``path`` is a folder that ``recopt export`` wrote, by what is in it."""
+    """True if ``path`` is a folder that ``recopt export`` wrote, by its content."""
     return (path / STACK).is_file()
 
 
@@ -64,7 +64,7 @@ def candidates(kind: Kind, folders: Places, read: Read | None = None) -> Iterato
     """Every plugin there is, in the order of precedence; none is imported.
 
     Args:
-        read: reads exports of trained strategies; None if they are not to be among them.
+        read: reads exports of trained strategies; None leaves exports out.
 
     Raises:
         RecoptError: if one of ``folders`` is not there.
@@ -102,7 +102,7 @@ def _in_folder(kind: Kind, folder: Path, origin: str, read: Read | None, beside:
 
 
 def _one(kind: Kind, name: str, paths: list[Path], origin: str, read: Read | None, beside: bool = True) -> Candidate:
-    """The file or export at ``paths[0]``; whatever else is there has the same name."""
+    """The file or export at ``paths[0]``; it cannot be loaded if other ``paths`` have the same name."""
     path = paths[0]
     load: Callable[[], type | None] = partial(class_in_file, kind, path, beside)
     if len(paths) > 1:
@@ -152,12 +152,12 @@ def _class_of_entry(kind: Kind, point: metadata.EntryPoint, owner: str, read: Re
 
 
 def _is_copy(path: Path | None, folder: Path) -> bool:
-    """Whether ``folder`` has it too, to the byte: in a checkout, all that is installed is there twice."""
+    """True if ``folder`` has an identical file or folder, as a checkout has of everything that is installed."""
     return path is not None and (folder / path.name).exists() and same(path, folder / path.name)
 
 
 def same(a: Path, b: Path) -> bool:
-    """Whether two files or folders are one, or have the same content."""
+    """True if two files or folders are one, or have the same content."""
     return a.resolve() == b.resolve() or _content(a) == _content(b)
 
 
@@ -167,7 +167,7 @@ def _content(path: Path) -> dict[Path, bytes]:
 
 
 def canonical(name: str) -> str:
-    """``name`` with ``-`` for ``_``: the two are the same."""
+    """``name`` with ``-`` for ``_``: the two mean the same."""
     return name.replace("_", "-")
 
 
@@ -179,8 +179,8 @@ def find(kind: Kind, name: str, folders: Places = (), where: str = "", read: Rea
     """The class of the plugin called ``name``, or the one in the file ``name`` if that ends in ``.py``.
 
     Args:
-        where: the place to name in a refusal.
-        read: reads exports, which are plugins too; None if they are not to be.
+        where: the place to name in an error.
+        read: reads exports, which are plugins too; None leaves exports out.
 
     Raises:
         RecoptError: for an unknown name, a folder that is not there, or a plugin that cannot be used.
@@ -214,5 +214,5 @@ def _load_path(kind: Kind, path: Path, where: str) -> type:
 
 
 def shadowed(taken: Candidate, others: Iterable[Candidate]) -> list[str]:
-    """The origins of ``others``, but for copies of what is taken."""
+    """The origins of ``others``, without those that are copies of ``taken``."""
     return [o.origin for o in others if not (taken.path and o.path and same(taken.path, o.path))]

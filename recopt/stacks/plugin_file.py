@@ -1,4 +1,4 @@
-"""One plugin file: run as a module of its own, with refusals that name the line, and the class that it defines."""
+"""One plugin file: run as a module of its own, with errors that name the line, and the class that it defines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHER: dict[Kind, Kind] = {"strategy": "task", "task": "strategy"}
 
 
 class _Loader(SourceFileLoader):
-    """Runs the source as it was read once; writes no bytecode beside it."""
+    """A loader that runs the source as it was read once, and writes no bytecode beside it."""
 
     def __init__(self, name: str, path: str, source: bytes) -> None:
         super().__init__(name, path)
@@ -35,16 +35,16 @@ class _Loader(SourceFileLoader):
 
 
 def import_file(path: Path, beside: bool = True) -> ModuleType:
-    """The module in ``path``, run once per text: asking again gives the same module, until the file changes.
+    """The module in ``path``, run once: later calls return the same module, until the file changes.
 
-    It goes into ``sys.modules`` under a name made from its place and its text, so that files of the same name do not
+    It goes into ``sys.modules`` under a name made from its path and its text, so that files of the same name do not
     collide.
 
     Args:
-        beside: whether it may import what lies beside it; its folder then goes to the end of ``sys.path``.
+        beside: True if it may import the files beside it; its folder then goes to the end of ``sys.path``.
 
     Raises:
-        RecoptError: if it cannot be read, or raises; with the file, the line, and what it says.
+        RecoptError: if it cannot be read, or raises; with the file, the line, and the error.
     """
     try:
         path = path.resolve()
@@ -91,7 +91,7 @@ def _blame(path: Path, why: BaseException) -> str:
 
 
 def class_in_file(kind: Kind, path: Path, beside: bool = True) -> type | None:
-    """The plugin class in the file ``path``, which is run. As :func:`import_file` and :func:`class_in`."""
+    """The plugin class in the file ``path``, which is run. Errors as of :func:`import_file` and :func:`class_in`."""
     return class_in(kind, import_file(path, beside), str(path))
 
 
@@ -114,7 +114,7 @@ def class_in(kind: Kind, module: ModuleType, place: str) -> type | None:
 
 
 def source_of(plugin: type) -> tuple[Path, str]:
-    """The file of a plugin's class and its text as it was run, to be saved with what it produced.
+    """The file of a plugin's class and its text as it was run, to be saved with its results.
 
     Raises:
         RecoptError: if the class comes from no file (an interactive session).
@@ -132,7 +132,7 @@ def source_of(plugin: type) -> tuple[Path, str]:
 
 def base_of(kind: Kind) -> type:
     """``Strategy`` or ``Task``."""
-    module = importlib.import_module(f"..contracts.{kind}", __package__)  # now, not above: it imports torch
+    module = importlib.import_module(f"..contracts.{kind}", __package__)  # here, since it imports torch
     return cast(type, getattr(module, kind.capitalize()))
 
 

@@ -9,13 +9,13 @@ name is taken:
 3. what comes with recopt;
 4. the entry points ``recopt.strategies`` and ``recopt.tasks`` of installed packages.
 
-So a user's file goes before a shipped one of the same name, with a :class:`ShadowedPlugin` warning, and an
-installed package never changes what a name means. A path that ends in ``.py`` is taken as it is. Only the file
-that is asked for is run; a user's folder is added at the end of ``sys.path``, so that a plugin may import what is
+So a user's file comes before a shipped one of the same name, with a :class:`ShadowedPlugin` warning, and an
+installed package never changes the meaning of a name. A path that ends in ``.py`` is taken as it is. Only the file
+that is asked for is run; a user's folder is added at the end of ``sys.path``, so that a plugin may import the files
 beside it.
 
-In each of these places a folder that ``recopt export`` wrote is a strategy too, by the folder's name, with the values
-it was trained to; of an installed package it is a folder inside the package that the entry point names.
+A folder that ``recopt export`` wrote is a strategy too, in each of these places, by the folder's name and with its
+trained values. In an installed package, it is a folder inside the package that the entry point names.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """What a listing shows of a plugin.
+    """A plugin as listings show it.
 
     Attributes:
-        name: the name it is asked for by.
+        name: the plugin's name.
         kind: ``strategy`` or ``task``.
         origin: ``shipped``, ``installed (DISTRIBUTION)``, or the folder or file it was found in.
         path: its file or folder, where it has one of its own.
         summary: the first line of its docstring.
         problem: why it cannot be used; None if it can.
-        trained: whether it is an export, with the values it was trained to.
+        trained: True if it is an export, with trained values.
         shadows: the origins of others of the same name, which are not used.
     """
 
@@ -94,7 +94,7 @@ def load_strategy(name: str, folders: Places = (), where: str = "") -> type[Stra
 
     Args:
         folders: folders and files to search first.
-        where: the place to name in a refusal, such as ``in 'adm/sgd'``.
+        where: the place to name in an error, such as ``in 'adm/sgd'``.
 
     Raises:
         RecoptError: for an unknown name, a folder that is not there, or a plugin that cannot be used.
@@ -105,13 +105,13 @@ def load_strategy(name: str, folders: Places = (), where: str = "") -> type[Stra
 def load_task(name: str, folders: Places = (), where: str = "") -> type[Task]:
     """The task class called ``name``, or the one in the file ``name`` if that ends in ``.py``.
 
-    Arguments and refusals as for :func:`load_strategy`.
+    Arguments and errors as of :func:`load_strategy`.
     """
     return cast("type[Task]", find("task", name, folders, where, _trained))
 
 
 def load_any(name: str, folders: Places = ()) -> tuple[Kind, type]:
-    """The strategy or the task called ``name`` (of both, the strategy), or in the file, or of the export, ``name``.
+    """The kind and class of the plugin ``name``: a name (strategies first), a ``.py`` file, or the folder of an export.
 
     Raises:
         RecoptError: as :func:`load_strategy`.
@@ -134,7 +134,7 @@ def load_any(name: str, folders: Places = ()) -> tuple[Kind, type]:
 
 
 def is_known(kind: Kind, name: str, folders: Places = ()) -> bool:
-    """Whether there is a plugin of that name, or a file, without importing any.
+    """True if there is a plugin, or a file, of that name; none is imported.
 
     Raises:
         RecoptError: if one of ``folders`` is not there.
@@ -145,7 +145,7 @@ def is_known(kind: Kind, name: str, folders: Places = ()) -> bool:
 
 
 def list_strategies(folders: Places = ()) -> list[PluginInfo]:
-    """All strategies, sorted by name. One that is broken has its ``problem``, and hinders no other.
+    """All strategies, sorted by name. A broken one has its ``problem``, and does not hinder the others.
 
     Raises:
         RecoptError: if one of ``folders`` is not there.
@@ -159,7 +159,7 @@ def list_tasks(folders: Places = ()) -> list[PluginInfo]:
 
 
 def _trained(folder: Path, name: str) -> type:
-    from .exported import trained_class  # now, not above: it imports torch
+    from .exported import trained_class  # here, since it imports torch
 
     return trained_class(folder, name)
 
@@ -183,7 +183,7 @@ def _first_info(kind: Kind, group: list[Candidate]) -> PluginInfo | None:
         except RecoptError as why:
             return replace(info, problem=str(why))
         if found is not None:
-            from .exported import Trained  # now, not above: it imports torch
+            from .exported import Trained  # here, since it imports torch
 
             return replace(info, summary=_summary(found), trained=issubclass(found, Trained))
     return None

@@ -1,4 +1,4 @@
-"""The tasks that come with recopt, by name. Importing this loads none of them, nor torch."""
+"""The tasks that come with recopt, by name. Importing this module imports neither them nor torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """Where a task is, and one line on it."""
+    """A task's module and class, and one line on it."""
 
     module: str
     name: str
@@ -58,13 +58,13 @@ def describe(name: str) -> str:
 
 
 def get(name: str) -> type[Task]:
-    """The class of the task ``name``, imported now. Raises RecoptError if there is none."""
+    """The class of the task ``name``, imported on demand. Raises RecoptError if there is none."""
     entry = _entry(name)
     return cast("type[Task]", getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.name))
 
 
 def name_of(task: type[Task]) -> str | None:
-    """The name that a task's class is asked for by; None if it does not come with recopt."""
+    """The name of a task's class; None if it does not come with recopt."""
     home = (task.__module__.removeprefix(f"{__name__}."), task.__name__)
     return next((name for name, entry in _TASKS.items() if (entry.module, entry.name) == home), None)
 

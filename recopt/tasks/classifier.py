@@ -17,12 +17,12 @@ NORMALIZATIONS = ("unit", "symmetric", "standard")
 
 
 class Classifier(Supervised):
-    """A classifier of images held as uint8 of shape (N, channels, height, width). Subclasses say which.
+    """A classifier of images held as uint8 of shape (N, channels, height, width). Subclasses choose the data.
 
     Class attributes:
         shape: (channels, height, width) of an image.
-        classes: how many there are.
-        white: the value of a full pixel.
+        classes: the number of classes.
+        white: the largest value of a pixel.
 
     Raises:
         RecoptError: for a width, depth or number of channels that makes no model.
@@ -30,7 +30,7 @@ class Classifier(Supervised):
 
     net = option("mlp", "which model", choices=("logistic", "mlp", "cnn"))
     hidden = option((20,), "widths of the hidden layers of the mlp")
-    depth = option(0, "number of hidden layers, the last width repeated; 0: as many as hidden lists")
+    depth = option(0, "number of hidden layers, the last width repeated; 0: one per width in hidden")
     activation = option("sigmoid", "nonlinearity", choices=tuple(models.ACTIVATIONS))
     channels = option((8, 16), "channels of the convolutions of the cnn")
     init = option("default", "distribution of the initial weights", choices=models.INITS)
@@ -82,8 +82,8 @@ class Classifier(Supervised):
 def moments(examples: Examples, white: float) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the pixels per channel, as fractions of ``white``, shapes (channels, 1, 1).
 
-    Exact, from counts of the 256 values, so that a large set needs no copy in floats. Where a channel
-    is constant the deviation is given as 1.
+    Exact: computed from counts of the 256 values, so that a large set needs no copy in floats. The
+    deviation of a constant channel is given as 1.
     """
     x = examples[0]
     counts = torch.stack([torch.bincount(x[:, c].reshape(-1), minlength=256) for c in range(x.shape[1])]).double()

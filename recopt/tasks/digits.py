@@ -16,8 +16,8 @@ class Digits(Classifier):
     """scikit-learn's 1,797 real 8 × 8 images of digits.
 
     They are the test set of the Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998), come
-    with scikit-learn and need no download. 1,197 are for training, 300 for validation, 300 for the test,
-    drawn once and for all.
+    with scikit-learn and need no download. A fixed random split gives 1,197 for training, 300 for
+    validation and 300 for the test.
     """
 
     batch_size = option(64, Supervised.batch_size.help)

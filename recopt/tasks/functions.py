@@ -1,4 +1,4 @@
-"""Test functions of a point: the base of tasks whose model is nothing but the point itself."""
+"""Test functions: the base of tasks whose model is a single point."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..contracts.task import Batch, Split, Task
 
 
 class Point(nn.Module):
-    """A model that is one vector, ``theta``. Called without arguments it returns it."""
+    """A model that is one vector, ``theta``; called without arguments, it returns that vector."""
 
     theta: Tensor
 
@@ -26,15 +26,15 @@ class Point(nn.Module):
 class Function(Task):
     """A function of ``dim`` variables. Subclasses implement :meth:`value` and :meth:`start`, and set ``minimum``.
 
-    The batch is one vector e of ``dim`` numbers and the loss value(θ) + e·θ. Without ``noise`` e is 0;
-    with it each training batch draws e from N(0, noise²), which adds exactly e to the gradient. Held-out
-    splits are without noise.
+    A batch is one vector e of ``dim`` numbers, and the loss is value(θ) + e·θ, so that e is added to the
+    gradient. With ``noise``, each training batch draws e from N(0, noise²). Otherwise, and on held-out
+    splits, e is 0.
 
     Attributes:
-        minimum: every coordinate of the global minimizer, where the value is 0.
+        minimum: the value of every coordinate of the global minimizer, where the function is 0.
     """
 
-    dim = option(2, "how many variables")
+    dim = option(2, "number of variables")
     noise = option(0.0, "standard deviation of the noise on each coordinate of the gradient")
 
     metric = "distance"
@@ -55,7 +55,7 @@ class Function(Task):
         raise NotImplementedError(f"{type(self).__name__} has no value.")
 
     def start(self) -> Tensor:
-        """Where to start (dim numbers), drawn with torch's global generator."""
+        """The starting point (dim numbers), drawn from torch's global generator."""
         raise NotImplementedError(f"{type(self).__name__} has no start.")
 
     def model(self) -> nn.Module:

@@ -14,16 +14,16 @@ from .classifier import NORMALIZATIONS, Classifier
 from .supervised import Examples, Store
 
 _STORES: WeakValueDictionary[tuple[str, Path], Store] = WeakValueDictionary()
-"""One per set and folder, as long as any task uses it."""
+"""One store per set and folder, kept as long as any task uses it."""
 
 
 class Images(Classifier):
-    """A classifier of one of the sets of :mod:`recopt.data`, which says where the files are looked for.
+    """A classifier on one of the sets of :mod:`recopt.data`, which documents the places of the files.
 
     A tenth of the official training set is held out for validation; the test set is the official one. The
     defaults are the network of Andrychowicz et al. 2016 (1606.04474, §3.2): one hidden layer of 20
-    sigmoid units, batches of 128, pixels in [0, 1]; their initial weights are ``init="normal"``, while the default
-    is torch's, with which Adam is faster: summed losses are only comparable under the same ``init``.
+    sigmoid units, batches of 128, pixels in [0, 1]. Their initial weights are ``init="normal"``; the default
+    here is torch's, with which Adam is faster. Compare summed losses only under the same ``init``.
 
     The set is held once in memory (as uint8) for all tasks of a process that use it.
 
@@ -43,7 +43,7 @@ class Images(Classifier):
 
     @property
     def note(self) -> str:
-        """What is to be known of this copy of the set (see ``recopt.data.ImageSet``); mostly empty."""
+        """A remark on this copy of the set (see ``recopt.data.ImageSet``); usually empty."""
         self.examples()
         return self._store.note
 

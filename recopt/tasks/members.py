@@ -1,4 +1,4 @@
-"""Tasks written as words, for the options of other tasks: ``mnist(hidden=[40]) + quadratic(dim=20)``."""
+"""Tasks written as text, for the options of other tasks: ``mnist(hidden=[40]) + quadratic(dim=20)``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def members(text: str, where: str) -> list[Task]:
     """The tasks written ``name(option=value, …) + …``, in the notation of stacks.
 
     Raises:
-        RecoptError: naming ``where``, if it is not so written; or for an unknown task or option.
+        RecoptError: for text of another form (naming ``where``), or an unknown task or option.
     """
     layers = parse(text)
     if len(layers) != 1 or "@" in text or any(term.only for term in layers[0]):

@@ -1,4 +1,4 @@
-"""A family of families."""
+"""A family of tasks that mixes other families."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Mixture(Outer):
     """A weighted mixture of other tasks; each draw is of one of them.
 
     ``members`` is written like ``mnist(hidden=[40]) + quadratic``, and ``weights`` has a number for each.
-    The seed draws the member and is the member's seed. One draw of several tasks side by side
-    (:meth:`draw`) is of one member, so that their models have one structure and can be mapped over.
+    The seed chooses the member and seeds it. :meth:`draw` takes all its tasks from one member, so that
+    their models have the same structure and can be mapped over.
 
-    Limits: members are shipped tasks, by name; a strategy that learns from them must not depend on how many
-    parameters there are. Whoever calls :meth:`loss` must give the member's own kind of model.
+    Limits: members are shipped tasks, by name. A strategy that learns from them must not depend on the
+    number of parameters. :meth:`loss` must be given the member's own kind of model.
 
     Raises:
         RecoptError: if a member is written wrongly, the weights do not fit, or :meth:`loss` or
@@ -34,20 +34,20 @@ class Mixture(Outer):
     """
 
     members = option("quadratic + rosenbrock", "the tasks, like mnist + quadratic(dim=20)")
-    weights = option((), "how often each is drawn, relative to the others; none: all equally")
+    weights = option((), "relative frequency of each task; none: all equal")
 
     def __init__(self, *, seed: int = 0, **options: Any) -> None:
         super().__init__(seed=seed, **options)
         self._members = members(self.members, "mixture.members")
         self._weights = torch.tensor(_checked(self.weights, len(self._members)), dtype=torch.float64)
         with torch.random.fork_rng(devices=[]):
-            # A mixture inside this one varies in itself, and sees to that itself.
+            # A nested mixture has no fixed structure; it checks its own models.
             self._structures = [() if _varies(task) else _structure(task.model()) for task in self._members]
         self._choose()
 
     @property
     def member(self) -> Task:
-        """The task that this one is."""
+        """The member that this task is."""
         return self.inner
 
     def sample(self, seed: int) -> Self:
@@ -74,7 +74,7 @@ class Mixture(Outer):
     def _check(self, model: Any) -> None:
         if not isinstance(model, nn.Module):  # a function of the batch: there is nothing to compare
             return
-        # With another member's model, of the same shapes, the loss would be wrong without a sign of it.
+        # Another member's model, of the same shapes, would give a wrong loss without an error.
         wanted = self._structures[self._chosen]
         if wanted and _structure(model) != wanted:
             raise RecoptError(
@@ -83,14 +83,14 @@ class Mixture(Outer):
             )
 
     def _choose(self) -> None:
-        # The key keeps a mixture within a mixture from choosing by the same throw.
+        # The key makes the draw of a nested mixture independent of this one.
         dice = self.generator(zlib.crc32(self.members.encode()))
         self._chosen = int(torch.multinomial(self._weights, 1, generator=dice))
         self.wrap(self._members[self._chosen].sample(self.seed))
 
 
 def _structure(model: nn.Module) -> tuple[str, ...]:
-    """The kinds of modules that the model is built of, whether it is patched by ``higher`` or rescaled or neither."""
+    """The types of the model's modules, whether it is patched by ``higher``, rescaled or neither."""
     model = getattr(model, "_hidden", (model,))[0]
     return tuple(getattr(module, "_wrapped_name", type(module).__name__) for module in model.modules())
 

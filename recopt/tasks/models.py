@@ -19,7 +19,7 @@ INITS = ("default", "normal", "xavier", "he")
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str) -> nn.Sequential:
-    """Flatten, then linear layers of the widths ``hidden`` with ``activation`` between them; logits."""
+    """Flatten, then linear layers of the widths ``hidden`` with ``activation`` between them; returns logits."""
     layers: list[nn.Module] = [nn.Flatten()]
     widths = [inputs, *hidden]
     for before, after in itertools.pairwise(widths):
@@ -28,10 +28,10 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str) -> nn
 
 
 def cnn(shape: Sequence[int], channels: Sequence[int], outputs: int, activation: str) -> nn.Sequential:
-    """3 × 3 convolutions with BatchNorm, ``activation`` and halving by averages, then one linear layer; logits.
+    """3 × 3 convolutions with BatchNorm, ``activation`` and average pooling, then one linear layer; returns logits.
 
-    Averages and not maxima: their second derivative is what an unroll through the model needs, and they
-    can be mapped over tasks. A convolution before BatchNorm has no bias, which would have no effect.
+    Average pooling, as it can be mapped over tasks and has the second derivative that an unroll needs.
+    The convolutions have no bias, since BatchNorm would cancel it.
 
     Args:
         shape: (channels, height, width) of an image; halved (rounding down) after each convolution, so
@@ -52,12 +52,12 @@ def cnn(shape: Sequence[int], channels: Sequence[int], outputs: int, activation:
 
 @torch.no_grad()
 def initialize(model: nn.Module, init: str, scale: float) -> nn.Module:
-    """Draw the weights of ``model``'s linear and convolution layers afresh, in place, from the global generator.
+    """Redraw the weights of ``model``'s linear and convolution layers, in place, from the global generator.
 
     Args:
         init: ``default`` keeps torch's; ``normal`` is N(0, 0.01²) for weights and biases (Andrychowicz et
             al. 2016); ``xavier`` is N(0, 2 / (in + out)), ``he`` N(0, 2 / in), biases 0.
-        scale: multiplies the weights whatever ``init`` is, and the biases too where they are drawn.
+        scale: multiplies the weights and biases, whatever ``init`` is.
     """
     for layer in model.modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d):

@@ -1,4 +1,4 @@
-"""The base of tasks that are made of another one."""
+"""The base of tasks that wrap another task."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..contracts.task import Batch, Split, Task
 
 
 class Outer(Task):
-    """A task that is another one, its ``inner``, but for what a subclass does to it.
+    """A task that passes every call on to another, ``inner``, unless a subclass overrides it.
 
     Attributes:
-        inner: the task underneath; set by :meth:`wrap`.
+        inner: the wrapped task; set by :meth:`wrap`.
     """
 
     inner: Task
 
     def wrap(self, inner: Task) -> Self:
-        """Be ``inner`` from now on, to all that is not overridden; this task itself."""
+        """Wrap ``inner`` from now on. Returns this task."""
         self.inner = inner
         self.vectorize, self.metric, self.higher_is_better = inner.vectorize, inner.metric, inner.higher_is_better
         return self

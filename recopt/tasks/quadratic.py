@@ -27,17 +27,17 @@ class Quadratic(Task):
     """Random least squares, f(θ) = ‖Wθ − y‖², W and y standard normal.
 
     The family of Andrychowicz et al. 2016 (1606.04474, §3.1): W is dim × dim, y has dim entries, θ starts
-    at 0, and f is the *sum* of the squared residuals, neither halved nor divided by dim. The seed
-    draws W and y; all splits and indices are the same function. The minimum is 0 (W is regular almost surely).
+    at 0, and f is the *sum* of the squared residuals, neither halved nor divided by dim. The seed draws
+    W and y; every split and index has the same function. The minimum is 0 (W is regular almost surely).
 
-    With ``conditioning`` c ≥ 1, W is instead a random rotation of singular values spaced evenly
-    in their logarithm between s and s/c, s such that ‖W‖² is dim² as it is on average for a normal
-    W: the Hessian 2WᵀW then has condition number c².
+    With ``conditioning`` c ≥ 1, W has random singular vectors instead, and singular values from s to s/c,
+    evenly spaced in their logarithm: the Hessian 2WᵀW has condition number c². s is such that ‖W‖² is
+    dim², the mean for a normal W.
     """
 
-    dim = option(10, "how many variables")
+    dim = option(10, "number of variables")
     conditioning = option(0.0, "condition number of W; 0 leaves W standard normal")
-    start = option("zero", "where θ starts: at 0, or standard normal", choices=("zero", "normal"))
+    start = option("zero", "initial θ: 0, or standard normal", choices=("zero", "normal"))
 
     def __init__(self, *, seed: int = 0, **options: object) -> None:
         super().__init__(seed=seed, **options)
@@ -66,7 +66,7 @@ class Quadratic(Task):
         matrix = torch.randn(self.dim, self.dim, generator=generator)
         target = torch.randn(self.dim, generator=generator)
         if self.conditioning:
-            # In float64: the condition number is meant exactly, and large ones too.
+            # In float64, so that large condition numbers are exact too.
             left, _, right = torch.linalg.svd(matrix.double())
             spread = torch.logspace(0, -1, self.dim, base=self.conditioning, dtype=torch.float64)
             matrix = (left * (spread * self.dim / spread.norm()) @ right).float()

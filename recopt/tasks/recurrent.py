@@ -13,17 +13,16 @@ from torch import Tensor, nn
 
 
 class LSTM(nn.Module):
-    """Layers of LSTM (Hochreiter and Schmidhuber 1997; forget gates, whose bias starts at 1) over tokens.
+    """An LSTM over tokens (Hochreiter and Schmidhuber 1997), with forget gates whose bias starts at 1.
 
-    Called with tokens (batch, length), whole numbers below ``vocabulary``, it returns the logits of the
-    next token at each place, (batch, length, vocabulary).
-    """
+    Takes tokens (batch, length), whole numbers below ``vocabulary``. Returns the logits of the next token
+    at each place, (batch, length, vocabulary)."""
 
     def __init__(self, vocabulary: int, width: int, layers: int) -> None:
         super().__init__()
         self.width = width
         self.embedding = nn.Embedding(vocabulary, width)
-        # The inputs of all steps go through one product, the hidden state through one per step.
+        # One product serves the inputs of all steps; the hidden state needs one per step.
         self.inputs = nn.ModuleList(nn.Linear(width, 4 * width) for _ in range(layers))
         self.hidden = nn.ModuleList(nn.Linear(width, 4 * width, bias=False) for _ in range(layers))
         self.head = nn.Linear(width, vocabulary)
@@ -53,7 +52,7 @@ class LSTM(nn.Module):
 class Transformer(nn.Module):
     """A causal transformer over tokens: pre-norm blocks of attention and a GELU layer four times as wide.
 
-    Called as :class:`LSTM` is; ``length`` is the most tokens it can be called with.
+    Inputs and outputs as of :class:`LSTM`; ``length`` is the largest number of tokens.
     """
 
     def __init__(self, vocabulary: int, width: int, layers: int, heads: int, length: int) -> None:

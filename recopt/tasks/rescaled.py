@@ -1,4 +1,4 @@
-"""Another task in coordinates of random scale."""
+"""A task in randomly rescaled coordinates."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from .members import members
 from .outer import Outer
 
 _SCALES = 170303633
-"""The key of the scales: another stream than any that the task itself draws from."""
+"""The generator key of the scales, other than any that the task itself draws from."""
 
 
 class Rescaled(Outer):
     """Another task with every coordinate of its model rescaled at random.
 
-    The random scaling of Lv, Jiang and Li 2017 (1703.03633), which keeps a learned rule from relying on
-    the size of gradients: what is trained is φ = θ / c in place of θ, with log c uniform on
-    [−spread, spread] for each coordinate, drawn by the seed. The loss as a function of θ, and its value
-    at the start, are those of the task itself.
+    The random scaling of Lv, Jiang and Li 2017 (1703.03633) keeps a learned rule from relying on the size
+    of gradients. The parameters are φ = θ / c in place of θ, where the seed draws log c uniformly on
+    [−spread, spread] for each coordinate. The loss as a function of θ, and its initial value, stay the same.
 
-    Limits: the model is only called (its attributes are not passed through), and must work under
+    Limits: the model can only be called (its attributes are not passed through), and must work under
     ``torch.func.functional_call``. Frozen parameters stay as they are.
     """
 
@@ -59,13 +58,13 @@ class Rescaled(Outer):
 class RescaledModel(nn.Module):
     """``inner`` as a function of φ = θ / c. Parameters and buffers keep ``inner``'s names; c is in the buffers.
 
-    ``inner`` itself is kept out of sight and lends only its code: a module patched by ``higher`` ignores
-    what ``functional_call`` gives to its submodules.
+    ``inner`` is no submodule and lends only its code, because a module patched by ``higher`` ignores the
+    values that ``functional_call`` gives to submodules.
     """
 
     def __init__(self, inner: nn.Module, spread: float, generator: torch.Generator) -> None:
         super().__init__()
-        self._hidden = (inner,)  # in a tuple: no submodule
+        self._hidden = (inner,)  # in a tuple, so not a submodule
         self._names = tuple(name for name, _ in inner.named_parameters())
         self._buffer_names = tuple(name for name, _ in inner.named_buffers())
         self._scales: dict[str, str] = {}
@@ -94,11 +93,11 @@ class RescaledModel(nn.Module):
 
 
 class Owner(nn.Module):
-    """Owns parameters and buffers, and is never called. ``higher`` cannot patch a bare ``nn.Module``."""
+    """An owner of parameters and buffers, never called. ``higher`` cannot patch a bare ``nn.Module``."""
 
 
 def _place(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that is to own the dotted ``name``, made of empty modules where there is none, and its last part."""
+    """The module that owns the dotted ``name``, created where it is missing, and the last part of ``name``."""
     *path, last = name.split(".")
     for part in path:
         if part not in root._modules:

@@ -19,22 +19,22 @@ _HELD_OUT = 16
 class Sequence(Task):
     """Next-token prediction on synthetic sequences by a small LSTM or transformer.
 
-    ``markov``: each task is a Markov chain over ``vocabulary`` tokens whose log transition odds are normal
-    with deviation ``sharpness``; the seed draws the chain, and every prediction counts. ``copy``: a random
-    half and its repetition; the predictions of the repetition count, which can be made without error.
-    Training batches are all fresh; the held-out splits are 16 batches each.
+    ``markov``: a Markov chain over ``vocabulary`` tokens, drawn by the seed, with log transition odds that
+    are normal with deviation ``sharpness``; the loss covers every prediction. ``copy``: a random half and its
+    repetition; the loss covers the repetition, which can be predicted without error. Training batches are
+    all fresh; each held-out split has 16 batches.
 
-    A batch is (tokens, targets, floor): whole numbers of shapes (batch, length) and (batch, places), and
-    the mean negative log likelihood of the targets under the process that made them, a 0-dimensional
-    float. Places are the last ones of the sequence. The metric ``excess`` is loss − floor, 0 on average for a
-    perfect model.
+    A batch is (tokens, targets, floor). Tokens and targets are whole numbers of shapes (batch, length) and
+    (batch, places); places are the last ones of the sequence. Floor is the mean negative log likelihood of
+    the targets under the process that made them, a 0-dimensional float. The metric ``excess`` is
+    loss − floor, 0 on average for a perfect model.
 
-    Limits: up to a few hundred tokens (each is a step of a Python loop in the LSTM and in the making of chains).
+    Limits: up to a few hundred tokens, since the LSTM and the chains loop over them in Python.
     """
 
-    net = option("lstm", "which model", choices=("lstm", "transformer"))
-    process = option("markov", "what makes the sequences", choices=("markov", "copy"))
-    vocabulary = option(8, "how many tokens there are")
+    net = option("lstm", "the model", choices=("lstm", "transformer"))
+    process = option("markov", "the process that makes the sequences", choices=("markov", "copy"))
+    vocabulary = option(8, "number of different tokens")
     length = option(16, "tokens in a sequence")
     sharpness = option(2.0, "deviation of the log odds of a markov chain: 0 is noise, 5 nearly certain")
     width = option(16, "width of the model")
@@ -72,7 +72,7 @@ class Sequence(Task):
         return tokens[:, :-1], tokens[:, 1:], -likelihood.log().mean().float()
 
     def batches(self, split: Split) -> int:
-        """16 for the held-out splits; training data have no end, so 1."""
+        """16 for the held-out splits; 1 for training, whose data have no end."""
         return 1 if split == "train" else _HELD_OUT
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

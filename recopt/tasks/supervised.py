@@ -15,16 +15,16 @@ from ..contracts.settings import option
 from ..contracts.task import Batch, Split, Task
 
 SPLIT_SEED = 20160614
-"""Draws the validation examples: not a task's seed, so every task of a family holds out the same ones."""
+"""Seed of the validation split: a constant, so that every task of a family holds out the same examples."""
 
 Examples = tuple[Tensor, Tensor]
 """x of shape (N, …) and y of shape (N,), whole numbers for classes."""
 
 
 class Store(dict[str, Examples]):
-    """The examples per split, empty until someone needs them, shared by a task and its samples.
+    """The examples per split, shared by a task and its samples; empty until the first use loads them.
 
-    Whoever needs them first loads them for all. ``moments`` is for what is derived from them once.
+    ``moments`` holds statistics of the training examples once they are computed.
     """
 
     def __init__(self) -> None:
@@ -36,18 +36,18 @@ class Store(dict[str, Examples]):
 class Supervised(Task):
     """Classification of examples held in memory. Subclasses implement :meth:`data` and :meth:`model`.
 
-    Training batches are consecutive pieces of one stream, which is the concatenation of the epochs; each
-    epoch is all training examples once, in an order drawn from (seed, epoch). So all
-    batches have ``batch_size`` examples, the one at an epoch's end being completed from the next epoch.
+    Training batches are consecutive pieces of one stream, the concatenation of the epochs. Each epoch has
+    all training examples once, in an order drawn from (seed, epoch). Every batch has ``batch_size``
+    examples: the one at an epoch's end is completed from the next epoch.
 
-    Held-out splits are passed over in order, in pieces of 256 examples or ``batch_size`` if that is more:
-    of equal size where a number of pieces near to that divides the split, so that the mean of the
-    pieces' means is the mean over the split; else they differ by one example, and so the weights by 1/256.
+    Held-out splits are read in order, in pieces of at most 256 examples, or ``batch_size`` if that is more.
+    The pieces have equal sizes if a near number of pieces divides the split, so that the mean of their
+    means is the mean over the split. Else they differ by one example, and so the weights by 1/256.
 
-    Subclasses may also override :meth:`prepare` (what becomes of raw x) and :meth:`loss` / :meth:`metrics`.
+    Subclasses may also override :meth:`prepare` (raw x to floats) and :meth:`loss` / :meth:`metrics`.
 
     Class attributes:
-        held_out: the share of the training examples that is carved off as ``valid`` if ``data`` has none.
+        held_out: the share of the training examples used as ``valid`` if ``data`` has none.
 
     Raises:
         RecoptError: if ``batch_size`` is negative or more than there are training examples.
@@ -67,14 +67,14 @@ class Supervised(Task):
         self._store = self.store()
 
     def store(self) -> Store:
-        """An empty store, or one that is shared further than by this task and its samples."""
+        """An empty store. A subclass may return one that other tasks share too."""
         return Store()
 
     def data(self) -> Mapping[str, Examples]:
-        """The examples (x, y) under ``train`` and ``test``, and ``valid`` unless it is to be carved from ``train``.
+        """The examples (x, y) under ``train`` and ``test``, and ``valid`` unless it is to be taken from ``train``.
 
-        Called once for a task and all its samples. x may stay in whole numbers (uint8 images):
-        :meth:`prepare` turns each batch of it into floats.
+        Called once for a task and all its samples. x may be whole numbers (uint8 images):
+        :meth:`prepare` turns each batch into floats.
         """
         raise NotImplementedError(f"{type(self).__name__} has no data.")
 
@@ -83,13 +83,13 @@ class Supervised(Task):
         return x.float() / 255 if x.dtype == torch.uint8 else x
 
     def examples(self, split: Split = "train") -> Examples:
-        """All of ``split`` as it is held: raw x, and y."""
+        """All examples of ``split``: raw x, and y."""
         if not self._store:
             self._store.update(carve(dict(self.data()), self.held_out))
         return self._store[split]
 
     def to(self, device: torch.device | str) -> Self:
-        """Hold the data on ``device``, here and in all samples of this task; batches are gathered there."""
+        """Move the data to ``device``, for this task and all its samples; batches are gathered there."""
         for split, (x, y) in [(s, self.examples(s)) for s in SPLITS]:
             self._store[split] = (x.to(device), y.to(device))
         return self
@@ -106,7 +106,7 @@ class Supervised(Task):
         return self.prepare(x.index_select(0, rows)), y.index_select(0, rows)
 
     def rows(self, index: int) -> Tensor:
-        """Which training examples batch ``index`` holds: ``batch_size`` whole numbers."""
+        """The indices of the training examples in batch ``index``: ``batch_size`` whole numbers."""
         count = len(self.examples("train")[1])
         size = self.batch_size or count
         if size > count:
@@ -117,7 +117,7 @@ class Supervised(Task):
         return head if len(head) == size else torch.cat([head, self._epoch(epoch + 1)[: size - len(head)]])
 
     def batches(self, split: Split) -> int:
-        """How many batches make one pass: exactly for held-out splits, rounded up for ``train``."""
+        """The number of batches in one pass: exact for held-out splits, rounded up for ``train``."""
         count = len(self.examples(split)[1])
         if split == "train":
             return math.ceil(count / (self.batch_size or count))
@@ -148,7 +148,7 @@ class Supervised(Task):
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is sent to another process: not the data, which it loads for itself."""
+        """The state for another process, without the data, which it loads itself."""
         return {**self.__dict__, "_store": None, "_order": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
 def carve(data: dict[str, Examples], share: float) -> dict[str, Examples]:
-    """``data`` with ``valid`` carved from ``train`` by :data:`SPLIT_SEED` if it has none: ``share``, rounded."""
+    """``data`` with a ``valid`` split; if missing, it is ``share`` of ``train``, drawn by :data:`SPLIT_SEED`."""
     if "valid" in data:
         return data
     x, y = data["train"]

@@ -1,13 +1,13 @@
-"""The conformance battery: what every strategy must do, tried out. For authors of plugins, and for our own.
+"""The conformance battery for strategies, for authors of plugins and for the shipped strategies.
 
     from recopt.testing import assert_conforms
 
     def test_my_rule_conforms():
         assert_conforms(MyRule)                       # or a factory: lambda: MyRule(momentum=0.9)
 
-Each property is one function of ``RULES``, in the order in which they are tried; its finding says what to mend.
-Where one of the ``BASIC`` properties fails, the others would only repeat it and are not tried. Needs no test
-framework, draws nothing from torch's global generator, and takes well under a second for a small strategy.
+``RULES`` has one function per property, in the order of the checks; a finding says what to correct. If one of the
+``BASIC`` properties fails, the later ones are skipped, as they would only repeat it. The battery needs no test
+framework, leaves torch's global generator alone, and takes well under a second for a small strategy.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ RULES: dict[str, Callable[[Make], None]] = {
     )
 }
 BASIC = frozenset({"settings", "signature", "order", "runs"})
-"""Rules without which the ones after them could only repeat the finding."""
+"""Properties that the later ones depend on."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A property that does not hold: its name in ``RULES``, and one sentence that says what to mend."""
+    """A property that does not hold: its name in ``RULES``, and one sentence that says what to correct."""
 
     rule: str
     message: str
@@ -61,11 +61,11 @@ class Finding:
 
 
 def check(strategy: Make, source: str | None = None) -> list[Finding]:
-    """Try every property; empty if all hold.
+    """The findings on every property; empty if all hold.
 
     Args:
         strategy: the class, or a function that makes an instance.
-        source: the text of the plugin's file, whose imports are then looked at too.
+        source: the text of the plugin's file; if given, its imports are checked too.
     """
     found: list[Finding] = []
     if source is not None:
@@ -101,7 +101,7 @@ def _tried(name: str, rule: Callable[[Make], None], strategy: Make) -> list[Find
 
 
 def check_task(task: MakeTask) -> list[Finding]:
-    """Try every property of a task; empty if all hold. ``task`` is the class, or makes one from ``seed=``."""
+    """The findings on a task, one per property that fails. ``task`` is the class, or makes one from ``seed=``."""
     found: list[Finding] = []
     for name, rule in TASK_RULES.items():
         try:

@@ -1,4 +1,4 @@
-"""What a strategy answers: shapes, purity, states, and trials that went wrong."""
+"""Checks of a strategy's answers: shapes, purity, states, and failed trials."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shapes(make: Make) -> None:
 
 
 def empty(make: Make) -> None:
-    """A tensor without elements is left alone, and leaves the others finite."""
+    """A tensor without elements is accepted, and the others stay finite."""
     _shaped(make().double(), probe.some([(3,), (0,), (2, 0)], 1), "a tensor without elements")
 
 
@@ -56,7 +56,7 @@ def _shaped(strategy: Strategy, point: Params, what: str) -> None:
 
 
 def eval_points(make: Make) -> None:
-    """``eval_point`` gives finite tensors laid out as the point, at the first state as later, and changes nothing."""
+    """``eval_point`` gives finite tensors laid out as the point, at the first and later states, and changes nothing."""
     for dtype in (torch.float32, torch.float64):
         strategy, point = make().to("cpu", dtype), probe.some(PLAIN, 1, dtype)
         state = strategy.init(point)
@@ -64,7 +64,7 @@ def eval_points(make: Make) -> None:
             found = _unchanged("eval_point", strategy.eval_point, point, state)
             if probe.layout(found) != probe.layout(point) or not probe.finite(found):
                 raise Broken(
-                    f"eval_point gives {probe.layout(found)} for {probe.layout(point)}, or what is not finite: give "
+                    f"eval_point gives {probe.layout(found)} for {probe.layout(point)}, or is not finite: give "
                     "one finite tensor for each of the point's, of its shape and dtype."
                 )
             with probe.seeded():
@@ -88,12 +88,12 @@ def purity(make: Make) -> None:
         after = probe.contents(strategy)
         changed = [name for name in {*before, *after} if not probe.same(before.get(name), after.get(name))]
         if changed:
-            raise Broken(f"it changes itself in {min(changed)}: keep what is remembered in the state.")
+            raise Broken(f"it changes itself in {min(changed)}: keep all memory in the state.")
 
 
 def _unchanged(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
     copies = trees.tree_map(lambda t: t.detach().clone(), arguments)
-    with torch.no_grad():  # or else autograd would object to some changes in place, less clearly
+    with torch.no_grad():  # with autograd, some in-place changes raise a less clear error
         answer = call(*arguments)
     if not probe.same(copies, arguments):
         raise Broken(f"{name} changes its arguments: compute new tensors and new containers instead.")
@@ -116,11 +116,11 @@ def repeatable(make: Make) -> None:
     if touched:
         raise Broken("it draws from torch's global generator: pass generator=rng wherever it draws.")
     if not probe.same(*ends):
-        raise Broken("the same call gives another answer the second time: draw from rng, remember in the state.")
+        raise Broken("the same call gives another answer the second time: draw from rng, keep memory in the state.")
 
 
 def fresh_state(make: Make) -> None:
-    """The first state is independent of the strategy's parameters, which a level above may move meanwhile."""
+    """The first state is independent of the strategy's parameters, which a level above may move."""
     strategy, point = make().double(), probe.some(PLAIN, 1)
     first = strategy.init(point)
     if any(t.requires_grad for t in trees.tensors(first)):
@@ -133,7 +133,7 @@ def fresh_state(make: Make) -> None:
 
 
 def plain_state(make: Make) -> None:
-    """States are dicts and lists of tensors and numbers, and go on alike after being written and read."""
+    """States are dicts and lists of tensors and numbers, and saving and loading them changes nothing."""
     strategy, point = make().double(), probe.some(PLAIN, 1)
     at, states = probe.walk(strategy, point, 2)
     for state in states:
@@ -143,7 +143,7 @@ def plain_state(make: Make) -> None:
         with probe.seeded():
             ends.append(probe.ask(strategy, at, state, probe.generator(), 2))
     if not probe.close(*ends):
-        raise Broken("it goes on differently after its state was written and read: keep all it remembers in the state.")
+        raise Broken("it goes on differently after its state was saved and loaded: keep all memory in the state.")
 
 
 def _plain(value: Any, place: str) -> None:
@@ -187,7 +187,7 @@ def steady_state(make: Make) -> None:
 
 
 def lost_trials(make: Make) -> None:
-    """Zero-order only: a loss that is not finite is survived, and never moved to."""
+    """Zero-order only: a loss that is not finite does no lasting harm, and its point is never accepted."""
     strategy, point = make().double(), probe.some(PLAIN, 1)
     if strategy.order == 1:
         return
@@ -203,7 +203,7 @@ def lost_trials(make: Make) -> None:
             delta, state = probe.ask(strategy, point, state, rng, STEPS)
             if not probe.finite([*delta, *trees.tensors(state)]):
                 raise Broken(
-                    f"once losses of {bad} were met, its deltas are never finite again: keep them out of the state."
+                    f"after losses of {bad} its deltas are never finite again: keep such losses out of the state."
                 )
 
 

@@ -1,4 +1,4 @@
-"""What a strategy is, before what it does: its settings, its signatures, what its file imports."""
+"""Checks of a strategy's form: its settings, its signatures, its order, and its file's imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .probe import PLAIN, Broken
 
 Make = Callable[[], Strategy]
 PUBLIC_MODULES = ("toolkit",)
-"""Submodules that are for plugins, besides what ``recopt`` itself exports."""
+"""Submodules that plugins may import, besides the names that ``recopt`` exports."""
 STEPS = 3
 
 
@@ -42,7 +42,7 @@ def imports(source: str) -> None:
 
 
 def settings(make: Make) -> None:
-    """It can be made without arguments: every default lies in its domain and among its choices."""
+    """The strategy can be made without arguments: every default lies in its domain and among its choices."""
     try:
         strategy = make()
     except Exception as why:
@@ -62,7 +62,7 @@ def settings(make: Make) -> None:
 
 
 def documented(make: Make) -> None:
-    """The class says in one line what it does."""
+    """The class has a docstring."""
     text = (make().__class__.__doc__ or "").strip()
     if not text:
         raise Broken("the class has no docstring: its first line is what listings show; write one.")
@@ -105,7 +105,7 @@ def order(make: Make) -> None:
     try:
         given = end(True, 1.0)
     except Exception:
-        return  # whatever it is, it is not this: the next rule says it
+        return  # another fault, which the next rule reports
     if strategy.order == 1:
         if probe.same(given, end(True, -0.5)):
             raise Broken("order is 1, but its deltas are the same whatever the gradients: set order = 0.")
@@ -120,7 +120,7 @@ def order(make: Make) -> None:
 
 
 def _alike(given: Params, other: Callable[[], Params]) -> bool:
-    """Whether ``other`` works and gives the same."""
+    """True if ``other`` works and gives the same."""
     try:
         return probe.close(given, other())
     except Exception:
@@ -128,11 +128,11 @@ def _alike(given: Params, other: Callable[[], Params]) -> bool:
 
 
 def runs(make: Make) -> None:
-    """A few plain steps work, and give what the contract says: a dict, lists of tensors, a pair."""
+    """A few plain steps work, and return what the contract says: a dict, lists of tensors, a pair."""
     try:
         _run(make().double(), probe.some(PLAIN, 1))
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError, IndexError) as why:
-        raise Broken(f"it fails on two plain tensors ({type(why).__name__}: {why}): mend that first.") from why
+        raise Broken(f"it fails on two plain tensors ({type(why).__name__}: {why}): correct that first.") from why
 
 
 def _run(strategy: Strategy, point: Params) -> None:

@@ -1,4 +1,4 @@
-"""What the conformance battery asks a strategy with: points, trials, trajectories, and comparisons of trees."""
+"""Inputs of the conformance battery (points, trials, trajectories), and comparisons of trees."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ PLAIN: tuple[Shape, ...] = ((3,), (2, 4))
 
 
 class Broken(Exception):
-    """A property that does not hold; the text says what to mend."""
+    """A property that does not hold; the text says what to correct."""
 
 
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
-    """torch's global generator at ``seed`` inside, and as it was outside."""
+    """Seed torch's global generator inside, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def generator(seed: int = 0) -> Generator:
-    """The generator that a strategy is given: always on the CPU."""
+    """The generator for a strategy: always on the CPU."""
     return Generator().manual_seed(seed)
 
 
@@ -41,9 +41,9 @@ def some(shapes: Sequence[Shape], seed: int, dtype: torch.dtype = torch.float64,
 
 
 def scored(order: int, point: Params, step: int, factor: float = 1.0) -> Trial:
-    """``point`` as a trial of step ``step``: its loss, and where ``order`` is 1 its gradients, of ½‖p‖² + n·p.
+    """``point`` as a trial of step ``step``: its loss ½‖p‖² + n·p and, for ``order`` 1, its gradients.
 
-    Both are differentiable by the point. The noise n changes with the step, and needs no generator (a draw means
+    Both are differentiable by the point. The noise n changes with the step, and needs no generator (a random draw means
     something else where tasks are mapped).
     """
     noise = [_ripple(p, step + 0.3 * k) for k, p in enumerate(point)]
@@ -64,7 +64,7 @@ def ask(strategy: Strategy, point: Params, state: State, rng: Generator, step: i
 
 
 def walk(strategy: Strategy, point: Params, steps: int) -> tuple[Params, list[State]]:
-    """The point after ``steps`` steps, and the states from the first to the last; global draws are pinned."""
+    """The point after ``steps`` steps, and the states from the first to the last; the global generator is seeded."""
     rng, states = generator(), []
     with seeded():
         states.append(strategy.init([p.detach() for p in point]))
@@ -76,12 +76,12 @@ def walk(strategy: Strategy, point: Params, steps: int) -> tuple[Params, list[St
 
 
 def finite(items: Sequence[Tensor]) -> bool:
-    """Whether every number is."""
+    """True if every number is finite."""
     return all(bool(t.isfinite().all()) for t in items)
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two trees are equal in structure, types and every bit but the sign of NaN."""
+    """True if two trees are equal in structure, types and every bit but the sign of NaN."""
     if isinstance(one, Tensor):
         alike = isinstance(other, Tensor) and (one.shape, one.dtype) == (other.shape, other.dtype)
         return alike and bool(torch.equal(torch.nan_to_num(one.detach()), torch.nan_to_num(other.detach())))
@@ -95,7 +95,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def close(one: Any, other: Any, tolerance: float = 1e-9) -> bool:
-    """Whether two trees of one structure agree to ``tolerance``, relative to the largest number of a tensor."""
+    """True if two trees of one structure agree to ``tolerance``, relative to the largest number of a tensor."""
     a, b = trees.tensors(one), trees.tensors(other)
     if len(a) != len(b) or any((x.shape, x.dtype) != (y.shape, y.dtype) for x, y in zip(a, b, strict=True)):
         return False
@@ -117,7 +117,7 @@ def layout(value: Any) -> Any:
 
 
 def contents(module: nn.Module) -> dict[str, Any]:
-    """What ``module`` and its submodules hold, with copies of tensors and containers."""
+    """The attributes of ``module`` and its submodules, with copies of tensors and containers."""
     held: dict[str, Any] = {}
     for place, part in module.named_modules():
         for name, value in vars(part).items():

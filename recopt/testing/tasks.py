@@ -1,4 +1,4 @@
-"""The conformance battery for tasks: what every task must do, tried out."""
+"""The conformance battery for tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
 def settings(make: MakeTask) -> None:
-    """It can be made without arguments but a seed: every option has a default that it takes."""
+    """The task can be made from a seed alone: every option has a default that it takes."""
     try:
         task = make(seed=1)
     except Exception as why:
@@ -35,7 +35,7 @@ def settings(make: MakeTask) -> None:
 
 
 def documented(make: MakeTask) -> None:
-    """The class says in one line what is trained."""
+    """The class has a docstring."""
     if not (type(make(seed=1)).__dict__.get("__doc__") or "").strip():
         raise Broken("the class has no docstring: its first line is what listings show; write one.")
 
@@ -70,7 +70,7 @@ def batches(make: MakeTask) -> None:
 
 
 def losses(make: MakeTask) -> None:
-    """The loss is one finite number, from which gradients reach the parameters, in float32 and float64."""
+    """The loss is one finite number with gradients by the parameters, in float32 and float64."""
     task = make(seed=1)
     for dtype in (torch.float32, torch.float64):
         model = _model(task).to(dtype)
@@ -104,7 +104,7 @@ def metrics(make: MakeTask) -> None:
 
 
 def patched(make: MakeTask) -> None:
-    """The loss reads the model it is given, and nothing but it: ``higher`` hands it a patched one."""
+    """The loss uses the model it is given and no other: ``higher`` passes a patched one."""
     task = make(seed=1)
     model, batch = _model(task), task.batch(0)
     with probe.seeded():
@@ -130,7 +130,7 @@ def sampled(make: MakeTask) -> None:
 
 
 def vectorized(make: MakeTask) -> None:
-    """With ``vectorize``, the losses of several tasks mapped at once are those of one after the other."""
+    """With ``vectorize``, losses mapped over several tasks equal those computed one by one."""
     task = make(seed=1)
     if not task.vectorize:
         return

@@ -1,1 +1,1 @@
-"""What plugins may import besides the public names: building blocks of learned rules, and random draws."""
+"""Tools for plugins besides the public names: building blocks of learned rules, and random draws."""

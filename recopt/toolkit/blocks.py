@@ -1,4 +1,4 @@
-"""Building blocks for learned strategies: coordinates as the columns of one matrix, and what acts on them."""
+"""Building blocks for learned strategies: operations on coordinates, which are the columns of one matrix."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def log_ratio(a: Tensor, b: Tensor) -> Tensor:
 def orthogonalize(x: Tensor, rounds: int = 5) -> Tensor:
     """Matrices [..., a, b] with their singular values brought near 1 (within about 0.7 to 1.2).
 
-    Newton-Schulz iteration with the quintic of Jordan et al. 2024 ("Muon"); the product of a step is
-    over the shorter side.
+    Newton-Schulz iteration with the quintic of Jordan et al. 2024 ("Muon"); each step multiplies over the
+    shorter side.
     """
     tall = x.shape[-2] > x.shape[-1]
     x = x.transpose(-2, -1) if tall else x

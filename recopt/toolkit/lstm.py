@@ -1,6 +1,6 @@
-"""The LSTM cell that runs on every coordinate at once: fused by hand, with a plain composition behind it.
+"""An LSTM cell that runs on all coordinates at once: a version fused by hand, and a plain one.
 
-Coordinates are columns: a matrix [rows, n] holds some numbers of each of n coordinates.
+Coordinates are columns: a matrix [rows, n] holds ``rows`` numbers for each of n coordinates.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 COLUMNS = 3200
-"""Columns worked on at once on a CPU: few enough for its cache, enough that the calls cost little beside the work."""
+"""Columns per piece on a CPU: few enough for its cache, enough to make the cost of the calls small."""
 FEW = 256
-"""Columns below which the plain composition is the faster one."""
+"""Below this number of columns the plain version is faster."""
 _tanh_slope = torch.ops.aten.tanh_backward.grad_input
 _sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
 
@@ -30,9 +30,9 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> 
 
     Gates are in the order of ``torch.nn.LSTM`` (i, f, g, o), each a block of contiguous rows. One product and
     one sigmoid serve all four: tanh(x) = 2σ(2x) - 1, so gate g's weights are doubled first. On CPU, tanh costs
-    many times what sigmoid does. Values and first derivatives are computed in place, some columns at a time, and
-    only the gates are kept for backward; derivatives of higher order are those of :func:`plain_lstm_cell`. Mapped
-    over tasks, one product serves all of them.
+    many times as much as sigmoid. Values and first derivatives are computed in place, piece by piece, and only
+    the gates are kept for backward. Higher derivatives are those of :func:`plain_lstm_cell`. Mapped over tasks,
+    one product serves all of them.
 
     Args:
         x: [inputs, n].
@@ -47,7 +47,7 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> 
 
 
 def plain_lstm_cell(x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The same function as :func:`lstm_cell`, as a composition of torch's own."""
+    """The same function as :func:`lstm_cell`, composed of torch operations."""
     hidden = h.shape[0]
     double = torch.ones_like(bias).unflatten(0, (4, hidden))
     double = (double + double.new_tensor([0.0, 0.0, 1.0, 0.0])[:, None]).flatten()[:, None]
@@ -58,7 +58,7 @@ def plain_lstm_cell(x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tenso
 
 
 class _Cell(torch.autograd.Function):
-    """(keep, x, h, c, weight, bias) to (h, c, and where ``keep`` the gates of each piece: σ, gate g's of twice z)."""
+    """(keep, x, h, c, weight, bias) to (h, c, gates): with ``keep``, each piece's sigmoids, where g's is σ(2z)."""
 
     @staticmethod
     def forward(keep: bool, x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
@@ -94,14 +94,14 @@ class _Cell(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         given = tuple(ctx.saved_tensors)
         full = tuple(torch.zeros_like(v) if t is None else t for v, t in zip(given, tangents[1:], strict=True))
-        # Forward mode does not nest: the transpose of the transpose is the same.
+        # Forward mode does not nest, so take the transpose of the transpose.
         reverse = torch.func.vjp(plain_lstm_cell, *given)
         push = torch.func.vjp(reverse[1], tuple(torch.zeros_like(o) for o in reverse[0]))[1]
         return (*push(full)[0], *[None] * ctx.kept)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, keep: bool, *given: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """Columns are independent: those of all tasks are laid side by side."""
+        """Put the columns of all tasks side by side, as columns are independent."""
         dims, size = in_dims[1:], info.batch_size
         if any(d is not None for d in dims[3:]):
             return torch.vmap(plain_lstm_cell, tuple(dims))(*given), (0, 0)
@@ -114,13 +114,13 @@ _apply: Callable[..., tuple[Tensor, ...]] = _Cell.apply
 
 
 def _side_by_side(t: Tensor, dim: int | None, size: int) -> Tensor:
-    """[rows, n] over a batch, at ``dim`` (None: the same for all), as [rows, size n]."""
+    """A batch of [rows, n] as [rows, size n]; ``dim`` is its batch dimension (None: the same for all)."""
     spread = t.unsqueeze(1).expand(-1, size, -1) if dim is None else t.movedim(dim, 1)
     return spread.reshape(len(spread), -1)
 
 
 def _pieces(t: Tensor) -> Sequence[Tensor]:
-    """The columns of ``t`` in pieces: views, all made at once, since each of them costs as much as some of the work."""
+    """The columns of ``t`` in pieces, as views; all are made in one call, since each costs a share of the work."""
     return t.split(COLUMNS, 1) if t.device.type == "cpu" and t.shape[1] > COLUMNS else (t,)
 
 
@@ -134,12 +134,12 @@ def _with_bias(weight: Tensor, bias: Tensor, factor: int) -> Tensor:
 
 @cache
 def _minus_one(dtype: torch.dtype) -> Tensor:
-    """A number that torch adds a multiple of a tensor to in one pass."""
+    """−1 as a tensor, so that ``torch.add`` adds a multiple of another tensor to it in one pass."""
     return torch.tensor(-1.0, dtype=dtype)
 
 
 class _Room:
-    """Where one piece after the other is worked out."""
+    """Memory that is used for one piece after the other."""
 
     def __init__(self, weight: Tensor, back: bool) -> None:
         (self.gates, self.inputs), self.way_back = weight.shape, back
@@ -147,7 +147,7 @@ class _Room:
         self.width = -1
 
     def fit(self, piece: Tensor) -> None:
-        """Make room for a piece, unless there is."""
+        """Allocate memory for a piece of another width than the last."""
         if piece.shape[1] == self.width:
             return
         self.width = piece.shape[1]
@@ -161,7 +161,7 @@ class _Room:
             self.parts = self.slopes.split(self.gates // 4)
 
     def with_one(self, x: Tensor, h: Tensor) -> Tensor:
-        """What the weights and the bias are multiplied by."""
+        """x, h and a row of ones: the factor of the weights and the bias."""
         torch.cat([x, h], out=self.inside)
         return self.joined
 
@@ -196,7 +196,7 @@ def _pulled(
         torch.mul(back, i, out=by_g)
         _sigmoid_slope(room.slopes, u, grad_input=room.slopes)
         torch.mul(back, f, out=to_c)
-        # Transposed, this product takes two thirds to four fifths of the time.
+        # Written transposed, as this takes two thirds to four fifths of the time.
         by_joined.addmm_(room.with_one(x_, h_), room.slopes.T)
         torch.mm(joined, room.slopes, out=to_inputs)
     by_joined.narrow(1, 2 * len(h), len(h)).mul_(4)

@@ -1,7 +1,7 @@
 """Random draws in the shape of a point, the same on every device and in every dtype.
 
-Zero-order strategies draw through these: from the generator they are given, which lives on the CPU, in float64,
-and only then moved to the tensor's device and dtype. So a run on a GPU or in float32 sees the same numbers.
+Zero-order strategies draw from the generator they are given, on the CPU and in float64; only then are the numbers
+moved to the tensor's device and dtype. So a run on a GPU or in float32 sees the same numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from ..contracts.strategy import Params
 
 FLOOR = 0.1
-"""A tensor's spread is at least this part of the spread of the whole point (zero biases must move too)."""
+"""A tensor's spread is at least this fraction of the spread of the whole point (zero biases must move too)."""
 
 
 def normal(point: Params, rng: Generator) -> Params:
@@ -33,9 +33,9 @@ def chance(like: Tensor, rng: Generator) -> Tensor:
 def spreads(point: Params) -> list[Tensor]:
     """The natural unit of a random step for each tensor of ``point``; 0-dimensional, without a graph.
 
-    A 0-dimensional tensor is taken for a coordinate (a log rate, a logit), whose natural unit is 1 whatever its
-    value. Any other is measured by its root mean square, but by no less than ``FLOOR`` times that of all such
-    tensors together; and where that is 0 as well, by 1/√(numbers per output), or 1 for a vector.
+    A 0-dimensional tensor counts as a coordinate (a log rate, a logit): its unit is 1, whatever its value. The unit of
+    any other is its root mean square, and at least ``FLOOR`` times that of all such tensors together. Where that is 0
+    too, it is 1/√(numbers per output), or 1 for a vector.
     """
     sizes = [p.detach() for p in point]
     wide = [p for p in sizes if p.ndim and p.numel()]

@@ -1,1 +1,1 @@
-"""The record of a run: its trace, and the tracker that keeps a store up with it."""
+"""The record of a run: its trace, and the tracker that sends it to a store."""

@@ -1,4 +1,4 @@
-"""Which points of a long column are shown, decided as they come."""
+"""Thinning of long columns, point by point."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Thinning:
-    """Which points of a long column to show: about ``limit`` of them, decided point by point.
+    """A choice of about ``limit`` points of a long column, made point by point.
 
-    The steps are cut into strides, and the first point of a column within each is kept. A stride is a
-    power of two: the smallest that cuts ``total`` steps into at most ``limit``; beyond ``total`` (or,
-    where that is unknown, beyond ``limit / 8``) it doubles whenever the step does. So the choice
-    depends on nothing but a point's step and the one before it: a run that is resumed makes the same.
+    The steps are divided into strides, and the first point of a column within each is kept. A stride is a
+    power of two: the smallest that divides ``total`` steps into at most ``limit``. Beyond ``total`` (or,
+    where that is unknown, beyond ``limit / 8``) it doubles whenever the step does. The choice depends only
+    on a point's step and the one before it, so a resumed run makes the same choice.
     """
 
     limit: int = 2000
@@ -34,7 +34,7 @@ class Thinning:
         return steps - steps % (base << doublings.astype(np.int64))
 
     def keep(self, steps: Ints, before: int | None = None) -> NDArray[np.bool_]:
-        """A mask over ascending ``steps`` (n,), where ``before`` is the step that came just before them."""
+        """The mask of the points to keep at ascending ``steps`` (n,); ``before`` is the step just before them."""
         starts = self.stride_start(steps)
         first = True if before is None else self.stride_start(np.array([before], np.int64))[0] != starts[:1]
         return np.concatenate([np.broadcast_to(first, starts[:1].shape), starts[1:] != starts[:-1]])

@@ -1,7 +1,7 @@
-"""The trace: every recorded figure of one run, in columns, in memory and in one file.
+"""The trace: every recorded value of one run, in columns, in memory and in one file.
 
-Steps count the run's own clock (evaluations of the task so far) at every level, so that all curves of
-a run share one axis. Level 0 is the task, 1 the innermost level.
+At every level, steps count the evaluations of the task so far, so that all curves of a run share one
+axis. Level 0 is the task, 1 the innermost level.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .thinning import Floats, Ints, Thinning
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PENDING_ROWS = 1024  # rows held before they are converted: one device synchronisation per so many steps
-_OWN_STORAGE = 4096  # bytes: a scalar that is a view into something larger is copied, so as not to keep that alive
+_PENDING_ROWS = 1024  # rows between two conversions, each of which waits for the device once
+_OWN_STORAGE = 4096  # bytes: a scalar that is a view into more is copied, so that the rest can be freed
 
 
 class Points(NamedTuple):
@@ -60,7 +60,7 @@ class _Rows:
     drained: int = 0
 
     def convert(self) -> None:
-        """Turn pending rows into arrays. Chunks grow like binary numbers, so this is cheap at any length."""
+        """Turn pending rows into arrays. Chunks merge like the digits of a binary counter: cheap at any length."""
         if not self.pending:
             return
         flat = _floats([value for _, row in self.pending for value in row]).reshape(len(self.pending), len(self.keys))
@@ -84,7 +84,7 @@ class _Rows:
 
 @dataclass
 class _Drained:
-    """What :meth:`Trace.drain` knows of a column: the last point it saw, and the step of the last it gave."""
+    """A column's state in :meth:`Trace.drain`: the last point seen, and the step of the last point given."""
 
     step: int
     value: float
@@ -98,7 +98,7 @@ class Trace:
 
     Args:
         total: the number of steps expected, if known; spreads the points that :meth:`drain` gives evenly.
-        limit: about how many points of each column :meth:`drain` gives.
+        limit: the approximate number of points of each column that :meth:`drain` gives.
     """
 
     def __init__(self, total: int | None = None, limit: int = 2000) -> None:
@@ -110,7 +110,7 @@ class Trace:
         """Record ``values`` of ``level`` at ``step``, which must not be below the last one of these keys.
 
         Tensors are 0-dimensional and on any device; they are kept, detached, and converted in bulk
-        later, so this never waits for the device. They must not be modified afterwards.
+        later, so that this never waits for the device. They must not be modified afterwards.
 
         Raises:
             ValueError: for a tensor that is not 0-dimensional.
@@ -126,7 +126,7 @@ class Trace:
             rows.convert()
 
     def keys(self) -> list[tuple[int, str]]:
-        """Every (level, key) that has points, levels ascending, keys in the order they first came."""
+        """Every (level, key) that has points, levels ascending, keys in the order of their first points."""
         found = {(level, key): None for level, keys in self._rows for key in keys}
         return sorted(found, key=lambda pair: pair[0])
 
@@ -135,10 +135,10 @@ class Trace:
         return self._column(level, key, lambda rows: 0)
 
     def drain(self, last: bool = False) -> list[Points]:
-        """The points that came since the last call, thinned to about ``limit`` a column over the whole run.
+        """The new points since the last call, thinned to about ``limit`` a column over the whole run.
 
-        The first point of every column is given; with ``last`` so is the latest (at a run's end). After
-        :meth:`truncate` or loading, it starts from the beginning: a tracker skips what its store has.
+        The first point of every column is given; with ``last`` (at a run's end), the latest too. After
+        :meth:`truncate` or loading, it starts from the beginning: a tracker skips the points that its store has.
         """
         news = [self._news(level, key) for level, key in self.keys()]
         for rows in self._rows.values():
@@ -151,14 +151,14 @@ class Trace:
         return [points for points in news if len(points.steps)]
 
     def lengths(self) -> list[list[Any]]:
-        """How much there is now, as plain lists: what :meth:`truncate` goes back to."""
+        """The current length of every column, as plain lists, for :meth:`truncate`."""
         return [
             [level, list(keys), sum(len(chunk.steps) for chunk in rows.chunks) + len(rows.pending)]
             for (level, keys), rows in self._rows.items()
         ]
 
     def truncate(self, lengths: Sequence[Sequence[Any]]) -> None:
-        """Forget every point that came after :meth:`lengths` gave ``lengths``: a resumed run makes them again."""
+        """Drop every point recorded after :meth:`lengths` gave ``lengths``; a resumed run records them again."""
         wanted = {(level, tuple(keys)): count for level, keys, count in lengths}
         for name, table in self._rows.items():
             table.convert()
@@ -271,7 +271,7 @@ def _floats(values: list[float | Tensor]) -> Floats:
         else:
             groups.setdefault((value.device, value.dtype), []).append(index)
     if groups:
-        import torch  # here, as a trace can be read and drawn without it
+        import torch  # here, since reading and drawing a trace need no torch
 
         for indices in groups.values():
             out[indices] = torch.stack([cast("Tensor", values[i]) for i in indices]).cpu().double().numpy()

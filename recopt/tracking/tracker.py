@@ -22,7 +22,7 @@ _BATCH = 1000  # points in one call, the most that mlflow takes
 
 @dataclass(frozen=True)
 class LevelInfo:
-    """What the store is told of a level: its number from 1, a name for its run, its strategy and slot, its params."""
+    """A level as the store records it: its number from 1, a name for its run, its strategy, slot and params."""
 
     number: int
     name: str
@@ -32,7 +32,7 @@ class LevelInfo:
 
 
 class Tracker:
-    """Records one run and its levels. Nothing here stops a run: what the store does not take is kept and sent later.
+    """Records one run and its levels. The store never stops a run: records that it does not take are sent later.
 
     Attributes:
         run_id: the id of the run; ``levels`` gives those of its levels by number.
@@ -56,15 +56,15 @@ class Tracker:
         levels: Sequence[LevelInfo], resume: str | None = None, root_dir: Path = RUNS,
         notify: Callable[[str], None] | None = None,
     ) -> Tracker:  # fmt: skip
-        """Begin to record a run, or (``resume``: its id) go on with one.
+        """Start to record a run, or resume the one with the id ``resume``.
 
         Args:
             store: an address, or None for ``mlflow.db`` in ``root_dir``.
-            params: of the run; cut at 6,000 characters, which is all that MLflow keeps.
-            notify: called with one sentence, once, if the store stops answering; default: to stderr.
+            params: the run's; cut at 6,000 characters, the most that MLflow keeps.
+            notify: called once, with one sentence, if the store stops answering; default: print to stderr.
 
         Raises:
-            RecoptError: if the store cannot be opened or written, or there is no such run to go on with.
+            RecoptError: if the store cannot be opened or written, or there is no run to resume.
         """
         opened = open_store(store, root_dir, create=True)
         try:
@@ -88,9 +88,9 @@ class Tracker:
         return tracker
 
     def _catch_up(self) -> None:
-        """Learn how far each column is recorded, sent or not, and fetch the run's files if they are elsewhere."""
+        """Find the last recorded step of each column, sent or not, and fetch the run's files if they are elsewhere."""
         runs = [self.run_id, *self.levels.values()]
-        # What is unsent first: a process that still sends for the run before may move points from there to the store.
+        # Unsent points first: an earlier process that still sends may move them to the store meanwhile.
         self._latest = self._post.unsent_steps()
         for run in runs:
             for key, step in self.store.last_steps(run).items():
@@ -99,10 +99,10 @@ class Tracker:
             self.store.client.download_artifacts(self.run_id, "", str(self.folder))
 
     def log(self, points: Iterable[Points]) -> None:
-        """Record points. Those up to the last step that the store already has of a column are skipped.
+        """Record points; those up to the last step that the store has of a column are skipped.
 
-        What is not finite is recorded as NaN, a gap in the curve (MLflow would store 1.8e308 and spoil
-        the axis), and ``diverged`` as 1 from the first step at which a loss was not finite.
+        Values that are not finite are recorded as NaN, a gap in the curve (MLflow would store 1.8e308 and spoil
+        the axis). ``diverged`` is recorded as 1 at the first step with a loss that is not finite.
         """
         now, batches = int(time.time() * 1000), dict[str, list[list[Any]]]()
         for level, name, steps, values in points:
@@ -122,11 +122,11 @@ class Tracker:
                 self._post.keep({"run": run, "points": batch[start : start + _BATCH]})
 
     def flush(self) -> None:
-        """See to it that what was logged is on its way; takes no time. What a short run logs is sent at its end."""
+        """Start to send the points logged so far; returns at once. A short run sends them at its end."""
         self._post.flush()
 
     def publish(self) -> None:
-        """Let the store have the files in ``folder`` that are new or changed; it may read them there itself.
+        """Send the new and changed files in ``folder`` to a store elsewhere; a local store reads them there itself.
 
         Files whose names begin with a dot are left out.
         """
@@ -147,7 +147,7 @@ class Tracker:
     ) -> None:
         """End the run and its levels.
 
-        ``summary`` becomes metrics of the run, with ``diverged`` 0 or 1, and ``levels`` metrics of its levels' runs.
+        ``summary`` becomes metrics of the run, with ``diverged`` 0 or 1; ``levels`` those of its levels' runs.
         """
         now = int(time.time() * 1000)
         own = {self.levels[number]: values for number, values in (levels or {}).items()}

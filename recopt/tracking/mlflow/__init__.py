@@ -1,1 +1,1 @@
-"""The store, through MLflow: the only folder that imports mlflow."""
+"""Recording in MLflow: the only folder that imports mlflow."""

@@ -1,4 +1,4 @@
-"""From a run to its store: records go into a spool on this machine first, and from there to the store."""
+"""Delivery of a run's records: into a spool on this machine first, and from there to the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHORT = 5.0  # seconds: shorter runs need no second process
 
 
 class Post:
-    """Gets records to the store: into the spool first, from there by a process beside a run that is not short."""
+    """Delivers records to the store: into the spool first, from there by a second process if the run is not short."""
 
     def __init__(self, store: Store, path: Path, notify: Callable[[str], None]) -> None:
         self._store, self._spool, self._notify = store, Spool(path), notify
@@ -30,14 +30,14 @@ class Post:
             self._spool.append(record)
         except OSError as why:  # a full disk, say
             self._tell(
-                f"{self._spool.path} cannot be written ({why.strerror}): the run goes on, but the record of it "
-                "has gaps; its trace has everything if that can still be written."
+                f"{self._spool.path} cannot be written ({why.strerror}): the run goes on, but its record "
+                "has gaps; its trace is complete if it can still be written."
             )
 
     def flush(self) -> None:
-        """See to it that the spool is being sent; takes no time."""
+        """Make sure that the spool is being sent; returns at once."""
         if self._sender is None and time.monotonic() > self._sender_at:
-            self._sender_at = math.inf  # once: if no process can be started, all is sent at the end
+            self._sender_at = math.inf  # try once: without a process, all is sent at the end
             with suppress(OSError):
                 self._sender = Sender(self._store.uri, self._store.root, self._spool.path)
         if self._sender is not None and (why := self._sender.trouble()):
@@ -52,11 +52,11 @@ class Post:
         return last
 
     def send_others(self, seconds: float) -> None:
-        """Send what earlier runs had to leave."""
+        """Send the records that earlier runs left."""
         self._attempt(lambda: replay(self._store.spools, self._store.take, seconds))
 
     def finish(self) -> None:
-        """Send all that is left, or leave it to a later run."""
+        """Send all remaining records, or leave them to a later run."""
         answered = True
         if self._sender is not None:
             answered = self._sender.finish()

@@ -1,4 +1,4 @@
-"""What a store has: its runs, found by id or name, and trained stacks that were registered under a name."""
+"""The content of a store: runs, found by id or name, and trained stacks registered under a name."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill
 _ROOTS = "tags.`recopt.level` = '0'"
 _PAGE = 1000
 _EXPORT = "export"
-"""Where a run puts what it trained."""
+"""The artifact folder of a run's export."""
 _ID = 32
-"""Digits of a whole id."""
+"""Digits of a whole run id."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RunRow:
     name: str
     status: str
     experiment: str
-    """The id of the experiment it is in."""
+    """The experiment's id."""
     started: datetime
     seconds: float | None
     """From start to end; None if it has not ended."""
@@ -43,11 +43,11 @@ class RunRow:
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     folder: Path | None
-    """Where its artifacts are on this machine; None if they are with a server (see :func:`fetch_run`)."""
+    """The local folder of its artifacts; None if a server has them (see :func:`fetch_run`)."""
 
 
 def list_runs(store: str | None = None, limit: int = 20, root_dir: Path = RUNS) -> list[RunRow]:
-    """The runs of ``store``, latest first, at most ``limit``; their levels' nested runs are not among them.
+    """The runs of ``store``, latest first, at most ``limit``, without the nested runs of their levels.
 
     Raises:
         RecoptError: if the store cannot be opened, or there is none yet.
@@ -57,7 +57,7 @@ def list_runs(store: str | None = None, limit: int = 20, root_dir: Path = RUNS) 
 
 
 def find_run(store: str | None, ref: str, root_dir: Path = RUNS) -> RunRow:
-    """The run that ``ref`` names: an id, the beginning of just one id, or a name (of the latest run so called).
+    """The run named by ``ref``: an id, a unique beginning of an id, or a name (the latest run of that name).
 
     Raises:
         RecoptError: if there is no such run, or several ids begin like this.
@@ -67,7 +67,7 @@ def find_run(store: str | None, ref: str, root_dir: Path = RUNS) -> RunRow:
 
 
 def fetch_run(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> Path:
-    """The local folder with the artifacts of ``run``, brought here from the server if that has them.
+    """The local folder with the artifacts of ``run``, downloaded if a server has them.
 
     Raises:
         RecoptError: if the server does not give them.
@@ -79,8 +79,7 @@ def fetch_run(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> P
 
 
 def working_folder(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> Path:
-    """The files from which ``run`` goes on: those it wrote on this machine, which the server may not have all of, or
-    else those of :func:`fetch_run`.
+    """The folder from which ``run`` resumes: its local files, as a server may lack some, or else :func:`fetch_run`'s.
 
     Raises:
         RecoptError: if the server does not give them.
@@ -93,7 +92,7 @@ def working_folder(run: RunRow, store: str | None = None, root_dir: Path = RUNS)
 def register(
     folder: Path, name: str, alias: str | None = None, *, run: str, store: str | None = None, root_dir: Path = RUNS
 ) -> str:
-    """Keep ``folder`` (safetensors and JSON) as the next version of the model ``name``, made by ``run`` (its id).
+    """Register ``folder`` (safetensors and JSON) as the next version of the model ``name``, made by ``run`` (its id).
 
     Returns:
         ``models:/name/version``, to be given to :func:`fetch_model`; with ``alias``, ``models:/name@alias``.
@@ -107,13 +106,13 @@ def register(
         raise RecoptError(f"There is nothing to register in {folder}: export a run into it first.")
     for file in files:
         if file.suffix.lower() in _PICKLES:
-            raise RecoptError(f"{file} may hold a pickle, which nobody should have to open: save it as safetensors.")
+            raise RecoptError(f"{file} may hold a pickle, which is unsafe to open: save it as safetensors.")
     opened = open_store(store, root_dir)
     return _asked(opened, lambda: _register(opened, files, folder, (name, alias), run))
 
 
 def check_name(name: str, alias: str | None = None) -> None:
-    """Raises RecoptError if MLflow takes ``name`` for no model, or ``alias`` for no alias of one."""
+    """Raise RecoptError if MLflow refuses ``name`` as a model's name, or ``alias`` as an alias."""
     if not re.fullmatch(r"[\w-][\w. -]*", name, re.ASCII):
         raise RecoptError(f"'{name}' cannot be a model's name: use letters, digits, '-', '_' and '.'.")
     if alias is not None and not re.fullmatch(r"(?!v\d+$)(?!latest$)[\w-]+", alias, re.ASCII):
@@ -123,8 +122,8 @@ def check_name(name: str, alias: str | None = None) -> None:
 def fetch_model(ref: str, dest: Path | None = None, store: str | None = None, root_dir: Path = RUNS) -> Path:
     """The folder of ``models:/name@alias``, ``models:/name/version``, ``models:/name`` (latest) or ``runs:/id/path``.
 
-    ``runs:/id`` (or the beginning of an id) is the run's export. It is copied to a folder in ``dest`` if that is given;
-    else it is where the store keeps it, or, from a server, in a folder that is gone when this process ends.
+    ``runs:/id`` (or the beginning of an id) is the run's export. With ``dest``, it is copied into that folder. Else it
+    is a local store's own folder, or, from a server, a temporary folder that is removed when this process ends.
 
     Raises:
         RecoptError: if the reference is malformed, or names nothing.
@@ -150,7 +149,7 @@ def fetch_model(ref: str, dest: Path | None = None, store: str | None = None, ro
 
 
 def _asked(store: Store, ask: Callable[[], T]) -> T:
-    """``ask()``, with whatever the store raises as one sentence."""
+    """``ask()``; an error of the store is raised as a RecoptError of one sentence."""
     try:
         return ask()
     except RecoptError:
@@ -253,14 +252,14 @@ def _source(store: Store, ref: str) -> str:
 
 
 def _has(store: Store, run: str, local: Path | None, path: str) -> bool:
-    """Whether ``run`` has an artifact at ``path``; ``local`` is the folder of its artifacts, if they are here."""
+    """True if ``run`` has an artifact at ``path``; ``local`` is the folder of its artifacts, if they are here."""
     if local is not None:
         return (local / path).exists()
     return any(item.path == path for item in store.client.list_artifacts(run, path.rpartition("/")[0] or None))
 
 
 def _scratch() -> Path:
-    """A folder of this process alone: those of one data-parallel training fetch the same at the same time."""
+    """A temporary folder for this process alone, since the processes of one training fetch the same files at once."""
     folder = tempfile.mkdtemp(prefix="recopt-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)

@@ -1,8 +1,8 @@
-"""A process beside a long run that sends what the run records, so that the run itself spends no time on it.
+"""A process beside a long run that sends its records, so that the run itself spends no time on it.
 
-MLflow needs about 100 µs of Python for each point, which in the run's own process would cost a run with thirty columns
-and five milliseconds per step more than half of its time. The process ends when its standard input is closed,
-so also when the run is killed, after it has sent what was left.
+MLflow needs about 100 µs of Python for each point. In the run's own process, that would take more than half of the
+time of a run with thirty columns and five milliseconds per step. The process ends when its standard input is closed,
+so also when the run is killed, after it has sent the remaining records.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 from ...contracts.errors import RecoptError
 from .spool import Outbox, Unreachable
 
-EVERY = 0.5  # seconds between two looks at the spool
+EVERY = 0.5  # seconds between two readings of the spool
 FIRST_WAIT, LONGEST_WAIT = 30.0, 600.0  # seconds before a store that failed is tried again; doubles each time
-LAST = 60.0  # seconds for what is left at the end, if the store takes it
+LAST = 60.0  # seconds for the remaining records at the end, if the store takes them
 AWAY = 3  # the exit status if the store does not answer
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from recopt.tracking.mlflow.sender import main; main()"
 
@@ -40,13 +40,13 @@ class Sender:
         os.set_blocking(self._process.stdout.fileno(), False)
 
     def trouble(self) -> str:
-        """Why the store was found not to answer since the last call; empty if it was not."""
+        """The store's last failure to answer since the last call, in words; empty if there was none."""
         assert self._process.stdout is not None
         lines = (self._process.stdout.read() or b"").decode().splitlines()
         return lines[-1] if lines else ""
 
     def finish(self) -> bool:
-        """Have it send what is left, and end. False if the store does not answer."""
+        """Make the process send the remaining records and end. False if the store does not answer."""
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()
@@ -61,7 +61,7 @@ class Sender:
         return status != AWAY
 
     def close(self) -> None:
-        """Let go of the process's pipes, after :meth:`finish`."""
+        """Close the process's pipes, after :meth:`finish`."""
         assert self._process.stdout is not None
         self._process.stdout.close()
 

@@ -1,8 +1,8 @@
 """The spool: records on their way to a store, kept in a local file until the store has them.
 
-Everything a run records goes through here, whether the store answers or not. Each record is
-idempotent (a point carries its own time stamp, so a store knows it again), so sending one twice does
-no harm, and a spool that outlives its run is sent by the next run on the same store.
+Every record of a run goes through here, whether the store answers or not. A record is idempotent (a point
+carries its own time stamp, by which a store knows it again), so it may be sent twice. A spool that outlives
+its run is sent by the next run on the same store.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ try:
 except ImportError:  # pragma: no cover - Windows, where an open file cannot be removed, which serves as the lock
     fcntl = None
 
-_DAY = 86400.0  # seconds after which a spool is taken for abandoned, where files cannot be locked
+_DAY = 86400.0  # seconds until a spool counts as abandoned, where files cannot be locked
 Record = dict[str, Any]
 """``run`` (id) and one of ``points`` [[key, value, milliseconds, step], …], ``files`` (with the ``folder`` they are
-relative to), ``end`` (a status, with its ``time``), or ``alive`` (the ids of all runs that begin or go on here)."""
+relative to), ``end`` (a status, with its ``time``), or ``alive`` (the ids of all runs that start or resume here)."""
 
 
 class Unreachable(Exception):
-    """The store did not take a record now, and may later. The message says what happened, in a few words."""
+    """The store cannot take a record now, but may later. The message says why, in a few words."""
 
 
 class Refused(Exception):
@@ -37,7 +37,7 @@ class Refused(Exception):
 
 
 def try_lock(file: IO[Any]) -> bool | None:
-    """Lock an open file until it is closed or this process ends. False if another has it, None if it cannot be told."""
+    """Lock an open file until it is closed or this process ends. False if another has it, None if locks do not work."""
     if fcntl is None:
         return None
     try:
@@ -51,7 +51,7 @@ def try_lock(file: IO[Any]) -> bool | None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, waiting for whoever has it."""
+    """Hold the lock file ``path``; wait for any other process that holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         if fcntl is not None:
@@ -61,7 +61,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def spool_folder(root: Path, uri: str) -> Path:
-    """Where the spools of the store at ``uri`` lie, below the runs folder ``root``."""
+    """The folder of the spools of the store at ``uri``, below the runs folder ``root``."""
     return root / ".spool" / hashlib.sha256(uri.encode()).hexdigest()[:12]
 
 
@@ -72,14 +72,14 @@ class Outbox:
         self.path, self._mark = path, path.with_suffix(".sent")
 
     def waiting(self) -> int:
-        """How many bytes are not sent yet."""
+        """The number of bytes that are not sent yet."""
         return self.path.stat().st_size - self._sent()
 
     def send(self, take: Callable[[Record], None], seconds: float) -> bool:
         """Give unsent records to ``take`` in order, for about ``seconds``. True if none is left.
 
         Raises:
-            Unreachable: as ``take`` did; what it took before is not sent again.
+            Unreachable: if ``take`` does; the records that it took before are not sent again.
         """
         until, sent = time.monotonic() + seconds, self._sent()
         start = sent
@@ -114,7 +114,7 @@ class Outbox:
 
 
 class Spool(Outbox):
-    """One run's records, in a file of JSON lines, with a second file that says how far they were sent.
+    """One run's records, in a file of JSON lines; a second file holds the number of bytes sent.
 
     Raises:
         BlockingIOError: if another process, still alive, owns this spool.
@@ -137,7 +137,7 @@ class Spool(Outbox):
         self._file.flush()
 
     def close(self, remove: bool) -> None:
-        """Let go of the file; ``remove`` it if all was sent."""
+        """Close the file, and ``remove`` it if all was sent."""
         if remove and os.name == "posix":
             self._unlink()
         self._file.close()
@@ -145,11 +145,11 @@ class Spool(Outbox):
             self._unlink()
 
     def in_use(self) -> bool:
-        """Whether, for all that can be told, another process still writes here."""
+        """True if another process may still write here: locks do not work, and the file is less than a day old."""
         return self._owned is None and time.time() < self.path.stat().st_mtime + _DAY
 
     def killed(self) -> set[str]:
-        """The ids of runs that began here and neither ended nor are alive: their process was killed."""
+        """The ids of runs that started here and did not end: their process was killed."""
         alive: set[str] = set()
         with self.path.open("rb") as file:
             for line in file if self._owned else ():
@@ -171,10 +171,10 @@ class Spool(Outbox):
 
 
 def replay(folder: Path, take: Callable[[Record], None], seconds: float) -> bool:
-    """Send what runs that are over left in ``folder``, for about ``seconds``. True if nothing is left of them.
+    """Send the records that earlier runs left in ``folder``, for about ``seconds``. True if none is left.
 
     Raises:
-        Unreachable: as ``take`` did.
+        Unreachable: if ``take`` does.
     """
     until, clear = time.monotonic() + seconds, True
     for path in sorted(folder.glob("*.jsonl")):

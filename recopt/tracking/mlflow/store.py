@@ -24,7 +24,7 @@ RUNS = Path("runs")
 PARENT = "mlflow.parentRunId"
 _PARAM = 6000  # characters of a parameter, the most that MLflow keeps
 _NOISY = ("mlflow", "mlflow.store.db.utils", "alembic", "urllib3.connectionpool")
-_SETTINGS = {  # what a user has set stays
+_SETTINGS = {  # a user's own values take precedence
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -42,14 +42,14 @@ class Store:
 
     @property
     def spools(self) -> Path:
-        """The folder of what could not be sent yet."""
+        """The folder of records that could not be sent yet."""
         return spool_folder(self.root, self.uri)
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment ``name``, made if need be, its artifacts at an absolute place below ``root``.
+        """The id of the experiment ``name``, made if it is missing, with its artifacts in a folder below ``root``.
 
-        MLflow never changes an experiment's place. If the runs folder has moved since, new runs therefore
-        go to an experiment of their own, named after where it is now.
+        MLflow never changes the artifact folder of an experiment. If the runs folder has moved, new runs
+        therefore go to an experiment of their own, named after the new folder.
         """
         place = self.root / "artifacts" / re.sub(r"[^\w.-]+", "_", name)
         known = self.client.get_experiment_by_name(name)
@@ -70,7 +70,7 @@ class Store:
         return str(known.experiment_id)
 
     def folder(self, info: Any) -> Path | None:
-        """Where the artifacts of a run (its ``info``) are on this machine, even if the runs folder has moved since."""
+        """The local folder of a run's artifacts (from its ``info``), even if the runs folder has moved; else None."""
         place = local_artifacts(info.artifact_uri)
         if place is not None and not place.exists():
             moved = self.root.joinpath("artifacts", *place.parts[-3:])
@@ -78,7 +78,7 @@ class Store:
         return place
 
     def workplace(self, run: str) -> Path:
-        """Where a run whose artifacts are elsewhere writes its files on this machine, to be sent from there."""
+        """The local folder of the files of a run whose artifacts are elsewhere, to be sent from there."""
         return self.root / "local" / run
 
     def take(self, record: Record) -> None:
@@ -86,7 +86,7 @@ class Store:
 
         Raises:
             Unreachable: if the store does not answer, or cannot write now.
-            Refused: if it never will.
+            Refused: if the store will never take the record.
         """
         try:
             run = record["run"]
@@ -126,7 +126,7 @@ class Store:
 
     def last_steps(self, run: str) -> dict[str, int]:
         """The last step that each metric of ``run`` has."""
-        # the public view of these drops the steps, and histories would be thousands of points
+        # the public view drops the steps, and histories have thousands of points
         return {metric.key: int(metric.step) for metric in self.client.get_run(run).data._metric_objs}
 
 
@@ -155,7 +155,7 @@ def open_store(store: str | None = None, root: Path = RUNS, create: bool = False
 
 
 def _check(file: Path, create: bool, lock: Path) -> None:
-    """As :func:`check_sqlite`; one of ours that is making the tables, and has ``lock`` for it, is waited for."""
+    """As :func:`check_sqlite`, but wait for a process of ours that makes the tables and holds ``lock``."""
     try:
         check_sqlite(file, create)
     except Locked:
@@ -166,13 +166,13 @@ def _check(file: Path, create: bool, lock: Path) -> None:
 
 
 def metric_name(key: str) -> str:
-    """``key`` as MLflow admits it: letters, digits and ``_ - . : /`` and spaces, ``_`` for others."""
+    """``key`` as a name that MLflow takes: letters, digits, spaces and ``_ - . : /``; others become ``_``."""
     clean = re.sub(r"[^\w\-. :/]", "_", key, flags=re.ASCII)
     return re.sub(r"/{2,}", "/", clean).strip("/")[:250] or "_"
 
 
 def local_artifacts(uri: str) -> Path | None:
-    """The folder that an artifact address names on this machine; None if it is elsewhere."""
+    """The local folder that an artifact address names; None if it is not on this machine."""
     if re.match(r"(?!file:)\w[\w+-]+:", uri):
         return None
     path = urllib.parse.urlparse(uri).path if uri.startswith("file:") else uri
@@ -184,12 +184,12 @@ def unopened(uri: str, why: Exception) -> str:
     if uri.startswith("http"):
         return f"The tracking server {shown(uri)} does not answer ({_reason(why)}): start it, or name no store."
     if "out-of-date database schema" in str(why):
-        return f"The store {shown(uri)} is of another MLflow: back it up and run 'mlflow db upgrade {shown(uri)}'."
+        return f"The store {shown(uri)} has an out-of-date schema: back it up and run 'mlflow db upgrade {shown(uri)}'."
     return f"The store {shown(uri)} cannot be opened ({_reason(why)}): mend it, or give another."
 
 
 def _reason(why: Exception) -> str:
-    """What happened, in a few words."""
+    """The cause of an error, in a few words."""
     return in_words(" ".join(str(getattr(why, "message", why)).split()))
 
 
@@ -199,7 +199,7 @@ def _cut(value: str) -> str:
 
 
 class _Polite:
-    """An mlflow client whose calls neither print nor wait long, and leave the program's own mlflow as it was."""
+    """An mlflow client whose calls neither print nor wait long, and that keeps the program's own mlflow settings."""
 
     def __init__(self, client: Any) -> None:
         self._client = client

@@ -1,7 +1,7 @@
-"""Where a store is: its address in full, and what can be said against it before MLflow tries.
+"""The address of a store: its full form, and checks before MLflow opens it.
 
 MLflow retries a database file that cannot be opened for a hundred seconds, and would put its tables
-into any other program's database; so these are looked at first.
+into any other program's database. So files are checked first.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Locked(RecoptError):
 
 
 def resolve_store(store: str | None, root: Path) -> str:
-    """The full address of ``store``, paths absolute; None: what MLFLOW_TRACKING_URI says, or ``mlflow.db`` in ``root``.
+    """The full address of ``store``, paths absolute; None: that in MLFLOW_TRACKING_URI, or ``mlflow.db`` in ``root``.
 
     Raises:
-        RecoptError: for a scheme that cannot be recorded to.
+        RecoptError: for an address of a kind that runs cannot be recorded in.
     """
     store = store or os.environ.get("MLFLOW_TRACKING_URI") or None
     if store is None:
@@ -43,7 +43,7 @@ def resolve_store(store: str | None, root: Path) -> str:
 
 
 def shown(uri: str) -> str:
-    """``uri`` without a password, and a file in this folder without the folder: for messages."""
+    """``uri`` for messages: without a password, and a file in this folder without the folder."""
     uri = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:…@", uri)
     return uri.replace(f"sqlite:///{Path.cwd()}/", "sqlite:///")
 
@@ -54,10 +54,10 @@ def local_file(uri: str) -> Path | None:
 
 
 def check_sqlite(path: Path, create: bool) -> None:
-    """See that ``path`` is, or (``create``) can become, an MLflow database that we may write.
+    """Check that ``path`` is, or (``create``) can become, an MLflow database that we may write.
 
     Raises:
-        RecoptError: otherwise, in one sentence, within seconds; ``Locked`` if it may be worth another try.
+        RecoptError: otherwise, in one sentence, within seconds; ``Locked`` if another try may succeed.
     """
     if path.exists():
         _check_head(path)
@@ -95,13 +95,13 @@ def _make_folder(path: Path) -> None:
 
 
 def _tables(path: Path, write: bool) -> set[str]:
-    """The names of the tables at ``path``, an empty database if it was not there. With ``write``, one is tried."""
+    """The names of the tables at ``path``, an empty database if it was not there. With ``write``, try to write too."""
     try:
         with closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as base:
             tables = {str(row[0]) for row in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if write:
                 base.execute("BEGIN IMMEDIATE")
-                # Only a change, even one that changes nothing, tells what may not be written.
+                # Only a write, even of the same value, shows whether writing is allowed.
                 (version,) = base.execute("PRAGMA user_version").fetchone()
                 base.execute(f"PRAGMA user_version = {version}")
                 base.execute("ROLLBACK")
@@ -117,11 +117,11 @@ _WORDS = {
     "disk is full": "the disk is full", "readonly database": "it may not be written to",
     "unable to open database": "it, or its folder, is not there or may not be written to",
 }  # fmt: skip
-"""By what an error says, in whatever words around it: what happened."""
+"""The cause of an error in plain words, by a text that the error contains."""
 
 
 def in_words(text: str) -> str:
-    """What happened, in a few words, where ``text`` is what a store's error says."""
+    """The cause of an error in a few words, from the ``text`` of a store's error."""
     return next((words for sign, words in _WORDS.items() if sign in text), text[:160])
 
 

@@ -1,4 +1,4 @@
-"""MLflow's own user interface, started on the right store and entered at the list of runs."""
+"""MLflow's own user interface, started on a store and opened at the list of runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ui(
 ) -> None:
     """Serve MLflow's pages on ``store`` until Ctrl-C, a kill (SIGTERM), or the end of the terminal.
 
-    A store that is a server already is only linked to.
+    For a store that is a server already, only the link is shown.
 
     Args:
         port: the first free one from 5000 if not given.
@@ -68,7 +68,7 @@ def ui(
 
 
 def _page(store: Store, given: str | None, run: str | None, root: Path) -> str:
-    """The part of the link after the address: mlflow's own front page is about other things."""
+    """The part of the link after the address, since MLflow's own front page shows no runs."""
     if run is not None:
         found = find_run(given, run, root)
         return f"#/experiments/{found.experiment}/runs/{found.id}"
@@ -87,7 +87,7 @@ def _free_port(host: str, port: int | None) -> int:
             except PermissionError:
                 raise RecoptError(f"Port {candidate} may not be used: give a higher one with --port.") from None
             except OSError as why:
-                if why.errno != errno.EADDRINUSE:  # as of a name that is not known
+                if why.errno != errno.EADDRINUSE:  # such as a host name that is not known
                     raise RecoptError(f"'{host}' is not an address of this machine: leave --host out.") from None
                 continue
             return candidate
@@ -96,7 +96,7 @@ def _free_port(host: str, port: int | None) -> int:
 
 
 def _serve(store: Store, host: str, port: int) -> subprocess.Popen[bytes]:
-    """Start the server in a session of its own, so that Ctrl-C reaches it through us, and only once."""
+    """Start the server in a session of its own, so that Ctrl-C reaches it only through this process, and once."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--host", host,
                "--port", str(port), "--workers", "1"]  # fmt: skip
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -134,7 +134,7 @@ def _show(link: str, say: Callable[[str], None], browser: bool) -> None:
 
 @contextmanager
 def _like_ctrl_c() -> Iterator[None]:
-    """What else ends this process is a KeyboardInterrupt too: the server has a session of its own, and would go on."""
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt: the server has a session of its own, and would go on."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -148,7 +148,7 @@ def _like_ctrl_c() -> Iterator[None]:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and all that it started."""
+    """End the server and every process that it started."""
     for sent in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, sent)
