@@ -1,4 +1,4 @@
-"""The command line. Importing this, and showing help, loads neither torch nor mlflow: commands load what they use."""
+"""The command line. Neither its import nor ``--help`` loads torch or mlflow; commands import what they use."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ for _command in (
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: with 0, with 1 where a user's code failed, with 2 for a mistake."""
+    """Run the command line and exit: 0 for success, 1 for a failure in a user's code, 2 for a mistake in its use."""
     if not sys.warnoptions:
         _quieten()
     sys.exit(_status(args))
@@ -58,8 +58,8 @@ def _status(args: Sequence[str] | None) -> int:
     except RecoptError as why:
         status = 1 if type(why).__name__ == "RunFailed" else MISTAKE  # by name: its module loads torch
         return _refuse(str(why), status)
-    except OSError as why:  # a full disk, say
-        if isinstance(why, BrokenPipeError):  # the reader, such as head, has enough
+    except OSError as why:  # such as a full disk
+        if isinstance(why, BrokenPipeError):  # the reader, such as head, has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         return _refuse(f"{why.strerror or why}: {why.filename}." if why.filename else f"{why}.", 1)
@@ -73,7 +73,7 @@ def _refuse(text: str, status: int = MISTAKE) -> int:
 
 
 def _quieten() -> None:
-    """Show our own warnings in one line, and none of those that libraries give each other."""
+    """Show recopt's warnings in one line each, and hide those of libraries."""
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", message="(Strategy|Task) '.*' is taken from ")
     warnings.filterwarnings("default", message="'.*' is left as it is from step ")

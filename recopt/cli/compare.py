@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 _KEPT = 8
-"""Of what is done, so many lines stay at the foot of the terminal."""
+"""The number of finished lines that stay in the progress display."""
 
 
 @click.command()
@@ -27,40 +27,40 @@ _KEPT = 8
     "--spec",
     type=click.Path(path_type=Path),
     metavar="FILE.yaml",
-    help="Repeat a comparison from its spec; other options change it.",
+    help="Repeat a comparison from its spec; other options override it.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Updates of each task (100).")
-@click.option("--seeds", type=click.IntRange(2), help="Tasks that the figures are of (100).")
-@click.option("--seed", type=click.IntRange(0, 999), help="Chooses the tasks (0).")
+@click.option("--seeds", type=click.IntRange(2), help="Number of test tasks (100).")
+@click.option("--seed", type=click.IntRange(0, 999), help="Selects the tasks (0).")
 @click.option(
     "--baselines",
     metavar="NAME,…",
-    help="Rules to tune (sgd,nesterov,rmsprop,adam,adamw); 'adam[lr]' tunes only that; none for no rules.",
+    help="Rules to tune (sgd,nesterov,rmsprop,adam,adamw), or none; 'adam[lr]' tunes only the rate.",
 )
 @click.option("--tune", type=click.IntRange(1), metavar="TRIALS", help="Trials of each baseline (40).")
-@click.option("--tune-tasks", type=click.IntRange(1), metavar="N", help="Tasks that each trial is scored on (32).")
+@click.option("--tune-tasks", type=click.IntRange(1), metavar="N", help="Tasks to score each trial on (32).")
 @click.option(
     "--measure",
     type=click.Choice(["sum", "final"]),
-    help="What is compared and tuned for: the sum of the losses (default), or the last one.",
+    help="Score to compare and tune for: the sum of the losses (default), or the last loss.",
 )
 @click.option(
     "--trained",
     "trained",
     multiple=True,
     metavar="STACK=EVALUATIONS",
-    help="What the meta-training of a stack took; may be repeated.",
+    help="Cost of a stack's meta-training; may be repeated.",
 )
-@click.option("--guards/--no-guards", default=None, help="Whether the engine's guards act, for all alike (no).")
+@click.option("--guards/--no-guards", default=None, help="Turn the engine's guards on for all competitors (off).")
 @click.option(
     "--plugins",
     multiple=True,
     metavar="DIR",
     help="A folder or file with strategies and tasks, searched first; may be repeated.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Of torch's arithmetic.")
+@click.option("--threads", type=click.IntRange(1), help="Number of threads for torch.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (cpu).")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of all tensors (float32).")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision of all tensors (float32).")
 @click.option(
     "--output",
     "-o",
@@ -69,24 +69,24 @@ _KEPT = 8
     help="Write tables, curves and the picture into a folder.",
 )
 @STORE
-@click.option("--name", help="What to call the comparison where runs are listed.")
+@click.option("--name", help="Name of the comparison in listings.")
 @click.option("--no-track", is_flag=True, help="Record nothing.")
 def compare(
     spec: Path | None, threads: int | None, output: Path | None, store: str | None, name: str | None, no_track: bool,
     **what: Any,
 ) -> None:  # fmt: skip
-    """Compare each STACK with tuned baselines: on the same TASKs, from the same starts, on the same batches.
+    """Compare each STACK with tuned baselines on the same tasks, from the same starts, with the same batches.
 
-    TASK and STACK as for recopt run; a STACK may also be a folder that recopt export wrote.
+    TASK and STACK are as for recopt run; a STACK may also be a folder that recopt export wrote.
 
-    Baselines are tuned on other tasks than those that the figures are of, all by the same number of trials.
+    Every baseline is tuned by the same number of trials, on tasks that are not used for the comparison.
     """
     rows, single = _rows(spec, what)
     from ..comparison import Trainer, carry_out, carry_out_each, save_series
     from .compare_report import report, report_series
 
     _empty(output)
-    trainer = Trainer(store, not no_track)  # one for all rows, so that nothing is trained twice
+    trainer = Trainer(store, not no_track)  # shared by all rows, so that nothing is trained twice
 
     def one(row: Row) -> Comparison:
         below = output / row.folder if output is not None and not single else output
@@ -101,7 +101,7 @@ def compare(
 
     def told(row: Row, found: Comparison | str, series: Series) -> None:
         report(found, store, row)
-        if output is not None:  # after each row, so that nothing is lost with what comes after it
+        if output is not None:  # after each row, so that a later failure loses nothing
             save_series(series, output)
 
     report_series(carry_out_each(rows, one, told), output)
@@ -119,7 +119,7 @@ def _empty(output: Path | None) -> None:
 
 
 def _rows(file: Path | None, what: dict[str, Any]) -> tuple[list[Row], bool]:
-    """What is to be compared, and whether that is a single comparison."""
+    """The comparisons to run, and whether it is a single one."""
     task, stacks, trained = what.pop("task"), what.pop("stacks"), what.pop("trained")
     if task is None and file is None:
         raise RecoptError(
@@ -146,7 +146,7 @@ def _rows(file: Path | None, what: dict[str, Any]) -> tuple[list[Row], bool]:
 
 
 def _listed(text: str) -> list[str]:
-    """``adam(beta1=0.8)[lr,schedule],sgd`` at its outer commas."""
+    """Split ``adam(beta1=0.8)[lr,schedule],sgd`` at its outer commas."""
     parts, depth = [""], 0
     for char in text:
         depth += (char in "([") - (char in ")]")
@@ -158,7 +158,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _with_trained(spec: CompareSpec, given: tuple[str, ...]) -> CompareSpec:
-    """The spec with ``STACK=EVALUATIONS`` in it."""
+    """The spec with the costs of ``--trained STACK=EVALUATIONS``."""
     from ..contracts.errors import unknown
 
     stacks = list(spec.stacks)
@@ -178,7 +178,7 @@ def _with_trained(spec: CompareSpec, given: tuple[str, ...]) -> CompareSpec:
 
 
 class Bar:
-    """How far a comparison is, at the foot of the terminal; nothing where there is no terminal."""
+    """The progress display of a comparison; shows nothing without a terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -200,12 +200,12 @@ class Bar:
             self._bar.stop()
 
     def show(self, what: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are done."""
+        """Show ``done`` of ``total`` for the work ``what``."""
         if self._bar is None:
             return
         if what not in self._tasks:
             over = [task.id for task in self._bar.tasks if task.finished]
-            for task in over[:-_KEPT]:  # more than the terminal has lines would hide what is going on
+            for task in over[:-_KEPT]:  # too many lines would hide the current one
                 self._bar.update(task, visible=False)
             self._tasks[what] = self._bar.add_task(what, total=total)
         self._bar.update(self._tasks[what], completed=done)

@@ -1,4 +1,4 @@
-"""What ``recopt compare`` prints at the end."""
+"""The report that ``recopt compare`` prints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SURE = 0.05
 
 
 def report(found: Comparison | str, store: str | None, row: Row | None = None) -> None:
-    """Print the tables of a comparison, its notes, and where to look; or why that ``row`` of a series was left out."""
+    """Print the tables and notes of a comparison, and its folder and record; or the reason why ``row`` was skipped."""
     out = console()
     name = f"{row.name}: " if row else ""
     if isinstance(found, str):
@@ -42,7 +42,7 @@ def report(found: Comparison | str, store: str | None, row: Row | None = None) -
 
 
 def report_series(found: Series, output: Path | None) -> None:
-    """Print the table of a series: each competitor relative to the best tuned baseline of each comparison."""
+    """Print the table of a series: each competitor relative to the reference of each comparison."""
     out, names = console(), list(dict.fromkeys(line.name for line in found.lines))
     references = {row.spec.reference for row in found.rows}
     whom = references.pop() if len(references) == 1 else "the reference of each"

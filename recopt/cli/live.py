@@ -1,4 +1,4 @@
-"""What a terminal shows while a run goes on: how far it is, its loss, and the hyperparameters of every level."""
+"""The live display of a run: progress, loss, and the hyperparameters of every level."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 EVERY = 0.2
 MEMORY = 20
-"""Refreshes that the rate is taken over."""
+"""The number of refreshes over which the rate is averaged."""
 
 
 class Live:
-    """A few lines at the foot of the terminal; nothing where there is no terminal."""
+    """The live display at the bottom of the terminal; shows nothing without a terminal."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -45,7 +45,7 @@ class Live:
         self.stop()
 
     def stop(self) -> None:
-        """Take the lines away."""
+        """Remove the display."""
         if self._screen:
             self._screen.stop()
             self._screen = None
@@ -56,12 +56,12 @@ class Live:
         self._marks = [(time.monotonic(), self._far)]
 
     def show(self, session: Session) -> None:
-        """Refresh, if that was not done just now."""
+        """Refresh the display, at most once every ``EVERY`` seconds."""
         now = time.monotonic()
         if self._screen is None or now < self._next:
             return
         self._next = now + EVERY
-        self._far = max(self._far, session.step)  # trials go back
+        self._far = max(self._far, session.step)  # a trial can go back
         self._marks = [*self._marks[-MEMORY:], (now, self._far)]
         self._screen.update(Group(self._head(session), *self._levels(session)), refresh=True)
 
@@ -86,7 +86,7 @@ class Live:
 
 
 def _figures(session: Session) -> str:
-    """The training loss of late (its median over ten steps), and what was last measured on held-out data."""
+    """The training loss (median of the last ten), the latest score, and the latest metric on held-out data."""
     losses = session.trace.series(0, "loss")[1]
     text = f"loss {short(float(np.median(losses[-10:])))}" if len(losses) else ""
     if (chooser := session.chooser) and chooser.latest:

@@ -1,4 +1,4 @@
-"""``recopt strategies``, ``tasks``, ``show`` and ``check``: what there is, and whether it does what it must."""
+"""``recopt strategies``, ``tasks``, ``show`` and ``check``: list, describe and check plugins."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def _list(found: list[PluginInfo]) -> None:
         rows.add_row(f"[bold]{info.name}[/]", text, escape(info.origin) + mark)
     out = console()
     out.print(rows)
-    out.print("\nrecopt show NAME tells more of one.", style="dim")
+    out.print("\nrecopt show NAME describes one of them.", style="dim")
 
 
 @click.command()
 @click.argument("name")
 @PLUGINS
 def show(name: str, plugins: tuple[str, ...]) -> None:
-    """Show a strategy or a task: what it does, its hyperparameters, their domains and defaults.
+    """Describe a strategy or a task: its purpose, hyperparameters, domains and defaults.
 
-    Of a trained strategy, or the folder of an export, it shows the card, and the values it was trained to.
+    For a trained strategy or the folder of an export, it prints the card and the trained values.
     """
     from ..contracts.settings import Hyper, Option, declared
     from ..stacks.plugins import load_any
@@ -81,7 +81,7 @@ def show(name: str, plugins: tuple[str, ...]) -> None:
 
 
 def _values(found: type, settings: dict[str, Any]) -> dict[str, Any]:
-    """What each setting is if it is not given: its default, or of a trained strategy what it was trained with."""
+    """The default of each setting; for a trained strategy its trained value."""
     if not _is_trained(found):
         return {name: setting.default for name, setting in settings.items()}
     made = found()
@@ -111,9 +111,9 @@ def _kind(strategy: Any) -> str:
     above = [f"{key} {value}" for key, value in strategy.above.items()]
     lines = [f"Reads {reads}{learned}."]
     if settings:
-        lines.append(f"Its level has, if nothing else is said: {', '.join(settings)}.")
+        lines.append(f"Defaults of its level: {', '.join(settings)}.")
     if above:
-        lines.append(f"A level that moves it has, if nothing else is said: {', '.join(above)}.")
+        lines.append(f"Defaults of a level that moves it: {', '.join(above)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -161,7 +161,7 @@ def _word(value: object) -> str:
 def _example(name: str, kind: str, first: str | None, default: object) -> str:
     value = f"{default:g}" if isinstance(default, float) else _word(default)
     path = Path(name)
-    if kind == "strategy" and (len(path.parts) > 1 or path.is_dir()):  # a stack has no paths in it
+    if kind == "strategy" and (len(path.parts) > 1 or path.is_dir()):  # stack notation has no paths
         where = f" --plugins {shlex.quote(str(path.parent))}" if len(path.parts) > 1 else ""
         return f"\nrecopt run digits {path.stem if path.suffix else path.name}{where}"
     text = f"'{name}({first}={value})'" if first else name
@@ -172,9 +172,9 @@ def _example(name: str, kind: str, first: str | None, default: object) -> str:
 @click.argument("plugin")
 @PLUGINS
 def check(plugin: str, plugins: tuple[str, ...]) -> int:
-    """Try whether PLUGIN, a strategy's or a task's name or file, does all that the contract asks.
+    """Check PLUGIN, the name or file of a strategy or task, against the contract.
 
-    Ends with 0 if it does, with 1 if not.
+    The exit status is 0 if it conforms, 1 if not.
     """
     from ..stacks.plugins import load_any, source_of
 

@@ -1,4 +1,4 @@
-"""``recopt new``: a plugin to start from."""
+"""``recopt new``: templates for plugins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @click.group()
 def new() -> None:
-    """Write a task or a strategy to start from; it runs as it is."""
+    """Write the template of a task or strategy, which already runs."""
 
 
 @new.command()
@@ -34,10 +34,10 @@ def strategy(name: str) -> None:
 
 
 def write_template(kind: str, name: str, folder: Path) -> Path:
-    """Write the template of ``kind`` as ``name``, given with or without a folder and ``.py``.
+    """Write the template of ``kind`` as ``name``, which may have a folder and ``.py``.
 
     Raises:
-        RecoptError: if the name cannot be a plugin's, or the file is there already.
+        RecoptError: if the name is not valid for a plugin, or the file exists already.
     """
     given = Path(name)
     stem = given.stem if given.suffix == ".py" else given.name

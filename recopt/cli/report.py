@@ -1,4 +1,4 @@
-"""What ``recopt run`` prints at the end."""
+"""The report that ``recopt run`` prints at the end."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from ..running.selection.chosen import Chosen
 
 WIDE = 160
-"""Columns where there is no terminal whose width could be asked."""
+"""Columns of output without a terminal."""
 NARROW = 120
-"""Columns below which hyperparameters get a table of their own."""
+"""Columns below which hyperparameters get their own table."""
 
 
 def console() -> Console:
-    """Standard output, with room for a whole table in a file or a pipe."""
+    """Standard output, wide enough for whole tables in a file or a pipe."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=WIDE)
 
 
 def table(*heads: str, right: tuple[int, ...] = (), wrap: tuple[int, ...] = ()) -> Table:
-    """An empty table; of the columns (numbered from 0) ``right`` are of figures, and only ``wrap`` are broken."""
+    """An empty table; columns (from 0) in ``right`` are right-aligned, and only those in ``wrap`` are wrapped."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for number, head in enumerate(heads):
         side: Literal["left", "right"] = "right" if number in right else "left"
@@ -39,12 +39,12 @@ def table(*heads: str, right: tuple[int, ...] = (), wrap: tuple[int, ...] = ()) 
 
 
 def short(value: float) -> str:
-    """A number in four digits, or what it is instead of one."""
+    """A number with four digits, or ``not finite``."""
     return f"{value:.4g}" if math.isfinite(value) else "not finite"
 
 
 def span(seconds: float) -> str:
-    """A time for people."""
+    """A duration as text: ``3.2 s``, ``5 min``, ``1 h 10 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -52,17 +52,17 @@ def span(seconds: float) -> str:
 
 
 def hypers(values: Mapping[str, float]) -> str:
-    """Hyperparameters in one line."""
+    """Hyperparameters as one line of text."""
     return "  ".join(f"{name} {short(value)}" for name, value in values.items())
 
 
 def resume_words(run: str, store: str | None) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     return f"recopt run --resume {run}" + (f" --store {shlex.quote(store)}" if store else "")
 
 
 def report(result: Result, store: str | None) -> None:
-    """Print what came of a run, and where to look."""
+    """Print the result of a run, its folder and its record."""
     out = console()
     last = result.engine.state.step
     steps = f"{result.spec.steps:,}"
@@ -98,7 +98,7 @@ def _after(loss: float, diverged: bool) -> str:
 
 
 def _levels(result: Result) -> Table:
-    """What was found and what was spent, per level."""
+    """Hyperparameters and evaluations per level."""
     made = table("level", "strategy", "moves", "found", *SPENT, right=(4, 5, 6, 7), wrap=(3,))
     for number in range(1, len(result.spec.levels) + 1):
         made.add_row(*_named(result, number), _values(result, number), *_evaluations(result, number))
@@ -120,7 +120,7 @@ def _spent(result: Result) -> Table:
 
 
 def _chosen(chosen: Chosen) -> Table:
-    """The scores on tasks that nothing was chosen by."""
+    """The scores on the report's tasks, which had no part in choosing."""
     made = table("values", "of step", "score", "95 % interval", "diverged", right=(1, 2, 3, 4))
     for key, score in chosen.report.items():
         interval = f"{short(score.low)}–{short(score.high)}"
@@ -129,9 +129,9 @@ def _chosen(chosen: Chosen) -> Table:
 
 
 def _choice(chosen: Chosen) -> str:
-    cost = f"Choosing and reporting took {chosen.evaluations:,} evaluations more, {span(chosen.seconds)}."
+    cost = f"Choosing and reporting took {chosen.evaluations:,} more evaluations, {span(chosen.seconds)}."
     if chosen.score is None:
-        return f"Nothing was chosen, since no score was usable: the last values are handed on. {cost}"
+        return f"Nothing was chosen, since no score was usable: the last values are exported. {cost}"
     others = " (reported: on as many others)" if chosen.report else ""
     return f"Chosen: the values of step {chosen.step:,}, by {chosen.what}{others}: {chosen.score.words}. {cost}"
 
@@ -146,7 +146,7 @@ def _named(result: Result, number: int) -> tuple[str, str, str]:
 
 
 def _values(result: Result, number: int) -> str:
-    """The hyperparameters, and how many meta-parameters there are besides."""
+    """The hyperparameters, and the number of other meta-parameters."""
     slot = result.spec.levels[number - 1].by
     start, strategy = f"{slot}.", result.engine.graph.slots[slot]
     values = {k.removeprefix(start): v for k, v in result.hyperparameters.items() if k.startswith(start)}

@@ -1,4 +1,4 @@
-"""``recopt runs``, ``ui`` and ``export``: what was recorded."""
+"""``recopt runs``, ``ui`` and ``export``: use recorded runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @STORE
-@click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="How many, latest first.")
+@click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="Number of runs to list.")
 def runs(store: str | None, limit: int) -> None:
-    """List what was run, the latest first."""
+    """List the recorded runs, latest first."""
     from ..tracking.mlflow.runs import list_runs
     from .report import console, table
 
@@ -51,11 +51,11 @@ def _about(row: RunRow) -> list[str]:
 @click.command()
 @click.argument("run", required=False)
 @STORE
-@click.option("--port", type=click.IntRange(1, 65535), help="The first free one from 5000, if not given.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to serve on.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to serve on (the first free one from 5000).")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
 @click.option("--no-browser", is_flag=True, help="Only print the link.")
 def ui(run: str | None, store: str | None, port: int | None, host: str, no_browser: bool) -> None:
-    """Browse the runs in MLflow's pages, at RUN if one is given; until Ctrl-C."""
+    """Serve MLflow's pages of the runs until Ctrl-C, and open them, at RUN if given."""
     from ..tracking.mlflow.ui import ui as serve
 
     serve(store, host, port, run, say=click.echo, browser=not no_browser)
@@ -65,17 +65,17 @@ def ui(run: str | None, store: str | None, port: int | None, host: str, no_brows
 @click.argument("run")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @STORE
-@click.option("--register", "model", metavar="NAME", help="Also keep it as the next version of NAME in MLflow's model "
-              "registry; recopt.Optimizer takes 'models:/NAME@ALIAS'.")  # fmt: skip
-@click.option("--alias", metavar="ALIAS", help="What that version is called, such as best; moved there if it is taken.")
-@click.option("--no-model", is_flag=True, help="Leave the trained model out: only the strategies, and their card.")
+@click.option("--register", "model", metavar="NAME", help="Also register it as the next version of NAME in MLflow's "
+              "model registry; recopt.Optimizer takes 'models:/NAME@ALIAS'.")  # fmt: skip
+@click.option("--alias", metavar="ALIAS", help="Alias of that version, such as best; an existing alias is moved.")
+@click.option("--no-model", is_flag=True, help="Export only the strategies and their card, not the trained model.")
 def export(
     run: str, folder: Path, store: str | None, model: str | None, alias: str | None, no_model: bool
 ) -> None:  # fmt: skip
-    """Write what a later program needs to use the strategies that RUN trained, and its model, into DIR.
+    """Export the strategies that RUN trained, and its model, into DIR for use in other programs.
 
-    DIR in ./strategies, or given with --plugins, is a strategy by its name. Its card.md tells what RUN knows of itself:
-    complete it.
+    A DIR in ./strategies, or given with --plugins, is a strategy by its name. Complete its card.md, which has the facts
+    that RUN recorded.
     """
     if alias is not None and model is None:
         raise RecoptError("'--alias' names a version of a registered model: give '--register NAME' too.")

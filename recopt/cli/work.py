@@ -20,19 +20,19 @@ Command = Callable[..., Any]
 WHAT: list[Callable[[Command], Command]] = [
     click.argument("task", required=False),
     click.argument("stack", required=False),
-    click.option("--depth", type=click.IntRange(1), help="Repeat the stack's last strategy up to so many levels."),
-    click.option("--steps", type=click.IntRange(1), help="Updates of the task (1,000 if nothing says otherwise)."),
-    click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of everything random in the run (0)."),
+    click.option("--depth", type=click.IntRange(1), help="Repeat the stack's last strategy up to this depth."),
+    click.option("--steps", type=click.IntRange(1), help="Updates of the task (1,000)."),
+    click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of everything random in the run (0)."),
     click.option("--tasks", type=click.IntRange(1, 1_000_000),
-                 help="Tasks to train side by side, by the same strategies (1)."),
+                 help="Tasks to train side by side, with the same strategies (1)."),
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
-                 help="level2.every=20, adam.lr=0.1, task.batch_size=64 …; may be repeated."),
+                 help="A setting: level2.every=20, adam.lr=0.1, task.batch_size=64 …; may be repeated."),
     click.option("--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
-                 help="Repeat a run from its spec; other options change it."),
+                 help="Repeat a run from its spec; other options override it."),
     click.option("--plugins", multiple=True, metavar="DIR",
                  help="A folder or file with strategies and tasks, searched first; may be repeated."),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (cpu)."),
-    click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of all tensors (float32)."),
+    click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision of all tensors (float32)."),
 ]  # fmt: skip
 
 
@@ -43,13 +43,13 @@ def _what(command: Command) -> Command:
 
 
 def _number(_: click.Context, __: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # which is in every range
+    if math.isnan(value):  # nan passes every range check
         raise click.BadParameter("it should be a number of seconds, not nan.")
     return value
 
 
 STORE = click.option("--store", metavar="URI",
-                     help="An MLflow address; else MLFLOW_TRACKING_URI, or sqlite:///runs/mlflow.db.")  # fmt: skip
+                     help="An MLflow address (MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db).")  # fmt: skip
 
 
 @click.command()
@@ -58,27 +58,27 @@ STORE = click.option("--store", metavar="URI",
     "--measure",
     type=click.IntRange(0),
     metavar="N",
-    help="Steps between two measurements on held-out data; 0: only at the start and the end.",
+    help="Steps between two measurements on held-out data; 0 measures only at the start and the end.",
 )
 @click.option(
     "--choose",
     metavar="NAME=VALUE,…",
-    help="Hand on the values that score best on fresh tasks; every=500,tasks=64,steps=100,objective=sum,patience=5.",
+    help="Export the values that score best on fresh tasks: every=500,tasks=64,steps=100,objective=sum,patience=5.",
 )
 @STORE
-@click.option("--resume", metavar="RUN", help="Go on with a run, by its id or the beginning of it, or its name.")
-@click.option("--name", help="What to call the run where runs are listed.")
+@click.option("--resume", metavar="RUN", help="Resume a run, by its id, the beginning of its id, or its name.")
+@click.option("--name", help="Name of the run in listings.")
 @click.option("--no-track", is_flag=True, help="Record nothing.")
 @click.option("--save-every", type=click.FloatRange(0), default=15.0, show_default=True, metavar="SECONDS",
               callback=_number, help="Seconds between two checkpoints.")  # fmt: skip
 def run(resume: str | None, store: str | None, name: str | None, no_track: bool, save_every: float, **what: Any) -> int:
     """Train TASK with STACK, a stack of strategies, innermost first.
 
-    TASK is a name (recopt tasks), with options in brackets: 'digits(net=cnn)'; or a file, my_task.py.
+    TASK is a name (see recopt tasks) with options in brackets, as 'digits(net=cnn)', or a file, my_task.py.
 
     STACK reads like adam/hypergradient/annealing, or 'adam(lr=1e-3)/sgd(lr=1e-2)': the second strategy moves the
-    hyperparameters of the first, the third those of the second. 'adam[*weight]+sgd[*bias]' gives groups of
-    parameters a strategy each; lstm@a/lstm@a moves itself.
+    hyperparameters of the first, the third those of the second. 'adam[*weight]+sgd[*bias]' uses one strategy for each
+    group of parameters; lstm@a/lstm@a moves itself.
     """
     run_id = None
     if resume is not None:
@@ -110,7 +110,7 @@ def _stopped_at_once(session: Session, store: str | None) -> str:
         return "Stopped."
     from .report import resume_words
 
-    return f"Stopped at once; from its last checkpoint, go on with: {resume_words(run, store)}"
+    return f"Stopped at once; resume from the last checkpoint with: {resume_words(run, store)}"
 
 
 @click.command()
@@ -118,14 +118,14 @@ def _stopped_at_once(session: Session, store: str | None) -> str:
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Draw into FILE.svg or FILE.png instead.")  # fmt: skip
 def graph(output: Path | None, **what: Any) -> None:
-    """Draw what recopt run would run, without running it. TASK and STACK as for recopt run."""
+    """Draw the graph of levels without running it. TASK and STACK are as for recopt run."""
     if output is not None and output.suffix not in (".svg", ".png"):
         raise RecoptError(f"A graph is drawn to .svg or .png, not '{output.name}': change the ending.")
     made = _planned(what)
     from ..plots.graph import draw_file, draw_text
     from ..running.start import make_engine
 
-    make_engine(made.spec, made.graph, made.task)  # what the task has to say against the graph
+    make_engine(made.spec, made.graph, made.task)  # refuses a graph that does not fit the task
     if output is None:
         click.echo(draw_text(made.graph, made.spec.task.name))
         return
@@ -156,12 +156,12 @@ def _planned(what: dict[str, Any]) -> Plan:
 
 
 def _resumed(ref: str, store: str | None, name: str | None, no_track: bool, what: dict[str, Any]) -> tuple[Plan, str]:
-    """The plan of a recorded run, with more steps if asked, and the run's id."""
+    """The plan of a recorded run, with more steps if given, and the run's id."""
     given = [key for key, value in what.items() if value not in (None, ()) and key not in ("steps", "device")]
     given += ["name"] * (name is not None) + ["no-track"] * no_track
     if given:
         shown = {"task": "TASK", "stack": "STACK", "settings": "--set"}.get(given[0], f"--{given[0]}")
-        raise RecoptError(f"--resume goes on with a run as it was: leave {shown} out (--steps, --device may be given).")
+        raise RecoptError(f"--resume continues a run unchanged: leave {shown} out (--steps and --device may be given).")
     from ..engine.checkpoint import check
     from ..running.plan import relocated, replan
     from ..running.saving import CHECKPOINT
@@ -173,6 +173,6 @@ def _resumed(ref: str, store: str | None, name: str | None, no_track: bool, what
     step = check(folder / CHECKPOINT)
     data = relocated(read_spec(folder / "spec.yaml"), folder)
     steps = what["steps"] or data.get("steps", 0)
-    if step > steps or (step == steps and found.status == "FINISHED"):  # else only its end is still to come
+    if step > steps or (step == steps and found.status == "FINISHED"):  # otherwise its end is still to be done
         raise RecoptError(f"Run {found.id} has done its {step:,} steps: give a larger --steps to go on.")
     return replan(data, where=f"the spec of run {found.id}", steps=steps, device=what["device"]), found.id

@@ -1,4 +1,4 @@
-"""Stacks and tuned baselines on the same tasks, from the same starts, on the same batches."""
+"""Comparison of stacks and tuned baselines on the same tasks, from the same starts, with the same batches."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def compare(
         task: a name such as ``"quadratic(dim=10)"``, a ``.py`` file, or a :class:`recopt.Task`.
         stacks: in stack notation, folders that ``recopt export`` wrote, graphs, or mappings with ``stack``, ``name``,
             ``settings`` and ``trained``, or with a ``run`` that trains one first (see :class:`Contender`).
-        seeds: tasks that the figures are of; ``steps``: updates of each.
+        seeds: number of test tasks; ``steps``: updates of each.
         baselines: rules to tune (see :func:`recopt.comparison.tuning.baseline`); none for stacks only.
-        tune, tune_tasks: trials of each baseline, and the tasks that each trial is scored on.
-        measure: what is compared and tuned for: the ``sum`` of the losses, or the ``final`` one.
-        seed: chooses the tasks; see :func:`report_seeds`.
-        reference: the competitor that the others are compared with; the best baseline if not given.
-        guards: whether the engine's guards act, for all alike.
-        threads: of torch's arithmetic, meanwhile.
-        output: a folder to write the tables, curves and picture into.
+        tune, tune_tasks: number of trials of each baseline, and of tasks that each trial is scored on.
+        measure: the score to compare and to tune for: the ``sum`` of the losses, or the ``final`` one.
+        seed: selects the tasks; see :func:`report_seeds`.
+        reference: the competitor to compare the others with; the best baseline if not given.
+        guards: whether the engine's guards act, for all competitors.
+        threads: number of threads for torch.
+        output: a folder for the tables, curves and picture.
         store: an MLflow address; None for ``runs/mlflow.db``. ``track=False`` records nothing.
-        progress: called with what is being done, how much of it is done, and how much there is.
+        progress: called with a description of the work, the amount done, and the total.
 
     Raises:
-        RecoptError: for what cannot work, before anything runs.
+        RecoptError: before anything runs, for arguments that cannot work.
         RunFailed: for an error in a strategy or task.
     """
     words, graphs = _in_words(stacks)
@@ -74,7 +74,7 @@ def compare(
 
 
 def _in_words(stacks: str | Graph | Sequence[str | Graph | Mapping[str, Any]]) -> tuple[list[Any], dict[str, Graph]]:
-    """The stacks as a spec has them, and by the text that stands for it there each one that is no text."""
+    """The stacks as a spec has them, and the graph objects by the text that replaces them there."""
     given = [stacks] if isinstance(stacks, str | Graph) else list(stacks)
     graphs = {f"stack {n}": item for n, item in enumerate(given, 1) if isinstance(item, Graph)}
     return [f"stack {n}" if isinstance(item, Graph) else item for n, item in enumerate(given, 1)], graphs
@@ -85,14 +85,14 @@ def carry_out(
     threads: int | None = None, output: str | Path | None = None, store: str | None = None, track: bool = True,
     name: str | None = None, progress: Progress | None = None, root: Path = RUNS, trainer: Trainer | None = None,
 ) -> Comparison:  # fmt: skip
-    """Carry out the comparison ``spec``; ``task`` and ``graphs`` (by the stack's text) stand for what is no word.
+    """Run the comparison ``spec``; ``task`` and ``graphs`` (by the stack's text) are objects that replace its text.
 
-    With the same ``trainer`` for several comparisons, what is trained for one of them is not trained for the next.
+    Comparisons that share a ``trainer`` share what it trained.
     """
     contest = prepare(spec, task, graphs, progress)
     with _folder(output), _threads(threads):
         if track:
-            open_store(store, root, create=True)  # refused now, and not when all is done
+            open_store(store, root, create=True)  # a bad store is refused now, not at the end
         ready = contest.train(trainer or Trainer(store, track, root))
         try:
             found = contest.run(ready)
@@ -102,7 +102,7 @@ def carry_out(
         try:
             if output is not None:
                 found.folder = found.save(output)
-        finally:  # where one of the two cannot be written, the other has it all
+        finally:  # if one of the two cannot be written, the other is complete
             if track:
                 tracker = record(found, store, name, root)
                 found.run_id, found.folder = tracker.run_id, found.folder or tracker.folder
@@ -111,7 +111,7 @@ def carry_out(
 
 @contextmanager
 def _folder(path: str | Path | None) -> Iterator[None]:
-    """Makes the folder, so that a place that cannot be written is refused now; if nothing came of it, it is removed."""
+    """Create the output folder early, to refuse a bad path before the work; remove it again if it stays empty."""
     wanted = [] if path is None else [Path(path), *Path(path).parents]
     made = [folder for folder in wanted if not folder.exists()]
     try:
@@ -123,13 +123,13 @@ def _folder(path: str | Path | None) -> Iterator[None]:
         yield
     finally:
         for folder in made:
-            with suppress(OSError):  # it has something in it
+            with suppress(OSError):  # not empty
                 folder.rmdir()
 
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """So many threads of torch's arithmetic, meanwhile."""
+    """Set the number of torch's threads for the time of the block."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""What is compared: stacks in words, graphs, exported strategies, and rules with given hyperparameters."""
+"""Competitors: stacks as text, graphs, exports, and rules with given hyperparameters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Kind = Literal["stack", "export", "trained", "baseline"]
 
 
 class Training(NamedTuple):
-    """One training of a competitor: from which seed, what it gave, what it took in evaluations, and its record."""
+    """One training of a competitor: its seed, the trained graph, its cost in evaluations, and the id of its run."""
 
     seed: int
     graph: Graph
@@ -34,18 +34,18 @@ class Training(NamedTuple):
 
 @dataclass(frozen=True)
 class Competitor:
-    """One that takes part.
+    """A participant in a comparison.
 
     Attributes:
-        name: what it is called in tables and pictures.
+        name: its name in tables and pictures.
         graph: its levels.
-        kind: a stack run as it is, one with its trained values held still (exported, or ``trained`` for the
-            comparison), or a tuned baseline.
-        prepared: evaluations spent before the tasks that the figures are of: tuning, meta-training; None if unknown.
+        kind: ``stack`` (run as given), ``export`` or ``trained`` for the comparison (both with fixed values), or tuned
+            ``baseline``.
+        prepared: evaluations spent on tuning or meta-training; None if unknown.
         chosen: the hyperparameters of a baseline.
-        notes: what is to be known of it, in sentences.
-        trainings: those of one that was trained for the comparison; ``graph`` is that of the first, and ``prepared``
-            the mean of what one took.
+        notes: remarks for the reader, in sentences.
+        trainings: those made for the comparison; ``graph`` is then from the first one, and ``prepared`` their mean
+            cost.
     """
 
     name: str
@@ -58,20 +58,20 @@ class Competitor:
 
     @property
     def graphs(self) -> list[Graph]:
-        """All that are run: one, or that of each training."""
+        """The graphs to run: one, or one per training."""
         return [training.graph for training in self.trainings] or [self.graph]
 
     @property
     def stack(self) -> str:
-        """In stack notation."""
+        """The graph in stack notation."""
         return self.graph.describe()
 
 
 def contender(asked: Contender, task: str | Task, spec: CompareSpec) -> Competitor:
-    """A competitor from words: a stack, or the folder of an export. What is trained first is in :mod:`.training`.
+    """A competitor from a spec: a stack or the folder of an export; those to train first are in :mod:`.training`.
 
     Raises:
-        RecoptError: for an unknown name or setting, a graph that cannot work, or one that draws new tasks on its way.
+        RecoptError: for an unknown name or setting, a graph that cannot work, or one with episodes that are too short.
     """
     assert asked.stack is not None
     folder = Path(asked.stack)
@@ -84,7 +84,7 @@ def contender(asked: Contender, task: str | Task, spec: CompareSpec) -> Competit
 
 
 def stacked(name: str, graph: Graph, spec: CompareSpec, trained: int | None = None) -> Competitor:
-    """A graph as a competitor. Arguments and refusals as for :func:`contender`."""
+    """A graph as a competitor. Arguments and errors are those of :func:`contender`."""
     for number, level in enumerate(graph.levels, 1):
         shortest = level.length(0)
         if shortest is not None and shortest < spec.steps:
@@ -104,11 +104,11 @@ def stacked(name: str, graph: Graph, spec: CompareSpec, trained: int | None = No
     return Competitor(name, guarded(graph, spec.guards), kind, trained, notes=tuple(notes))
 
 
-_UNKNOWN = "What its training took is not known: give 'trained'."
+_UNKNOWN = "The cost of its training is unknown: give 'trained'."
 
 
 def _exported(asked: Contender, folder: Path, guards: bool) -> Competitor:
-    """The levels of an export that move the task, with the values that were trained, held still."""
+    """The levels of an export that move the task, with the trained values fixed."""
     levels, strategies = read_export(folder)
     graph = held_still(levels, strategies, guards)
     prepared = asked.trained if asked.trained is not None else read_folder(folder).spent
@@ -119,7 +119,7 @@ def _exported(asked: Contender, folder: Path, guards: bool) -> Competitor:
 def rule(
     label: str, named: Named, steps: int, schedule: Schedule, guards: bool, plugins: Sequence[str] = ()
 ) -> Competitor:
-    """One strategy on the task, with its updates on a schedule over ``steps``."""
+    """A baseline: one strategy on the task, with a schedule over ``steps``."""
     slot = named.name.replace("-", "_")
     over = steps if schedule != "constant" else None
     level = Level(moves=TASK, by=slot, schedule=schedule, horizon=over, guard=guards)
@@ -128,7 +128,7 @@ def rule(
 
 
 def guarded(graph: Graph, guards: bool) -> Graph:
-    """``graph`` with all its guards on as they were, or off."""
+    """``graph`` with its guards unchanged, or all off."""
     if guards:
         return graph
     return Graph([level.model_copy(update={"guard": False}) for level in graph.levels], graph.slots,

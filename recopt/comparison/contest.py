@@ -1,4 +1,4 @@
-"""One comparison, ready to begin: what can be refused has been; then some is trained, some is tuned, and all is run."""
+"""One comparison, checked and ready: train the trainees, tune the baselines, run all competitors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .tuning import Baseline, Tuned, baseline, tune
 
 @dataclass(frozen=True)
 class Contest:
-    """Who competes on what.
+    """The competitors and the task of a comparison.
 
     Attributes:
         task: the family that all tasks are sampled from.
-        rivals: the stacks, in the spec's order; of those that are trained first, what is to be trained.
+        rivals: the stacks in the spec's order, as trainees where they are trained first.
         baselines: the rules to tune.
-        progress: called with what is being done, how much of it is done, and how much there is.
+        progress: called with a description of the work, the amount done, and the total.
     """
 
     spec: CompareSpec
@@ -37,14 +37,14 @@ class Contest:
     progress: Progress
 
     def train(self, trainer: Trainer) -> list[Competitor]:
-        """The rivals, trained. Refusals as for :meth:`Trainer.train`."""
+        """Train the trainees among the rivals. Errors are those of :meth:`Trainer.train`."""
         return [trainer.train(one, self.progress) if isinstance(one, Trainee) else one for one in self.rivals]
 
     def run(self, rivals: Sequence[Competitor]) -> Comparison:
-        """Run the (trained) ``rivals``, then each baseline, tuned.
+        """Run the (trained) ``rivals``, then tune and run each baseline.
 
         Raises:
-            RecoptError: for what cannot work; RunFailed for an error in a strategy or task.
+            RecoptError: for a competitor that cannot work; RunFailed for an error in a strategy or task.
         """
         entries = [Entry(rival, self._run(rival)) for rival in rivals]
         tuned = []
@@ -85,10 +85,10 @@ def prepare(
     spec: CompareSpec, task: Task | None = None, graphs: Mapping[str, Graph] | None = None,
     progress: Progress | None = None,
 ) -> Contest:  # fmt: skip
-    """What ``spec`` asks for; ``task`` and ``graphs`` (by the stack's text) stand for what is no word.
+    """Make the contest of ``spec``; ``task`` and ``graphs`` (by the stack's text) are objects that replace its text.
 
     Raises:
-        RecoptError: for what cannot work; RunFailed for an error in the making of a strategy or task.
+        RecoptError: for a spec that cannot work; RunFailed for an error in making a strategy or task.
     """
     place(spec.device)
     family = task or make_task(spec.task, report_seeds(spec)[0], spec.plugins)

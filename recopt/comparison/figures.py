@@ -1,4 +1,4 @@
-"""The figures that the runs of each competitor are judged by."""
+"""The figures of each competitor, computed from its runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _END = 0.05
 
 @dataclass(frozen=True)
 class Entry:
-    """One competitor with its runs; ``trials`` are those of its tuning."""
+    """One competitor with its runs, and the ``trials`` of its tuning."""
 
     competitor: Competitor
     runs: Runs
@@ -28,12 +28,12 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The competitor's name."""
         return self.competitor.name
 
     @property
     def seeds(self) -> list[int]:
-        """Those that it was trained from; none if it was not trained for the comparison."""
+        """The seeds of its trainings; empty if it was not trained for the comparison."""
         return [training.seed for training in self.competitor.trainings]
 
 
@@ -42,21 +42,21 @@ class Figures:
     """The figures of one competitor.
 
     Attributes:
-        score: what is compared (see ``CompareSpec.measure``): mean and median over tasks. Diverged runs are in
-            them, with each loss capped at a hundred times the run's first one.
-        final: the training loss after the last step, capped likewise.
-        test: what was measured on the ``test`` split, means over tasks: the loss capped likewise, others NaN if one is.
-        diverged: the share of runs with a loss that is not finite, or a last one above ten times the first.
+        score: mean and median over tasks of the score (see ``CompareSpec.measure``). Diverged runs are included,
+            with each loss capped at a hundred times the run's first one.
+        final: mean and median of the training loss after the last step, capped likewise.
+        test: means over tasks of the measurements on the ``test`` split; the loss is capped likewise, other metrics
+            are NaN if one of them is.
+        diverged: the share of diverged runs: a loss that is not finite, or a last loss above ten times the first.
         rose: the share of runs whose last loss is above the first.
         evaluations, hypergradients: per run.
         prepared: evaluations of tuning or meta-training; None if unknown.
-        difference: from the reference, task by task, and training by training where both were trained from the same
-            seeds (see :func:`recopt.running.statistics.crossed_paired`); None for the reference itself.
+        difference: from the reference, paired by task, and by training if both were trained from the same seeds (see
+            :func:`recopt.running.statistics.crossed_paired`); None for the reference itself.
         p: of ``difference``, corrected for the number of competitors (Holm).
-        trainings: how often it was trained. If several times, intervals of means have the spread over trainings
-            in them (see :func:`recopt.running.statistics.crossed_interval`), and medians are of the means over
-            trainings.
-        break_even: see :func:`break_even`; None where it is not known.
+        trainings: number of trainings. With several, intervals of means include the spread over trainings (see
+            :func:`recopt.running.statistics.crossed_interval`), and medians are of the means over trainings.
+        break_even: see :func:`break_even`; None if unknown.
     """
 
     name: str
@@ -94,15 +94,15 @@ def _middles(values: Floats) -> tuple[Interval, Interval]:
 
 
 def break_even(entry: Entry, base: Entry) -> float | None:
-    """How many tasks must be trained before what ``entry`` saves on them has paid for its preparation.
+    """The number of tasks after which the savings of ``entry`` have paid for its preparation.
 
-    It is (its preparation − that of ``base``) / (evaluations saved per task), all in evaluations of the task. Saved
-    are those that a run of ``base`` takes less those that ``entry`` takes until its median loss stays at or below the
-    one that ``base`` ends with: the mean of its median curve over the last 5 % of the evaluations.
+    It is (preparation of ``entry`` − preparation of ``base``) / (evaluations saved per task). The saving is the
+    evaluations of a run of ``base`` minus those until the median loss of ``entry`` stays at or below the final loss of
+    ``base``, which is the mean of its median curve over the last 5 % of the evaluations.
 
     Returns:
-        0 where nothing has to be made good, inf where nothing is saved, None where a preparation is not known or
-        the two are the same.
+        0 if ``entry`` took no more preparation, inf if it saves nothing, None if a preparation is unknown or the two
+        are the same.
     """
     mine, theirs = entry.competitor.prepared, base.competitor.prepared
     if entry is base or mine is None or theirs is None:
@@ -119,7 +119,7 @@ def _ending(runs: Runs) -> float:
 
 
 def _reaches(runs: Runs, target: float) -> float:
-    """Evaluations until the median loss stays at or below ``target``; inf if it does not."""
+    """The number of evaluations until the median loss stays at or below ``target``; inf if it never does."""
     above = np.flatnonzero(np.median(runs.capped, axis=0) > target)
     steps = runs.losses.shape[1] - 1
     first = int(above[-1]) + 1 if len(above) else 0
@@ -133,7 +133,7 @@ def bands(runs: Runs) -> dict[str, Floats]:
 
 
 def row(figures: Figures) -> dict[str, Any]:
-    """The figures of one competitor in one flat row, for tables."""
+    """The figures of one competitor as a flat row of a table."""
     (mean, median), (final, final_median) = figures.score, figures.final
     found: dict[str, Any] = {"name": figures.name, "kind": figures.kind}
     named = {"score": mean, "score_median": median, "final": final, "final_median": final_median}
@@ -150,7 +150,7 @@ def row(figures: Figures) -> dict[str, Any]:
 
 
 def _ends(interval: Interval) -> dict[str, float]:
-    """An interval by the endings of the columns it makes."""
+    """An interval by the suffixes of its columns."""
     return {"": interval.value, "_low": interval.low, "_high": interval.high}
 
 

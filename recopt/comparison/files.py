@@ -1,5 +1,5 @@
-"""A comparison as files: ``comparison.yaml`` repeats it, ``comparison.json`` is everything but the single runs,
-``table.csv`` has a row for each competitor, ``runs.csv`` one for each run, ``curves.csv`` the bands of the curves, and
+"""Files of a comparison: ``comparison.yaml`` repeats it, ``comparison.json`` has everything but the single runs,
+``table.csv`` a row per competitor, ``runs.csv`` a row per run, ``curves.csv`` the bands of the curves, and
 ``comparison.png`` the picture.
 """
 
@@ -19,7 +19,7 @@ from .spec import CompareSpec, report_seeds, tuning_seeds, write_compare_spec
 
 
 class Found(NamedTuple):
-    """What a comparison found."""
+    """The results of a comparison, as its files need them."""
 
     spec: CompareSpec
     entries: Sequence[Entry]
@@ -28,7 +28,7 @@ class Found(NamedTuple):
 
 
 def plain(found: Found) -> dict[str, Any]:
-    """Everything but the single runs, as JSON can hold it; what is not finite is None."""
+    """Everything but the single runs, for JSON; NaN becomes None, and infinities become text."""
     spec, entries = found.spec, []
     for entry, figures in zip(found.entries, found.figures, strict=True):
         trainings = [{"seed": t.seed, "evaluations": t.evaluations, "run_id": t.run_id}
@@ -62,10 +62,10 @@ def _clean(value: Any) -> Any:
 
 
 def save(found: Found, picture: Any, folder: Path) -> Path:
-    """Write the files of this module's docstring into ``folder``; ``picture`` is a matplotlib figure.
+    """Write the files listed at the top of this module into ``folder``; ``picture`` is a matplotlib figure.
 
     Raises:
-        RecoptError: if that cannot be done.
+        RecoptError: if the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A comparison in the store: one run for all of it, and one nested run for each competitor."""
+"""The record of a comparison in the store: one run, with a nested run for each competitor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRACEBACK = "traceback.txt"
 
 
 def record(found: Comparison, store: str | None, name: str | None = None, root: Path = RUNS) -> Tracker:
-    """Record a finished comparison, with its files; the tracker is at its end.
+    """Record a finished comparison with its files; returns the finished tracker.
 
     Raises:
         RecoptError: if the store cannot be opened or written.
@@ -43,7 +43,7 @@ def record(found: Comparison, store: str | None, name: str | None = None, root: 
 
 
 def start(found: Comparison, store: str | None, name: str | None, root: Path) -> Tracker:
-    """Begin the record of a comparison."""
+    """Start the record of a comparison."""
     infos = []
     for number, entry in enumerate(found.entries, 1):
         chosen = {key: str(value) for key, value in entry.competitor.chosen.items()}
@@ -56,10 +56,10 @@ def start(found: Comparison, store: str | None, name: str | None, root: Path) ->
 
 
 def record_failure(spec: CompareSpec, store: str | None, name: str | None, root: Path) -> Path | None:
-    """Record that a comparison failed by the error that is being handled.
+    """Record a comparison that failed by the current exception.
 
     Returns:
-        the file with the whole traceback; None if it cannot be written, which is then the lesser trouble.
+        The file with the whole traceback; None if it cannot be written.
     """
     names = [one.name or one.stack or "a run" for one in spec.stacks] + list(spec.baselines)
     try:
@@ -87,7 +87,7 @@ def _start(
 
 
 def _summary(found: Comparison) -> dict[str, Any]:
-    """What comparisons are compared by: the reference's score, and the best one among the others."""
+    """Summary metrics of the comparison: the scores of the reference and of the best other, and the total cost."""
     values = {f.name: f.score[0].value for f in found.figures}
     others = [value for name, value in values.items() if name != found.reference]
     total = sum(

@@ -1,4 +1,4 @@
-"""What a comparison leaves: the runs of every competitor, and the figures that they are judged by."""
+"""The result of a comparison: every competitor's runs and figures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Comparison:
     """A finished comparison.
 
     Attributes:
-        spec: which repeats it.
-        entries: in the order given: stacks, then baselines.
-        reference: the competitor that the others are compared with: the baseline that was best on the tuning
-            tasks (not on those the figures are of); the first competitor if there is no baseline.
-        folder, run_id: where it was written and recorded; None if it was not.
+        spec: the spec that repeats it.
+        entries: competitors with their runs, in the given order: stacks, then baselines.
+        reference: name of the competitor that the others are compared with; by default the best baseline on the tuning
+            tasks (not on the test tasks), or the first competitor if there is no baseline.
+        folder, run_id: its folder and the id of its record; None if there is none.
     """
 
     spec: CompareSpec
@@ -47,11 +47,11 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be known of the competitors."""
+        """Remarks on the competitors."""
         return [f"{e.name}: {note}" for e in self.entries for note in (*e.competitor.notes, *self._trained(e))]
 
     def _trained(self, entry: Entry) -> list[str]:
-        """The mean score of each of several trainings, in words."""
+        """A remark with the mean score of each training, if there are several."""
         trainings, runs = entry.competitor.trainings, entry.runs
         if len(trainings) < 2:
             return []
@@ -60,7 +60,7 @@ class Comparison:
         return [f"trained {len(trainings)} times, with means {told}."]
 
     def plot(self) -> Any:
-        """A matplotlib figure: curves with bands, and the mean score of each with its interval."""
+        """A matplotlib figure: curves with bands, and each competitor's mean score with its interval."""
         from ..plots.comparison import Curve, plot
 
         spec = self.spec
@@ -72,7 +72,7 @@ class Comparison:
         return plot(f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps", spec.steps, what, curves)
 
     def save(self, folder: str | Path) -> Path:
-        """Write all of it into ``folder`` (see :mod:`recopt.comparison.files`), which is given back.
+        """Write all files (see :mod:`recopt.comparison.files`) into ``folder``, and return it.
 
         Raises:
             RecoptError: if the folder cannot be written.
@@ -80,7 +80,7 @@ class Comparison:
         return files.save(self._found, self.plot(), Path(folder))
 
     def plain(self) -> dict[str, Any]:
-        """The figures, what was chosen and tried, and the curves, as JSON can hold them."""
+        """The figures, tuning trials and curves, for JSON."""
         return files.plain(self._found)
 
     @property

@@ -1,4 +1,4 @@
-"""Several comparisons from one spec, row by row, and one table and picture of all of them."""
+"""A series of comparisons from one spec, with one table and picture of all."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ EACH = "each"
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison of a series: its name, and what determines it."""
+    """One comparison of a series: its name and spec."""
 
     name: str
     spec: CompareSpec
 
     @property
     def folder(self) -> str:
-        """The name of its folder below the series' own."""
+        """The name of its folder inside the folder of the series."""
         return re.sub(r"[^A-Za-z0-9.,=-]+", "-", self.name).strip("-.") or "row"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One competitor in one comparison, in figures.
+    """The figures of one competitor in one comparison.
 
     Attributes:
         row: the comparison's name; ``name``: the competitor's.
         mean, low, high: of the score, with its 95 % interval; ``median``: of the score.
-        ratio, ratio_low, ratio_high: 1 + (mean difference from the reference, task by task) / (the reference's mean),
-            with the interval of that difference; 1 for the reference itself. Below 1 is better.
+        ratio, ratio_low, ratio_high: 1 + (mean paired difference from the reference) / (mean of the reference), with
+            the interval of that difference; 1 for the reference itself. Below 1 is better.
         better: the share of tasks with a lower score than the reference's.
         p: of the difference (see :class:`.result.Figures`), corrected by Holm within the row.
-        diverged: the share of runs.
+        diverged: the share of diverged runs.
     """
 
     row: str
@@ -61,7 +61,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Series:
-    """What was found: the lines of the comparisons that ran, and why the others did not, by row."""
+    """The results of a series: lines of the comparisons that ran; ``missing`` has the reasons of the others, by row."""
 
     rows: Sequence[Row]
     lines: Sequence[Line]
@@ -69,12 +69,12 @@ class Series:
 
 
 def read_rows(data: Mapping[str, Any], where: str, over: Mapping[str, Any] | None = None) -> list[Row]:
-    """The comparisons of a spec: one for each mapping under ``each``, which holds over the rest of the spec.
+    """The comparisons of a spec, one for each mapping under ``each``.
 
-    What is in ``over`` holds over both.
+    A mapping overrides the rest of the spec, and ``over`` overrides both.
 
     Raises:
-        RecoptError: with the place of the first mistake, or if two rows have one name or folder.
+        RecoptError: with the place of the first mistake, or if two rows have the same folder.
     """
     shared = {key: value for key, value in data.items() if key != EACH}
     given = data[EACH]
@@ -96,10 +96,10 @@ def read_rows(data: Mapping[str, Any], where: str, over: Mapping[str, Any] | Non
 def carry_out_each(
     rows: Sequence[Row], one: Callable[[Row], Comparison], told: Callable[[Row, Comparison | str, Series], None]
 ) -> Series:
-    """Carry out the comparisons by ``one``, in their order.
+    """Run the comparisons in their order, each by ``one``.
 
-    A row whose data are not on this machine is left out, with the reason. ``told`` is called after each row with what
-    was found, or that reason, and the series so far.
+    A row whose data are missing on this machine is skipped. ``told`` is called after each row with its comparison, or
+    the reason it was skipped, and the series so far.
     """
     series = Series(rows, [], {})
     for row in rows:
@@ -115,7 +115,7 @@ def carry_out_each(
 
 
 def lines_of(row: str, found: Comparison) -> list[Line]:
-    """The figures of a comparison, a line for each competitor."""
+    """The figures of a comparison, one line per competitor."""
     base = next(f for f in found.figures if f.name == found.reference)
     scale, lines = base.score[0].value, []
     for f in found.figures:
@@ -161,7 +161,7 @@ def _plot(series: Series) -> Any:
 
 
 def markdown(series: Series) -> list[str]:
-    """The table: a row for each comparison, a column for each competitor that is in any of them."""
+    """The table in Markdown: a row per comparison, a column per competitor."""
     names = list(dict.fromkeys(line.name for line in series.lines))
     head = ["", *(name.replace("|", "\\|") for name in names)]
     out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -176,7 +176,7 @@ def markdown(series: Series) -> list[str]:
 
 
 def cell(line: Line) -> str:
-    """The mean with its interval, and the share of diverged runs if there are any."""
+    """The mean with its interval, and the share of diverged runs if any."""
     interval = f" ({line.low:.3g}–{line.high:.3g})" if math.isfinite(line.low) else ""
     lost = f", {line.diverged:.2g} diverged" if line.diverged else ""
     return f"{line.mean:.4g}{interval}{lost}"

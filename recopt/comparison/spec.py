@@ -1,4 +1,4 @@
-"""A comparison, written down: what is compared on what, how it is tuned, and how long it runs."""
+"""The spec of a comparison: task, competitors, tuning and length, as YAML."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BASELINES = ("sgd", "nesterov", "rmsprop", "adam", "adamw")
 
 
 def _contender(value: object) -> object:
-    """A stack in words as a mapping; the run in a file as what the file holds."""
+    """A contender as a mapping: text becomes a ``stack``, and the file of a ``run`` its contents."""
     if isinstance(value, str):
         return {"stack": value}
     if isinstance(value, Mapping) and isinstance(value.get("run"), str):
@@ -30,17 +30,16 @@ def _contender(value: object) -> object:
 
 
 class Contender(BaseModel):
-    """A stack, the folder of an exported one, or a run that trains one before it is compared.
+    """A stack, the folder of an export, or a run that trains a stack before the comparison.
 
     Attributes:
-        stack: in stack notation, or a folder that ``recopt export`` wrote; with ``run``, in the place of the run's own.
-        run: a run spec, as ``recopt run --spec`` takes it, or its file: what it hands on is compared, held still. Where
-            it names no ``device`` or ``dtype``, the comparison's hold; to its ``plugins`` those of the comparison are
-            added.
-        repeat: how often it is trained, from the run's seed, the next one, and so on.
-        name: what to call it; the stack itself, or the name of the run's file, if not given.
-        settings: as ``recopt run --set`` takes them: ``level2.every=20``.
-        trained: evaluations that its meta-training took, where the export does not say.
+        stack: stack notation, or a folder that ``recopt export`` wrote; with ``run``, it replaces the run's own stack.
+        run: a run spec, as ``recopt run --spec`` takes it, or its file. The values that it exports are compared, fixed.
+            ``device`` and ``dtype`` default to those of the comparison, whose ``plugins`` are added to the run's.
+        repeat: number of trainings, from the run's seed, the next one, and so on.
+        name: name in tables; by default the stack, or the name of the run's file.
+        settings: as for ``recopt run --set``: ``level2.every=20``.
+        trained: evaluations of its meta-training, if the export does not say.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,7 +53,7 @@ class Contender(BaseModel):
 
     @property
     def mistake(self) -> str | None:
-        """What is amiss among its fields, as the end of a sentence."""
+        """The first contradiction among its fields, as the end of a sentence; None if there is none."""
         if self.stack is None and self.run is None:
             return "needs a stack, or a run that trains one."
         if self.run is not None and self.trained is not None:
@@ -68,18 +67,18 @@ class CompareSpec(BaseModel):
     """Everything that determines a comparison.
 
     Attributes:
-        stacks: what is compared, besides the baselines.
-        baselines: rules to tune, as ``adam``, or ``adam(beta1=0.8)[lr,schedule]`` with what is tuned in brackets.
+        stacks: the competitors besides the baselines.
+        baselines: rules to tune, as ``adam``, or ``adam(beta1=0.8)[lr,schedule]`` with what to tune in brackets.
         steps: updates of each task.
-        seeds: tasks that the figures are of.
-        seed: chooses the tasks, and everything else that is drawn.
-        tune: trials of each baseline.
-        tune_tasks: tasks that each trial is scored on; none of those that the figures are of.
-        measure: what is compared, and tuned for: the sum of the losses at the ``steps`` evaluations, or the loss
-            after the last step.
-        reference: the competitor that the others are compared with, by its name; the baseline that is best on the
-            tuning tasks if not given, or the first competitor where there is no baseline.
-        guards: whether the engine's guards act, for all alike.
+        seeds: number of test tasks.
+        seed: selects the tasks and everything else that is random.
+        tune: number of trials of each baseline.
+        tune_tasks: number of tasks that each trial is scored on; none of them is a test task.
+        measure: the score to compare and to tune for: the ``sum`` of the losses at the ``steps`` evaluations, or the
+            ``final`` loss after the last step.
+        reference: name of the competitor to compare the others with; by default the best baseline on the tuning tasks,
+            or the first competitor if there is no baseline.
+        guards: whether the engine's guards act, for all competitors.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -101,23 +100,23 @@ class CompareSpec(BaseModel):
 
     @property
     def task_text(self) -> str:
-        """The task in one line."""
+        """The task as one line of text."""
         return written(self.task.name.replace("-", "_"), self.task)
 
 
 def report_seeds(spec: CompareSpec) -> list[int]:
-    """The seeds of the tasks that the figures are of: 10⁹ + 10⁶ · seed + 0, 1, 2, …, below 2 · 10⁹.
+    """The seeds of the test tasks: 10⁹ + 10⁶ · seed + 0, 1, 2, …, below 2 · 10⁹.
 
-    Those that baselines are tuned on lie between 2 · 10⁹ and 3 · 10⁹, those that a run chooses its values by and
-    reports on (see :mod:`recopt.running.selection.chooser`) between 3 · 10⁹ and 5 · 10⁹. A run of ``recopt run
-    --seed S`` uses S itself for its first task, and for all others 63-bit hashes, which come below 5 · 10⁹ about once
-    in 2 · 10⁹ draws. So with S below 10⁹ nothing is tested on what it was trained, chosen or tuned on.
+    Tuning tasks have seeds from 2 · 10⁹ to 3 · 10⁹; tasks for choosing and reporting values (see
+    :mod:`recopt.running.selection.chooser`) from 3 · 10⁹ to 5 · 10⁹. ``recopt run --seed S`` uses S for its first task
+    and 63-bit hashes for all others, of which about one in 2 · 10⁹ is below 5 · 10⁹. So with S below 10⁹ no
+    competitor is tested on tasks that it was trained, chosen or tuned on.
     """
     return [1_000_000_000 + MOST_TASKS * spec.seed + n for n in range(spec.seeds)]
 
 
 def tuning_seeds(spec: CompareSpec) -> list[int]:
-    """The seeds of the tasks that baselines are tuned on: 2 · 10⁹ + 10⁶ · seed + 0, 1, 2, …"""
+    """The seeds of the tuning tasks: 2 · 10⁹ + 10⁶ · seed + 0, 1, 2, …"""
     return [2_000_000_000 + MOST_TASKS * spec.seed + n for n in range(spec.tune_tasks)]
 
 
@@ -125,7 +124,7 @@ _KNOWN = {"": CompareSpec.model_fields, "stacks": Contender.model_fields, "task"
 
 
 def make_compare_spec(data: Mapping[str, Any], where: str = "the comparison") -> CompareSpec:
-    """``data`` checked. Raises RecoptError with the place of the first mistake."""
+    """Validate ``data``. Raises RecoptError with the place of the first mistake."""
     try:
         spec = CompareSpec.model_validate(dict(data))
     except ValidationError as why:
@@ -139,10 +138,10 @@ def make_compare_spec(data: Mapping[str, Any], where: str = "the comparison") ->
 
 
 def read_compare_spec(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; exports and runs that are named relative to the file are found there.
+    """The mapping in a YAML file; exports and run files are also looked for relative to it.
 
     Raises:
-        RecoptError: if it cannot be read or holds no mapping, or is the spec of a run.
+        RecoptError: if it cannot be read, holds no mapping, or is the spec of a run.
     """
     data = read_spec(path)
     if (found := sorted(RUNS & data.keys())) and not COMPARES & data.keys():
@@ -172,7 +171,7 @@ def _found(item: object, folder: Path) -> object:
 
 
 def write_compare_spec(spec: CompareSpec) -> str:
-    """``spec`` as YAML, complete, so that it repeats the comparison."""
+    """``spec`` as complete YAML that repeats the comparison."""
     data = spec.model_dump(mode="json")
     data["task"] = spec.task_text if not spec.task.domains and not spec.task.name.endswith(".py") else data["task"]
     plain = Contender().model_dump()

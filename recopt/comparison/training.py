@@ -1,4 +1,4 @@
-"""Contenders that are trained first: by a run like any other, whose values are then compared, held still."""
+"""Training of contenders by ordinary runs, whose exported values are then compared, fixed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Trainee:
-    """One that is to be trained: its name, a plan for each training, and whether its guards are to act later."""
+    """A contender to train: its name, a plan for each training, and whether guards act in the comparison."""
 
     name: str
     plans: tuple[Plan, ...]
@@ -36,10 +36,10 @@ class Trainee:
 
 
 def trainee(asked: Contender, spec: CompareSpec) -> Trainee:
-    """What is to be trained for ``asked``, which has a run.
+    """The trainee of a contender that has a run.
 
     Raises:
-        RecoptError: for a run that cannot work, trains nothing that a task is moved by, or has too large a seed.
+        RecoptError: for a run that cannot work, does not train the rule that moves the task, or has too large a seed.
     """
     assert asked.run is not None
     where = f"the run of '{asked.name or asked.stack or asked.run.get('stack') or 'a contender'}'"
@@ -54,7 +54,7 @@ def trainee(asked: Contender, spec: CompareSpec) -> Trainee:
             "level above, as in lstm/adam."
         )
     if first.spec.seed + asked.repeat > LARGEST_SEED:
-        raise RecoptError(f"In {where} seeds must be below {LARGEST_SEED:,}: those above are kept for comparisons.")
+        raise RecoptError(f"In {where} seeds must be below {LARGEST_SEED:,}: the rest is kept for comparisons.")
     others = [
         replan(data, stack=asked.stack, settings=asked.settings, where=where, seed=first.spec.seed + n)
         for n in range(1, asked.repeat)
@@ -63,9 +63,9 @@ def trainee(asked: Contender, spec: CompareSpec) -> Trainee:
 
 
 class Trainer:
-    """Trains contenders, each run once, however many comparisons and contenders it is in.
+    """Trains contenders; a run that several contenders or comparisons share is made once.
 
-    Every run is recorded as ``recopt run`` does it, in the same store as the comparison.
+    Every run is recorded as by ``recopt run``, in the store of the comparison.
     """
 
     def __init__(self, store: str | None = None, track: bool = True, root: Path = RUNS) -> None:
@@ -73,11 +73,11 @@ class Trainer:
         self._done: dict[str, Training] = {}
 
     def train(self, one: Trainee, progress: Progress) -> Competitor:
-        """``one``, trained.
+        """Train ``one``.
 
         Raises:
-            RecoptError: for what only shows when it runs.
-            RunFailed: for an error in a strategy or task, with the traceback kept beside the run if it is recorded.
+            RecoptError: for errors of use that only appear while it runs.
+            RunFailed: for an error in a strategy or task, with the traceback in the run's folder if it is recorded.
             KeyboardInterrupt: if it was interrupted.
         """
         trainings = []
@@ -90,7 +90,7 @@ class Trainer:
                           trainings=tuple(trainings))  # fmt: skip
 
     def _run(self, plan: Plan, words: str, progress: Progress) -> Training:
-        from ..running.session import Options, Session  # now, not above: sessions choose values by comparing them
+        from ..running.session import Options, Session
 
         key = json.dumps(plan.spec.model_dump(mode="json"), sort_keys=True)
         if key in self._done:
@@ -111,7 +111,7 @@ class Trainer:
 
 
 def _handed_on(found: Result) -> Training:
-    """The rule that a run hands on, held still, and what it took, choosing among its values included."""
+    """The exported rule of a run, fixed, and its cost in evaluations, including those for choosing values."""
     engine, chosen, total = found.engine, found.chosen, found.budget.total
     values = chosen.values if chosen else {name: slot.params for name, slot in settled(engine).slots.items()}
     graph = held_at(engine.levels, engine.graph.slots, values, guards=True)

@@ -1,10 +1,10 @@
-"""Baselines, tuned: every one by the same number of trials, on tasks that the figures are not of.
+"""Tuning of baselines: the same number of trials for each, on tasks that are not test tasks.
 
-A trial is one setting of everything that is tuned, scored by the mean over all tuning tasks. The first third of the
-trials scans the learning rate over its whole range with everything else as usual, under either schedule in turn. The
-others search around the best so far, in some of the coordinates at a time, within a box that shrinks: from half
-a decade of the learning rate, and half the range of everything else, to a tenth of that. All trials see the same
-tasks, starts and batches, and the choice is reported on others, so nothing that is reported is the best of several
+A trial is one setting of all tuned hyperparameters, scored by the mean over the tuning tasks. The first third of the
+trials scans the whole range of the learning rate, with the other hyperparameters at their usual values and the two
+schedules in turn. The other trials change some coordinates of the best setting so far, within a box that shrinks from
+half a decade of the learning rate, and half the range of the others, to a tenth of that. All trials use the same
+tasks, starts and batches. The best setting is then run on the test tasks, so no reported figure is the best of several
 noisy values.
 """
 
@@ -29,14 +29,14 @@ SCHEDULE = "schedule"
 SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
 _EDGE = 0.02
 _REACH = {"lr": 0.08}
-"""Half the width of the box that the search around the best begins with, as a share of the range; half, if not here."""
+"""Initial half width of the search box, as a share of the range; 0.5 for hyperparameters not listed."""
 _SHRINKS = 0.1
 _SOME = 0.6
 _FLIP = 0.4
 
 
 class Range(NamedTuple):
-    """Where a hyperparameter is looked for, evenly in the logarithm of itself, or of 1 − itself (``gap``)."""
+    """The range of a hyperparameter, uniform in the logarithm of its value x, or of 1 − x (``gap``)."""
 
     low: float
     high: float
@@ -48,7 +48,7 @@ class Range(NamedTuple):
         return 1 - found if self.gap else found
 
     def unit(self, value: float) -> float:
-        """Where ``value`` lies, from 0 to 1: the inverse of :meth:`value`, at the nearest end if it is outside."""
+        """The position of ``value`` in [0, 1], clipped: the inverse of :meth:`value`."""
         found = min(max(1 - value if self.gap else value, self.low), self.high)
         return math.log(found / self.low) / math.log(self.high / self.low)
 
@@ -61,7 +61,7 @@ RANGES = {
     "beta2": Range(5e-4, 0.5, gap=True),
     "decay": Range(5e-4, 0.5, gap=True),
 }
-"""What can be tuned, by the name of the hyperparameter."""
+"""The ranges of all hyperparameters that can be tuned, by name."""
 
 KNOWN: dict[str, tuple[Named, tuple[str, ...]]] = {
     "sgd": (Named(name="sgd"), ("lr", SCHEDULE)),
@@ -71,12 +71,12 @@ KNOWN: dict[str, tuple[Named, tuple[str, ...]]] = {
     "adam": (Named(name="adam"), ("lr", "beta1", "beta2", SCHEDULE)),
     "adamw": (Named(name="adam"), ("lr", "beta1", "beta2", "weight_decay", SCHEDULE)),
 }
-"""Baselines by name, with what is tuned where nothing is said."""
+"""Named baselines, with the hyperparameters that are tuned by default."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A rule, as ``text`` says it, and what of it is tuned: names in ``RANGES``, and ``schedule``."""
+    """A rule to tune: its ``text``, and the names that are ``tuned`` (keys of ``RANGES``, and ``schedule``)."""
 
     text: str
     rule: Named
@@ -86,21 +86,21 @@ class Baseline:
 
     @property
     def name(self) -> str:
-        """What it is called among the competitors, where the same rule may also be a stack, untuned."""
+        """Its name among the competitors; the prefix tells it from the same rule as an untuned stack."""
         return f"tuned {self.text}"
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The hyperparameters that are tuned."""
+        """The tuned hyperparameters, without ``schedule``."""
         return tuple(name for name in self.tuned if name != SCHEDULE)
 
     def usual(self, name: str) -> float:
-        """Where the usual value of a hyperparameter lies in its range."""
+        """The position of a hyperparameter's usual value in its range, in [0, 1]."""
         default = declared(load_strategy(self.rule.name, self.plugins), Hyper)[name].default
         return RANGES[name].unit(float(self.rule.settings.get(name, default)))
 
     def competitor(self, values: Mapping[str, Any], steps: int, guards: bool) -> Competitor:
-        """The rule with these ``values`` of what is tuned."""
+        """The rule with these ``values`` of the tuned hyperparameters."""
         settings = {**self.rule.settings, **{key: values[key] for key in self.axes}}
         named = self.rule.model_copy(update={"settings": settings})
         return rule(self.name, named, steps, values.get(SCHEDULE, self.schedule), guards, self.plugins)
@@ -108,7 +108,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting, where it lies in the ranges, and its score (lower is better)."""
+    """One setting, its position in the ranges, and its score (lower is better)."""
 
     values: Mapping[str, Any]
     units: tuple[float, ...]
@@ -117,7 +117,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning found: the competitor, all trials in their order, and whether the best lies at a range's end."""
+    """The result of tuning: the best competitor, all trials in order, and the best score."""
 
     competitor: Competitor
     trials: Sequence[Trial] = field(repr=False)
@@ -125,9 +125,9 @@ class Tuned:
 
 
 def baseline(text: str, plugins: Sequence[str] = ()) -> Baseline:
-    """A baseline in words: ``adam``, ``sgd(momentum=0.9)[lr]``, ``adam(schedule=cosine)[lr]``.
+    """Parse a baseline: ``adam``, ``sgd(momentum=0.9)[lr]``, ``adam(schedule=cosine)[lr]``.
 
-    What is in brackets is tuned; without brackets, all that usually is and has no value here.
+    The names in brackets are tuned; without brackets, those of ``KNOWN`` that are not set here.
 
     Raises:
         RecoptError: for an unknown rule or hyperparameter, or one that cannot be tuned.
@@ -150,7 +150,7 @@ def baseline(text: str, plugins: Sequence[str] = ()) -> Baseline:
     if not tuned:
         raise RecoptError(f"Nothing is left to tune in baseline '{text}': give it as a stack.")
     found = Baseline(text, named, tuned, schedule, tuple(plugins))
-    found.competitor({name: RANGES[name].value(0.5) for name in found.axes}, 1, False)  # refuses what it does not know
+    found.competitor({name: RANGES[name].value(0.5) for name in found.axes}, 1, False)  # raises for unknown settings
     return found
 
 
@@ -159,7 +159,7 @@ def _term(text: str) -> Term:
     try:
         layers = parse(text)
     except RecoptError as why:
-        raise (refusal if " in stack " in str(why) else why) from None  # else it is about what is in the brackets
+        raise (refusal if " in stack " in str(why) else why) from None  # else it concerns the brackets
     if len(layers) != 1 or len(layers[0]) != 1:
         raise refusal
     return layers[0][0]
@@ -169,7 +169,7 @@ def tune(
     base: Baseline, trials: int, steps: int, seed: int, score: Callable[[Competitor], float], tasks: int,
     guards: bool = False, progress: Callable[[int], None] = lambda done: None,
 ) -> Tuned:  # fmt: skip
-    """Tune ``base`` by ``trials`` trials, each scored by ``score`` on ``tasks`` tasks of ``steps`` steps."""
+    """Tune ``base`` by ``trials`` trials, each scored by ``score`` on ``tasks`` tasks of ``steps`` updates."""
     search, found = Search(base, trials, seed), list[Trial]()
     for number in range(trials):
         units, schedule = search.next(number, found)
@@ -186,7 +186,7 @@ def tune(
 
 
 class Search:
-    """Proposes settings: first all over the learning rates, then ever closer to the best."""
+    """Proposes settings: first over the whole range of learning rates, then ever closer to the best."""
 
     def __init__(self, base: Baseline, trials: int, seed: int) -> None:
         self._base, self._trials, self._wide = base, trials, max(1, math.ceil(trials / 3))
@@ -195,7 +195,7 @@ class Search:
         self._reach = np.array([_REACH.get(name, 0.5) for name in base.axes])
 
     def next(self, number: int, found: Sequence[Trial]) -> tuple[tuple[float, ...], Schedule]:
-        """Where to try next, in units of the ranges, and with which schedule."""
+        """The next setting to try: its position in the ranges, and its schedule."""
         if number < self._wide:
             return self._scan(number)
         best = min(found, key=lambda trial: trial.score)
@@ -209,13 +209,13 @@ class Search:
         if self._free and self._rng.random() < _FLIP * (1 - far):
             schedule = SCHEDULES[1 - SCHEDULES.index(schedule)]
             if "lr" in self._base.axes:
-                # A cosine's mean is 1/2, so twice the rate goes as far.
+                # A cosine schedule has mean 1/2, so twice the rate gives the same total step.
                 double = math.log(2) / math.log(RANGES["lr"].high / RANGES["lr"].low)
                 moved[self._base.axes.index("lr")] += double if schedule == "cosine" else -double
         return tuple(float(u) for u in np.clip(moved, 0, 1)), schedule
 
     def _scan(self, number: int) -> tuple[tuple[float, ...], Schedule]:
-        """The middles of equal parts of the learning rate's range (else of all ranges), the rest at usual values."""
+        """A grid over the learning rate with the rest at usual values; over all ranges if it is not tuned."""
         axes, middle = self._base.axes, (number + 0.5) / self._wide
         units = [middle if name == "lr" or "lr" not in axes else self._base.usual(name) for name in axes]
         return tuple(units), SCHEDULES[number % 2] if self._free else self._base.schedule

@@ -1,1 +1,1 @@
-"""A run from a spec to its result: planned, started, measured, saved, recorded and exported."""
+"""Runs, from spec to result: plan, session, measurements, checkpoints, record and export."""

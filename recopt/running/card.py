@@ -1,7 +1,7 @@
-"""The card of an export, ``card.md``: what it was trained on, how, tested on what, and where it fails.
+"""The card of an export, ``card.md``: training task, training settings, test scores and known failures.
 
-It is text, so that whoever trained the rule can say what was found, and whoever uses it can read it anywhere. Exporting
-writes what a run knows of itself; the rest says that it was not measured, until somebody has.
+The card is plain text, so its author can complete it by hand. An export fills in the facts that the run recorded and
+marks the rest as not measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UNKNOWN = "not measured"
 
 
 def card_of(engine: Engine, spec: Spec, trace: Trace | None = None, chosen: Chosen | None = None) -> str:
-    """The card of what ``engine`` trained, as far as the run knows: ``trace`` is of the run, for its meta-losses."""
+    """The card of the strategies that ``engine`` trained; the run's ``trace`` gives the meta-losses."""
     task, steps = in_words(spec.task), engine.state.step
     own = [level.by for level in spec.levels if level.moves == TASK]
     taught = any(level.moves in own for level in spec.levels)
@@ -56,10 +56,10 @@ def _facts(engine: Engine, spec: Spec, trace: Trace | None) -> dict[str, str]:
 
 
 def _tested(task: str, chosen: Chosen | None) -> str:
-    """The scores of values that were chosen, on tasks that they were not chosen by."""
+    """The test scores of the chosen values, on tasks that had no part in choosing them."""
     if chosen is None or not chosen.report:
         return UNKNOWN
-    told = {"chosen": "these values", "last": "the last of the run", "before": "those before the run"}
+    told = {"chosen": "these values", "last": "the last values", "before": "the initial values"}
     scores = [(told[key], score) for key, score in chosen.report.items()]
     lines = [f"- {words}, of step {score.step:,}: {score.words}" for words, score in scores]
     head = f"{chosen.what} of `{task}`, none of which the values were trained or chosen on; mean with its 95 % interval"
@@ -67,7 +67,7 @@ def _tested(task: str, chosen: Chosen | None) -> str:
 
 
 def _ends(trace: Trace | None, number: int) -> str:
-    """The meta-loss of a level, at the beginning and at the end of its run."""
+    """The mean meta-loss of a level in the last and the first tenth of its run."""
     values = trace.series(number, "meta_loss")[1] if trace else None
     if values is None or not len(values):
         return UNKNOWN

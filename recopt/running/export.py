@@ -1,4 +1,4 @@
-"""What a later program needs to use a trained stack: strategies and levels as JSON, values as safetensors."""
+"""Export of a trained stack: strategies and levels as JSON, values as safetensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .spec import Spec
 
 MODEL = "model.safetensors"
 FROM_FILE = "recopt_plugin_"
-"""How the names of modules begin that were read from a plugin's file."""
+"""The prefix of the module names of plugins that were loaded from a file."""
 
 
 def write_export(
@@ -35,9 +35,9 @@ def write_export(
     """Write the trained strategies of ``engine`` into ``folder``, with a card and the user's plugins.
 
     Args:
-        trace: of the run, for the meta-losses on the card.
-        chosen: the values to write, if they were chosen; the present ones if not.
-        model: whether the trained model is written too.
+        trace: the run's trace, for the meta-losses on the card.
+        chosen: the values to export; None for the current ones.
+        model: whether to write the trained model too.
     """
     state, names = settled(engine), engine.graph.names
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def write_export(
     strategies = {slot: named.model_dump() for slot, named in spec.strategies.items()}
     for slot, strategy in engine.graph.slots.items():
         base = type(strategy)
-        if isinstance(strategy, Trained):  # one that goes on from another export, which is then not needed
+        if isinstance(strategy, Trained):  # trained further: the new export must not need the old one
             strategies[slot], base = strategy.named().model_dump(), strategy.export.base(strategy.slot)
         if copied := copy_sources(base, folder / PLUGINS):
             strategies[slot]["name"] = copied.stem
@@ -75,7 +75,7 @@ def _plain(value: Tensor) -> Tensor:
 
 
 def _model(engine: Engine) -> dict[str, Tensor]:
-    """The trained model's ``state_dict``; with several tasks, a leading dimension over them, or ``N/`` before names."""
+    """The trained model's ``state_dict``; several tasks add a leading dimension, or ``N/`` before each name."""
     found = [model.state_dict() for model in models(engine, settled(engine))]
     if len(found) == 1:
         return {name: _plain(value) for name, value in found[0].items()}
@@ -83,10 +83,10 @@ def _model(engine: Engine) -> dict[str, Tensor]:
 
 
 def copy_sources(plugin: type, folder: Path) -> Path | None:
-    """Copy a user's own plugin file, and what it imports from beside it, into ``folder``.
+    """Copy a user's plugin file, and the modules that it imports from its own folder, into ``folder``.
 
     Returns:
-        The copy of the plugin's file; None for one that comes with recopt or an installed package, or has no file.
+        The copy of the plugin's file; None for a plugin of recopt or an installed package, or one without a file.
     """
     if not plugin.__module__.startswith(FROM_FILE):
         return None
@@ -113,7 +113,7 @@ def _copy_module(name: str, source: Path, folder: Path) -> None:
 
 
 def _imported(text: str) -> list[str]:
-    """The top-level names of the modules that a source imports."""
+    """The top-level names of the modules that a source file imports."""
     names = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -130,12 +130,12 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def copy_trained(strategy: type[Trained], folder: Path) -> Path | None:
-    """Copy the export that a trained strategy is of into ``folder``, under its name; None if it comes with recopt."""
+    """Copy a trained strategy's export into ``folder``, under its name; None if it ships with recopt."""
     source = strategy.export.folder
     if source.parent.resolve() == shipped_folder("strategies").resolve():
         return None
     copy = folder / strategy.name
-    if source.resolve() == copy.resolve():  # a run that goes on with its own copy
+    if source.resolve() == copy.resolve():  # a resumed run uses its own copy
         return copy
     left = shutil.ignore_patterns(MODEL, "__pycache__")
     shutil.copytree(source, copy, ignore=left, dirs_exist_ok=True)

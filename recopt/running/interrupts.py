@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, instead of within one."""
+"""Interruption of a run between two steps instead of within one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interrupts:
-    """Ctrl-C (or SIGTERM) as a wish to stop between two steps; the second one stops at once."""
+    """Handles Ctrl-C and SIGTERM: the first sets ``asked``, the second stops at once."""
 
     def __init__(self) -> None:
         self.asked = False

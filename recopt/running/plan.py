@@ -1,4 +1,4 @@
-"""What a run is to do, from words or from objects: the resolved spec, the graph and the task."""
+"""The plan of a run, from text or objects: its resolved spec, graph and task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, Choose, Spec, choice, mak
 
 
 class Plan(NamedTuple):
-    """A run that can begin: ``spec`` is complete, ``graph`` and ``task`` are made from it."""
+    """A run that is ready to start: a complete ``spec``, and the ``graph`` and ``task`` made from it."""
 
     spec: Spec
     graph: Graph
@@ -36,17 +36,17 @@ class Plan(NamedTuple):
 def plan(
     task: str, stack: str, *, depth: int | None = None, settings: Sequence[str] = (), **fields: Any
 ) -> Plan:  # fmt: skip
-    """A run from its words.
+    """Plan a run from text.
 
     Args:
         task: a name or a ``.py`` file, with options in brackets: ``digits(net=cnn)``.
-        stack: in stack notation, innermost first.
-        depth: repeat the last strategy of the stack up to so many levels.
+        stack: stack notation, innermost first.
+        depth: repeat the last strategy of the stack up to this depth.
         settings: ``level2.every=20``, ``adam.lr=0.1``, ``task.batch_size=64`` …
-        fields: fields of :class:`recopt.running.spec.Spec`; None where they are left open.
+        fields: fields of :class:`recopt.running.spec.Spec`; None leaves a field open.
 
     Raises:
-        RecoptError: for anything in it that is unknown or cannot work.
+        RecoptError: for unknown names and settings, and for graphs that cannot work.
     """
     return replan({}, task=task, stack=stack, depth=depth, settings=settings, **fields)
 
@@ -55,17 +55,17 @@ def replan(
     data: Mapping[str, Any], *, task: str | None = None, stack: str | None = None, depth: int | None = None,
     settings: Sequence[str] = (), choose: str | Mapping[str, Any] | None = None, where: str = "the spec", **fields: Any,
 ) -> Plan:  # fmt: skip
-    """A run from a spec's mapping, with what is given besides in the place of what it says.
+    """Plan a run from a spec's mapping; the other arguments override it.
 
-    The mapping may have a ``stack``, with ``depth`` and ``settings`` as :func:`plan` takes them, for ``strategies`` and
-    ``levels``. Arguments and refusals as for :func:`plan`; ``where`` names the mapping in refusals.
+    The mapping may have ``stack``, ``depth`` and ``settings``, as :func:`plan` takes them, instead of ``strategies``
+    and ``levels``. Arguments and errors are those of :func:`plan`; ``where`` names the mapping in error messages.
     """
     data, (own, deep, kept) = _short(data, where)
     data |= {key: value for key, value in fields.items() if value is not None}
     if choose is not None:
         was, now = choice(data.get("choose")), choice(choose)
         data["choose"] = {**was, **now} if isinstance(was, Mapping) and isinstance(now, Mapping) else now
-    # A setting goes with what it is a setting of: given anew, that begins with none.
+    # A new stack or task drops the settings that the mapping has for the old one.
     given = [stack if text.partition(".")[0] != TASK else task for text in kept]
     settings = [*(text for text, anew in zip(kept, given, strict=True) if anew is None), *settings]
     if stack is None:
@@ -82,7 +82,7 @@ def replan(
 
 
 def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str | None, int | None, list[str]]]:
-    """A spec's mapping without what :data:`.spec.SHORT` lists, and that: a stack, a depth and settings."""
+    """Split a spec's mapping into the values of :data:`.spec.SHORT` (stack, depth, settings) and the rest."""
     if (found := sorted(COMPARES & data.keys())) and not RUNS & data.keys():
         raise RecoptError(
             f"In {where} '{found[-1]}' belongs to a comparison, not to a run: give the file to 'recopt compare --spec'."
@@ -105,9 +105,9 @@ def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[s
 
 
 def _stacked(stack: str, depth: int | None, folders: Sequence[str]) -> dict[str, Any]:
-    """A stack as the ``strategies`` and ``levels`` of a spec, with nothing filled in yet."""
+    """A stack as the ``strategies`` and ``levels`` of a spec, before defaults are filled in."""
     if is_reference(stack):
-        raise RecoptError(f"'{stack}' is in a store, where only recopt.Optimizer looks: export its run, and give that.")
+        raise RecoptError(f"'{stack}' is in a store, where only recopt.Optimizer looks: give an export of its run.")
     if folder := export_folder(stack):
         if not is_export(folder):
             raise RecoptError(f"'{stack}' is a folder, not a stack, and no export: 'recopt export RUN DIR' writes one.")
@@ -123,7 +123,7 @@ def _stacked(stack: str, depth: int | None, folders: Sequence[str]) -> dict[str,
 
 
 def task_named(text: str) -> Named:
-    """A task in words: a name or a ``.py`` file, with options in brackets. Raises RecoptError if it is neither."""
+    """Parse a task: a name or a ``.py`` file, with options in brackets. Raises RecoptError for anything else."""
     if text.endswith(".py"):
         return Named(name=text)
     name, bracket, rest = text.partition(".py(")
@@ -134,14 +134,14 @@ def task_named(text: str) -> Named:
     try:
         layers = parse(text)
     except RecoptError as why:
-        raise (refusal if " in stack " in str(why) else why) from None  # else it is about what is in the brackets
+        raise (refusal if " in stack " in str(why) else why) from None  # else it concerns the brackets
     if len(layers) != 1 or len(layers[0]) != 1 or layers[0][0].only:
         raise refusal
     return Named(name=layers[0][0].name, settings=layers[0][0].settings)
 
 
 def resolve(data: Mapping[str, Any], where: str = "the spec") -> Plan:
-    """A spec's mapping, checked and complete, with its graph and task."""
+    """Check and complete a spec's mapping, and make its graph and task."""
     levels = data.get("levels")
     for number, level in enumerate(levels if isinstance(levels, list) else [], 1):
         if isinstance(level, Mapping):
@@ -160,7 +160,7 @@ def resolve(data: Mapping[str, Any], where: str = "the spec") -> Plan:
 
 
 def _with_teachers(spec: Spec) -> Spec:
-    """``spec`` with teachers that are written in words (``adam(lr=0.01)``) as strategies in slots of their own."""
+    """``spec`` with each teacher that is given as text (``adam(lr=0.01)``) in a slot of its own."""
     strategies, levels = dict(spec.strategies), list[Level]()
     for level in spec.levels:
         if level.teacher is None or level.teacher in strategies:
@@ -183,7 +183,7 @@ def _complete(spec: Spec, graph: Graph) -> Spec:
 
 
 def _chooses(spec: Spec, graph: Graph) -> Choose | None:
-    """What is said of choosing, complete. Raises RecoptError where there is nothing to choose from."""
+    """The complete ``choose`` settings. Raises RecoptError if no level trains the rule that moves the task."""
     if spec.choose is None:
         return None
     rules = {level.by for level in graph.levels if level.moves == TASK}
@@ -193,19 +193,18 @@ def _chooses(spec: Spec, graph: Graph) -> Choose | None:
             "a level above, as in lstm/adam."
         )
     if spec.seed >= LARGEST_SEED:
-        raise RecoptError(f"With 'choose' the seed must be below {LARGEST_SEED:,}: those above are kept for its tasks.")
+        raise RecoptError(f"With 'choose' the seed must be below {LARGEST_SEED:,}: the rest is kept for its tasks.")
     return spec.choose.model_copy(update={"every": spec.choose.every or max(1, spec.steps // 20)})
 
 
 def plan_of(task: str | Path | Task, stack: str | Path | Graph, *, seed: int = 0, depth: int | None = None,
             settings: Sequence[str] = (), **fields: Any) -> Plan:  # fmt: skip
-    """A plan in which the task, the graph, or both, may be objects that the caller made.
+    """Plan a run whose task or graph may be objects of the caller.
 
-    The spec describes them as well as it can be said in words; it repeats the run if their classes can be found
-    by name.
+    The spec describes objects as text; it repeats the run only if their classes can be found by name.
 
     Raises:
-        RecoptError: as :func:`plan`; and where ``depth`` or ``settings`` are given for a graph that is made already.
+        RecoptError: as :func:`plan`; also for ``depth`` or ``settings`` together with a graph object.
     """
     task = str(task) if isinstance(task, Path) else task
     stack = str(stack) if isinstance(stack, Path) else stack
@@ -251,10 +250,10 @@ def _file_name(plugin: type) -> str:
 
 
 def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A spec's mapping with files that are not there replaced by those beside the spec, in ``folder``.
+    """A spec's mapping with missing files replaced by the copies beside the spec, in ``folder``.
 
-    A run keeps copies of the plugins that it used in ``plugins/`` beside its spec; what the spec names goes first,
-    so that a file that was mended is used.
+    A run keeps copies of its plugins in ``plugins/`` beside its spec. The paths in the spec are tried first, so a
+    corrected file is used.
     """
     out = dict(data)
     task = out.get("task")

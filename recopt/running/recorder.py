@@ -1,4 +1,4 @@
-"""The record of a run in a store: what it begins with, what is sent on the way, and how it ends."""
+"""The record of a run in a store and in the run's folder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _FLUSH_SECONDS = 1.0
 
 
 class Recording:
-    """Keeps the store, and the run's folder, up with a run.
+    """Records a run in a store and in the run's folder.
 
     Attributes:
-        tracker: None until :meth:`begin`; for a run that is not recorded it stays so, and nothing is kept.
+        tracker: None before :meth:`begin`, and always for a run that is not recorded.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -34,22 +34,21 @@ class Recording:
 
     @property
     def folder(self) -> Path | None:
-        """Where the run's files are."""
+        """The folder of the run's files; None if it is not recorded."""
         return self.tracker.folder if self.tracker else None
 
     @property
     def run_id(self) -> str | None:
-        """The id of the run in the store."""
+        """The id of the run in the store; None if it is not recorded."""
         return self.tracker.run_id if self.tracker else None
 
     def begin(
         self, plan: Plan, store: str | None, *, experiment: str, name: str | None, resume: str | None, root: Path
     ) -> None:
-        """Begin to record a run with its params and tags, its spec, the picture of its graph, and plugins' sources; or
-        go on with one (``resume``: its id).
+        """Start the record, or continue that of run ``resume``: params, tags, spec, graph picture, plugin sources.
 
         Raises:
-            RecoptError: if the store cannot be opened, or there is no such run to go on with.
+            RecoptError: if the store cannot be opened, or has no run ``resume``.
         """
         spec, graph, _ = plan
         stack = graph.describe()
@@ -65,7 +64,7 @@ class Recording:
         self.tracker = tracker
 
     def keep_up(self) -> None:
-        """Have what is new in the trace sent, if that was not done just now."""
+        """Send new points of the trace to the store, at most once a second."""
         now = time.monotonic()
         if self.tracker and now - self._flushed > _FLUSH_SECONDS:
             self._flushed = now
@@ -73,13 +72,13 @@ class Recording:
             self.tracker.flush()
 
     def keep(self, traceback: str) -> Path | None:
-        """Keep ``traceback`` with the run; the file that it is in, or None if there is no place for it."""
+        """Write ``traceback`` into the run's folder; returns the file, or None if it cannot be written."""
         if self.folder is None:
             return None
         path = self.folder / TRACEBACK
         try:
             path.write_text(traceback)
-        except OSError:  # a full disk, which may be what it tells of
+        except OSError:  # a full disk, possibly the cause of the traceback
             return None
         return path
 
@@ -90,9 +89,9 @@ class Recording:
         """End the record.
 
         Args:
-            engine: of the run, for what it spent and found; None if it could not be made.
-            before, after: what was measured at both ends, if it was; ``chosen``: the values that are handed on.
-            at_once: without the last points of the trace, which may be half written.
+            engine: the run's engine, for its budget and hyperparameters; None if it could not be made.
+            before, after: measurements at both ends, if made; ``chosen``: the exported values, if they were chosen.
+            at_once: leave out the last points of the trace, which may be incomplete.
         """
         if self.tracker is None:
             return
@@ -103,7 +102,7 @@ class Recording:
 
 
 def _params(plan: Plan, stack: str) -> dict[str, str]:
-    """What runs are grouped by: what was asked for, and the value that every hyperparameter starts from."""
+    """The params of a run in the store: its settings, and the initial value of every hyperparameter."""
     spec = plan.spec
     chosen = {f"task.{key}": str(value) for key, value in spec.task.settings.items()}
     how = spec.choose.model_dump(exclude_none=True) if spec.choose else {}
@@ -129,7 +128,7 @@ def _levels(spec: Spec) -> list[LevelInfo]:
 
 
 def keep_sources(plan: Plan, folder: Path) -> None:
-    """Copies of the user's own plugins, as they were run, beside what they produced."""
+    """Copy the user's plugins, as they were run, into ``folder``."""
     for slot in plan.graph.slots.values():
         if isinstance(slot, Trained):
             copy_trained(type(slot), folder / "strategies")

@@ -1,4 +1,4 @@
-"""Running from Python: one function, as ``recopt run`` is one command."""
+"""``recopt.run``: a run from Python."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def run(
 
     Args:
         task: a name such as ``"digits(net=cnn)"``, a ``.py`` file, or a :class:`recopt.Task`.
-        stack: in stack notation, ``"adam(lr=1e-3)/hypergradient"``, or a :class:`recopt.Graph`.
+        stack: stack notation, ``"adam(lr=1e-3)/hypergradient"``, or a :class:`recopt.Graph`.
         steps: updates of the task; 1,000 if not given.
-        depth: repeat the last strategy of the stack up to so many levels.
-        tasks: how many tasks are trained side by side.
+        depth: repeat the last strategy of the stack up to this depth.
+        tasks: number of tasks to train side by side.
         settings: ``"level2.every=20"``, ``"adam.lr=0.1"``, ``"task.batch_size=64"`` …
         device, dtype: ``"cpu"``, ``"cuda"`` …; ``"float32"`` or ``"float64"``.
-        measure: steps between two measurements on held-out data; 0 for only at the start and the end.
-        choose: how the values that the run hands on are chosen: ``"every=500, tasks=64, patience=5"`` or a mapping
-            (see :class:`recopt.running.spec.Choose`); None for the last ones.
+        measure: steps between two measurements on held-out data; 0 measures only at the start and the end.
+        choose: how to choose the exported values: ``"every=500, tasks=64, patience=5"`` or a mapping (see
+            :class:`recopt.running.spec.Choose`); None exports the last ones.
         plugins: folders and files with strategies and tasks, searched first.
         store: an MLflow address; None for ``runs/mlflow.db``. ``track=False`` records nothing.
         progress: called after every step with the session.
 
     Raises:
-        RecoptError: for what cannot work, before anything runs.
-        RunFailed: for an error in a strategy or task, with the traceback kept beside the run.
+        RecoptError: before anything runs, for arguments that cannot work.
+        RunFailed: for an error in a strategy or task; the traceback is kept in the run's folder.
     """
     made = plan_of(
         task, stack, seed=seed, depth=depth, settings=settings, steps=steps, tasks=tasks, device=device, dtype=dtype,

@@ -1,4 +1,4 @@
-"""What a run goes on from: a checkpoint, with the trace up to it, written every so often."""
+"""Checkpoints of a run, with the trace up to each."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .selection.chosen import Chosen
 
 CHECKPOINT, TRACE = "checkpoint.safetensors", "trace.npz"
 _SHARE = 20
-"""A checkpoint takes one part in so many of the time, at most."""
+"""Checkpoints take at most 1 / ``_SHARE`` of the run's time."""
 
 
 class Saving:
-    """Saves a run, and brings it back.
+    """Saves and restores a run.
 
     Args:
-        trace: of the run, as :func:`saved_trace` gives it.
-        chooser: that of a run which chooses the values that it hands on.
-        seconds: between checkpoints, at least; more where one takes more than 5 % of that.
+        trace: the run's trace, from :func:`saved_trace`.
+        chooser: the run's chooser; None if it exports its last values.
+        seconds: least time between two checkpoints; longer if one takes more than 5 % of it.
     """
 
     def __init__(self, engine: Engine, trace: Trace, chooser: Chooser | None, seconds: float) -> None:
@@ -38,14 +38,14 @@ class Saving:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a checkpoint."""
+        """True if a checkpoint is due."""
         return time.monotonic() > self._next
 
     def save(self, folder: Path) -> None:
-        """Write the trace, then the checkpoint, which says how much of the trace belongs to it.
+        """Write the trace, then the checkpoint, which holds the length of the trace at that moment.
 
         Raises:
-            RecoptError: for a state that cannot be saved, or a disk that is full; what was saved before is whole.
+            RecoptError: for a state that cannot be saved, or a full disk; the previous checkpoint stays intact.
         """
         begin = time.monotonic()
         with _told(folder):
@@ -56,9 +56,9 @@ class Saving:
         self._next = end + max(self.seconds, _SHARE * (end - begin))
 
     def finish(self, folder: Path, chosen: Chosen | None) -> None:
-        """Add to what was saved last what came of the end: the whole trace, and the values that were ``chosen``.
+        """Add the results of the end to the last checkpoint: the whole trace, and the ``chosen`` values.
 
-        If the run is made longer, it goes on from what was saved last, with none of this.
+        A run that is resumed with more steps ignores both.
         """
         with _told(folder):
             if chosen:
@@ -66,9 +66,9 @@ class Saving:
             save_trace(self.trace, folder / TRACE)
 
     def load(self, folder: Path) -> None:
-        """Go to where the run was when it was saved in ``folder``. Raises RecoptError if nothing was saved there."""
+        """Restore the run from the checkpoint in ``folder``. Raises RecoptError if there is none."""
         note = checkpoint.load(self.engine, folder / CHECKPOINT)
-        if not isinstance(note, dict):  # of a version that knew nothing of choosing
+        if not isinstance(note, dict):  # a checkpoint from before runs could choose values
             note = {"trace": note}
         if self.chooser and note.get("choosing"):
             self.chooser.load(note["choosing"])
@@ -77,7 +77,7 @@ class Saving:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """What writes into ``folder``: where it cannot, that is told with the remedy."""
+    """Turn an error in writing to ``folder`` into a RecoptError with the remedy."""
     try:
         yield
     except (OSError, SafetensorError) as why:
@@ -88,7 +88,7 @@ def _told(folder: Path) -> Iterator[None]:
 
 
 def saved_trace(folder: Path | None, steps: int) -> Trace:
-    """The trace in ``folder``, to be shortened by :meth:`Saving.load`; an empty one if there is none."""
+    """The trace saved in ``folder``, which :meth:`Saving.load` truncates; an empty one if there is none."""
     if folder is not None and (folder / TRACE).is_file():
         return load_trace(folder / TRACE, steps)
     return Trace(steps)

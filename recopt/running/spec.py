@@ -1,4 +1,4 @@
-"""A run, written down: the task, the strategies, the levels, and how long. Read and written as YAML."""
+"""The spec of a run: task, strategies, levels, number of steps and other settings, as YAML."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..core.notation import parse
 from ..stacks.named import Named, NamedOrText, explain, written
 
 LARGEST_SEED = 1_000_000_000
-"""Seeds from here on are kept for tasks that are no run's own: to compare, to choose by, and to report on."""
+"""Seeds from here on are reserved for the tasks of comparisons, and those that choose and report values."""
 
 
 MOST_TASKS = 1_000_000
-"""Tasks at most, where any number of them can be asked for."""
+"""The most tasks that a run or comparison may have."""
 
 
 def _whole(value: object) -> object:
@@ -28,11 +28,11 @@ def _whole(value: object) -> object:
 
 
 NO_SWITCH = BeforeValidator(_whole)
-"""For a whole number, for which true and false will not do."""
+"""A validator of whole numbers that refuses true and false."""
 
 
 def choice(value: object) -> object:
-    """``every=500, tasks=64`` as a mapping. Raises RecoptError for what does not read like that."""
+    """Parse ``every=500, tasks=64`` into a mapping. Raises RecoptError for text of another form."""
     if not isinstance(value, str):
         return value
     try:
@@ -43,14 +43,14 @@ def choice(value: object) -> object:
 
 
 class Choose(BaseModel):
-    """How the values of the rule are chosen that a run hands on: see :mod:`recopt.running.selection.chooser`.
+    """Settings for choosing the exported values of the rule: see :mod:`recopt.running.selection.chooser`.
 
     Attributes:
-        every: updates of the task between two moments at which the rule is scored; None for a twentieth of the run.
-        tasks: fresh tasks that it is scored on, the same ones each time; as many others are reported on.
-        steps: updates of each.
-        objective: what is scored: the ``sum`` or the ``mean`` of the losses before each update, or the ``last`` loss.
-        patience: the run ends after so many moments in a row without a better score; None for never.
+        every: updates of the task between two scores; None for a twentieth of the run.
+        tasks: number of fresh tasks for each score, always the same; the final report uses as many others.
+        steps: updates of each fresh task.
+        objective: the score: ``sum`` or ``mean`` of the losses before each update, or the ``last`` loss.
+        patience: the run ends after this number of scores in a row without a better one; None for never.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,14 +67,14 @@ class Spec(BaseModel):
 
     Attributes:
         recopt: the version of this format.
-        tasks: how many tasks are trained side by side, all by the same strategies.
+        tasks: number of tasks to train side by side, all with the same strategies.
         steps: updates of the task.
-        seed: of everything random in the run; what torch's generators take, without a sign.
-        measure: steps between two measurements on held-out data; 0 for only at the start and the end.
-        choose: how the values that the run hands on are chosen; None for the last ones.
+        seed: seed of everything random in the run, from 0 to 2⁶³ − 1.
+        measure: steps between two measurements on held-out data; 0 measures only at the start and the end.
+        choose: how to choose the exported values; None exports the last ones.
         plugins: folders and files with strategies and tasks, searched first.
 
-    In a file, ``stack`` may stand for ``strategies`` and ``levels``: see :func:`recopt.running.plan.replan`.
+    In a file, ``stack`` may replace ``strategies`` and ``levels``: see :func:`recopt.running.plan.replan`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -94,12 +94,12 @@ class Spec(BaseModel):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Each slot as it is written in stack notation."""
+        """Each slot in stack notation."""
         return {slot: written(slot, named) for slot, named in self.strategies.items()}
 
 
 def make_spec(data: Mapping[str, Any], where: str = "the spec") -> Spec:
-    """``data`` checked. Raises RecoptError with the exact place of the first mistake."""
+    """Validate ``data``. Raises RecoptError with the exact place of the first mistake."""
     try:
         return Spec.model_validate(dict(data))
     except ValidationError as why:
@@ -107,19 +107,19 @@ def make_spec(data: Mapping[str, Any], where: str = "the spec") -> Spec:
 
 
 SHORT = ("stack", "depth", "settings")
-"""What a spec's mapping may have in the place of ``strategies`` and ``levels``."""
+"""Keys that a spec's mapping may have instead of ``strategies`` and ``levels``."""
 RUNS = frozenset({"stack", "strategies", "levels"})
 COMPARES = frozenset({"stacks", "baselines", "each", "tune", "tune_tasks", "reference", "guards"})
-"""Names that tell the spec of a run, and that of a comparison, from the other."""
+"""``RUNS`` and ``COMPARES``: keys that only the spec of a run, or only that of a comparison, has."""
 KNOWN: Mapping[str, Iterable[str]] = {
     "": [*Spec.model_fields, *SHORT], "task": Named.model_fields, "strategies": Named.model_fields,
     "levels": Level.model_fields, "choose": Choose.model_fields,
 }  # fmt: skip
-"""The names in a spec's mapping, and in what is nested in it."""
+"""The keys of a spec's mapping and of the mappings nested in it."""
 
 
 def write_spec(spec: Spec) -> str:
-    """``spec`` as YAML, complete, so that it repeats the run."""
+    """``spec`` as complete YAML that repeats the run."""
     data = spec.model_dump(mode="json")
     data["levels"] = [{k: v for k, v in level.items() if v is not None and v != []} for level in data["levels"]]
     data["strategies"] = {k: _trimmed(v) for k, v in data["strategies"].items()}

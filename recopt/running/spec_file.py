@@ -1,4 +1,4 @@
-"""The file of a spec: YAML in its safe subset, with refusals that name the line."""
+"""Spec files: safe YAML, with error messages that name the line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import yaml
 from ..contracts.errors import RecoptError
 
 _MERGE = "tag:yaml.org,2002:merge"
-"""What YAML calls ``<<``, which may be there more than once."""
+"""The tag of the merge key ``<<``, which may occur more than once."""
 
 
 def read_spec(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        RecoptError: if it cannot be read, holds no mapping, or one that has a key twice.
+        RecoptError: if the file cannot be read, holds no mapping, or has a key twice.
     """
     try:
         loader = yaml.SafeLoader(path.read_text())
@@ -40,7 +40,7 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 
 def _double(root: yaml.Node | None) -> str | None:
-    """The first key that a mapping has twice, and where: YAML's readers take the last one, and say nothing."""
+    """The first duplicate key and its lines; YAML readers keep the last value without a warning."""
     todo, seen = [root] if root else [], set[int]()
     while todo:
         node = todo.pop()

@@ -1,7 +1,7 @@
 """Statistics of repeated runs: intervals for means and medians, and paired differences.
 
-Only what needs no tuning: Student's t for means, order statistics for medians (no assumption on the distribution),
-Wilcoxon's signed ranks for pairs, Holm's correction for several of them.
+Only methods without settings: Student's t for means, order statistics for medians (no assumption on the distribution),
+Wilcoxon's signed ranks for pairs, Holm's correction for multiple tests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """An estimate with its confidence interval; the bounds are NaN where there are too few values for one."""
+    """An estimate with its confidence interval; the bounds are NaN if there are too few values."""
 
     value: float
     low: float
@@ -26,12 +26,12 @@ class Interval(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """How x differs from y, pair by pair: x − y.
+    """The paired difference x − y.
 
     Attributes:
         mean, median: of the differences, with intervals.
         lower: the share of pairs in which x is below y; ties count half.
-        p: of Wilcoxon's signed rank test, two-sided; 1 where there is no difference at all.
+        p: of Wilcoxon's signed rank test, two-sided; 1 if all differences are 0.
     """
 
     mean: Interval
@@ -41,7 +41,7 @@ class Paired(NamedTuple):
 
 
 def mean_interval(values: Sequence[float] | Floats, level: float = LEVEL) -> Interval:
-    """The mean of ``values`` (n,) with its t interval: mean ± t_{n−1} s / √n. Without bounds for n = 1.
+    """The mean of ``values`` (n,) with its t interval: mean ± t_{n−1} s / √n. The bounds are NaN for n = 1.
 
     Raises:
         ValueError: for no values.
@@ -57,10 +57,10 @@ def mean_interval(values: Sequence[float] | Floats, level: float = LEVEL) -> Int
 
 
 def median_interval(values: Sequence[float] | Floats, level: float = LEVEL) -> Interval:
-    """The median of ``values`` (n,) with the interval between two of them, x_(k) and x_(n+1−k).
+    """The median of ``values`` (n,) with the interval from x_(k) to x_(n+1−k), both order statistics.
 
     k is the largest with P(B < k) ≤ (1 − level) / 2 for B ~ Binomial(n, 1/2), so the interval covers the median
-    with at least ``level`` whatever the distribution (Conover 1999, §3.2). Without bounds for n < 6 at 95 %.
+    with at least ``level`` for any distribution (Conover 1999, §3.2). The bounds are NaN for n < 6 at 95 %.
 
     Raises:
         ValueError: for no values.
@@ -77,7 +77,7 @@ def median_interval(values: Sequence[float] | Floats, level: float = LEVEL) -> I
 
 
 def paired(x: Sequence[float] | Floats, y: Sequence[float] | Floats, level: float = LEVEL) -> Paired:
-    """How ``x`` (n,) differs from ``y`` (n,), value by value.
+    """The paired difference of ``x`` (n,) and ``y`` (n,).
 
     Raises:
         ValueError: for no values, or for different numbers of them.
@@ -96,7 +96,7 @@ def paired(x: Sequence[float] | Floats, y: Sequence[float] | Floats, level: floa
 
 
 class _Spread(NamedTuple):
-    """A mean of n values' means over m repetitions, with the variances of that mean and their degrees of freedom."""
+    """The mean of an (m, n) table, with the parts of its variance and their degrees of freedom."""
 
     mean: float
     parts: Sequence[tuple[float, int]]
@@ -107,7 +107,7 @@ class _Spread(NamedTuple):
 
     @property
     def freedom(self) -> float:
-        """Satterthwaite's (1946)."""
+        """Satterthwaite's degrees of freedom (1946)."""
         below = sum(variance**2 / n for variance, n in self.parts if n)
         return self.variance**2 / below if below else math.inf
 
@@ -118,7 +118,7 @@ class _Spread(NamedTuple):
         return Interval(self.mean, self.mean - half, self.mean + half)
 
     def p(self) -> float:
-        """Of the t test that the mean is 0, two-sided; 1 where there is no difference and no spread at all."""
+        """The two-sided p of the t test for mean 0; without any spread 1 if the mean is 0, else 0."""
         from scipy.stats import t
 
         if self.variance == 0:
@@ -129,10 +129,10 @@ class _Spread(NamedTuple):
 def crossed_interval(values: Floats, level: float = LEVEL) -> Interval:
     """The mean of ``values`` (m, n): m repetitions (a rule trained from m seeds) of the same n tasks.
 
-    Its interval has both kinds of spread in it: the variance of the mean is taken as s²_m / m + s²_n / n, with s²_m
-    that of the m means over tasks and s²_n that of the n means over repetitions (two-way random effects; what is in
-    neither kind alone is counted twice, so it is a little too wide), and Student's t has Satterthwaite's
-    degrees of freedom. With m = 1 it is :func:`mean_interval`, which knows nothing of other repetitions.
+    The interval covers both sources of spread. The variance of the mean is taken as s²_m / m + s²_n / n, with s²_m the
+    variance of the m means over tasks and s²_n that of the n means over repetitions (two-way random effects; the
+    interaction is counted twice, so the interval is a little too wide). Student's t has Satterthwaite's degrees of
+    freedom. With m = 1 it is :func:`mean_interval`, which covers the spread over tasks only.
 
     Raises:
         ValueError: for no values.
@@ -146,17 +146,16 @@ def crossed_interval(values: Floats, level: float = LEVEL) -> Interval:
 
 
 def crossed_paired(x: Floats, y: Floats, level: float = LEVEL, *, matched: bool = False) -> Paired:
-    """How ``x`` (m, n) differs from ``y`` (k, n), repetitions of the same n tasks: see :func:`crossed_interval`.
+    """The paired difference of ``x`` (m, n) and ``y`` (k, n), both repetitions of the same n tasks.
 
-    The tasks of the two are the same. Their repetitions are independent of each other, or else ``matched``: the i-th of
-    the one and the i-th of the other have something in common (what a seed draws for both). The variance of the mean
-    difference then has the spread over the m differences between the two of a pair, in the place of the spread of
-    either: what both have in common is in neither. ``median`` and ``lower`` are of the differences of the means over
-    repetitions, task by task, and know the spread over tasks alone; p is of Student's t with both kinds of
-    spread. With m = k = 1 it is :func:`paired`.
+    The repetitions of the two are independent, or ``matched``: the i-th of each share a seed. The variance of the mean
+    difference has a part for the tasks, and one for the repetitions of each; matched repetitions have one part
+    instead, from their m differences, so what they share cancels (see :func:`crossed_interval`). ``median`` and
+    ``lower`` compare the means over repetitions task by task, so they cover the spread over tasks only. p is of
+    Student's t with all parts. With m = k = 1 it is :func:`paired`.
 
     Raises:
-        ValueError: for no values, for different numbers of tasks, or of repetitions that are to be matched.
+        ValueError: for no values, different numbers of tasks, or different numbers of matched repetitions.
     """
     a, b = _table(x), _table(y)
     found = paired(a.mean(0), b.mean(0), level)

@@ -1,1 +1,1 @@
-"""What ``recopt new`` writes; ``Template`` becomes the name that is given."""
+"""Templates of ``recopt new``; the given name replaces ``Template``."""

@@ -1,1 +1,1 @@
-"""Which values a run hands on."""
+"""Selection of the values that a run exports."""

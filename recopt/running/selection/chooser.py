@@ -1,10 +1,10 @@
-"""Which values a run hands on: those with the best score on fresh tasks, told by their score on others.
+"""Choice of the values that a run exports: those with the best score on fresh tasks.
 
-Every so often the rule that moves the task, with the values that it has then, is run on a fixed set of fresh tasks.
-The best so far is kept. What is chosen by a score is not told by that score, which is the least of many noisy ones:
-at the end the chosen, the last and the first values are run on another fixed set, and that is what is reported.
+At intervals the rule that moves the task is scored, with its current values, on a fixed set of fresh tasks, and the
+best values so far are kept. The best of many noisy scores is too optimistic. So at the end the chosen, the last and
+the initial values are scored on another fixed set of tasks, and these scores are reported.
 
-None of it touches the run: the tasks have seeds of their own, and the runs are made by engines of their own.
+The run itself is not affected: scoring uses seeds and engines of its own.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from .chosen import Chosen, Score, Values
 
 
 def choosing_seeds(how: Choose) -> list[int]:
-    """The seeds of the tasks that are chosen by: 3 · 10⁹ + 0, 1, 2, …, for every run alike.
+    """The seeds of the tasks for choosing: 3 · 10⁹ + 0, 1, 2, …, the same in every run.
 
-    Where a run's own tasks and those of comparisons lie is told in :func:`recopt.comparison.report_seeds`.
+    :func:`recopt.comparison.report_seeds` lists the seeds of all other tasks.
     """
     return [3_000_000_000 + n for n in range(how.tasks)]
 
 
 def reporting_seeds(how: Choose) -> list[int]:
-    """The seeds of the tasks that are reported on, as many: 4 · 10⁹ + 0, 1, 2, …"""
+    """The seeds of the tasks for the final report, equally many: 4 · 10⁹ + 0, 1, 2, …"""
     return [4_000_000_000 + n for n in range(how.tasks)]
 
 
 class Scorer:
-    """Runs the rule of a run on fresh tasks, in engines of their own.
+    """Scores the rule of a run on fresh tasks, in engines of its own.
 
     Args:
-        how: what is asked for, complete.
-        engine: of the run.
-        task: the family that the run's tasks are sampled from.
+        how: complete settings.
+        engine: the run's engine.
+        task: the task family of the run.
 
     Attributes:
-        evaluations, seconds: what it has taken so far.
+        evaluations, seconds: spent on scores so far.
     """
 
     def __init__(self, how: Choose, engine: Engine, task: Task) -> None:
@@ -57,7 +57,7 @@ class Scorer:
         self.evaluations, self.seconds = 0, 0.0
 
     def score(self, values: Values, seeds: Sequence[int], step: int) -> Score:
-        """The score of the rule at ``values``, which it had at ``step`` of the run, on the tasks of ``seeds``."""
+        """The score of the rule on the tasks of ``seeds``, at the ``values`` that it had at ``step`` of the run."""
         engine, how = self.engine, self.how
         graph = held_at(engine.levels, engine.graph.slots, values)
         dtype = "float64" if engine.dtype == torch.float64 else "float32"
@@ -66,13 +66,13 @@ class Scorer:
         scores = runs.score("final" if how.objective == "last" else "sum")
         with np.errstate(invalid="ignore"):
             mean = mean_interval(scores / how.steps if how.objective == "mean" else scores)
-        # The evaluation at the end of each run is one more.
+        # Each run also evaluates the loss at its end.
         self.evaluations += round(len(seeds) * (runs.evaluations + 1))
         self.seconds += time.perf_counter() - begin
         return Score(step, *mean, int(runs.diverged.sum()), len(seeds))
 
     def report(self, rules: Mapping[str, tuple[int, Values]]) -> dict[str, Score]:
-        """The scores of several values of the rule, on tasks that nothing is chosen by; those of one step run once."""
+        """Scores of the rule at several values, on the report's tasks; values of the same step are scored once."""
         found: dict[int, Score] = {}
         for step, values in rules.values():
             if step not in found:
@@ -81,17 +81,17 @@ class Scorer:
 
 
 class Chooser:
-    """Keeps the best of the values that the rule of a run has had.
+    """Keeps the values of a run's rule with the best score.
 
     Args:
-        how: what is asked for, complete.
-        engine: of the run, before its first step.
-        task: the family that the run's tasks are sampled from.
-        sink: called with every score that values are chosen by.
+        how: complete settings.
+        engine: the run's engine, before its first step.
+        task: the task family of the run.
+        sink: called with every score, except those of the final report.
 
     Attributes:
-        best: the best score so far, and ``latest`` the latest one.
-        waited: how many scores in a row have not been better.
+        best, latest: the best and the latest score so far.
+        waited: number of scores in a row without a better one.
     """
 
     def __init__(self, how: Choose, engine: Engine, task: Task, sink: Callable[[Score], None]) -> None:
@@ -106,13 +106,13 @@ class Chooser:
 
     @property
     def stopped(self) -> bool:
-        """Whether the score has not got better for as long as the run was to wait for."""
+        """True if ``patience`` is used up: that many scores in a row were no better."""
         return self.how.patience is not None and self.waited >= self.how.patience
 
     def due(self) -> RunState | None:
-        """The state to score, if it is time to; to be asked after every step.
+        """The state to score if a score is due, else None; to be called after every step.
 
-        It is time after every ``every`` updates, as soon as a level has moved the rule: its window has closed then.
+        A score is due once ``every`` updates have passed and a level has then moved the rule, which closes its window.
         """
         state = settled(self.engine, strictly=True)
         versions = self._versions(state)
@@ -121,7 +121,7 @@ class Chooser:
         return state if moved and state.step // every > last // every else None
 
     def score(self, state: RunState) -> Score:
-        """Score the rule as it is in ``state``, and keep it if it is the best."""
+        """Score the rule in ``state``, and keep its values if they are the best."""
         values = self._values(state)
         found = self.latest = self.scorer.score(values, choosing_seeds(self.how), state.step)
         self._scored = self._versions(state)
@@ -133,7 +133,7 @@ class Chooser:
         return found
 
     def end(self, report: bool = True) -> Chosen:
-        """What the run hands on; with ``report``, the last values are scored too, and all of it on other tasks."""
+        """The values to export; ``report`` also scores the last values, and all candidates on the report's tasks."""
         state = settled(self.engine, strictly=True)
         if report and (self.latest is None or self._versions(state) != self._scored):
             self.score(state)
@@ -145,7 +145,7 @@ class Chooser:
         )  # fmt: skip
 
     def _report(self, values: Values, last: Values, step: int) -> dict[str, Score]:
-        # By the step at which they were scored, which for the last values may be before the run's last step.
+        # The last values may have been scored before the run's last step: scores are matched by that step.
         end = self.latest.step if self.latest else step
         chosen = end if self.best is None else self.best.step
         found = self.scorer.report({"chosen": (chosen, values), "last": (end, last), "before": (0, self._first)})
@@ -160,7 +160,7 @@ class Chooser:
     # saving
 
     def plain(self) -> dict[str, Any]:
-        """Where it is, as a checkpoint keeps it."""
+        """The chooser's state for a checkpoint."""
         return {
             "best": self.best and self.best._asdict(), "latest": self.latest and self.latest._asdict(),
             "kept": dict(self._kept), "scored": self._scored, "seen": self._seen, "waited": self.waited,
@@ -168,7 +168,7 @@ class Chooser:
         }  # fmt: skip
 
     def load(self, plain: Mapping[str, Any]) -> None:
-        """Go to where :meth:`plain` was."""
+        """Restore the state that :meth:`plain` returned."""
         self.best = plain["best"] and Score(**plain["best"])
         self.latest = plain["latest"] and Score(**plain["latest"])
         self._kept = {name: [p.to(self.engine.device) for p in values] for name, values in plain["kept"].items()}
@@ -178,9 +178,9 @@ class Chooser:
 
 
 def chosen_in(note: Any, how: Choose | None, engine: Engine, task: Task) -> Chosen | None:
-    """The values to hand on, as a checkpoint's note has them: those chosen at the run's end, or else the best so far.
+    """The values to export, from a checkpoint's note: those chosen at the run's end, else the best so far.
 
-    None for a run that chooses none.
+    None for a run that does not choose.
     """
     if how is None or not isinstance(note, dict):
         return None

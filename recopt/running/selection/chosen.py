@@ -1,4 +1,4 @@
-"""What was chosen to be handed on by a run, how it scored, and what choosing it took."""
+"""The chosen values of a run, with their scores and the cost of choosing them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Values = Mapping[str, Params]
 
 
 class Score(NamedTuple):
-    """How a rule did on a set of tasks: the mean over them with its 95 % interval; lower is better.
+    """The score of a rule on a set of tasks: the mean with its 95 % interval; lower is better.
 
     Attributes:
         step: updates of the run's task when the rule had these values.
-        diverged: tasks on which it diverged; each counts with losses that are capped.
-        tasks: how many there were.
+        diverged: number of tasks on which it diverged; their losses are capped.
+        tasks: number of tasks.
     """
 
     step: int
@@ -31,18 +31,18 @@ class Score(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Whether it may be chosen: not where the mean is not finite, nor where every task diverged."""
+        """True if the mean is finite and not every task diverged."""
         return math.isfinite(self.mean) and self.diverged < self.tasks
 
     @property
     def words(self) -> str:
-        """The mean with its interval, and what diverged, for people."""
+        """The mean with its interval and the number of diverged tasks, as text."""
         interval = f" ({self.low:.4g} to {self.high:.4g})" if math.isfinite(self.low) else ""
         lost = f", {self.diverged} of {self.tasks} diverged" if self.diverged else ""
         return f"{self.mean:.4g}{interval}{lost}"
 
     def beats(self, other: Score | None) -> bool:
-        """Whether it is chosen before ``other``: on fewer tasks diverged, or on as many with a lower mean."""
+        """True if it is better than ``other``: fewer diverged tasks, or as many and a lower mean."""
         if not self.usable or other is None or not other.usable:
             return self.usable
         return (self.diverged, self.mean) < (other.diverged, other.mean)
@@ -50,17 +50,17 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Chosen:
-    """The values that a run hands on.
+    """The values that a run exports.
 
     Attributes:
-        values: those that had the best score, or the last where none was usable.
-        score: theirs on the tasks that were chosen by; None where none was usable.
-        last: the step that the run got to.
-        report: scores on other tasks, that nothing was chosen by: of the ``chosen`` values, the ``last`` ones, and
-            those ``before`` the first step. Empty for a run that was interrupted.
-        objective, steps: what was scored, and over how many updates of each task.
-        stopped: whether the run ended early, since the score got no better.
-        evaluations, seconds: what choosing and reporting took; no part of the run's budget.
+        values: those with the best score; the last ones if no score was usable.
+        score: their score on the tasks for choosing; None if no score was usable.
+        last: the last step of the run.
+        report: scores on the report's tasks, which had no part in choosing: of the ``chosen`` values, the ``last``
+            ones, and those ``before`` the first step. Empty for an interrupted run.
+        objective, steps: the score's objective, and the updates of each task.
+        stopped: whether the run ended early because the score did not improve.
+        evaluations, seconds: cost of choosing and reporting, not part of the run's budget.
     """
 
     values: Values = field(repr=False)
@@ -80,13 +80,13 @@ class Chosen:
 
     @property
     def what(self) -> str:
-        """What is scored, in words, but for the task's name."""
+        """A description of the score, without the task's name."""
         tasks = next((score.tasks for score in (*self.report.values(), self.score) if score), 0)
         scored = "the last loss" if self.objective == "last" else f"the {self.objective} of the losses"
         return f"{scored} over {self.steps:,} updates on each of {tasks:,} fresh tasks"
 
     def told(self) -> dict[str, Any]:
-        """All of it but the values, as JSON can hold it."""
+        """All fields but the values, for JSON."""
         return {
             "step": self.step, "last": self.last, "stopped": self.stopped, "objective": self.objective,
             "steps": self.steps, "score": None if self.score is None else self.score._asdict(),
@@ -95,7 +95,7 @@ class Chosen:
         }  # fmt: skip
 
     def plain(self) -> dict[str, Any]:
-        """All of it, as a checkpoint keeps it."""
+        """All fields, for a checkpoint."""
         return {"values": dict(self.values), "told": self.told()}
 
     @classmethod
@@ -110,7 +110,7 @@ class Chosen:
         )  # fmt: skip
 
     def summary(self) -> dict[str, float]:
-        """What runs are compared by: one number per key."""
+        """Summary metrics for the store, one number per key."""
         found = {"chosen_step": float(self.step), "choose_evaluations": float(self.evaluations)}
         found["choose_seconds"] = self.seconds
         if self.score is not None:
