@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from recopt.contracts.task import Batch, Split, Task
-from recopt.core.graph import Graph
-from recopt.core.level import Level
 from recopt.engine.engine import Engine
+from recopt.levels.graph import Graph
+from recopt.levels.level import Level
 from recopt.stacks.plugins import load_strategy
 
 

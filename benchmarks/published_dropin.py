@@ -23,7 +23,7 @@ import yaml
 
 import recopt
 from recopt.contracts.task import Task
-from recopt.core.notation import parse
+from recopt.levels.notation import parse
 from recopt.stacks.plugins import load_strategy, load_task
 
 

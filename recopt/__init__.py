@@ -17,25 +17,32 @@ if TYPE_CHECKING:
     from .contracts.settings import option, positive, real, unit
     from .contracts.strategy import Params, State, Strategy, Trial
     from .contracts.task import Task
-    from .core.graph import Graph
-    from .core.level import Level
+    from .levels.graph import Graph
+    from .levels.level import Level
     from .optim.optimizer import Optimizer
+    from .rules.ops import Column, Ops, Term
+    from .rules.rule import Hypers, Rule
     from .running.result import Result
     from .running.run import run
     from .stacks.blame import RunFailed
 
 __all__ = [
+    "Column",
     "Comparison",
     "Graph",
+    "Hypers",
     "Level",
+    "Ops",
     "Optimizer",
     "Params",
     "RecoptError",
     "Result",
+    "Rule",
     "RunFailed",
     "State",
     "Strategy",
     "Task",
+    "Term",
     "Trial",
     "compare",
     "option",

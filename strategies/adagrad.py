@@ -12,19 +12,17 @@ so that a level above may move it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from torch import Generator
 
-from recopt import Params, State, Strategy, Trial, positive
+from recopt import Column, Hypers, Ops, Params, Rule, State, Term, positive
 
 
-class Adagrad(Strategy):
+class Adagrad(Rule):
     """Gradients divided by the root of the sum of their squares: a rate that falls by itself."""
 
-    kernel = "recopt.optim.kernels.adagrad:AdagradKernel"
-    formula = "recopt.optim.kernels.adagrad:AdagradFormula"
+    linear: ClassVar[str | None] = "lr"
 
     lr = positive(0.01, "learning rate", above=1.0)
     eps = positive(1e-10, "added to the root", off=0.0)
@@ -36,17 +34,18 @@ class Adagrad(Strategy):
         """Zero sums, shaped as ``point``, before the first step."""
         return {"steps": 0, "sum": [torch.zeros_like(p) for p in point]}
 
-    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
-        """One step from the gradients of the first trial."""
-        grads = trials[0].grads
-        assert grads is not None
-        lr, eps, initial = self.lr, self.eps, self.initial
-        if self.on("weight_decay"):
-            decay = self.weight_decay
-            grads = [g + decay * p for g, p in zip(grads, point, strict=True)]
-        rate = lr / (1 + state["steps"] * self.lr_decay) if self.on("lr_decay") else lr
-        total = [s + g * g for s, g in zip(state["sum"], grads, strict=True)]
-        # The clamp cuts the root's infinite slope at 0 (times a zero slope it would be NaN); beside eps it is unseen.
-        roots = [(s + initial).clamp_min(torch.finfo(s.dtype).tiny).sqrt() for s in total]
-        deltas = [-rate * g / (r + eps) for g, r in zip(grads, roots, strict=True)]
-        return deltas, {"steps": state["steps"] + 1, "sum": total}
+    def penalty(self) -> str | None:
+        """The L2 penalty, where it is on."""
+        return "weight_decay" if self.on("weight_decay") else None
+
+    def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
+        """s ← s + g²."""
+        return {"steps": state["steps"] + 1, "sum": ops.add_square(state["sum"], grads)}
+
+    def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
+        """−lr / (1 + (t − 1) lr_decay) · g / (√s + eps)."""
+        total = ops.add(state["sum"], hyper["initial"]) if self.on("initial") else state["sum"]
+        rate = -hyper["lr"]
+        if self.on("lr_decay"):
+            rate = rate / (1 + (state["steps"] - 1) * hyper["lr_decay"])
+        return [Term(rate, grads, ops.roots(total, hyper["eps"]))]

@@ -12,19 +12,39 @@ State: ``{"steps": t, "mean": [m per tensor], "square": [v per tensor]}``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from torch import Generator
 
-from recopt import Params, State, Strategy, Trial, option, positive, unit
+from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
 
 
-class Adam(Strategy):
+class FusedAdam:
+    """The kernel that ``torch.optim.Adam(fused=True)`` calls: one pass over memory, and the text takes six."""
+
+    @staticmethod
+    def step(rule: Rule, point: Column, grads: Column, state: State, hyper: Hypers, scale: float) -> bool:
+        """Adam's step in place on dense CPU tensors of one dtype, laid out alike; False for others."""
+        columns = (point, grads, state["mean"], state["square"])
+        first = point[0]
+        if first.device.type != "cpu" or rule.on("weight_decay") or not hyper["eps"]:
+            return False
+        if not all(t.dtype == first.dtype and t.is_contiguous() for column in columns for t in column):
+            return False
+        state["steps"] += 1
+        steps = [torch.tensor(float(state["steps"]))] * len(point)
+        torch._fused_adam_(
+            *columns, [], steps, lr=scale * hyper["lr"], beta1=hyper["beta1"], beta2=hyper["beta2"], weight_decay=0.0,
+            eps=hyper["eps"], amsgrad=False, maximize=False,
+        )  # fmt: skip
+        return True
+
+
+class Adam(Rule):
     """Adam: steps of about the learning rate whatever the gradient's scale, with optional weight decay."""
 
-    kernel = "recopt.optim.kernels.adam:AdamKernel"
-    formula = "recopt.optim.kernels.adam:AdamFormula"
+    linear: ClassVar[str | None] = "lr"
+    accelerator = FusedAdam
 
     lr = positive(0.001, "learning rate", above=0.05)
     beta1 = unit(0.9, "decay of the running mean of gradients; 0: none", off=0.0)
@@ -41,28 +61,26 @@ class Adam(Strategy):
             "square": [torch.zeros_like(p) for p in point],
         }
 
-    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
-        """One step from the gradients of the first trial."""
-        grads = trials[0].grads
-        assert grads is not None
-        lr, beta1, beta2, eps = self.lr, self.beta1, self.beta2, self.eps
-        decay, decays = self.weight_decay, self.on("weight_decay")
-        if decays and not self.decoupled:
-            grads = [g + decay * p for g, p in zip(grads, point, strict=True)]
-        steps = state["steps"] + 1
-        mean = [m + (1 - beta1) * (g - m) for m, g in zip(state["mean"], grads, strict=True)]
-        square = [beta2 * v + (1 - beta2) * g * g for v, g in zip(state["square"], grads, strict=True)]
-        rate, correction = lr / (1 - beta1**steps), (1 - beta2**steps).sqrt()
-        step, spread = mean, square
-        if steps == 1:
+    def penalty(self) -> str | None:
+        """The L2 penalty, where weight decay is on and not decoupled."""
+        return "weight_decay" if self.on("weight_decay") and not self.decoupled else None
+
+    def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
+        """m ← β1 m + (1 − β1) g,  v ← β2 v + (1 − β2) g²."""
+        return {
+            "steps": state["steps"] + 1,
+            "mean": ops.lerp(state["mean"], grads, 1 - hyper["beta1"]),
+            "square": ops.lerp_square(state["square"], grads, hyper["beta2"]),
+        }
+
+    def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
+        """−lr · weight_decay · θ − lr · (m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps)."""
+        lr, steps = hyper["lr"], state["steps"]
+        shrink = [Term(-lr * hyper["weight_decay"], point)] if self.on("weight_decay") and self.decoupled else []
+        if ops.differentiates and steps == 1:
             # Both means are then the gradient's own whatever the betas are. Written out, since the rounding errors of
             # a derivative that is 0 would be a signal of full size after normalizing.
-            rate, correction = lr, torch.ones_like(correction)
-            step, spread = grads, [g * g for g in grads]
-        # The root's slope at 0 is infinite, and infinity times a zero slope is NaN. The clamp cuts it there, and
-        # is too small to be seen beside eps: a coordinate that never had a gradient does not move, as in torch.
-        roots = [v.clamp_min(torch.finfo(v.dtype).tiny).sqrt() for v in spread]
-        deltas = [-rate * m / (r / correction + eps) for m, r in zip(step, roots, strict=True)]
-        if decays and self.decoupled:
-            deltas = [d - lr * decay * p for d, p in zip(deltas, point, strict=True)]
-        return deltas, {"steps": steps, "mean": mean, "square": square}
+            return [*shrink, Term(-lr, grads, ops.roots(ops.mul(grads, grads), hyper["eps"]))]
+        correction = ops.sqrt(1 - hyper["beta2"] ** steps)
+        spread = ops.roots(state["square"], correction * hyper["eps"])
+        return [*shrink, Term(-lr * correction / (1 - hyper["beta1"] ** steps), state["mean"], spread)]

@@ -23,7 +23,7 @@ G, FAST, MEAN, SLOW, X, S, ROOT = range(7)
 
 
 class Course(NamedTuple):
-    """What the losses so far say of the present point; numbers are 0-dimensional.
+    """The verdict of the losses so far on the present point; numbers are 0-dimensional.
 
     Attributes:
         lost: whether the point is to be left: the loss is too high, or not a number.
@@ -261,7 +261,7 @@ class Blend(Strategy):
 
 
 def shapes(point: Params) -> Tensor:
-    """What is known of each tensor before the first step: [tensors, 4]."""
+    """Features of each tensor before the first step: [tensors, 4]."""
     sides = [(p.shape[0], p[:1].numel()) if p.dim() > 1 else (1, p.numel()) for p in point]
     return point[0].new_tensor(
         [

@@ -34,24 +34,20 @@ State: ``{}``; all that is remembered is in the point itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import Generator
-
-from recopt import Params, State, Strategy, Trial, positive
+from recopt import Column, Hypers, Ops, Rule, State, Term, positive
 
 
-class Hypergradient(Strategy):
+class Hypergradient(Rule):
     """Hypergradient descent: moves a log learning rate against the cosine of its updates and what came after."""
 
     level: ClassVar[Mapping[str, Any]] = {"normalize": "cosine"}
+    linear: ClassVar[str | None] = "kappa"
 
     kappa = positive(0.1, "step in the coordinate (for a rate: in its logarithm) where the cosine is 1")
 
-    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
-        """One step against the signal of the first trial."""
-        signal = trials[0].grads
-        assert signal is not None
-        kappa = self.kappa
-        return [-kappa * s for s in signal], state
+    def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
+        """−κ · signal."""
+        return [Term(-hyper["kappa"], grads)]

@@ -15,18 +15,17 @@ State: ``{"sum": [s per tensor], "before": [the last gradients that were not 0],
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from torch import Generator
 
-from recopt import Params, State, Strategy, Trial, option, positive
+from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive
 
 
-class Kesten(Strategy):
+class Kesten(Rule):
     """Steps that shorten as signs change: for rates that are to settle early."""
 
-    formula = "recopt.optim.kernels.kesten:KestenFormula"
+    linear: ClassVar[str | None] = "lr"
 
     lr = positive(0.01, "learning rate: about the length of the first step", above=1.0)
     power = option(0.25, "how fast steps shorten with the count of turns; 0: adagrad", least=0)
@@ -35,15 +34,13 @@ class Kesten(Strategy):
         """Nothing seen."""
         return {name: [torch.zeros_like(p) for p in point] for name in ("sum", "before", "turns")}
 
-    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
-        """One step from the gradients of the first trial."""
-        grads = trials[0].grads
-        assert grads is not None
-        pairs = list(zip(grads, state["before"], strict=True))
-        # Products of tiny gradients would be 0, so signs are compared.
-        turns = [k + (g.sign() * b.sign() < 0).to(k.dtype) for k, (g, b) in zip(state["turns"], pairs, strict=True)]
-        total = [s + g * g for s, g in zip(state["sum"], grads, strict=True)]
-        roots = [s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() for s in total]
-        deltas = [-self.lr * g / r / (1 + k) ** self.power for g, r, k in zip(grads, roots, turns, strict=True)]
-        before = [torch.where(g == 0, b, g) for g, b in pairs]
-        return deltas, {"sum": total, "before": before, "turns": turns}
+    def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
+        """s ← s + g², and k counts the changes of sign."""
+        turns = ops.turns(state["turns"], state["before"], grads)
+        before = ops.latest(state["before"], grads)
+        return {"sum": ops.add_square(state["sum"], grads), "before": before, "turns": turns}
+
+    def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
+        """−lr · g / √s / (1 + k)^power."""
+        slower = ops.power(ops.add(state["turns"], 1.0), self.power)
+        return [Term(-hyper["lr"], grads, ops.mul(ops.roots(state["sum"]), slower))]

@@ -17,19 +17,17 @@ Where rounding makes v − m² negative (a constant gradient), torch's rule give
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from torch import Generator
 
-from recopt import Params, State, Strategy, Trial, option, positive, unit
+from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
 
 
-class Rmsprop(Strategy):
+class Rmsprop(Rule):
     """Gradients divided by a running root mean square, with optional momentum, centring and weight decay."""
 
-    kernel = "recopt.optim.kernels.rmsprop:RmspropKernel"
-    formula = "recopt.optim.kernels.rmsprop:RmspropFormula"
+    linear: ClassVar[str | None] = "lr"
 
     lr = positive(0.01, "learning rate", above=0.05)
     decay = unit(0.99, "decay of the running mean of squared gradients (alpha in torch)")
@@ -43,26 +41,30 @@ class Rmsprop(Strategy):
         names = ["square"] + ["mean"] * self.centered + ["momentum"] * self.on("momentum")
         return {name: [torch.zeros_like(p) for p in point] for name in names}
 
-    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
-        """One step from the gradients of the first trial."""
-        grads = trials[0].grads
-        assert grads is not None
-        lr, decay, eps = self.lr, self.decay, self.eps
-        if self.on("weight_decay"):
-            penalty = self.weight_decay
-            grads = [g + penalty * p for g, p in zip(grads, point, strict=True)]
-        square = [decay * v + (1 - decay) * g * g for v, g in zip(state["square"], grads, strict=True)]
-        after: State = {"square": square}
-        spread = square
+    def penalty(self) -> str | None:
+        """The L2 penalty, where it is on."""
+        return "weight_decay" if self.on("weight_decay") else None
+
+    def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
+        """v ← decay · v + (1 − decay) g², and the means that are on."""
+        after = {"square": ops.lerp_square(state["square"], grads, hyper["decay"])}
         if self.centered:
-            mean = [m + (1 - decay) * (g - m) for m, g in zip(state["mean"], grads, strict=True)]
-            spread = [v - m * m for v, m in zip(square, mean, strict=True)]
-            after["mean"] = mean
-        # The clamp cuts the root's infinite slope at 0 (times a zero slope it would be NaN); beside eps it is unseen.
-        roots = [s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() for s in spread]
-        steps = [g / (r + eps) for g, r in zip(grads, roots, strict=True)]
+            after["mean"] = ops.lerp(state["mean"], grads, 1 - hyper["decay"])
         if self.on("momentum"):
-            momentum = self.momentum
-            steps = [momentum * b + s for b, s in zip(state["momentum"], steps, strict=True)]
-            after["momentum"] = steps
-        return [-lr * s for s in steps], after
+            spread = self._spread(ops, after, hyper)
+            after["momentum"] = ops.decay_add(state["momentum"], grads, hyper["momentum"], over=spread)
+        return after
+
+    def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
+        """−lr · b."""
+        if self.on("momentum"):
+            return [Term(-hyper["lr"], state["momentum"])]
+        return [Term(-hyper["lr"], grads, self._spread(ops, state, hyper))]
+
+    def _spread(self, ops: Ops, state: State, hyper: Hypers) -> Column:
+        """r + eps."""
+        square = state["square"]
+        if self.centered:
+            centred = ops.add(square, ops.mul(state["mean"], state["mean"]), -1.0)
+            square = ops.maximum(centred, ops.mul(centred, 0.0))
+        return ops.roots(square, hyper["eps"])

@@ -11,24 +11,21 @@ State: ``{"momentum": [b, one tensor per tensor of the point]}``, or ``{}`` wher
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Generator
 
-from recopt import Params, RecoptError, State, Strategy, Trial, option, positive, unit
+from recopt import Column, Hypers, Ops, Params, RecoptError, Rule, State, Term, option, positive, unit
 
 
-class Sgd(Strategy):
+class Sgd(Rule):
     """Gradient descent with momentum (plain or Nesterov's) and weight decay.
 
     Raises:
         RecoptError: if ``nesterov`` is asked for without momentum.
     """
 
-    kernel = "recopt.optim.kernels.sgd:SgdKernel"
-    formula = "recopt.optim.kernels.sgd:SgdFormula"
+    linear: ClassVar[str | None] = "lr"
 
     lr = positive(0.01, "learning rate", above=0.05)
     momentum = unit(0.0, "decay of the momentum buffer; 0: none", off=0.0)
@@ -44,19 +41,19 @@ class Sgd(Strategy):
         """Zero momentum, shaped as ``point``."""
         return {"momentum": [torch.zeros_like(p) for p in point]} if self.on("momentum") else {}
 
-    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
-        """One step from the gradients of the first trial."""
-        grads = trials[0].grads
-        assert grads is not None
-        step = -self.lr
-        if self.on("weight_decay"):
-            decay = self.weight_decay
-            grads = [g + decay * p for g, p in zip(grads, point, strict=True)]
+    def penalty(self) -> str | None:
+        """The L2 penalty, where it is on."""
+        return "weight_decay" if self.on("weight_decay") else None
+
+    def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
+        """b ← momentum · b + g."""
+        return {name: ops.decay_add(b, grads, hyper["momentum"]) for name, b in state.items()}
+
+    def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
+        """−lr · b."""
+        lr = hyper["lr"]
         if not self.on("momentum"):
-            return [step * g for g in grads], state
-        momentum = self.momentum
-        buffers = [momentum * b + g for b, g in zip(state["momentum"], grads, strict=True)]
-        ahead = buffers
+            return [Term(-lr, grads)]
         if self.nesterov:
-            ahead = [g + momentum * b for g, b in zip(grads, buffers, strict=True)]
-        return [step * a for a in ahead], {"momentum": buffers}
+            return [Term(-lr, grads), Term(-lr * hyper["momentum"], state["momentum"])]
+        return [Term(-lr, state["momentum"])]

@@ -9,7 +9,7 @@ import numpy as np
 from recopt.comparison.contenders import Competitor
 from recopt.comparison.figures import Entry
 from recopt.contracts.task import Task
-from recopt.core.graph import Graph
+from recopt.levels.graph import Graph
 from recopt.running.plan import plan_of
 from recopt.running.repeats import Runs
 

@@ -12,11 +12,11 @@ from recopt.contracts.settings import positive, unit
 from recopt.contracts.strategy import Params, State, Strategy
 from recopt.contracts.task import Batch, Split, Task
 from recopt.contracts.trees import detach
-from recopt.core.graph import Graph
-from recopt.core.level import Level
-from recopt.core.notation import levels_of, parse
-from recopt.core.state import Signal
 from recopt.engine.engine import Engine
+from recopt.levels.graph import Graph
+from recopt.levels.level import Level
+from recopt.levels.notation import levels_of, parse
+from recopt.levels.state import Numbers, Signal
 
 
 class Rule(Strategy):
@@ -90,35 +90,39 @@ class Done(Exception):
 def signal_of(made: Engine, number: int, nudge: dict[int, Tensor] | None = None, windows: int = 1) -> Signal:
     """The signal of level ``number`` at its ``windows``-th closing, with its optimizee nudged at the opening."""
     found: list[Signal] = []
-    deliver = made.collector._deliver
+    deliver = made.tower._up._deliver
     name = made.levels[number - 1].moves
 
-    def spy(state: Any, n: int, signal: Signal) -> None:
-        if n == number - 1:
+    def spy(state: Any, n: int, signal: Signal | None) -> None:
+        if signal is not None and n == number - 1:
             found.append(signal)
             if len(found) == windows:
                 raise Done
         deliver(state, n, signal)
 
-    made.collector._deliver = spy  # type: ignore[method-assign]
+    made.tower._up._deliver = spy  # type: ignore[method-assign]
 
     def move() -> None:
         for i, d in (nudge or {}).items():
-            made.state.slots[name].params[i] = (made.state.slots[name].params[i].detach() + d).requires_grad_()
+            slot = made.state.slots[name]
+            if isinstance(slot, Numbers):
+                made.tower.carriers.spaces[name].put(slot, [i], [slot.coords[i] + float(d)])
+            else:
+                slot.params[i] = (slot.params[i].detach() + d).requires_grad_()
 
     if windows == 1:
         move()
     else:
-        step = made.mover.move
+        step = made.tower._down
         opened: list[int] = []
 
-        def after(state: Any, n: int) -> None:
-            step(state, n)
+        def after(state: Any, n: int, given: Any, scale: float) -> None:
+            step(state, n, given, scale)
             if n == number - 1 and len(found) == windows - 1 and not opened:
                 opened.append(1)
                 move()
 
-        made.mover.move = after  # type: ignore[method-assign]
+        made.tower._down = after  # type: ignore[assignment]
     with pytest.raises(Done):
         made.run(1000)
     return found[-1]
@@ -145,7 +149,7 @@ def worst(stack: str, settings: dict[int, dict[str, Any]], number: int, windows:
     signal = signal_of(made, number, windows=windows)
     assert signal.grads is not None
     signal = detach(signal)
-    index = made.slots.index(made.state, number - 1)
+    index = made.tower.slots.index(made.state, number - 1)
     scale = max(float(g.abs().max()) for g in signal.grads)
     gaps = []
     for position, g in zip(index, signal.grads, strict=True):

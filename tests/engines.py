@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from recopt.contracts.strategy import Strategy
 from recopt.contracts.task import Batch, Split, Task
-from recopt.core.graph import Graph
-from recopt.core.level import TASK, Level
-from recopt.core.notation import levels_of, parse
 from recopt.engine.engine import Engine
+from recopt.levels.graph import Graph
+from recopt.levels.level import TASK, Level
+from recopt.levels.notation import levels_of, parse
 from recopt.stacks.plugins import load_strategy
 
 Settings = Mapping[int, Mapping[str, Any]]

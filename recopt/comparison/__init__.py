@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..contracts.errors import RecoptError
 from ..contracts.task import Task
-from ..core.graph import Graph
+from ..levels.graph import Graph
 from ..running.plan import plan_of, task_named
 from ..running.repeats import CAP, DIVERGED, Runs
 from ..stacks.blame import RunFailed

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from ..contracts.errors import RecoptError
 from ..contracts.task import Task
-from ..core.graph import Graph
-from ..core.level import TASK, Level, Schedule
+from ..levels.graph import Graph
+from ..levels.level import TASK, Level, Schedule
 from ..running.plan import plan_of
 from ..running.repeats import held_still
 from ..stacks.build import make_strategies

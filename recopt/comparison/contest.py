@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..contracts.errors import RecoptError, unknown
 from ..contracts.task import Task
-from ..core.graph import Graph
+from ..levels.graph import Graph
 from ..running.repeats import How, Runs, repeated, run_all
 from ..running.start import place
 from ..stacks.build import make_task

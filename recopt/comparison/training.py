@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..contracts.errors import RecoptError
-from ..core.level import TASK
 from ..engine.measure import settled
+from ..levels.level import TASK
 from ..running.plan import Plan, replan
 from ..running.repeats import held_at
 from ..running.spec import LARGEST_SEED

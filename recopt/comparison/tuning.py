@@ -19,8 +19,8 @@ import numpy as np
 
 from ..contracts.errors import RecoptError, unknown
 from ..contracts.settings import Hyper, declared
-from ..core.level import Schedule
-from ..core.notation import Term, parse
+from ..levels.level import Schedule
+from ..levels.notation import Term, parse
 from ..stacks.named import Named
 from ..stacks.plugins import load_strategy
 from .contenders import Competitor, rule

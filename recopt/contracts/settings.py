@@ -68,7 +68,7 @@ class Hyper:
     ``off`` is one more value that switches its term off (``momentum=0``): the hyperparameter is then no parameter
     and cannot be moved. ``above`` replaces the default in levels that move other strategies' hyperparameters: these
     move logarithms on normalized signals, so a step length means something else there (see
-    :func:`recopt.core.completion.strides`).
+    :func:`recopt.levels.completion.strides`).
     """
 
     def __init__(

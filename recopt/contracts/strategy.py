@@ -45,9 +45,6 @@ class Strategy(nn.Module):
             then loops over the tasks of a batch instead of mapping over them.
         level: settings of the level it moves by, where neither user nor spec gives them (``normalize`` …).
         above: settings of a level that moves *it*, likewise (``every``, ``episode``, ``gradient`` …).
-        kernel: closed forms of ``forward`` and of its derivative for tensors, in place, which
-            :class:`recopt.Optimizer` uses instead of a tape (see :mod:`recopt.optim.kernel`); a class or
-            ``"module:Class"``. ``formula``: the same for a few numbers. Both only make it faster.
 
     Raises:
         RecoptError: for an unknown setting, or a value outside its domain.
@@ -59,8 +56,6 @@ class Strategy(nn.Module):
     vectorize: ClassVar[bool] = True
     level: ClassVar[Mapping[str, Any]] = {}
     above: ClassVar[Mapping[str, Any]] = {}
-    kernel: ClassVar[str | type | None] = None
-    formula: ClassVar[str | type | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

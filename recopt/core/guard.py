@@ -1,106 +1,168 @@
-"""Guards: a slot whose loss is not finite, or explodes, is put back and its level's step is shrunk.
+"""The guard: one policy for everything that moves a task's parameters, whoever drives it.
 
-An explosion is a loss above ten times the largest of the first ten good ones. If the loss is as high at the point that
-was put back, it was not the step (harder data, another weight in the loss): steps are as long as before then, and the
-first ten are counted from there.
-With many tasks each has its own mask, scale and count of strikes: one that fails does not touch the others.
+- A gradient or loss that is not finite is skipped: nothing moves.
+- Where the next one is not finite either, it is not the batch but the point: the last update is taken back, and updates
+  are halved from then on (they recover by 2 % a step).
+- A loss above ten times the largest of the first ten is an explosion: the last update is taken back likewise. If the
+  next loss is as high, it was not the update (harder data, another weight): losses are compared with that from then on.
+- Where a level above tunes the rate of one task, without an exact level, no update is longer than a fifth of what it
+  moves (the root
+  mean square of the tensors, all together, or 0.01 if they are smaller). It is cut back and the rate lowered to match,
+  so that a start value that is far too large costs a step and not the model.
+- No step of a level above moves the coordinate of a bounded domain by more than 1, a factor of e. A longer one is cut,
+  and where the level's own rate is tuned, it is lowered to match. A step that is not finite is skipped.
+
+Updates are halved only for an update that was taken back, and to a 64th at the least. With many tasks each has its own
+memory; one that fails does not touch the others. Every act is counted and recorded.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..contracts import trees
-from ..contracts.strategy import Params, State
-from . import counts
-from .state import Guard
+from ..levels.state import Guard
 
 EXPLODE = 10.0
 """A loss above this multiple of the largest among the first good ones is an explosion."""
 FIRST = 10
 """How many good losses make the reference."""
-SHRINK, GROW = 0.5, 1.02
-PATIENCE = 30
-"""Bad evaluations without a good step between them after which a level is frozen."""
+SHRINK, GROW, LEAST = 0.5, 1.02, 1 / 64
+"""The factor on updates after one that was taken back; its growth at each step; its least value."""
+PERSISTS = 2
+"""So many evaluations in a row that are not finite are the point's fault."""
+FROZEN = 30
+"""Bad evaluations, with no two good ones in a row between them, after which a task is told to be frozen."""
+REACH, FLOOR = 0.2, 0.01
+"""The longest update where the rate is tuned, relative to the norm of what it moves; the least root mean square that
+this norm is taken for."""
+STRIDE = 1.0
+"""The farthest a level above moves the coordinate of a bounded domain in one step."""
+YOUNG, PERIOD = 10, 20
+"""Updates are measured at each of the first steps, then this often, and whenever the rate or the gradient has grown."""
+TINY = 1e-300
 
 
-def start(point: Params, states: list[State], tasks: int) -> Guard:
-    """A guard that has seen nothing yet."""
-    good = trees.detach(point), trees.detach(states)
-    return Guard(*good, [0.0] * tasks, [1.0] * tasks, [0] * tasks, [0] * tasks, wrong=[False] * tasks)
+class Verdict(Enum):
+    """The guard's word on one evaluation."""
+
+    GOOD = "good"
+    SKIP = "skip"
+    BACK = "back"
+    """Skip it, and take the last update back."""
 
 
-def bad(guard: Guard, losses: list[float], norms: list[float], explosions: bool = True) -> list[bool]:
-    """For each task: whether its loss or gradient norm is not finite, or the loss has exploded.
+class Check(NamedTuple):
+    """An update that was measured: its length over the longest one allowed (1 if it was cut to that), the coordinate of
+    the rate, the gradient's norm, the step's number, and the factor on the rate."""
 
-    ``explosions`` is False for meta-losses that have no natural zero, such as an improvement.
-    """
-    found = []
-    for loss, norm, large, before in zip(losses, norms, _large(guard, losses), guard.wrong, strict=True):
-        explodes = explosions and large and not before
-        found.append(explodes or not (math.isfinite(loss) and math.isfinite(norm)))
-    return found
-
-
-def resized(guard: Guard, wrong: list[bool], losses: list[float]) -> list[bool]:
-    """For each task: whether the loss at a point that was put back says that losses have another size now."""
-    if not any(guard.wrong):
-        return [False] * len(losses)
-    found = zip(_large(guard, losses), guard.wrong, wrong, strict=True)
-    return [large and before and not failed for large, before, failed in found]
+    ratio: float
+    rate: float
+    norm: float
+    step: int
+    scale: float
 
 
-def _large(guard: Guard, losses: list[float]) -> list[bool]:
-    return [0 < EXPLODE * reference < loss for reference, loss in zip(guard.reference, losses, strict=True)]
+def first(tasks: int) -> Guard:
+    """A memory of nothing."""
+    return Guard([1.0] * tasks, [0.0] * tasks, [0] * tasks, [0] * tasks, [0] * tasks, [False] * tasks)
 
 
-def frozen(guard: Guard) -> list[bool]:
-    """For each task: whether its slot has failed so often that nothing moves it any more."""
-    return [strikes >= PATIENCE for strikes in guard.strikes]
+def again(memory: Guard) -> Guard:
+    """A memory of nothing but what the guard did so far, for tasks that start afresh."""
+    made = first(len(memory.shrink))
+    made.counts = dict(memory.counts)
+    return made
 
 
-def judged(guard: Guard, wrong: list[bool], losses: list[float], point: Params, states: list[State]) -> Guard:
-    """The guard after an evaluation at ``point``, which (like ``states``) was put back where that was ``wrong``."""
-    known, scale, strikes, seen = [*guard.reference], [*guard.scale], [*guard.strikes], [*guard.seen]
-    larger = resized(guard, wrong, losses)
-    for n, (failed, loss) in enumerate(zip(wrong, losses, strict=True)):
-        # The first evaluation after a failure is of the point that was put back: only the next one judges a step.
-        judges = not guard.wrong[n]
-        if failed:
-            scale[n] *= SHRINK if judges else 1.0
-            strikes[n] += 1
-            continue
-        if larger[n]:
-            seen[n], scale[n] = 0, scale[n] / SHRINK
-        if seen[n] < FIRST:
-            known[n] = max(known[n], abs(loss))
-        seen[n] += 1
-        scale[n] = min(1.0, scale[n] * GROW)
-        if judges and strikes[n] < PATIENCE:
-            strikes[n] = 0
-    restored = guard.restored + sum(wrong)
-    return Guard(trees.detach(point), trees.detach(states), known, scale, strikes, seen, restored, list(wrong))
+def renewed(memory: Guard, places: Sequence[int]) -> None:
+    """Forget the tasks in ``places``, which start afresh."""
+    for n in places:
+        memory.shrink[n], memory.reference[n], memory.seen[n] = 1.0, 0.0, 0
+        memory.bad_run[n], memory.strikes[n], memory.exploded[n] = 0, 0, False
 
 
-def replaced(guard: Guard, part: Guard, places: list[int], index: Tensor) -> Guard:
-    """``guard`` with ``part`` in the ``places`` (as a tensor: ``index``) of the tasks that have started afresh."""
-    tasks = len(guard.reference)
-    point = counts.replaced(guard.point, part.point, index, tasks)
-    states = counts.replaced(guard.states, part.states, index, tasks)
-    out = Guard(
-        point, states, [*guard.reference], [*guard.scale], [*guard.strikes], [*guard.seen],
-        guard.restored + part.restored, [*guard.wrong],
-    )  # fmt: skip
-    for k, n in enumerate(places):
-        out.reference[n], out.scale[n], out.strikes[n] = part.reference[k], part.scale[k], part.strikes[k]
-        out.seen[n], out.wrong[n] = part.seen[k], part.wrong[k]
-    return out
+def judge_some(memory: Guard, places: Sequence[int], losses: Sequence[float], norms: Sequence[float]) -> list[Verdict]:
+    """As :func:`judge`, of the tasks in ``places`` only."""
+    return [_judge(memory, n, loss, norm) for n, loss, norm in zip(places, losses, norms, strict=True)]
 
 
-def capped(guard: Guard, loss: Tensor, wrong: Tensor) -> Tensor:
-    """``loss`` with what exploded replaced by the worst that would have passed, so that scores stay finite."""
-    worst = loss.new_tensor([EXPLODE * (r or 1.0) for r in guard.reference])
-    return torch.where(wrong, worst.view(loss.shape), loss)
+def judge(memory: Guard, losses: Sequence[float] | None, norms: Sequence[float]) -> list[Verdict]:
+    """The verdicts on an evaluation, by its losses (None: not told) and its gradients' norms; ``memory`` follows."""
+    return [_judge(memory, n, None if losses is None else losses[n], norm) for n, norm in enumerate(norms)]
+
+
+def _judge(memory: Guard, n: int, loss: float | None, norm: float) -> Verdict:
+    good = math.isfinite(norm) and (loss is None or math.isfinite(loss))
+    exploded = good and loss is not None and memory.seen[n] >= FIRST and loss > EXPLODE * memory.reference[n]
+    if exploded and memory.exploded[n] and loss is not None:
+        memory.reference[n], exploded = abs(loss), False
+        count(memory, "resized")
+    memory.exploded[n] = exploded
+    if good and not exploded:
+        if not memory.bad_run[n]:
+            memory.strikes[n] = 0
+        memory.bad_run[n] = 0
+        if loss is not None and memory.seen[n] < FIRST:
+            memory.reference[n], memory.seen[n] = max(memory.reference[n], abs(loss)), memory.seen[n] + 1
+        return Verdict.GOOD
+    memory.bad_run[n] += 1
+    memory.strikes[n] += 1
+    count(memory, "skipped")
+    return Verdict.BACK if exploded or memory.bad_run[n] >= PERSISTS else Verdict.SKIP
+
+
+def taken_back(memory: Guard, n: int) -> None:
+    """The last update of task ``n`` was taken back."""
+    count(memory, "restored")
+    memory.shrink[n] = max(memory.shrink[n] * SHRINK, LEAST)
+
+
+def count(memory: Guard, act: str) -> None:
+    """Note that the guard acted."""
+    memory.counts[act] = memory.counts.get(act, 0) + 1
+
+
+def stepped(memory: Guard, good: Sequence[bool]) -> None:
+    """A step was made on the tasks whose evaluation was good."""
+    memory.steps += 1
+    for n, stepping in enumerate(good):
+        if stepping:
+            memory.shrink[n] = min(1.0, memory.shrink[n] * GROW)
+
+
+def frozen(memory: Guard) -> list[bool]:
+    """For each task: whether its evaluations have been bad for so long that it stands still."""
+    return [strikes >= FROZEN for strikes in memory.strikes]
+
+
+def worst(memory: Guard, loss: Tensor, wrong: Tensor) -> Tensor:
+    """``loss`` with what is ``wrong`` replaced by the worst that would have passed, so that scores stay finite."""
+    limit = loss.new_tensor([EXPLODE * (r or 1.0) for r in memory.reference])
+    return torch.where(wrong.view(loss.shape), limit.view(loss.shape), loss)
+
+
+def due(memory: Guard, level: int, rate: float, norm: float, scale: float) -> bool:
+    """Whether the length of a level's update has to be looked at: it is not free, and changes slowly later on."""
+    found = memory.checks.get(level)
+    if found is None or memory.steps <= YOUNG:
+        return True
+    last = Check(*found)
+    grown = rate - last.rate
+    grown += math.log(max(norm, TINY) / max(last.norm, TINY)) + math.log(max(scale, TINY) / max(last.scale, TINY))
+    long = last.ratio > 0 and grown > 0 and math.log(last.ratio) + grown > math.log(0.5)
+    return long or memory.steps >= last.step + PERIOD
+
+
+def excess(deltas: Sequence[float], bounded: Sequence[bool]) -> float:
+    """The longest step of the coordinate of a bounded domain over STRIDE; at least 1."""
+    longest = 1.0
+    for delta, has_bounds in zip(deltas, bounded, strict=True):
+        if has_bounds and (delta > longest or -delta > longest):
+            longest = abs(delta)
+    return longest / STRIDE

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..contracts.errors import RecoptError
-from ..core import state as state_module
-from ..core.level import TASK
-from ..core.state import RunState
+from ..levels import state as state_module
+from ..levels.level import TASK
+from ..levels.state import RunState
 from .budget import Budget
 from .engine import Engine
 
@@ -37,7 +37,9 @@ def pack(tree: Any, found: dict[int, tuple[str, Tensor]]) -> Any:
     """
     if isinstance(tree, Tensor):
         name, _ = found.setdefault(id(tree), (str(len(found)), tree))
-        return {"$tensor": name}
+        # Files hold tensors row by row, and sums over another layout are rounded otherwise.
+        layout = {} if tree.is_contiguous() else {"strides": list(torch.empty_like(tree).stride())}
+        return {"$tensor": name, **layout}
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         fields = {f.name: pack(getattr(tree, f.name), found) for f in dataclasses.fields(tree)}
         return {"$class": type(tree).__name__, "fields": fields}
@@ -62,7 +64,7 @@ def unpack(node: Any, tensors: dict[str, Tensor], device: torch.device, keep: bo
     if not isinstance(node, dict):
         return node
     if "$tensor" in node:
-        found = tensors[node["$tensor"]]
+        found = tensors[node["$tensor"]] = _laid_out(tensors[node["$tensor"]], node.get("strides"))
         return found if keep else found.to(device)
     if "$class" in node:
         fields = {k: unpack(v, tensors, device, keep or k == "rng") for k, v in node["fields"].items()}
@@ -72,6 +74,12 @@ def unpack(node: Any, tensors: dict[str, Tensor], device: torch.device, keep: bo
     return {unpack(k, tensors, device, keep): unpack(v, tensors, device, keep) for k, v in node["$dict"]}
 
 
+def _laid_out(tensor: Tensor, strides: list[int] | None) -> Tensor:
+    if strides is None or tensor.stride() == tuple(strides):
+        return tensor
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
 def save(engine: Engine, path: Path, note: Any = None) -> None:
     """Write what :func:`load` continues from, bit for bit; the file is replaced as a whole or not at all.
 
@@ -79,6 +87,7 @@ def save(engine: Engine, path: Path, note: Any = None) -> None:
     a graph cannot be saved, but the steps can be taken again. ``note`` (dicts, lists, tensors, numbers)
     is kept with it.
     """
+    pack([own.parts for own in engine.state.levels], {})  # told now, and not when they are in a clean moment
     found: dict[int, tuple[str, Tensor]] = {}
     header = {
         "format": FORMAT,

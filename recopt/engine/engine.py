@@ -1,4 +1,4 @@
-"""The engine: evaluates the task, sends signals up the levels, then steps them from the top down."""
+"""The engine: evaluates the task again and again, and lets a tower do with it what it does."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import torch
 
 from ..contracts import trees
 from ..contracts.task import Task
-from ..core.graph import Graph
-from ..core.level import TASK
-from ..core.seeds import mix
-from ..core.state import RunState, Signal
+from ..core.carriers import Setting
+from ..core.evaluation import Evaluation
+from ..core.forward import stamp
+from ..core.tower import Tower
+from ..levels.graph import Graph
+from ..levels.level import TASK
+from ..levels.seeds import mix
+from ..levels.state import RunState, Signal, SlotState
+from ..search.trials import Trials
 from .budget import Budget
 from .episodes import Episodes
 from .evaluate import Evaluator
 from .family import Family
-from .imitation import Teacher
-from .moves import Mover
+from .imitation import Imitation
 from .randomness import Stream, seeded
-from .search import Searcher
-from .signals import Collector
-from .slots import Slots
 from .source import Source
-from .truncation import Truncation
-from .watch import Watcher
+from .stagger import Stagger
+from .surroundings import Surroundings
 
 Sink = Callable[[int, int, Mapping[str, Any]], None]
 REPLAY = 100
@@ -44,30 +45,79 @@ class Engine:
         sink: called with (level, step, values) for every point of the record; level 0 is the task.
         each: whether the task's points also hold the loss of each task, under ``losses``.
 
-    Its parts share one state of the run and keep none that outlasts a step: ``family`` and ``slots`` (what is moved),
-    ``evaluator`` and ``source`` (the task's signals), ``collector`` and ``truncation`` (the way up), ``mover``,
-    ``episodes`` and ``teacher`` (the way down), ``searcher`` (trials), ``watcher`` (guards) and ``stream`` (what models
-    draw at random).
+    Attributes:
+        state: everything the run is; the parts keep nothing that outlasts a step.
+        tower: the levels; ``trials`` of its zero-order levels.
+        source: the task's evaluations, by ``evaluator``.
+        stream: what models draw at random.
+        budget: what was spent.
+        clean, replay: the last moment at which no tape was open, and the steps since.
     """
+
+    state: RunState
+    returns = True
+    """A run can go back to an earlier state."""
 
     def __init__(
         self, task: Task, graph: Graph, *, seed: int = 0, tasks: int = 1, device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32, sink: Sink | None = None, each: bool = False,
     ) -> None:  # fmt: skip
-        self.each = each
         self.graph, self.levels, self.sink, self.tasks, self.seed = graph, graph.levels, sink, tasks, seed
         self.device, self.dtype = torch.device(device), dtype
         self.family = Family(task, tasks, seed, self.device, dtype)
         graph.check_task(self.family.drawn(0).names)
-        self.slots, self.evaluator = Slots(graph, self.family), Evaluator(self.family)
         self.budget = Budget(len(self.levels))
-        self.source, self.collector, self.truncation = Source(self), Collector(self), Truncation(self)
-        self.mover, self.episodes, self.searcher = Mover(self), Episodes(self), Searcher(self)
-        self.watcher, self.teacher = Watcher(self), Teacher(self)
-        self.stream = Stream(self)
+        self.tower = self._tower()
+        self.trials = Trials(self.tower, self, closed=self._ends, weight=self.imitation.weight)
+        self.tower.search_with(self.trials)
+        self.evaluator = Evaluator(self.family)
+        self.source = self._source(each)
+        stagger = Stagger(self.tower, self.family, self.source, self.imitation)
+        self.surroundings.episodes = Episodes(self.tower, self.family, stagger, self.surroundings.log)
+        self.stream = Stream(self.device, lambda: self.state)
         with seeded(mix(seed, 1), self.device):
-            self.state = self.stream.copy(self.slots.first())
-        self.clean, self.replay = trees.snapshot(self.state), 0
+            self.state = self.tower.slots.first(self.family.fresh(0))
+            self.state.rng = self.stream.place()
+        self.clean, self.replay = copied(self.state), 0
+
+    def _tower(self) -> Tower:
+        graph, device, dtype = self.graph, self.device, self.dtype
+        self.imitation = Imitation(graph, self.tasks, self.seed)
+        self.surroundings = Surroundings(graph, self.imitation, self._charge)
+        in_place = self.tasks == 1 and not any(level.second_order for level in self.levels)
+        setting = Setting(tasks=self.tasks, in_place=in_place, device=device, dtype=dtype, seed=self.seed)
+        tower = Tower(
+            graph, setting, self._names, around=self.surroundings, teaching=self.imitation,
+            searching=self._searching,
+        )  # fmt: skip
+        for name, strategy in graph.slots.items():
+            if name in tower.carriers.spaces:
+                strategy.to(device)
+            else:
+                strategy.to(device, dtype)
+        return tower
+
+    def _searching(self, state: RunState) -> bool:
+        return self.trials.active(state)
+
+    def _names(self, state: RunState) -> list[str]:
+        return self.family.drawn(state.slots[TASK].draw).names
+
+    def _source(self, each: bool) -> Source:
+        graph, tower = self.graph, self.tower
+        return Source(
+            self.evaluator, lambda: self.budget, home=lambda: self.state, index=tower.slots.index,
+            payer=self.trials.payer,
+            log=lambda state, values: self.surroundings.log(state, -1, values),
+            gradients=any(graph.order(n) for n in graph.movers[TASK]), in_place=tower.setting.in_place,
+            pairs=bool(tower.carriers.exact), each=each,
+        )  # fmt: skip
+
+    def _charge(self, state: RunState, number: int) -> None:
+        self.budget.spend(self.trials.payer(state) or number, hypergradient=1)
+
+    def _ends(self, state: RunState, number: int) -> None:
+        self.surroundings.episodes.close(state, number)
 
     # time
 
@@ -83,54 +133,59 @@ class Engine:
     def step(self) -> None:
         """One evaluation of the task, and all that follows from it."""
         with self.stream:
-            self._step()
+            begin = time.perf_counter()
+            if self.state.middle:
+                self.state.middle = False
+                top, found = len(self.levels), self.source.around(Evaluation(None))
+            else:
+                top, found = self._up()
+            payer = self.trials.payer(self.state)
+            self.tower.down(self.state, top, found)
+            self.replay += 1
+            self.budget.spend(payer, seconds=time.perf_counter() - begin)
+        if not self.trials.active(self.state):
+            self.hand_on()
 
-    def _step(self) -> None:
-        begin = time.perf_counter()
-        top = len(self.levels)
-        if self.state.middle:
-            self.state.middle = False
-        else:
-            top = self._up()
-        payer = self.searcher.payer(self.state)
-        for number in reversed(range(top)):
-            self.mover.move(self.state, number)
-        self.mover.finish(self.state)
-        self.replay += 1
-        self.budget.spend(payer, seconds=time.perf_counter() - begin)
-        if not self.searcher.active(self.state):
-            self.hand_on(self.state)
-
-    def _up(self) -> int:
+    def _up(self) -> tuple[int, Evaluation]:
         """Evaluate and send signals up; the number of levels that may now step, counted from the innermost."""
-        self.truncation.foresee(self.state)
-        self.source.signal(self.state)
-        for number, level in enumerate(self.levels):
-            if level.moves == TASK or not self.collector.collect(self.state, number):
-                continue
-            if level.taping:
-                self.collector.close(self.state, number)
-            elif self.searcher.judge(number):
-                return number
-        self._mark()
-        return len(self.levels)
+        windows, state = self.tower.windows, self.state
+        windows.foresee(state)
+        found = self.source.evaluate(state, windows.graph_needed(state))
+        top = self.tower.up(state, found)
+        if top == len(self.levels):
+            self._mark()
+        return top, found
 
     def _mark(self) -> None:
         """Remember this moment, from which everything can be replayed, if no tape is open."""
-        if self.replay < REPLAY or not self.searcher.closed(self.state):
+        if self.replay < REPLAY or not self.trials.untaped(self.state):
             return
-        self.state.pending = [s and Signal(s.loss, s.grads, [], s.bound, s.bad) for s in self.state.pending]
+        pending = self.state.pending
+        self.state.pending = [s and Signal(s.loss, s.grads, [], s.bound, s.norm, s.bad) for s in pending]
         self.state.middle = True
-        self.clean, self.replay = self.stream.copy(self.state), 0
+        self.clean, self.replay = self.copy(), 0
         self.state.middle = False
+
+    # going back
+
+    def copy(self) -> RunState:
+        """A copy of the present state, with where the random stream is."""
+        out = copied(self.state)
+        out.rng = self.stream.place()
+        return out
 
     def go(self, to: RunState) -> None:
         """Make a copy of ``to`` the run's state."""
-        self.state = trees.snapshot(to)
-        self.stream.go(to)
-        self.source.held_out = None
+        self.state = copied(to)
+        self.stream.go(to.rng)
         for name in self.graph.slots:
-            self.slots.leaves(self.state, name)
+            self.tower.slots.leaves(self.state, name)
+        task = self.state.slots[TASK]
+        if self.tower.setting.in_place and isinstance(task, SlotState):
+            self.family.drawn(task.draw).live.bind(task)
+        for number, own in enumerate(self.state.levels):
+            if own.live and self.levels[number].moves == TASK:
+                own.stamp = stamp(self.tower.slots.point(self.state, number))
 
     def resume(self, clean: RunState, replay: int, budget: Budget) -> None:
         """Go to the state that a checkpoint holds: its last clean moment, and ``replay`` steps from there."""
@@ -138,19 +193,22 @@ class Engine:
         with self.stream:
             self.go(clean)
         self.sink, sink = None, self.sink
+        self.surroundings.quiet = True
         for _ in range(replay):
             self.step()
+        self.surroundings.quiet = False
         self.sink, self.budget = sink, budget
 
     # record
 
-    def log(self, state: RunState, number: int, values: dict[str, Any]) -> None:
-        """Add a point to the record: of level ``number`` counted from 1, or of the task (0)."""
-        state.log.append((number, state.step, values))
-
-    def hand_on(self, state: RunState) -> None:
+    def hand_on(self) -> None:
         """Give the record so far to the sink: nothing will take it back."""
         if self.sink:
-            for point in state.log:
+            for point in self.state.log:
                 self.sink(*point)
-        state.log = []
+        self.state.log = []
+
+
+def copied(state: RunState) -> RunState:
+    """A copy that no step in place reaches; tensors on a tape are shared."""
+    return trees.tree_map(lambda t: t if t.requires_grad else t.clone(), state)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
-from ..core.level import TASK
-from ..core.state import RunState, Window
-from .stagger import Turns
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from ..core import guard
+from ..core.tower import Tower
+from ..levels.level import TASK
+from ..levels.state import Numbers, RunState, SlotState
+from .family import Family
+from .stagger import Stagger
 
 
 class Episodes:
-    """Ends the episodes of an engine's slots, and begins new ones."""
+    """Ends the episodes of a tower's slots, and begins new ones.
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.levels = engine, engine.levels
-        self.turns = Turns(engine)
+    Args:
+        stagger: starts single tasks afresh.
+        log: adds a point to the record of a level (0-based).
+    """
+
+    def __init__(
+        self, tower: Tower, family: Family, stagger: Stagger, log: Callable[[RunState, int, dict[str, Any]], None]
+    ) -> None:
+        self.tower, self.family, self.stagger, self.log = tower, family, stagger, log
+        self.levels = tower.graph.levels
 
     def close(self, state: RunState, number: int) -> None:
         """Note which slots are to start afresh, now that a window of level ``number`` has closed."""
@@ -26,27 +34,29 @@ class Episodes:
         if length is None:
             return
         if level.stagger:
-            self.turns.advance(state, number, length // (level.every or 1))
+            self.stagger.advance(state, number, length // (level.every or 1))
             return
-        for m in self.engine.graph.subjects[number]:
+        for m in self.tower.graph.subjects[number]:
             name = self.levels[m].moves
             # The window that closes now counts the update that waited for this evaluation.
             if state.slots[name].age >= length:
                 if level.curriculum:
-                    self.engine.log(state, number + 1, {"episode": state.slots[name].age})
+                    self.log(state, number, {"episode": state.slots[name].age})
                 self._mark(state, name)
 
     def ages(self, state: RunState, name: str) -> list[int]:
         """Updates of a slot since it started afresh, as one number or, for tasks that do so by turns, one for each."""
         slot = state.slots[name]
-        return [slot.seen - 1 - start.seen for start in slot.starts] or [slot.age]
+        if isinstance(slot, SlotState) and slot.starts:
+            return [slot.seen - 1 - start.seen for start in slot.starts]
+        return [slot.age]
 
     def begin(self, state: RunState, name: str) -> None:
         """On the way down: start afresh what is due."""
         if name in state.resets:
             self._afresh(state, name)
         elif name == TASK and state.due:
-            self.turns.renew(state)
+            self.stagger.renew(state)
 
     def _mark(self, state: RunState, name: str) -> None:
         """Mark a slot and all that its strategy moves."""
@@ -59,16 +69,30 @@ class Episodes:
 
     def _afresh(self, state: RunState, name: str) -> None:
         """Draw a slot anew: its value, the states of the levels that move it, and everything below."""
-        engine = self.engine
+        tower, graph = self.tower, self.tower.graph
+        state.slots[name] = self._drawn(state.slots[name], name)
         if name == TASK:
             state.due = []
-        engine.slots.renew(state, name)
-        state.guards.pop(name, None)
-        for number in engine.graph.movers[name]:
+            if state.guard is not None:
+                state.guard = guard.again(state.guard)
+        for number in graph.movers[name]:
             own = state.levels[number]
-            own.strategy, own.normal = engine.slots.init(state, number), {}
-            own.before, own.score, own.search = None, None, None
-            for n in engine.graph.above[number]:
-                state.levels[n].window = Window.empty(len(engine.graph.subjects[n]))
+            tower.slots.begin(state, number)
+            own.before, own.score, own.search, own.live = None, None, None, []
+            for n in graph.above[number]:
+                tower.windows.empty(state, n)
                 state.levels[n].phase = 0.0
                 state.levels[n].taught.pop(number, None)
+
+    def _drawn(self, old: SlotState | Numbers, name: str) -> SlotState | Numbers:
+        """The next draw of a slot's value."""
+        draw, family = old.draw + 1, self.family
+        if name == TASK:
+            new: SlotState | Numbers = family.fresh(draw)
+        else:
+            fresh = self.tower.graph.slots[name].afresh(family.seed, draw)
+            if name not in self.tower.carriers.spaces:
+                fresh = fresh.to(family.device, family.dtype)
+            new = self.tower.slots.made(name, fresh)
+        new.draw, new.version = draw, old.version + 1
+        return new

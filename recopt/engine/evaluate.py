@@ -11,7 +11,7 @@ from torch import Tensor
 from ..contracts import trees
 from ..contracts.strategy import Params
 from ..contracts.task import Split
-from ..core.state import SlotState
+from ..levels.state import SlotState
 from .family import Family
 from .model import attends, twice_differentiable
 from .randomness import seeded
@@ -50,11 +50,32 @@ class Evaluator:
                 for n, task in enumerate(tasks)
             ]
             return trees.stack(found)
+        _ = drawn.patched  # made now: nothing can be made inside a mapped call
         mapped = torch.func.vmap(lambda p, b, x: drawn.loss(tasks[0], p, b, x), randomness="different")
         loss, buffers = mapped(params, slot.buffers, trees.stack(batch))
         # Nothing of the mapped call may stay in the module.
         drawn.load([p[0].detach() for p in params], [b[0].detach() for b in slot.buffers])
         return loss, buffers
+
+    def live(self, slot: SlotState, batch: Any) -> Tensor:
+        """The loss at the slot's value, by the model itself, which shares its memory with the slot."""
+        live = self.family.drawn(slot.draw).live
+        loss = self.family.members(slot)[0].loss(live.bind(slot), batch)
+        live.settle(slot)
+        return loss
+
+    def live_at(self, slot: SlotState, params: Params, batch: Any) -> Tensor:
+        """The loss at other parameters than the slot's, by the model itself; without a graph."""
+        with self.family.drawn(slot.draw).live.elsewhere(slot, params) as module, torch.no_grad():
+            return self.family.members(slot)[0].loss(module, batch)
+
+    def live_gradient(self, slot: SlotState, batch: Any) -> tuple[Tensor, list[Tensor | None]]:
+        """Loss and gradient by the model itself; None for parameters that the loss does not reach."""
+        with torch.enable_grad():
+            loss = self.live(slot, batch)
+        params = self.family.drawn(slot.draw).live.params
+        found = torch.autograd.grad(loss, params, allow_unused=True)
+        return loss.detach(), list(found)
 
     def gradient(self, slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Params, list[Tensor]]:
         """Loss, gradient and buffers at the slot's value; with a graph through it, or none at all."""

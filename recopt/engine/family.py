@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from ..contracts import trees
 from ..contracts.errors import RecoptError
 from ..contracts.strategy import Params
 from ..contracts.task import Task
-from ..core.seeds import mix
-from ..core.state import SlotState, Start
+from ..levels.seeds import mix
+from ..levels.state import SlotState, Start
+from .live import Live
 from .model import Patched
 from .randomness import seeded
 
@@ -23,15 +25,32 @@ from .randomness import seeded
 class Drawn:
     """The tasks of one draw, which run side by side, and what their models have in common.
 
-    ``names`` are those of the parameters that may be moved, ``moving`` says which of all parameters they are, and
-    ``index`` which of them each level moves, by its number.
+    ``names`` are those of the parameters that may be moved, ``moving`` says which of all parameters they are,
+    and the models are made when they are first asked for.
     """
 
     tasks: list[Task]
     names: list[str]
     moving: list[bool]
-    patched: Patched
-    index: dict[int, list[int]] = field(default_factory=dict)
+    _patched: Patched | None = None
+    _make: Callable[[], nn.Module] | None = None
+    _live: Live | None = None
+
+    @property
+    def patched(self) -> Patched:
+        """The model as a function of its parameters."""
+        if self._patched is None:
+            assert self._make is not None
+            self._patched = Patched(self._make())
+        return self._patched
+
+    @property
+    def live(self) -> Live:
+        """The model itself."""
+        if self._live is None:
+            assert self._make is not None
+            self._live = Live(self._make())
+        return self._live
 
     def load(self, params: Params, buffers: list[Tensor]) -> nn.Module:
         """The patched model with these values (of one task)."""
@@ -69,9 +88,14 @@ class Family:
             tasks = self.task.draw(self._seeds(draw))
             module = self._made(tasks[0])
             names = [n for n, p in module.named_parameters() if p.requires_grad]
+            found = Drawn(tasks, names, [p.requires_grad for p in module.parameters()])
             same = type(self.task).draw is Task.draw and self._found
-            patched = next(iter(self._found.values())).patched if same else Patched(module)
-            found = self._found[draw] = Drawn(tasks, names, [p.requires_grad for p in module.parameters()], patched)
+            if same:
+                before = next(iter(self._found.values()))
+                found._patched, found._live, found._make = before._patched, before._live, before._make
+                found.names = before.names if before.names == names else names
+            found._make = found._make or partial(self._made, tasks[0])
+            self._found[draw] = found
         return found
 
     def _seeds(self, draw: int) -> list[int]:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..contracts import trees
 from ..contracts.strategy import Params
 from ..contracts.task import Split
-from ..core.averages import folded
-from ..core.level import TASK
-from ..core.state import RunState
+from ..levels.state import RunState
 from .engine import Engine
 from .randomness import seeded
 
@@ -21,34 +18,23 @@ def settled(engine: Engine, strictly: bool = False) -> RunState:
     Args:
         strictly: also where the trial is of the value that is held at present, since its window may be dropped too.
     """
-    for number in reversed(engine.searcher.numbers):
+    for number in reversed(engine.trials.numbers):
         search = engine.state.levels[number].search
         if search is not None and search.start is not None and (strictly or search.scores):
-            return search.start
+            found: RunState = search.start
+            return found
     return engine.state
 
 
 def at_eval_points(engine: Engine, state: RunState) -> Params:
     """The values of the task's slot where its levels would have it used: at means of what they went through, say."""
-    slot, slots = state.slots[TASK], engine.slots
-    found = [p.detach() for p in slot.params]
-    for number in engine.graph.movers[TASK]:
-        level, own, point = engine.levels[number], state.levels[number], trees.detach(slots.point(state, number))
-        caller = slots.callers[level.by]
-        if level.average is not None:
-            point = folded(own.mean, point, level.average, slot.age)
-        elif caller.strategy.keeps_mean() and slot.age:
-            values = trees.detach(state.slots[level.by].params)
-            point = caller.eval_point(values, point, trees.detach(own.strategy), engine.tasks)
-        for i, value in zip(slots.index(state, number), point, strict=True):
-            found[i] = value
-    return found
+    return engine.tower.bottom.eval_points(state)
 
 
 def models(engine: Engine, state: RunState | None = None) -> list[nn.Module]:
     """The models at a state of the run (None: the present one), one per task, as plain modules."""
     state = state or engine.state
-    slot, values = state.slots[TASK], at_eval_points(engine, state)
+    slot, values = state.task, at_eval_points(engine, state)
     starts = engine.family.starts(slot)
     found = []
     for n in range(engine.tasks):
@@ -74,7 +60,7 @@ def measure(engine: Engine, split: Split, state: RunState | None = None) -> dict
 def measure_each(engine: Engine, split: Split, state: RunState | None = None) -> list[dict[str, float]]:
     """As :func:`measure`, of each task by itself."""
     found: list[dict[str, float]] = []
-    tasks = engine.family.members((state or engine.state).slots[TASK])
+    tasks = engine.family.members((state or engine.state).task)
     with seeded(0, engine.device), torch.no_grad():
         for task, module in zip(tasks, models(engine, state), strict=True):
             module.eval()

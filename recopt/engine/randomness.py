@@ -7,18 +7,13 @@ are one for all threads, so runs that are to step at the same time need processe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 
-from ..contracts import trees
-from ..core.state import RunState
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from ..levels.state import RunState
 
 
 class Stream:
@@ -28,27 +23,25 @@ class Stream:
     run's device is a CUDA one, what it draws there.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self._generators = engine, _generators(engine.device)
+    def __init__(self, device: torch.device, home: Callable[[], RunState]) -> None:
+        self._home, self._generators = home, _generators(device)
         self._outside: Sequence[Tensor] = []
 
     def __enter__(self) -> None:
         self._outside = _read(self._generators)
-        _write(self._generators, self.engine.state.rng)
+        _write(self._generators, self._home().rng)
 
     def __exit__(self, *why: object) -> None:
-        self.engine.state.rng = _read(self._generators)
+        self._home().rng = _read(self._generators)
         _write(self._generators, self._outside)
 
-    def copy(self, state: RunState) -> RunState:
-        """A snapshot of ``state``, with where the stream is; while it is entered."""
-        out = trees.snapshot(state)
-        out.rng = _read(self._generators)
-        return out
+    def place(self) -> list[Tensor]:
+        """Where the stream is; while it is entered."""
+        return _read(self._generators)
 
-    def go(self, state: RunState) -> None:
-        """Go on from where the stream was when ``state`` was copied; while it is entered."""
-        _write(self._generators, state.rng)
+    def go(self, place: Sequence[Tensor]) -> None:
+        """Go on from ``place``; while it is entered."""
+        _write(self._generators, place)
 
 
 @contextmanager

@@ -1,96 +1,124 @@
-"""Where signals come from: evaluations of the task, each charged to the level that asks for it."""
+"""Evaluations of the task, each charged to the level that asks for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..contracts.strategy import Params
-from ..core.level import TASK
-from ..core.state import RunState, Signal, SlotState
+from ..core.evaluation import Evaluation
+from ..levels.level import TASK
+from ..levels.state import RunState, Signal, SlotState
+from .budget import Budget
+from .evaluate import Evaluator
 
-if TYPE_CHECKING:
-    from .engine import Engine
+Payer = Callable[[RunState], int]
 
 
 class Source:
-    """Evaluates the task slot of an engine.
+    """Evaluates the task slot of a run.
 
-    Attributes:
-        held_out: the signal on the held-out batch that goes with the present evaluation, once somebody asked for it.
+    Args:
+        home: gives the run's present state.
+        index: the places of what a level moves.
+        payer: the level (0-based) that an evaluation is charged to.
+        log: adds a point to the record of the task.
+        gradients: whether a level of the task reads them.
+        in_place: whether the model itself is evaluated.
+        pairs: whether an exact level reads the gradients with the points.
+        each: whether the record also holds the loss of each task.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.numbers = engine.graph.movers[TASK]
-        self.read = any(engine.graph.order(n) for n in self.numbers)
-        self.held_out: Signal | None = None
+    def __init__(
+        self, evaluator: Evaluator, budget: Callable[[], Budget], *, home: Callable[[], RunState],
+        index: Callable[[RunState, int], list[int]], payer: Payer, log: Callable[[RunState, dict[str, Any]], None],
+        gradients: bool, in_place: bool, pairs: bool,
+        each: bool,
+    ) -> None:  # fmt: skip
+        self.evaluator, self.budget, self.home = evaluator, budget, home
+        self.index, self.payer, self.log = index, payer, log
+        self.gradients, self.in_place, self.pairs, self.each = gradients, in_place, pairs, each
 
-    def signal(self, state: RunState) -> None:
-        """The loss and gradient at the task's present point, as the signal of the levels that move it."""
-        engine, slot = self.engine, state.slots[TASK]
-        self.held_out = None
-        batch = engine.evaluator.batch(slot, slot.seen, "train")
-        loss, grads, slot.buffers = self._evaluate(state, slot, batch, engine.truncation.graph_needed(state))
+    def evaluate(self, state: RunState, graph: bool) -> Evaluation:
+        """The task at its present point on its next batch; ``graph``: its gradient is differentiated once more."""
+        slot = _task(state)
+        batch = self.evaluator.batch(slot, slot.seen, "train")
+        loss, grads, slot.buffers = self._found(state, slot, batch, graph)
         slot.seen += 1
-        each = {"losses": loss.detach()} if engine.each else {}
-        engine.log(state, 0, {"loss": loss.detach().mean() if loss.ndim else loss.detach(), **each})
-        pairs = list(zip(slot.params, grads or [], strict=False)) if engine.truncation.exact else []
-        loss, bad, size = engine.watcher.check(state, TASK, loss, grads)
-        if bad is not None and grads is not None:
-            still = [bad.view(-1, *[1] * (g.ndim - 1)) if bad.ndim else bad for g in grads]
-            grads = [torch.where(s, 0.0, g).detach() for s, g in zip(still, grads, strict=True)]
-            pairs = [(t, g) for (t, _), g in zip(pairs, grads, strict=False)]
-        for n in self.numbers:
-            own = None if grads is None else [grads[i] for i in engine.slots.index(state, n)]
-            known = size if own is not None and len(own) == len(slot.params) else None
-            state.pending[n] = Signal(loss, own, pairs, bad=bad, norm=known)
+        plain = loss.detach()
+        each = {"losses": plain} if self.each else {}
+        self.log(state, {"loss": plain.mean() if plain.ndim else plain, **each})
+        pairs = [(t, g) for t, g in zip(slot.params, grads or [], strict=False) if g is not None] if self.pairs else []
+        return self.around(Evaluation(loss, grads, pairs), graph)
 
-    def valid(self, state: RunState, number: int, signal: Signal) -> Signal:
-        """The signal of level ``number`` on a held-out batch in the place of the training batch's."""
-        engine, slot = self.engine, state.slots[TASK]
-        if self.held_out is None:
-            batch = engine.evaluator.batch(slot, slot.seen - 1, "valid")
-            loss, grads, _ = self._evaluate(state, slot, batch, engine.truncation.graph_needed(state))
-            engine.log(state, 0, {"valid_loss": loss.detach().mean()})
-            self.held_out = Signal(loss, grads, list(zip(slot.params, grads or [], strict=False)))
-        held = self.held_out
-        own = [held.grads[i] for i in engine.slots.index(state, number)] if held.grads else None
-        return Signal(held.loss, own, held.pairs, bad=signal.bad)
+    def around(self, found: Evaluation, graph: bool = False) -> Evaluation:
+        """``found`` with what may be asked besides, in the present state: held-out batches, other points."""
 
-    def first(self, state: RunState, part: SlotState) -> Signal:
+        def valid() -> Evaluation:
+            state = self.home()
+            held = state.held = state.held or self._held_out(state, graph)
+            return Evaluation(held.loss, held.grads, held.pairs)
+
+        found.held = valid
+        found.score = lambda number, point: self._score(self.home(), number, point)
+        return found
+
+    def _held_out(self, state: RunState, graph: bool) -> Signal:
+        """The task on the held-out batch that goes with the present one."""
+        slot = _task(state)
+        batch = self.evaluator.batch(slot, slot.seen - 1, "valid")
+        buffers = [b.clone() for b in slot.buffers]
+        loss, grads, _ = self._found(state, slot, batch, graph)
+        if self.in_place:
+            for b, value in zip(slot.buffers, buffers, strict=True):
+                b.copy_(value)
+        self.log(state, {"valid_loss": loss.detach().mean()})
+        return Signal(loss, grads, [(t, g) for t, g in zip(slot.params, grads or [], strict=False) if g is not None])
+
+    def first(self, state: RunState, part: SlotState) -> tuple[Tensor, list[Tensor | None] | None]:
         """The loss and gradient of the tasks in ``part`` at their start, on the batch of the present evaluation."""
-        batch = self.engine.evaluator.batch(part, state.slots[TASK].seen - 1, "train")
-        loss, grads, part.buffers = self._evaluate(state, part, batch, False)
-        return Signal(loss, grads)
+        batch = self.evaluator.batch(part, _task(state).seen - 1, "train")
+        loss, grads, part.buffers = self._found(state, part, batch, False)
+        return loss, grads
 
-    def scorer(self, state: RunState, number: int) -> Callable[[Params], Tensor]:
-        """What gives the loss, on the batch of the present evaluation, of another point for level ``number``."""
-        engine, slot = self.engine, state.slots[TASK]
-        batch = engine.evaluator.batch(slot, slot.seen - 1, "train")
+    def _score(self, state: RunState, number: int, point: Params) -> Tensor:
+        """The loss, on the batch of the present evaluation, of another point for a level of the task."""
+        slot = _task(state)
+        batch = self.evaluator.batch(slot, slot.seen - 1, "train")
+        params = list(slot.params)
+        for i, value in zip(self.index(state, number), point, strict=True):
+            params[i] = value
+        tasks = self.evaluator.family.count
+        self.budget().spend(self.payer(state), loss=tasks)
+        if not self.in_place:
+            return self.evaluator.value(slot, params, batch)
+        return self.evaluator.live_at(slot, params, batch)
 
-        def score(point: Params) -> Tensor:
-            params = list(slot.params)
-            for i, value in zip(engine.slots.index(state, number), point, strict=True):
-                params[i] = value
-            engine.budget.spend(engine.searcher.payer(state), loss=engine.tasks)
-            return engine.evaluator.value(slot, params, batch)
-
-        return score
-
-    def _evaluate(
+    def _found(
         self, state: RunState, slot: SlotState, batch: Any, graph: bool
-    ) -> tuple[Tensor, Params | None, list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor | None] | None, list[Tensor]]:
         """The loss, the gradient if a level reads it (with a graph through it or none at all), the buffers after."""
-        engine, tasks = self.engine, len(slot.starts) or self.engine.tasks
-        payer = engine.searcher.payer(state)
-        if self.read:
-            engine.budget.spend(payer, gradient=tasks)
-            return engine.evaluator.gradient(slot, batch, graph)
-        engine.budget.spend(payer, loss=tasks)
+        tasks = len(slot.starts) or self.evaluator.family.count
+        payer, spent = self.payer(state), self.budget()
+        if self.gradients:
+            spent.spend(payer, gradient=tasks)
+            if self.in_place:
+                loss, found = self.evaluator.live_gradient(slot, batch)
+                return loss, found, slot.buffers
+            loss, grads, buffers = self.evaluator.gradient(slot, batch, graph)
+            return loss, list(grads), buffers
+        spent.spend(payer, loss=tasks)
         with torch.no_grad():
-            loss, buffers = engine.evaluator.losses(slot, slot.params, batch)
+            if self.in_place:
+                return self.evaluator.live(slot, batch), None, slot.buffers
+            loss, buffers = self.evaluator.losses(slot, slot.params, batch)
         return loss, None, buffers
+
+
+def _task(state: RunState) -> SlotState:
+    slot = state.slots[TASK]
+    assert isinstance(slot, SlotState)
+    return slot

@@ -4,44 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..contracts import trees
 from ..contracts.errors import RecoptError
-from ..core import counts, guard
-from ..core.level import TASK
-from ..core.state import Record, RunState, Signal, SlotState, Start
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from ..core import guard
+from ..core.tower import Tower
+from ..levels import counts
+from ..levels.level import TASK
+from ..levels.state import Record, RunState, Signal, SlotState, Start
+from .family import Family
+from .imitation import Imitation
+from .source import Source
 
 KINDS = 16
 """Draws of a family that are looked at before a run: those after them are looked at when they are due."""
 
 
-class Turns:
-    """Starts single tasks of an engine afresh while the others go on.
+class Stagger:
+    """Starts single tasks afresh while the others go on.
 
     Raises:
         RecoptError: for tasks that cannot do so.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.levels, self.movers = engine, engine.levels, engine.graph.movers[TASK]
+    def __init__(self, tower: Tower, family: Family, source: Source, imitation: Imitation) -> None:
+        self.tower, self.family, self.source, self.imitation = tower, family, source, imitation
+        self.graph, self.levels = tower.graph, tower.graph.levels
         found = [number for number, level in enumerate(self.levels) if level.stagger]
         if not found:
             return
         where = f"Level {found[0] + 1}: 'stagger'"
-        if not engine.family.batched:
+        if not family.batched:
             raise RecoptError(f"{where} is for tasks side by side, and there is one: set tasks, as in --tasks 8.")
-        engine.family.check_kinds(range(KINDS))
+        family.check_kinds(range(KINDS))
 
     def advance(self, state: RunState, number: int, windows: int) -> None:
         """Note which tasks are to start afresh, one after another in the course of ``windows``, the last one first."""
-        own, tasks = state.levels[number], self.engine.tasks
+        own, tasks = state.levels[number], self.family.count
         before, own.phase = own.phase, own.phase + 1 / windows
         due = [n for n in range(tasks) if _laps(own.phase, n, tasks) > _laps(before, n, tasks)]
         state.due = sorted({*state.due, *due})
@@ -52,33 +55,39 @@ class Turns:
 
         The evaluation that they need for it is one more than the others', as where a whole slot starts afresh.
         """
-        engine, slot, places = self.engine, state.slots[TASK], state.due
-        starts = [dataclasses.replace(start) for start in engine.family.starts(slot)]
+        slot, places = state.slots[TASK], state.due
+        assert isinstance(slot, SlotState)
+        starts = [dataclasses.replace(start) for start in self.family.starts(slot)]
         for n in places:
             starts[n] = Start(n, starts[n].draw + 1, slot.seen - 1)
         draw = max(start.draw for start in starts)
-        engine.family.check_kinds([slot.draw, draw])
-        part = engine.family.fresh(draw, [starts[n] for n in places])
-        index = torch.tensor(places, device=engine.device)
-        first = engine.source.first(state, part)
-        params, buffers = counts.replaced([slot.params, slot.buffers], [part.params, part.buffers], index, engine.tasks)
+        self.family.check_kinds([slot.draw, draw])
+        part = self.family.fresh(draw, [starts[n] for n in places])
+        index = torch.tensor(places, device=self.family.device)
+        loss, grads = self.source.first(state, part)
+        first = Signal(loss, grads)
+        params, buffers = counts.replaced([slot.params, slot.buffers], [part.params, part.buffers], index,
+                                          self.family.count)  # fmt: skip
         state.slots[TASK] = dataclasses.replace(
             slot, params=params, buffers=buffers, draw=draw, version=slot.version + 1, starts=starts
         )
-        for number in self.movers:
+        for number in self.graph.movers[TASK]:
             self._renew_level(state, number, part, first, index)
-        self._renew_guard(state, part, first, index)
+        self._renew_guard(state, first, index)
         state.due = []
 
     def _renew_level(self, state: RunState, number: int, part: SlotState, first: Signal, index: Tensor) -> None:
         """Start what belongs to a level afresh for the tasks in ``part``."""
-        engine, own, pending = self.engine, state.levels[number], state.pending[number]
-        where = engine.slots.index(state, number)
-        strategy = engine.graph.slots[self.levels[number].by]
+        own, pending = state.levels[number], state.pending[number]
+        where = self.tower.slots.index(state, number)
+        strategy = self.graph.slots[self.levels[number].by]
         points = trees.unstack([part.params[i].detach() for i in where], len(index))
-        own.strategy = counts.renewed(own.strategy, strategy, points, index, engine.tasks)
-        own.normal = counts.cleared(own.normal, index, engine.tasks)
-        engine.teacher.renew(state, number, points, index)
+        for held in own.parts:
+            mine = [[point[i] for i in held.indices] for point in points]
+            held.strategy = counts.renewed(held.strategy, strategy, mine, index, self.family.count)
+            held.normal = counts.cleared(held.normal, index, self.family.count)
+            held.kept.pop("update", None)
+        self.imitation.renew(state, number, points, index)
         own.before, own.score = None, None
         assert pending is not None
         loss = pending.loss.index_copy(0, index, first.loss.to(pending.loss))
@@ -87,34 +96,38 @@ class Turns:
         ]
         bad = None if pending.bad is None else pending.bad.index_fill(0, index, False)
         state.pending[number] = Signal(loss, grads, bad=bad)
-        for n in engine.graph.above[number]:
-            k, window = engine.graph.subjects[n].index(number), state.levels[n].window
+        for n in self.graph.above[number]:
+            k, window = self.graph.subjects[n].index(number), state.levels[n].window
             start = window.start[k]
             if start is not None and start.loss is not None:
                 pairs = [(t, c.index_fill(0, index, 0.0)) for t, c in start.pairs]
                 window.start[k] = Record([], [], start.loss.index_copy(0, index, first.loss.to(start.loss)), pairs)
 
-    def _renew_guard(self, state: RunState, part: SlotState, first: Signal, index: Tensor) -> None:
-        """Guard the tasks in ``part`` as if they were alone; where their first loss is bad, they do not step."""
-        guarded = state.guards.get(TASK)
-        if guarded is None:
+    def _renew_guard(self, state: RunState, first: Signal, index: Tensor) -> None:
+        """Guard the tasks that start as if they were alone; where their first loss is bad, they do not step."""
+        places = state.due
+        if state.guard is None or not self.tower.bottom.guarded:
             return
-        states = [trees.tree_map(lambda leaf: leaf[index], state.levels[n].strategy) for n in self.movers]
-        fresh, norms = guard.start(part.params, states, len(index)), trees.norm(first.grads or [], batched=True)
-        losses, sizes = first.loss.tolist(), norms.tolist() if first.grads else [0.0] * len(index)
-        wrong = guard.bad(fresh, losses, sizes)
-        fresh = guard.judged(fresh, wrong, losses, part.params, states)
-        state.guards[TASK] = guard.replaced(guarded, fresh, state.due, index)
-        if not any(wrong):
+        guard.renewed(state.guard, places)
+        norms = trees.norm(first.grads or [], batched=True).tolist() if first.grads else [0.0] * len(places)
+        verdicts = guard.judge_some(state.guard, places, first.loss.tolist(), norms)
+        state.good = [*state.good]
+        for n, verdict in zip(places, verdicts, strict=True):
+            state.good[n] = verdict is guard.Verdict.GOOD
+        self._hold(state, [n for n, verdict in zip(places, verdicts, strict=True) if not state.good[n]])
+
+    def _hold(self, state: RunState, stuck: Sequence[int]) -> None:
+        """No step for the tasks that are ``stuck``."""
+        if not stuck:
             return
-        stuck = index[torch.tensor(wrong, device=index.device)]
-        for number in self.movers:
+        for number in self.graph.movers[TASK]:
             pending = state.pending[number]
             assert pending is not None
-            grads = pending.grads and [g.index_fill(0, stuck, 0.0) for g in pending.grads]
+            where = torch.tensor(list(stuck), device=pending.loss.device)
+            grads = pending.grads and [g.index_fill(0, where, 0.0) for g in pending.grads]
             bad = torch.zeros_like(pending.loss, dtype=torch.bool) if pending.bad is None else pending.bad
-            loss = pending.loss.index_fill(0, stuck, guard.EXPLODE)
-            state.pending[number] = Signal(loss, grads, bad=bad.index_fill(0, stuck, True))
+            loss = pending.loss.index_fill(0, where, guard.EXPLODE)
+            state.pending[number] = Signal(loss, grads, bad=bad.index_fill(0, where, True))
 
 
 def _laps(phase: float, place: int, tasks: int) -> int:

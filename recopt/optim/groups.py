@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from ..contracts.errors import RecoptError
 from ..contracts.settings import Hyper, Option, declared
-from .rungs import TaskRung
+from ..levels.level import TASK
+from ..levels.state import Numbers
+from .driver import Driver
 
 _ELSEWHERE = frozenset({"betas", "momentum", "weight_decay"})
-"""What other optimizers keep in their groups, and people set there, whatever the strategy calls it."""
+"""Settings that other optimizers keep in their groups, and that people set there, whatever the strategy calls them."""
 _OURS = ("params", "param_names", "stack", "maximize", "initial_lr", "name", "lr_start")
 
 
@@ -45,7 +47,7 @@ def checked(group: Any, others: Sequence[Mapping[str, Any]], number: int) -> dic
 
 
 def listed(params: Any) -> Any:
-    """What an optimizer was given, as a list.
+    """The ``params`` that an optimizer was given, as a list.
 
     Raises:
         RecoptError: if it is none of what torch's optimizers take, or empty.
@@ -69,7 +71,7 @@ def settings_of(group: dict[str, Any], common: Mapping[str, Any]) -> dict[str, A
 
 @dataclass(frozen=True)
 class Made:
-    """What a group was made of, which its dict does not change any more.
+    """The settings that a group was made with; later changes of its dict do not alter them.
 
     Attributes:
         count: of its tensors.
@@ -82,12 +84,15 @@ class Made:
     rate: float
 
 
-def made_of(group: Mapping[str, Any], bottoms: Sequence[TaskRung]) -> Made:
-    """What ``group`` was made of, with ``bottoms`` on level 1."""
-    slots = [bottom.place.by for bottom in bottoms]
-    names = {name for slot in slots for kind in (Hyper, Option) for name in declared(type(slot.strategy), kind)}
+def made_of(group: Mapping[str, Any], tower: Driver) -> Made:
+    """The settings of ``group``, which ``tower`` moves."""
+    slots = [tower.graph.levels[n].by for n in tower.graph.movers[TASK]]
+    kinds = [type(tower.graph.slots[slot]) for slot in slots]
+    names = {name for kind in kinds for setting in (Hyper, Option) for name in declared(kind, setting)}
     settings = (_ELSEWHERE | names).difference(_OURS, ["lr"])
-    return Made(len(group["params"]), settings, float(slots[0].value.get("lr", 1.0)))
+    first = tower.state.slots[slots[0]]
+    rate = first.value.get("lr", 1.0) if isinstance(first, Numbers) else 1.0
+    return Made(len(group["params"]), settings, float(rate))
 
 
 def check_untouched(groups: Sequence[Mapping[str, Any]], made: Sequence[Made]) -> None:
@@ -109,7 +114,7 @@ def check_untouched(groups: Sequence[Mapping[str, Any]], made: Sequence[Made]) -
 
 
 def factor(group: Mapping[str, Any]) -> float:
-    """What a scheduler multiplies the updates of level 1 by: its rate relative to the start.
+    """The factor on the updates of level 1 that a scheduler asks for: the group's rate relative to the start.
 
     Raises:
         RecoptError: if the rate is no finite number.

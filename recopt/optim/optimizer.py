@@ -21,8 +21,8 @@ from torch import Tensor
 from ..contracts.errors import RecoptError
 from . import groups as grouping
 from . import saving
+from .losses import one_number
 from .plan import Options, Stack, check_options, located
-from .signals import one_number
 from .towers import Scope, Towers, held_out
 
 Callback = Callable[[int, dict[str, float]], None]
@@ -184,7 +184,7 @@ class Optimizer(torch.optim.Optimizer):
         return self._towers.hyperparameters()
 
     def guards(self) -> dict[str, int]:
-        """How often the guards acted: gradients ``skipped``, steps ``restored``, and per upper level the same."""
+        """Counts of what the guards did: gradients ``skipped``, steps ``restored``, and per upper level the same."""
         return self._towers.guards()
 
     def describe(self) -> list[str]:
@@ -211,9 +211,11 @@ class Optimizer(torch.optim.Optimizer):
         """
         _check_home(self._away, "opt.load_state_dict()")
         told = saving.fitting(state_dict, self._towers, self.param_groups)
-        saving.restore(self._towers, self.param_groups, told["towers"])
+        states = saving.restored(self._towers, self.param_groups, told["towers"])
         super().load_state_dict(state_dict)
         self.state.pop(saving.KEY, None)  # type: ignore[call-overload]
+        for tower, state in zip(self._towers.all, states, strict=True):
+            tower.state = state
         self._steps = told["steps"]
 
     def __getstate__(self) -> dict[str, Any]:

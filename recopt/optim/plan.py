@@ -1,4 +1,4 @@
-"""What a user asks of :class:`recopt.Optimizer`, as a checked graph of levels."""
+"""The options of :class:`recopt.Optimizer`, turned into a checked graph of levels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from ..contracts.errors import RecoptError, unknown
 from ..contracts.strategy import Strategy
-from ..core.graph import Graph
-from ..core.level import TASK, Level
-from ..core.notation import Term, levels_of, parse
+from ..levels.graph import Graph
+from ..levels.level import TASK, Level
+from ..levels.notation import Term, levels_of, parse
 from ..stacks.build import make_strategy
 from ..stacks.fetch import export_folder, fetch_export, is_reference, read_export
 from ..stacks.named import Named
@@ -90,17 +90,17 @@ def _deepened(layers: list[list[Term]], own: dict[str, Strategy], depth: int | N
 
 @dataclass(frozen=True)
 class Options:
-    """What all towers of an optimizer share.
+    """Options that all towers of an optimizer share.
 
     Attributes:
         depth: height to which the last strategy is repeated.
         normalize: for every level above the first, where ``levels`` says nothing.
         every: for level 2, where ``levels`` says nothing.
-        levels: per level (1 is innermost), what :class:`recopt.core.level.Level` takes.
+        levels: per level (1 is innermost), what :class:`recopt.levels.level.Level` takes.
         guard: whether guards act.
         fused: whether closed forms are used.
         seed: of what strategies draw.
-        average: of the levels of the model, where ``levels`` says nothing (see ``recopt.core.level.Level``).
+        average: of the levels of the model, where ``levels`` says nothing (see ``recopt.levels.level.Level``).
     """
 
     depth: int | None
@@ -163,7 +163,7 @@ def plan(stack: Stack, names: Sequence[str], options: Options, overrides: Mappin
     found = [_set(level, number, options) for number, level in enumerate(found, 1)]
     graph = Graph(found, slots, labels={t.slot: _written(t) for layer in layers for t in layer})
     graph.check_task(names)
-    graph.levels = [_settled(graph, number) for number in range(len(graph.levels))]
+    graph.levels = [_settled(graph, number, options.guard) for number in range(len(graph.levels))]
     return graph
 
 
@@ -205,7 +205,7 @@ def _set(level: Level, number: int, options: Options) -> Level:
         raise RecoptError(f"levels={{{number}: …}}, {where}: {first['msg']}.") from None
 
 
-def _settled(graph: Graph, number: int) -> Level:
+def _settled(graph: Graph, number: int, guard: bool) -> Level:
     """The level as the drop-in runs it: a real run goes on, so what says when to start afresh falls away."""
     level = graph.levels[number]
     if level.second_order:
@@ -220,4 +220,4 @@ def _settled(graph: Graph, number: int) -> Level:
     above = [n for n in range(len(graph.levels)) if number in graph.subjects[n]]
     if len({graph.levels[n].every for n in above}) > 1:
         raise RecoptError(f"The levels over level {number + 1} step at different times: give them the same 'every'.")
-    return level.model_copy(update={"episode": None})
+    return level.model_copy(update={"episode": None, "guard": level.guard and guard})

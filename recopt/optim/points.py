@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.errors import RecoptError
-from .shards import local, local_gradient
+from ..rules.shards import local, local_gradient
 
 _LOW = (torch.float16, torch.bfloat16)
 

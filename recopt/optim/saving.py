@@ -1,30 +1,31 @@
-"""What an optimizer's ``state_dict`` holds of its towers, and how they are put back to it."""
+"""The part of an optimizer's ``state_dict`` that is about its towers: how it is made, checked and read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..contracts import trees as tree
 from ..contracts.errors import RecoptError
+from ..contracts.trees import tree_map
+from ..levels.state import RunState
+from ..rules.shards import local
+from .groups import factor
 from .points import points_of
-from .shards import local
 from .towers import Groups, Towers
 
 KEY = "recopt"
-"""Where it is in the ``state`` of a ``state_dict``."""
+"""The key of that part in the ``state`` of a ``state_dict``."""
 
 
 def saved(towers: Towers, groups: Groups, steps: int) -> dict[str, Any]:
     """Everything the next step depends on; plain containers, numbers and tensors (shared, as torch does)."""
     return {
         "stacks": stacks(towers), "steps": steps, "shapes": _shapes(towers, groups), "levels": _levels(towers),
-        "dtypes": _dtypes(towers, groups),
-        "towers": [tree.snapshot(tower.tree()) for tower in towers.all],
+        "dtypes": _dtypes(towers, groups), "fused": towers.options.fused,
+        "kinds": [tower.kinds() for tower in towers.all], "towers": [tower.tree() for tower in towers.all],
     }  # fmt: skip
 
 
@@ -58,7 +59,16 @@ def fitting(state_dict: Any, towers: Towers, groups: Groups) -> dict[str, Any]:
     found = state.get(KEY)
     if found is None:
         raise RecoptError("This state_dict is not one of recopt.Optimizer: it was saved by another optimizer.")
-    lacks = {"stacks", "steps", "shapes", "levels", "dtypes", "towers"} - set(found)
+    try:
+        _fit(found, towers, groups)
+        _fit_groups(state_dict["param_groups"], groups)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as why:
+        raise RecoptError(f"This state_dict is damaged, or of another version ({type(why).__name__}: {why}).") from None
+    return dict(found)
+
+
+def _fit(found: Mapping[str, Any], towers: Towers, groups: Groups) -> None:
+    lacks = {"stacks", "steps", "shapes", "levels", "dtypes", "fused", "kinds", "towers"} - set(found)
     if lacks:
         raise RecoptError(f"This state_dict lacks {', '.join(sorted(lacks))}: it is damaged, or of another version.")
     if found["stacks"] != stacks(towers):
@@ -74,11 +84,29 @@ def fitting(state_dict: Any, towers: Towers, groups: Groups) -> dict[str, Any]:
         raise RecoptError(
             f"This state_dict is of parameters in {', '.join(theirs)}, not {', '.join(ours)}: convert the model first."
         )
-    have = [len(g["params"]) for g in state_dict["param_groups"]]
-    want = [len(g["params"]) for g in groups]
+    if found["kinds"] != [tower.kinds() for tower in towers.all]:
+        raise RecoptError(
+            f"This state_dict was saved with fused={found['fused']}, and its levels keep other things than those of "
+            "this optimizer: give the same, and the same strategies."
+        )
+    steps = found["steps"]
+    if isinstance(steps, bool) or not isinstance(steps, int) or len(found["towers"]) != len(towers.all):
+        raise ValueError("steps or towers")
+
+
+def _fit_groups(saved: Sequence[Mapping[str, Any]], groups: Groups) -> None:
+    have, want = ([len(g["params"]) for g in part] for part in (saved, groups))
     if have != want:
         raise RecoptError(f"This state_dict has groups of {have} parameters, not of {want}: use the same groups.")
-    return dict(found)
+    for group, own in zip(saved, groups, strict=True):
+        lacks = {"lr", "lr_start", "maximize"} - set(group)
+        if lacks:
+            raise KeyError(min(lacks))
+        if not all(isinstance(p, int) for p in group["params"]):
+            raise TypeError("params")
+        factor(group)
+        if not isinstance(group["maximize"], type(own["maximize"])):
+            raise ValueError("a group")
 
 
 def _same_levels(theirs: Sequence[Any], ours: Sequence[Any]) -> None:
@@ -92,29 +120,18 @@ def _same_levels(theirs: Sequence[Any], ours: Sequence[Any]) -> None:
                     )
 
 
-def restore(towers: Towers, groups: Groups, trees: Sequence[dict[str, Any]]) -> None:
-    """Put every tower where its tree was taken; all stay as they were if one does not fit.
+def restored(towers: Towers, groups: Groups, saved: Sequence[Any]) -> list[RunState]:
+    """The states of all towers as their trees say; nothing is changed.
 
     Raises:
         RecoptError: if one does not fit.
     """
-    before = [tree.snapshot(tower.tree()) for tower in towers.all]
-    try:
-        _load(towers, groups, trees)
-    except RecoptError:
-        _load(towers, groups, before)
-        raise
+    return [
+        tower.restored(tree_map(_own, part), points_of(tensors), "This state_dict")
+        for tower, tensors, part in zip(towers.all, towers.tensors(groups), saved, strict=True)
+    ]
 
 
-def _load(towers: Towers, groups: Groups, trees: Sequence[dict[str, Any]]) -> None:
-    for tower, tensors, part in zip(towers.all, towers.tensors(groups), trees, strict=True):
-        points = points_of(tensors)
-        homes = dict(enumerate(tower.homes(points)))
-        rungs = [tree.tree_map(partial(_own, device=homes.get(n)), rung) for n, rung in enumerate(part["rungs"])]
-        rest = tree.tree_map(partial(_own, device=None), {k: v for k, v in part.items() if k != "rungs"})
-        tower.load({**rest, "rungs": rungs}, points, "state_dict")
-
-
-def _own(t: Tensor, device: torch.device | None) -> Tensor:
-    """A copy of a saved tensor, on ``device`` unless that is None; generators' states stay where they are."""
-    return t.to(t.device if device is None or t.dtype == torch.uint8 else device, copy=True)
+def _own(t: Tensor) -> Tensor:
+    """A copy of a saved tensor; generators' states are always on the CPU."""
+    return t.detach().to("cpu" if t.dtype == torch.uint8 else t.device, copy=True)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..contracts.errors import RecoptError
+from ..contracts.strategy import Params
+from ..rules.shards import local, shards_of
 from . import groups as grouping
+from .driver import Driver
+from .losses import one_number
 from .plan import Options, Stack, plan
 from .points import gradients, place, points_of, write_back
-from .searcher import search
-from .shards import local, shards_of
-from .tower import Tower
 
 Scope = Literal["global", "group", "tensor"]
 Groups = Sequence[Mapping[str, Any]]
@@ -24,7 +25,7 @@ Member = tuple[int, int]
 
 
 class Towers:
-    """What an optimizer is made of.
+    """All towers of an optimizer, and the tensors that each moves.
 
     Args:
         options: what all towers have in common.
@@ -39,7 +40,7 @@ class Towers:
 
     def __init__(self, options: Options, scope: Scope) -> None:
         self.options, self.scope = options, scope
-        self.all: list[Tower] = []
+        self.all: list[Driver] = []
         self.members: list[list[Member]] = []
         self.groups: list[grouping.Made] = []
         self.zero_order = False
@@ -56,18 +57,17 @@ class Towers:
             tower = self._join(self._asked.index(asked), groups, names)
         else:
             tower = self._build(asked, groups, names)
-        self.groups.append(grouping.made_of(groups[-1], tower.bottoms))
+        self.groups.append(grouping.made_of(groups[-1], tower))
 
-    def _build(self, asked: tuple[Stack, Mapping[str, Any]], groups: Groups, names: Sequence[str]) -> Tower:
+    def _build(self, asked: tuple[Stack, Mapping[str, Any]], groups: Groups, names: Sequence[str]) -> Driver:
         number = len(groups) - 1
         each = [[i] for i in range(len(names))] if self.scope == "tensor" else [list(range(len(names)))]
-        built: list[Tower] = []
+        built: list[Driver] = []
         for indices in each:
             graph = plan(asked[0], [names[i] for i in indices], self.options, asked[1])
             tensors = [groups[number]["params"][i] for i in indices]
             o, place = self.options, len(self.all) + len(built)
-            tower = Tower(graph, points_of(tensors), fused=o.fused, guard=o.guard, seed=o.seed + place,
-                          shards=shards_of(tensors))  # fmt: skip
+            tower = Driver(graph, points_of(tensors), fused=o.fused, seed=o.seed + place, shards=shards_of(tensors))
             if self.all and tower.zero_order != self.zero_order:
                 raise RecoptError(
                     f"Group {number}: a zero-order strategy on level 1 moves the model while it searches, and the "
@@ -79,7 +79,7 @@ class Towers:
         self._asked += [asked] * len(built)
         return built[0]
 
-    def _join(self, tower: int, groups: Groups, names: Sequence[str]) -> Tower:
+    def _join(self, tower: int, groups: Groups, names: Sequence[str]) -> Driver:
         shards_of([p for g in groups for p in g["params"]])
         self.all[tower].extend(names)
         self.members[tower] += [(len(groups) - 1, i) for i in range(len(names))]
@@ -104,7 +104,7 @@ class Towers:
                     "A zero-order strategy on level 1 scores points of its own choice: call opt.step(closure) with a "
                     "function that computes and returns the loss."
                 )
-            result = search(tower.bottoms, tensors, closure, sign or 1.0)
+            result = _search(tower, tensors, closure, sign or 1.0)
         return result
 
     @contextmanager
@@ -114,7 +114,7 @@ class Towers:
         Raises:
             RecoptError: if no tower has any.
         """
-        if not any(bottom.place.averages() for tower in self.all for bottom in tower.bottoms):
+        if not any(tower.averages() for tower in self.all):
             raise RecoptError(
                 "No mean is kept here: build the optimizer with average=True, or with a rule that keeps one of its "
                 "own, such as 'schedule-free'."
@@ -132,17 +132,14 @@ class Towers:
 
     def hyperparameters(self) -> dict[str, float]:
         """By name; where there are several towers, after the tower's number."""
-        found = {}
+        found: dict[str, float] = {}
         for number, tower in enumerate(self.all):
             prefix = f"{number}/" if len(self.all) > 1 else ""
-            for name, slot in tower.slots.items():
-                for key, value in slot.naturals().items():
-                    if not isinstance(value, Tensor):
-                        found[f"{prefix}{name}.{key}"] = value
+            found |= {f"{prefix}{key}": value for key, value in tower.hyperparameters().items()}
         return found
 
     def guards(self) -> dict[str, int]:
-        """How often the guards acted, over all towers."""
+        """The number of times that each guard acted, over all towers."""
         found: dict[str, int] = {}
         for tower in self.all:
             for key, count in tower.acted().items():
@@ -151,7 +148,7 @@ class Towers:
 
 
 def _advance(
-    tower: Tower, groups: Groups, members: Sequence[Member], tensors: Sequence[Tensor], loss: Tensor | None,
+    tower: Driver, groups: Groups, members: Sequence[Member], tensors: Sequence[Tensor], loss: Tensor | None,
     held: Mapping[int, Tensor] | None,
 ) -> None:  # fmt: skip
     signs = [-1.0 if groups[g]["maximize"] else 1.0 for g, _ in members]
@@ -167,7 +164,41 @@ def _advance(
     write_back(points, tensors)
 
 
-def _sign_of_losses(tower: Tower, groups: Groups, members: Sequence[Member]) -> float:
+def _search(tower: Driver, tensors: Sequence[Tensor], closure: Callable[[], Any], sign: float) -> Any:
+    """Let zero-order strategies move a model, in place, by the losses that ``closure`` computes; the first loss.
+
+    Args:
+        sign: a factor on losses: -1 to maximize.
+    """
+    points = points_of(tensors)
+    still = [not p.requires_grad for p in tensors]
+    before = [p.clone() if s else p for p, s in zip(points, still, strict=True)]
+
+    def loss_here() -> Any:
+        write_back(points, tensors)
+        with torch.enable_grad():
+            return closure()
+
+    def score(number: int, candidate: Params) -> Tensor:
+        index = tower.tower.slots.index(tower.state, number)
+        now = [points[i].clone() for i in index]
+        for i, value in zip(index, candidate, strict=True):
+            points[i].copy_(before[i] if still[i] else value)
+        loss = one_number(loss_here(), "The closure")
+        for i, value in zip(index, now, strict=True):
+            points[i].copy_(value)
+        return sign * loss
+
+    first = loss_here()
+    tower.search(points, sign * one_number(first, "The closure"), score)
+    for point, value, s in zip(points, before, still, strict=True):
+        if s:
+            point.copy_(value)
+    write_back(points, tensors)
+    return first
+
+
+def _sign_of_losses(tower: Driver, groups: Groups, members: Sequence[Member]) -> float:
     """-1 where the loss is to be maximized; 0 where some groups do and some do not, so that it says nothing."""
     climbs = {bool(groups[g]["maximize"]) for g, _ in members}
     if len(climbs) == 1:
@@ -187,7 +218,7 @@ def _factor(groups: Groups, members: Sequence[Member]) -> float:
     return factors[0]
 
 
-def held_out(groups: Groups, valid_loss: Any, towers: Sequence[Tower]) -> dict[int, Tensor]:
+def held_out(groups: Groups, valid_loss: Any, towers: Sequence[Driver]) -> dict[int, Tensor]:
     """The gradients of a loss on held-out data, by the tensors' identities.
 
     Raises:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..contracts.errors import RecoptError
-from ..core.graph import Graph
-from ..core.level import TASK, Level
+from ..levels.graph import Graph
+from ..levels.level import TASK, Level
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.level import TASK
+from ..levels.level import TASK
 from ..stacks.named import in_words
 
 if TYPE_CHECKING:

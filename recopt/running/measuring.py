@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 
 from ..contracts.task import Split
-from ..core.state import RunState
 from ..engine.engine import Engine
 from ..engine.measure import measure, settled
+from ..levels.state import RunState
 from ..tracking.trace import Trace
 
 

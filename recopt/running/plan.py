@@ -13,9 +13,9 @@ from ..contracts.errors import RecoptError
 from ..contracts.settings import Option, declared, plain_name
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task
-from ..core.graph import Graph
-from ..core.level import TASK, Level
-from ..core.notation import parse
+from ..levels.graph import Graph
+from ..levels.level import TASK, Level
+from ..levels.notation import parse
 from ..stacks.build import make_level, make_strategies, make_task, stack_levels, with_settings
 from ..stacks.exported import Trained
 from ..stacks.fetch import export_folder, is_reference

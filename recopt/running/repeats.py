@@ -1,4 +1,4 @@
-"""The runs of one competitor: each task from its own start, side by side where that changes nothing."""
+"""Repeated runs of one competitor, one for each task; independent ones run side by side in one engine."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from ..contracts.errors import RecoptError
 from ..contracts.settings import plain_name
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task
-from ..core.graph import Graph
-from ..core.level import TASK, Level
 from ..engine.engine import Engine
 from ..engine.measure import at_eval_points, measure_each, settled
+from ..levels.graph import Graph
+from ..levels.level import TASK, Level
 from ..stacks.blame import RunFailed, blame, culprit
 
 Floats = NDArray[np.float64]
 CAP = 100.0
-"""A loss counts for at most this multiple of the run's first one, and so does one that is not finite."""
+"""The cap on losses, as a multiple of the run's first loss; a loss that is not finite counts as the cap."""
 DIVERGED = 10.0
-"""A run has diverged if a loss is not finite or its last one is above this multiple of its first."""
+"""A run has diverged if a loss is not finite, or the last loss exceeds this multiple of the first."""
 _AT_ONCE = 1000
 _NUMBERS = 8_000_000
-"""Numbers in the batches and models of tasks that run side by side, at most."""
+"""The most numbers that the batches and models of tasks side by side may hold."""
 _LEARNED = 16
-"""How many more numbers a learned rule holds per coordinate than others, roughly."""
+"""A rough factor: numbers per coordinate in a learned rule, relative to other rules."""
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class How(NamedTuple):
-    """How each task is run."""
+    """Settings of the run on each task."""
 
     steps: int
     device: str = "cpu"
@@ -49,13 +49,13 @@ class Runs:
     """N runs of one competitor.
 
     Attributes:
-        losses: the training loss at θ_0 … θ_T, shape (N, T + 1), as it was.
+        losses: the training loss at θ_0 … θ_T, shape (N, T + 1), not capped.
         test: loss and metrics on the ``test`` split at the end, each of shape (N,); empty if not measured.
-        evaluations: of losses and gradients, per run; the one at θ_T is not counted, nor are held-out ones.
+        evaluations: of losses and gradients, per run, without those at θ_T and on held-out data.
         hypergradients: per run.
-        seconds: all in all.
-        restored: how often a guard acted.
-        times: the N runs are of the same N / ``times`` tasks, over and over, by a rule that was trained so often.
+        seconds: total.
+        restored: total number of restores by guards.
+        times: number of trainings of the rule; each training ran the same N / ``times`` tasks.
     """
 
     losses: Floats
@@ -67,17 +67,17 @@ class Runs:
     times: int = 1
 
     def by_task(self, values: Floats) -> Floats:
-        """``values`` (N,), one for each run, as (times, tasks)."""
+        """``values`` (N,), one per run, reshaped to (times, tasks)."""
         return values.reshape(self.times, -1)
 
     @property
     def capped(self) -> Floats:
-        """The losses with what is not finite, or above ``CAP`` times a run's first loss, at that value."""
+        """The losses, at most ``CAP`` times the run's first loss; those that are not finite are set to this cap."""
         return _capped(self.losses, self._top[:, None])
 
     @property
     def measured(self) -> dict[str, Floats]:
-        """``test`` with its ``loss`` capped likewise; what else is not finite stays so."""
+        """``test`` with its ``loss`` capped likewise; metrics that are not finite stay so."""
         return {key: _capped(values, self._top) if key == "loss" else values for key, values in self.test.items()}
 
     @property
@@ -87,13 +87,13 @@ class Runs:
 
     @property
     def diverged(self) -> NDArray[np.bool_]:
-        """Which runs have: see ``DIVERGED``; shape (N,)."""
+        """The mask of diverged runs (see ``DIVERGED``), shape (N,)."""
         first, last = np.abs(self.losses[:, 0]), np.abs(self.losses[:, -1])
         with np.errstate(invalid="ignore"):
             return ~np.isfinite(self.losses).all(1) | (last > DIVERGED * np.maximum(first, 1e-12))
 
     def score(self, measure: str) -> Floats:
-        """What is compared, shape (N,): the sum over the evaluations at θ_0 … θ_{T−1}, or the loss at θ_T.
+        """The score of each run, shape (N,): the sum of the losses at θ_0 … θ_{T−1}, or the loss at θ_T.
 
         The sum is that of Andrychowicz et al. 2016 (1606.04474): T steps take T evaluations.
         """
@@ -105,7 +105,7 @@ def _capped(values: Floats, top: Floats) -> Floats:
 
 
 class Members(Task):
-    """The tasks of ``family`` with given seeds, as one draw."""
+    """A task whose draw is the tasks of ``family`` with the given seeds."""
 
     def __init__(self, family: Task, seeds: Sequence[int]) -> None:
         super().__init__(seed=seeds[0])
@@ -120,7 +120,7 @@ class Members(Task):
 
 
 def held_still(levels: Sequence[Level], strategies: Mapping[str, Strategy], guards: bool = False) -> Graph:
-    """The levels that move the task, with ``strategies`` at the values that they have; those above only train them."""
+    """A graph of the levels that move the task, so ``strategies`` keep their values; levels above are left out."""
     own = [level.model_copy(update={"guard": guards and level.guard}) for level in levels if level.moves == TASK]
     return Graph(own, {level.by: strategies[level.by] for level in own})
 
@@ -129,7 +129,7 @@ def held_at(
     levels: Sequence[Level], strategies: Mapping[str, Strategy], values: Mapping[str, Sequence[Tensor]],
     guards: bool = False,
 ) -> Graph:  # fmt: skip
-    """As :func:`held_still`, with copies of the strategies at ``values``, by slot."""
+    """As :func:`held_still`, with copies of the strategies set to ``values``, by slot."""
     copies: dict[str, Strategy] = {}
     for name in sorted({level.by for level in levels if level.moves == TASK}):
         made = copies[name] = copy.deepcopy(strategies[name])
@@ -143,10 +143,10 @@ def run_all(
     name: str, graph: Graph, task: Task, seeds: Sequence[int], how: How, *, test: bool = True,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Runs:  # fmt: skip
-    """Run ``graph`` on the task of each seed; ``progress`` is told how many are done.
+    """Run ``graph`` on the task of each seed; ``progress`` is called with the number of finished runs.
 
     Raises:
-        RecoptError: for what cannot work.
+        RecoptError: for a graph, task or device that cannot work.
         RunFailed: for an error in a strategy or task.
     """
     parts, done = [], 0
@@ -165,7 +165,7 @@ def run_all(
 
 
 def _told(why: BaseException, name: str, graph: Graph, task: Task, seed: int) -> str:
-    """Whose error it is: the task's, the strategy's, or not to be told."""
+    """The message of a failed run, which names the task or the strategy at fault if it can be found."""
     strategies = {type(strategy) for strategy in graph.slots.values()}
     guilty = culprit(why, [type(task), *strategies])
     if guilty is type(task):
@@ -178,10 +178,10 @@ def _told(why: BaseException, name: str, graph: Graph, task: Task, seed: int) ->
 
 
 def side_by_side(graph: Graph, task: Task, count: int) -> int:
-    """How many tasks may share an engine without one run touching another.
+    """The number of tasks that can share an engine while their runs stay independent.
 
-    Levels above the first tune one set of strategies, so each run needs an engine of its own; so do strategies that
-    draw random numbers, and families whose members differ in structure.
+    It is 1 with levels above the first, which tune one set of strategies; with strategies that draw random numbers;
+    and for families whose tasks differ in structure.
     """
     shared = any(level.moves != TASK for level in graph.levels)
     draws = any(not strategy.vectorize or strategy.order == 0 for strategy in graph.slots.values())
@@ -196,7 +196,7 @@ def side_by_side(graph: Graph, task: Task, count: int) -> int:
 
 
 def _run(graph: Graph, task: Task, seeds: Sequence[int], how: How, test: bool) -> Runs:
-    """Some tasks in one engine."""
+    """Run the tasks of ``seeds`` in one engine."""
     found: dict[int, Tensor] = {}
 
     def sink(level: int, step: int, values: Mapping[str, Any]) -> None:
@@ -208,8 +208,8 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: How, test: bool) -
         dtype=_DTYPES[how.dtype], sink=sink, each=True,
     )  # fmt: skip
     engine.run(how.steps)
-    engine.hand_on(engine.state)
-    slot = engine.state.slots[TASK]
+    engine.hand_on()
+    slot = engine.state.task
     at, batch = at_eval_points(engine, engine.state), engine.evaluator.batch(slot, slot.seen, "train")
     with engine.stream:
         last = engine.evaluator.value(slot, at, batch)
@@ -220,12 +220,12 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: How, test: bool) -
     return Runs(
         losses.cpu().numpy(), {key: np.array([one[key] for one in held]) for key in (held[0] if held else {})},
         total.loss + total.gradient, total.hypergradient, total.seconds,
-        sum(guard.restored for guard in engine.state.guards.values()),
+        engine.state.guard.counts.get("restored", 0) if engine.state.guard else 0,
     )  # fmt: skip
 
 
 def repeated(parts: Sequence[Runs]) -> Runs:
-    """The runs of one rule that was trained several times, on the same tasks each time, in a row."""
+    """Join the runs of a rule that was trained several times; each part has the same tasks in the same order."""
     found = _joined(parts, len(parts))
     return replace(found, times=len(parts))
 

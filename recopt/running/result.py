@@ -1,4 +1,4 @@
-"""What a run leaves: histories, what was found, what was spent, and where to look."""
+"""The result of a run: histories, hyperparameters, budget, and the place of its record."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..core.guard import frozen
 from ..engine.budget import Budget
 from ..engine.engine import Engine
 from ..engine.measure import models, settled
+from ..levels.level import TASK
 from ..plots.run import plot_run
 from ..tracking.trace import Trace
 from .selection.chosen import Chosen
@@ -27,15 +28,14 @@ class Result:
 
     Attributes:
         spec: the fully resolved spec; running it again repeats the run.
-        stack: in stack notation.
+        stack: the graph in stack notation.
         trace: every recorded figure; see :meth:`history`.
-        before: held-out loss and metrics before the first step, and ``after`` the last (``test`` split).
-        hyperparameters: the natural values that were reached, by slot and name as in ``recopt.Optimizer``:
-            ``{"adam.lr": 0.002, …}``.
-        budget: what was spent per level.
+        before, after: loss and metrics on the ``test`` split before the first and after the last step.
+        hyperparameters: final natural values by slot and name, as in ``recopt.Optimizer``: ``{"adam.lr": 0.002, …}``.
+        budget: evaluations and seconds spent per level.
         status: ``FINISHED`` or ``KILLED`` (interrupted).
-        run_id, folder: where it was recorded; None if it was not.
-        chosen: the values that it hands on, if they were chosen; ``hyperparameters`` are then of these.
+        run_id, folder: the place of its record; None if it was not recorded.
+        chosen: the exported values, if they were chosen; ``hyperparameters`` are then from these.
     """
 
     spec: Spec = field(repr=False)
@@ -63,7 +63,7 @@ class Result:
 
     @property
     def diverged(self) -> bool:
-        """Whether the run ended at a loss that is not finite, or above ten times the first."""
+        """True if the last loss is not finite, or exceeds ten times the first."""
         losses = self.losses
         return bool(len(losses)) and not (
             np.isfinite(losses[-1]) and abs(losses[-1]) <= 10 * max(abs(losses[0]), 1e-12)
@@ -78,14 +78,14 @@ class Result:
         return self.models()[0]
 
     def plot(self) -> Any:
-        """A matplotlib figure of the losses and what the levels did."""
+        """A matplotlib figure of the losses and of every level's hyperparameters and steps."""
         return plot_run(self.trace, self.stack, {n: x.by for n, x in enumerate(self.engine.levels, 1)})
 
 
 def summary(
     engine: Engine, trace: Trace, before: dict[str, float], after: dict[str, float], chosen: Chosen | None = None
 ) -> dict[str, float]:
-    """What runs are compared by: one number per key."""
+    """The summary metrics of a run, one number per key."""
     losses = trace.series(0, "loss")[1]
     total = engine.budget.total
     found = {
@@ -98,7 +98,7 @@ def summary(
         "gradient_evaluations": float(total.gradient),
         "hypergradient_evaluations": float(total.hypergradient),
         "seconds": total.seconds,
-        "restored": float(sum(g.restored for g in engine.state.guards.values())),
+        "restored": float(engine.state.guard.counts.get("restored", 0) if engine.state.guard else 0),
     }
     found |= {f"before_{k}": v for k, v in before.items()} | {f"test_{k}": v for k, v in after.items()}
     for number, values in found_hyperparameters(engine, chosen).items():
@@ -107,12 +107,12 @@ def summary(
 
 
 def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
-    """What each level (from 1) spent and what its guard did, one number per key.
+    """The budget and the guard's actions of each level (from 1), one number per key.
 
-    Guards belong to slots: what they did is told with the first level that moves the slot.
+    The actions of a guard are listed with the first level that moves its slot.
     """
     found: dict[int, dict[str, float]] = {}
-    for number, (level, spent) in enumerate(zip(engine.levels, engine.budget.levels, strict=True)):
+    for number, spent in enumerate(engine.budget.levels):
         found[number + 1] = {
             "steps": float(engine.state.levels[number].steps),
             "loss_evaluations": float(spent.loss),
@@ -120,14 +120,16 @@ def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
             "hypergradient_evaluations": float(spent.hypergradient),
             "seconds": spent.seconds,
         }
-        guard = engine.state.guards.get(level.moves)
-        if guard is not None and number == engine.graph.movers[level.moves][0]:
-            found[number + 1] |= {"restored_total": float(guard.restored), "frozen_tasks": float(sum(frozen(guard)))}
+        guard = engine.state.guard
+        if guard is not None and number == engine.graph.movers[TASK][0]:
+            found[number + 1] |= {f"{act}_total": float(count) for act, count in guard.counts.items()}
+            found[number + 1] |= {"restored_total": float(guard.counts.get("restored", 0))}
+            found[number + 1] |= {"frozen_tasks": float(sum(frozen(guard)))}
     return found
 
 
 def by_slot(engine: Engine, chosen: Chosen | None = None) -> dict[str, float]:
-    """The natural value of every scalar hyperparameter by ``slot.name``, as :func:`found_hyperparameters`."""
+    """The values of :func:`found_hyperparameters`, keyed by ``slot.name``."""
     found: dict[str, float] = {}
     for level, values in zip(engine.levels, found_hyperparameters(engine, chosen).values(), strict=True):
         found |= {f"{level.by}.{name}": value for name, value in values.items()}
@@ -135,9 +137,9 @@ def by_slot(engine: Engine, chosen: Chosen | None = None) -> dict[str, float]:
 
 
 def found_hyperparameters(engine: Engine, chosen: Chosen | None = None) -> dict[int, dict[str, float]]:
-    """The natural value of every scalar hyperparameter, by the level that steps with it (from 1).
+    """The natural value of every scalar hyperparameter, by the number (from 1) of the level that uses it.
 
-    They are those that were ``chosen``, or if nothing was, the present ones.
+    They are the ``chosen`` values if given, else the current ones.
     """
     found: dict[int, dict[str, float]] = {}
     slots = chosen.values if chosen else {name: slot.params for name, slot in settled(engine).slots.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.task import Task
-from ..core.graph import Graph
+from ..levels.graph import Graph
 from .plan import plan_of
 from .result import Result
 from .session import Options, Session

@@ -1,4 +1,4 @@
-"""A run from start to end: built from a plan, recorded, checkpointed, interrupted, resumed."""
+"""The execution of a plan: steps, measurements, checkpoints, record, interruption and resumption."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ CHECKPOINT_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out, as opposed to what it computes.
+    """Options of a run that do not change what it computes.
 
     Attributes:
         store: an MLflow address; None for ``runs/mlflow.db``.
-        track: whether to record at all.
-        resume: the id of a recorded run to go on with.
-        saved: a folder that :meth:`recopt.running.saving.Saving.save` wrote, to go on from without that run's record.
+        track: whether to record the run.
+        resume: the id of a recorded run to resume.
+        saved: a folder that :meth:`recopt.running.saving.Saving.save` wrote, to resume from without that run's record.
         progress: called after every step.
-        root: the folder that the default store and its artifacts are in.
-        save_seconds: seconds between checkpoints, at least; more where one takes more than 5 % of that.
+        root: the folder of the default store and its artifacts.
+        save_seconds: least time between two checkpoints; longer if one takes more than 5 % of it.
     """
 
     store: str | None = None
@@ -57,17 +57,17 @@ class Options:
 
 
 class Session:
-    """One run being carried out.
+    """One run in progress.
 
     Attributes:
         trace: every figure so far.
-        held_out: what is measured on held-out data, ``saving``: its checkpoints, ``record``: what the store has of it.
-        chooser: chooses the values that it hands on; None if those are the last ones.
-        first_step: where it began, or goes on.
+        held_out: measurements on held-out data; ``saving``: checkpoints; ``record``: the record in the store.
+        chooser: chooses the exported values; None if the last ones are exported.
+        first_step: the step at which it started or resumed.
 
     Raises:
-        RecoptError: from the constructor, for what cannot work, before anything is recorded.
-        RunFailed: from the constructor, if a user's task or strategy cannot even be set up.
+        RecoptError: from the constructor, before anything is recorded, for a plan that cannot work.
+        RunFailed: from the constructor, if setting up a user's task or strategy fails.
     """
 
     def __init__(self, plan: Plan, options: Options) -> None:
@@ -88,20 +88,20 @@ class Session:
 
     @property
     def step(self) -> int:
-        """Updates of the task so far; goes back where a trial begins anew."""
+        """Updates of the task so far; it decreases when a trial starts again from an earlier state."""
         return self.engine.state.step
 
     @property
     def over(self) -> bool:
-        """Whether all steps are done, or the score that values are chosen by gets no better."""
+        """True if all steps are done, or the chooser stopped the run early."""
         return self.step >= self.spec.steps or (self.chooser is not None and self.chooser.stopped)
 
     def run(self) -> Result:
-        """Run to the end, or until interrupted: then the result's status is ``KILLED``.
+        """Run to the end, or until interrupted; the result's status is then ``KILLED``.
 
         Raises:
             RunFailed: for an error in a user's strategy or task.
-            KeyboardInterrupt: if interrupted twice; what counts is then the last checkpoint.
+            KeyboardInterrupt: if interrupted twice; the run can be resumed from its last checkpoint.
         """
         with Interrupts() as interrupts:
             try:
@@ -118,13 +118,13 @@ class Session:
             except RunFailed as why:
                 kept = self._fail()
                 raise RunFailed(f"{why} The traceback is in {kept}." if kept else str(why)) from why
-            except Exception:  # a state that cannot be saved, a full disk, or a mistake of ours
+            except Exception:  # a state that cannot be saved, a full disk, or a bug in recopt
                 with suppress(Exception):
                     self._fail()
                 raise
 
     def _first(self) -> None:
-        """What is to be done before the first step."""
+        """Measure, score and save before the first step."""
         with self._blamed():
             self.held_out.measure("test")
             if self.chooser:
@@ -133,7 +133,7 @@ class Session:
             self.saving.save(self.record.folder)
 
     def _between(self) -> None:
-        """What is to be done after each step."""
+        """Measure, score, report and save after a step, as due."""
         with self._blamed():
             if state := self.held_out.due():
                 self.held_out.measure("valid", state)
@@ -149,9 +149,9 @@ class Session:
         engine, folder, before = self.engine, self.record.folder, self.held_out.before
         if folder:
             self.saving.save(folder)
-        engine.hand_on(engine.state)
+        engine.hand_on()
         with self._blamed():
-            # An interrupted run may go on: what is measured here is then no part of its record.
+            # An interrupted run may be resumed, so this measurement is not recorded.
             after = self.held_out.measure("test", record=status == "FINISHED")
             chosen = self.chooser.end(report=status == "FINISHED") if self.chooser else None
         if folder:
@@ -167,7 +167,7 @@ class Session:
 
     @contextmanager
     def _blamed(self) -> Iterator[None]:
-        """What calls a user's code: an error in it that is no refusal is told as theirs."""
+        """Turn an error in a user's code, unless it is a RecoptError, into RunFailed with the place at fault."""
         try:
             yield
         except RecoptError:
@@ -176,17 +176,17 @@ class Session:
             raise RunFailed(_told(why, f"Step {self.step + 1}", self.plan)) from why
 
     def _fail(self) -> Path | None:
-        """Mark the run failed, and keep with it a checkpoint and the traceback of what is being handled; that file."""
+        """Mark the run as failed, and save a checkpoint and the current traceback; returns the traceback's file."""
         kept = self.record.keep(traceback.format_exc())
         if kept:
-            with suppress(RecoptError):  # a state that cannot be saved, which may be what is told
+            with suppress(RecoptError):  # a state that cannot be saved, possibly the cause of the failure
                 self.saving.save(kept.parent)
         self.record.end("FAILED", self.engine, self.held_out.before)
         return kept
 
 
 def _start(options: Options) -> Path | None:
-    """The folder with what the run goes on from, if it does not begin."""
+    """The folder of the checkpoint to resume from; None for a new run."""
     if options.resume is None:
         return options.saved
     if not options.track:
@@ -199,15 +199,15 @@ def _begin(record: Recording, plan: Plan, how: Options) -> None:
 
 
 def _set_up(plan: Plan, options: Options, record: Recording) -> Engine:
-    """The engine of a run; an error in a user's code is kept with the run, which is begun for that.
+    """Make the engine of a run; an error in a user's code is recorded as a failed run.
 
     Raises:
-        RecoptError: for what cannot work; RunFailed for an error in a user's strategy or task.
+        RecoptError: for a plan that cannot work; RunFailed for an error in a user's strategy or task.
     """
     try:
         engine = make_engine(plan.spec, plan.graph, plan.task, record.trace.add)
-        # A data set that is missing, or a batch size that is too large, is to be said before anything is recorded.
-        engine.evaluator.batch(engine.state.slots["task"], 0, "train")
+        # A missing data set or too large a batch size is refused here, before anything is recorded.
+        engine.evaluator.batch(engine.state.task, 0, "train")
     except RecoptError:
         raise
     except (Exception, SystemExit) as why:
@@ -221,7 +221,7 @@ def _set_up(plan: Plan, options: Options, record: Recording) -> Engine:
 
 
 def _chooser(plan: Plan, engine: Engine, trace: Trace) -> Chooser | None:
-    """What chooses the values that the run hands on, its scores going into the trace."""
+    """The chooser of the exported values, which adds its scores to the trace; None if the plan has none."""
 
     def told(score: Score) -> None:
         trace.add(0, score.step, {"choose_score": score.mean, "choose_diverged": float(score.diverged)})

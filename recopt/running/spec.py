@@ -9,8 +9,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..contracts.errors import RecoptError
-from ..core.level import Level
-from ..core.notation import parse
+from ..levels.level import Level
+from ..levels.notation import parse
 from ..stacks.named import Named, NamedOrText, explain, written
 
 LARGEST_SEED = 1_000_000_000

@@ -6,8 +6,8 @@ import torch
 
 from ..contracts.errors import RecoptError
 from ..contracts.task import Task
-from ..core.graph import Graph
 from ..engine.engine import Engine, Sink
+from ..levels.graph import Graph
 from .spec import Spec
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}

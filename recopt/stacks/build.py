@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from ..contracts.errors import RecoptError, unknown
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task
-from ..core.level import Level
-from ..core.notation import levels_of, parse
-from ..core.seeds import mix
+from ..levels.level import Level
+from ..levels.notation import levels_of, parse
+from ..levels.seeds import mix
 from .blame import RunFailed, blame
 from .named import Named, explain
 from .plugins import load_strategy, load_task

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..contracts.errors import RecoptError
 from ..contracts.strategy import Strategy
-from ..core.level import TASK, Level
+from ..levels.level import TASK, Level
 from .named import Named, explain, in_words
 from .places import STACK, find, shipped_folder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..contracts.errors import RecoptError
 from ..contracts.strategy import Strategy
-from ..core.level import Level
+from ..levels.level import Level
 from .exported import read_folder
 from .plugins import STACK, is_export
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ..contracts.errors import RecoptError, did_you_mean
-from ..core.notation import Term, parse
+from ..levels.notation import Term, parse
 
 
 def _named(value: object) -> object:

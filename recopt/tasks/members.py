@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..contracts.errors import RecoptError
 from ..contracts.task import Task
-from ..core.notation import parse
+from ..levels.notation import parse
 from . import get
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..contracts.strategy import Strategy
-from . import answers, derivatives, form, probe
+from . import answers, derivatives, form, probe, texts
 from .probe import Broken
 from .tasks import TASK_BASIC, TASK_RULES, MakeTask
 
@@ -43,6 +43,8 @@ RULES: dict[str, Callable[[Make], None]] = {
         derivatives.derivatives,
         derivatives.patched,
         derivatives.many_tasks,
+        texts.back_ends,
+        texts.linear,
     )
 }
 BASIC = frozenset({"settings", "signature", "order", "runs"})

@@ -1,4 +1,4 @@
-"""How a strategy is used by the levels around it: differentiated, patched, and mapped over tasks."""
+"""Checks of a strategy's use by other levels: differentiated, patched, and mapped over tasks."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 
 from ..contracts import trees
 from ..contracts.strategy import Params, State, Strategy, Trial
-from ..engine.apply import over_tasks
 from ..engine.model import Patched
+from ..rules.tensors import over_tasks
 from . import probe
 from .probe import PLAIN, Broken
 
 Make = Callable[[], Strategy]
 STEPS, TASKS = 3, 3
 WIDTHS = (1e-3, 1e-4)
-"""Half widths of differences, tried in turn: the error is of the order width⁴, and rounding / width."""
+"""Half widths of differences, tried in turn: the error is O(width⁴) plus rounding error / width."""
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
-"""How far a derivative may be off, relative to itself and to the whole that is differentiated."""
+"""Tolerances of a derivative, relative to itself and to the value that is differentiated."""
 
 
 def derivatives(make: Make) -> None:
-    """First-order only: deltas are differentiable by every parameter, as central differences say, in float64."""
+    """First-order only: derivatives of the deltas by every parameter agree with central differences, in float64."""
     strategy = make().double()
     moved = [(n, p) for n, p in strategy.named_parameters() if p.requires_grad]
     if strategy.order == 0 or not moved:
@@ -46,13 +46,13 @@ def derivatives(make: Make) -> None:
                 break
         else:
             raise Broken(
-                f"by '{name}' autograd says {by_graph:.9g} and central differences say {by_difference:.9g}: keep "
+                f"the derivative by '{name}' is {by_graph:.9g} by autograd, {by_difference:.9g} by differences: keep "
                 "every use of parameters, gradients, point and state in the graph (no .detach(), .item(), .data)."
             )
 
 
 def _travelled(strategy: Strategy) -> Tensor:
-    """A weighted sum of all that the strategy moved in a few steps: along its own gradients, graph and all."""
+    """A weighted sum of the moves of a few steps along the strategy's own gradients, with its graph."""
     start = probe.some(PLAIN, 1)
     end, _ = probe.walk(strategy, start, STEPS)
     weights = probe.some(PLAIN, 2)
@@ -70,7 +70,7 @@ def _difference(strategy: Strategy, p: Tensor, direction: Tensor, width: float) 
 
 
 def zero_gradients(make: Make) -> None:
-    """First-order only: where there never was a gradient, deltas and their derivatives are finite all the same."""
+    """First-order only: gradients that were 0 from the start give finite deltas and finite derivatives."""
     strategy = make().double()
     if strategy.order == 0:
         return
@@ -78,7 +78,7 @@ def zero_gradients(make: Make) -> None:
     for start in (point, [torch.zeros_like(p) for p in point]):
         state, moved = strategy.init(start), [p for p in strategy.parameters() if p.requires_grad]
         for step in range(STEPS):
-            # The second step has gradients in every other entry: the others go on without.
+            # In the second step, every other entry has a gradient.
             grads = [torch.zeros_like(p) for p in start]
             grads[1][:, ::2] = float(step == 1)
             leaves = [g.requires_grad_() for g in grads]
@@ -98,7 +98,7 @@ def zero_gradients(make: Make) -> None:
 
 
 def patched(make: Make) -> None:
-    """Called with other values in the place of its parameters, it uses those, and they carry the graph."""
+    """With its parameters replaced, the strategy uses the new values, and they carry the graph."""
     plain, other = make().double(), make().double()
     values = []
     with torch.no_grad():
@@ -125,7 +125,7 @@ def _slopes(end: Params, by: Sequence[Tensor]) -> Params:
 
 
 def many_tasks(make: Make) -> None:
-    """Asked about several tasks at once, as the engine does, it answers as it does one by one."""
+    """Several tasks at once, as the engine runs them, give the same answers as one by one."""
     strategy = make().double()
     points = [probe.some(PLAIN, 30 + n) for n in range(TASKS)]
 
@@ -149,6 +149,6 @@ def many_tasks(make: Make) -> None:
             ) from why
     if not probe.close(together, singly) or probe.layout(together) != probe.layout(singly):
         raise Broken(
-            "over several tasks it answers otherwise than one by one: make every number in the state that depends on "
-            "values a tensor, and set vectorize = False if it draws or branches."
+            "over several tasks its answers differ from those one by one: make every number in the state that "
+            "depends on values a tensor, and set vectorize = False if it draws or branches."
         )

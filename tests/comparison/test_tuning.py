@@ -12,7 +12,7 @@ from recopt.comparison.contenders import Competitor
 from recopt.comparison.tuning import RANGES, baseline, tune
 from recopt.contracts.errors import RecoptError
 from recopt.contracts.task import Batch, Split, Task
-from recopt.core.graph import Graph
+from recopt.levels.graph import Graph
 from recopt.running import repeats
 from recopt.running.repeats import How, Runs
 from recopt.tasks.quadratic import Quadratic

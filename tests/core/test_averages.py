@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import recopt
 from recopt import RecoptError
-from recopt.core.averages import folded, share
 from recopt.engine import checkpoint, measure
+from recopt.levels.averages import folded, share
 
 from .. import engines
 
@@ -209,10 +209,10 @@ def test_a_run_is_measured_at_the_mean(stack: str, tasks: int) -> None:
         made.step()
         slot = made.state.slots["task"]
         for n in range(tasks):
-            point = [p[n].detach() if tasks > 1 else p.detach() for p in slot.params]
+            point = [(p[n] if tasks > 1 else p).detach().clone() for p in slot.params]
             means[n] = folded(means[n], point, 8.0, count)
     if not given:
-        average = made.state.levels[0].strategy["average"]
+        average = made.state.levels[0].parts[0].strategy["average"]
         means = [[p[n] for p in average] if tasks > 1 else list(average) for n in range(tasks)]
     for found, mean in zip(ends(made), means, strict=True):
         for a, b in zip(found, mean, strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recopt.contracts.errors import RecoptError
-from recopt.core.level import Level
+from recopt.levels.level import Level
 
 from .. import engines
 

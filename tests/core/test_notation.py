@@ -8,9 +8,9 @@ import pytest
 
 from recopt.contracts.errors import RecoptError
 from recopt.contracts.strategy import Strategy
-from recopt.core.graph import Graph
-from recopt.core.level import Level
-from recopt.core.notation import levels_of, parse
+from recopt.levels.graph import Graph
+from recopt.levels.level import Level
+from recopt.levels.notation import levels_of, parse
 from recopt.stacks.named import Named, strategies_of, written
 from recopt.stacks.plugins import load_strategy
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recopt.core.objective import score
+from recopt.levels.objective import score
 
 LOSSES = [torch.tensor(x, dtype=torch.float64) for x in (4.0, 2.0, 3.0)]
 START = torch.tensor(5.0, dtype=torch.float64)

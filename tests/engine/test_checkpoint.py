@@ -176,20 +176,20 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_only_plain_states_are_written(tmp_path: Path) -> None:
-    made = make("one level")
-    made.clean.levels[0].strategy["odd"] = object()
+    made = make("online tower")
+    made.clean.levels[1].parts[0].strategy["odd"] = object()
     with pytest.raises(RecoptError, match="holds something of type object, which cannot be saved"):
         checkpoint.save(made, tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_special_numbers_survive(tmp_path: Path) -> None:
-    made = make("one level")
+    made = make("online tower")
     kept = {"inf": float("inf"), "none": None, "nested": {"t": (1, [2.5, True])}, 3: "x"}
-    made.clean.levels[0].strategy["odd"] = kept
+    made.clean.levels[1].parts[0].strategy["odd"] = kept
     checkpoint.save(made, tmp_path / "a.safetensors")
     state, _ = checkpoint.read(tmp_path / "a.safetensors")
-    assert state.levels[0].strategy["odd"] == kept
+    assert state.levels[1].parts[0].strategy["odd"] == kept
 
 
 KILLED = """

@@ -11,8 +11,8 @@ from torch import Generator
 from recopt.contracts.settings import positive
 from recopt.contracts.strategy import Params, State, Strategy, Trial
 from recopt.contracts.task import Batch, Split
-from recopt.core.seeds import mix
 from recopt.engine.engine import Engine
+from recopt.levels.seeds import mix
 
 from .. import engines
 
@@ -121,7 +121,7 @@ def test_an_episode_starts_afresh() -> None:
     assert [index for _, index in Count.asked] == [0, 1, 2, 3, 4] * 2 + [0, 1, 2, 3]
     assert seeds == [3, mix(3, 1, 0), mix(3, 2, 0)]
     assert made.state.slots["task"].age == 4
-    assert made.state.levels[0].strategy["steps"] == 4
+    assert made.state.levels[0].parts[0].strategy["steps"] == 4
     assert steps(made)[0] == 12
     first = engines.engine(Count(), "adam", seed=seeds[1]).state.slots["task"].params
     fresh = made.family.fresh(1).params

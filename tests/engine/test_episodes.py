@@ -14,10 +14,10 @@ from recopt.contracts.errors import RecoptError
 from recopt.contracts.settings import positive
 from recopt.contracts.strategy import Params, State, Strategy, Trial
 from recopt.contracts.task import Task
-from recopt.core.seeds import mix
 from recopt.engine.engine import Engine
 from recopt.engine.measure import models
 from recopt.engine.stagger import KINDS
+from recopt.levels.seeds import mix
 from recopt.tasks import make
 
 from .. import engines
@@ -145,7 +145,7 @@ def trajectory(seed: int, family: type[Task], stack: str, settings: engines.Sett
     found = []
     for _ in range(12):
         made.step()
-        found.append([*engines.params(made), *made.state.slots["task"].buffers])
+        found.append([*engines.params(made), *(b.clone() for b in made.state.slots["task"].buffers)])
     return found
 
 

@@ -28,8 +28,7 @@ class Wild(Strategy):
 
 def test_absurd_rates_from_above_are_survived() -> None:
     made = engines.engine(engines.Regression(seed=0), "sgd(lr=0.05)/wild", {2: {"every": 5}}, rules={"wild": Wild})
-    with pytest.warns(RuntimeWarning, match="'task' is left as it is"):
-        made.run(200)
+    made.run(200)
     assert all(t.isfinite().all() for t in engines.params(made))
     assert engines.losses(made)[-1] < 100
 
@@ -63,7 +62,7 @@ def test_no_start_rate_diverges(stack: str, power: int) -> None:
     made = engines.engine(Digits(seed=0, net="logistic"), stack.format(10.0**power), dtype=torch.float32)
     start = held_out.measure(made, "test")["loss"]
     made.run(60)
-    made.hand_on(made.state)
+    made.hand_on()
     after = held_out.measure(made, "test")
     assert after["loss"] < 20 * start
     assert all(abs(x) < 1e30 for x in engines.losses(made))

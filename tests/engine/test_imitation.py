@@ -10,9 +10,9 @@ import yaml
 from torch import Tensor
 
 from recopt.contracts.errors import RecoptError
-from recopt.core.graph import Graph
-from recopt.core.level import Level
 from recopt.engine.engine import Engine
+from recopt.levels.graph import Graph
+from recopt.levels.level import Level
 from recopt.running.plan import Plan, plan, replan
 from recopt.running.spec import write_spec
 from recopt.stacks.plugins import load_strategy
@@ -67,7 +67,8 @@ def test_a_teacher_moves_nothing() -> None:
     made = engines.engine(engines.Regression(), "adam(lr=0.02)/sgd(lr=1e-30)", {2: taught("sgd(lr=0.5)")})
     for engine in (without, made):
         engine.run(30)
-    assert engines.losses(made) == engines.losses(without)
+    # Without a teacher the rule works in place, with one on a tape.
+    assert engines.losses(made) == pytest.approx(engines.losses(without), rel=1e-13)
     assert [row["gradient"] for row in made.budget.plain()] == [row["gradient"] for row in without.budget.plain()]
 
 
@@ -75,13 +76,13 @@ def test_what_a_guard_puts_back_is_not_compared() -> None:
     class Faulty(engines.Regression):
         def batch(self, index: int, split: Any = "train") -> Any:
             x, y = super().batch(index, split)
-            return (x, y * float("nan")) if index == 4 and self.seed % 2 else (x, y)
+            return (x, y * float("nan")) if index in (4, 5) and self.seed % 2 else (x, y)
 
     for tasks in (1, 4):
         stack = "sgd(lr=0.05, momentum=0.5)"
         made = engines.engine(Faulty(seed=1), f"{stack}/sgd(lr=1e-30)", {2: taught(stack)}, tasks=tasks, seed=1)
         made.run(20)
-        assert made.state.guards["task"].restored >= 1
+        assert made.state.guard is not None and made.state.guard.counts["restored"] >= 1
         assert all(x == pytest.approx(0, abs=1e-20) or 0 < x < 2 for x in apart(made))
 
 
@@ -117,12 +118,13 @@ def test_the_gradient_with_second_derivatives_dropped() -> None:
     without, _ = grads({})
     phi = [p.detach().clone().requires_grad_() for p in made.state.slots["net"].params]
     slot, point = made.family.fresh(0), [p.detach() for p in made.family.fresh(0).params]
+    mover: Any = made.tower.carriers.movers[0]
     total = torch.zeros((), dtype=torch.float64)
     for t in range(3):
         slot.params = point
         batch = made.evaluator.batch(slot, t, "train")
         _, seen, _ = made.evaluator.gradient(slot, batch, False)
-        net = made.slots.callers["net"].module(phi)
+        net = mover.loaded.at(phi)
         ours, _ = net(point, [type("T", (), {"grads": seen})()], {}, None)
         theirs = [-0.2 * g for g in seen]
         gap = sum(((u - v) ** 2).sum() for u, v in zip(ours, theirs, strict=True))

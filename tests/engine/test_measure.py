@@ -47,7 +47,7 @@ def test_the_mean_over_a_pass_in_evaluation_mode_without_a_trace(tasks: int) -> 
 
 def test_a_trial_that_is_open_is_not_what_is_measured() -> None:
     made = engines.engine(Noisy(seed=1), "adam(lr=0.02)/annealing", {2: {"every": 5}}, seed=1)
-    while not made.searcher.active(made.state) or not (made.state.levels[1].search or made).scores:  # type: ignore[union-attr]
+    while not made.trials.active(made.state) or not (made.state.levels[1].search or made).scores:  # type: ignore[union-attr]
         made.step()
     settled = held_out.settled(made)
     assert settled is not made.state

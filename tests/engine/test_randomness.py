@@ -59,8 +59,8 @@ def test_runs_that_take_turns_are_as_if_alone(name: str, tasks: int) -> None:
                 engine.step()
             torch.rand(3)  # and so does whoever draws in between
     for one, other in zip(alone, turns, strict=True):
-        one.hand_on(one.state)
-        other.hand_on(other.state)
+        one.hand_on()
+        other.hand_on()
         same(one, other)
     assert engines.losses(alone[0]) != engines.losses(alone[1])
 
@@ -77,7 +77,7 @@ def test_a_resumed_run_draws_on_whatever_else_was_drawn(name: str, tmp_path: Pat
     torch.rand(5)
     again.run(30)
     for engine in (whole, again):
-        engine.hand_on(engine.state)
+        engine.hand_on()
     assert engines.losses(again) == engines.losses(whole)[-len(engines.losses(again)) :]
     for a, b in zip(engines.params(whole), engines.params(again), strict=True):
         assert torch.equal(a, b)

@@ -41,7 +41,7 @@ def test_an_exported_rule_makes_the_updates_that_it_makes_in_the_engine(stack: s
         sink=lambda n, _, values: losses.append(float(values["loss"])) if n == 0 else None,
     )  # fmt: skip
     engine.run(12)
-    engine.hand_on(engine.state)
+    engine.hand_on()
     model = engine.family.module(0)
     optimizer = recopt.Optimizer(model.parameters(), str(folder))
     for step in range(12):
@@ -61,7 +61,7 @@ def test_a_tuned_rate_is_taken_along(tmp_path: Path) -> None:
 
 
 def weights(stack: str | Path, **options: Any) -> list[float]:
-    """Where three steps lead from ones."""
+    """The point after three steps from ones."""
     w = torch.nn.Parameter(torch.ones(3))
     optimizer = recopt.Optimizer([w], stack, **options)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What recopt.Optimizer moves: odd parameters, those that come late or rest, groups and what they share."""
+"""The parameters of recopt.Optimizer: odd parameters, those that come late or rest, groups and what they share."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def test_low_precision_parameters_keep_their_moments_in_float32(dtype: torch.dty
     model = mlp().to(dtype)
     optimizer = recopt.Optimizer(model.parameters(), "adam(lr=0.01)/sgd[*]")
     losses = steps(model, optimizer, 60, dtype)
-    state = optimizer.state_dict()["state"]["recopt"]["towers"][0]["rungs"][0]["cohorts"][0]["mover"]["state"]
-    assert {t.dtype for key in ("mean", "square", "grads") for t in state[key]} == {torch.float32}
+    part = optimizer.state_dict()["state"]["recopt"]["towers"][0]["levels"][0]["parts"][0]
+    held = [*part["strategy"]["mean"], *part["strategy"]["square"], *part["kept"]["raw"]]
+    assert {t.dtype for t in held} == {torch.float32}
     assert {p.dtype for p in model.parameters()} == {dtype}
     assert losses[-1] < 0.5 * losses[0]
 
@@ -101,7 +102,7 @@ def test_an_idle_tensor_has_no_part_in_the_hypergradient() -> None:
 
 
 def pulled_to(targets: list[Tensor], starts: list[Tensor], stack: str, **options: Any) -> list[nn.Parameter]:
-    """Where some steps of ``stack`` lead from ``starts``, empty ones left out, by the distance from ``targets``."""
+    """The point that ``stack`` reaches from ``starts``, empty ones left out, by the distance from ``targets``."""
     params = [nn.Parameter(s.clone()) for s in starts]
     full = [p for p in params if p.numel()]
     levels = {1: {"normalize": "none"}} if stack == "hypergradient" else {}

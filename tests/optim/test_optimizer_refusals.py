@@ -1,4 +1,4 @@
-"""What recopt.Optimizer refuses, in a sentence: when it is made, and while it trains."""
+"""Refusals of recopt.Optimizer, each in a sentence: when it is made, and while it trains."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ import torch
 import recopt
 from recopt.contracts.strategy import Params, State, Strategy, Trial
 from recopt.contracts.task import Batch
-from recopt.core.graph import Graph
-from recopt.core.level import Level
+from recopt.levels.graph import Graph
+from recopt.levels.level import Level
 from recopt.running import repeats
 from recopt.running.plan import plan_of
 from recopt.running.repeats import CAP, How, run_all, side_by_side

@@ -110,7 +110,7 @@ def test_zero_order_rules_train_several_tasks_side_by_side(stack: str) -> None:
 
 def test_annealings_temperature_and_step_are_tasks_own() -> None:
     made = run("annealing", 50, Bowl, tasks=3)
-    state = made.state.levels[0].strategy
+    state = made.state.levels[0].parts[0].strategy
     assert state["steps"] == 50
     assert state["size"].shape == state["ratio"].shape == (3,)
     assert len(set(state["size"].tolist())) == 3

@@ -1,4 +1,4 @@
-"""What all learned strategies have in common: exact derivatives, tasks side by side, and the contract."""
+"""Properties of all learned strategies: exact derivatives, tasks side by side, and the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each learned strategy is by itself: the LSTM a plain one, the MLP rule its pieces, the residual one Adam."""
+"""Each learned strategy by itself: the LSTM a plain one, the MLP rule its pieces, the residual one Adam."""
 
 from __future__ import annotations
 

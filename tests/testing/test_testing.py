@@ -13,10 +13,10 @@ from recopt import Params, State, Strategy, Trial
 from recopt.stacks.plugins import list_strategies, load_strategy, source_of
 from recopt.testing import BASIC, RULES, Finding, assert_conforms, check, form
 
-from ..faults import BROKEN, Good, GoodSearch, answers, use
+from ..faults import BROKEN, Good, GoodSearch, answers, texts, use
 from ..faults import form as forms
 
-FAULTS = (forms, answers, use)
+FAULTS = (forms, answers, use, texts)
 """Importing them fills BROKEN."""
 STRATEGIES = [info.name for info in list_strategies() if info.origin == "shipped"]
 
@@ -38,7 +38,7 @@ def test_every_shipped_file_imports_only_public_names(name: str) -> None:
     form.imports(source_of(load_strategy(name))[1])
 
 
-@pytest.mark.parametrize("good", [Good, GoodSearch])
+@pytest.mark.parametrize("good", [Good, GoodSearch, texts.GoodRule])
 def test_what_is_right_has_no_findings(good: type[Strategy]) -> None:
     assert check(good) == []
     assert_conforms(good)
@@ -59,7 +59,7 @@ def test_each_fault_is_found_by_its_own_rule_alone(rule: str, wrong: Callable[[]
 
 def test_every_rule_has_a_fault_that_it_finds() -> None:
     assert set(BROKEN) == set(RULES)
-    assert {module.__name__.rpartition(".")[2] for module in FAULTS} == {"form", "answers", "use"}
+    assert {module.__name__.rpartition(".")[2] for module in FAULTS} == {"form", "answers", "use", "texts"}
     assert set(RULES) > BASIC
 
 

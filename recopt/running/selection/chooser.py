@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from ...contracts.task import Task
-from ...core.level import TASK
-from ...core.state import RunState
 from ...engine.engine import Engine
 from ...engine.measure import settled
+from ...levels.level import TASK
+from ...levels.state import RunState
 from ..repeats import How, held_at, run_all
 from ..spec import Choose
 from ..statistics import mean_interval

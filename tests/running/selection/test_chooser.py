@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import recopt
 from recopt import Graph, Task
 from recopt.comparison import make_compare_spec, report_seeds, tuning_seeds
-from recopt.core.seeds import mix
+from recopt.levels.seeds import mix
 from recopt.running.plan import plan
 from recopt.running.repeats import How, held_still, run_all
 from recopt.running.selection.chooser import choosing_seeds, reporting_seeds

@@ -1,0 +1,174 @@
+"""The carrier of each level: numbers, columns in place, or tensors with a tape; chosen once, from the graph alone.
+
+A strategy is asked by its own ``forward`` on tensors, under a tape, wherever nothing better is known. A rule that is
+written over :mod:`recopt.rules.ops` works on floats where it moves hyperparameters of others, and in place where it
+moves a model, as long as the derivatives that levels above ask for have a closed form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from ..contracts.domains import Positive
+from ..levels.graph import Graph
+from ..levels.level import TASK, Level
+from ..levels.registry import ESTIMATORS, TRANSFORMS
+from ..levels.transforms import Transform
+from ..rules.columns import ColumnMover
+from ..rules.numbers import NumberMover, NumberSpace, made_of_numbers, reads
+from ..rules.rule import text_of
+from ..rules.tensors import TensorMover
+
+PLAIN = ("mean", "sum", "last")
+"""Objectives that weigh the one loss of a window of length 1 by 1."""
+Mover = ColumnMover | NumberMover | TensorMover
+
+
+CPU = torch.device("cpu")
+
+
+def _is_lean(level: Level) -> bool:
+    """Whether a level's window is one update, whose closed derivative is its signal as it is."""
+    return level.every == 1 and level.objective in PLAIN and level.gradient in ("online", "unroll")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What whoever drives a tower says of it.
+
+    Attributes:
+        tasks: how many run side by side; above 1 the task's tensors have a leading dimension.
+        in_place: whether the task's tensors are moved where they are, and nobody differentiates through them.
+        closed: whether closed forms are used; False asks every strategy by its ``forward``.
+        device, dtype: of strategies that are networks.
+        seed: of what strategies draw.
+        remake: whether records keep what they can be made anew from, where a state is saved with its tapes open.
+    """
+
+    tasks: int = 1
+    in_place: bool = True
+    closed: bool = True
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+    remake: bool = False
+
+
+class Place(NamedTuple):
+    """Where a level stands that moves numbers by a rule: all that its step looks up.
+
+    Attributes:
+        noted: whether the windows of a level above are told of its updates.
+    """
+
+    level: Level
+    mover: NumberMover
+    space: NumberSpace
+    indices: list[int]
+    bounded: list[bool]
+    normalize: Transform
+    noted: bool
+
+
+class Carriers:
+    """The movers of a graph's levels, and how each level above is told.
+
+    Attributes:
+        spaces: by slot, its coordinates, where it is made of numbers.
+        movers: by level.
+        windows: by level, its updates between two steps of the first-order levels above; 0 if there are none.
+        rates: by level, the place of the learning rate among its strategy's coordinates, where a level above tunes
+            it as a logarithm.
+        lean: by level, whether its signal is the closed derivative of one update.
+        closed: by level, whether its signal has a closed form.
+        taped: by level, whether a tape runs over its updates.
+        draws: by level, whether its strategy draws random numbers.
+        places: by level, what those look up that move numbers by a rule.
+    """
+
+    def __init__(self, graph: Graph, setting: Setting) -> None:
+        self.graph, self.setting, self.levels = graph, setting, graph.levels
+        self.exact = [n for n, level in enumerate(self.levels) if level.second_order]
+        self.spaces = {} if self.exact else {
+            name: NumberSpace(s) for name, s in graph.slots.items() if made_of_numbers(s)
+        }  # fmt: skip
+        everywhere = range(len(self.levels))
+        self.above = [[n for n in graph.above[m] if graph.order(n)] for m in everywhere]
+        self.windows = [max((self.levels[n].every or 1 for n in self.above[m]), default=0) for m in everywhere]
+        self.moved = {name: self._moved(name) for name in graph.slots}
+        shut = {name: self._has_closed_form(name) for name in graph.slots}
+        self.closed = [x.moves != TASK and bool(graph.order(n)) and shut[x.moves] for n, x in enumerate(self.levels)]
+        self.lean = [self.closed[n] and _is_lean(x) for n, x in enumerate(self.levels)]
+        self.taped = [any(not self.closed[n] for n in self.above[m]) for m in everywhere]
+        self.movers = [self._mover(m, shut[self.levels[m].by]) for m in everywhere]
+        self.rates = [self._rate(m) for m in everywhere]
+        self.draws = [not graph.order(m) or not graph.slots[self.levels[m].by].vectorize for m in everywhere]
+        self.places = {
+            m: self._place(m, mover) for m, mover in enumerate(self.movers) if isinstance(mover, NumberMover)
+        }
+
+    def _moved(self, name: str) -> frozenset[str]:
+        """The parameters of a strategy that first-order levels move."""
+        names = self.graph.names[name]
+        levels = [n for n, x in enumerate(self.levels) if x.moves == name and self.graph.order(n)]
+        return frozenset(names[i] for n in levels for i in self.graph.moved(n, names))
+
+    def _has_closed_form(self, name: str) -> bool:
+        """Whether all that levels above ask of a strategy's updates can be said without a tape."""
+        rule = text_of(self.graph.slots[name])
+        if rule is None or name not in self.spaces or not self.setting.closed:
+            return False
+        by = [m for m, level in enumerate(self.levels) if level.by == name]
+        told = [self.levels[n] for n in sorted({n for m in by for n in self.graph.above[m]})]
+        above = [self.levels[n] for n in sorted({n for m in by for n in self.above[m]})]
+        placed = all(self._closed_place(self.levels[m]) for m in by)
+        known = all(ESTIMATORS[x.gradient or ""].closed for x in above) and len({(x.every, x.on) for x in above}) <= 1
+        more = any(x.teacher or x.penalty_update for x in told) or any(x.penalty_moved for x in above)
+        trusted = bool(above) and any(self.levels[m].trust is not None for m in by)
+        if not placed or not known or more or trusted:
+            return False
+        if not above or above[0].every == 1:
+            return True
+        far = bool(self.moved[name] - {rule.linear}) or reads(rule).point
+        return not far and all(x.normalize != "cosine" for x in above)
+
+    def _closed_place(self, level: Level) -> bool:
+        if level.moves != TASK:
+            return level.moves in self.spaces
+        return self.setting.in_place and self.setting.tasks == 1 and not level.null_step
+
+    def _mover(self, m: int, closed: bool) -> Mover:
+        level = self.levels[m]
+        strategy = self.graph.slots[level.by]
+        rule = text_of(strategy)
+        if not closed or rule is None:
+            return TensorMover(strategy)
+        space, moved = self.spaces[level.by], self.moved[level.by]
+        if level.moves == TASK:
+            return ColumnMover(rule, space, moved, self.windows[m])
+        return NumberMover(rule, space, moved, self.windows[m])
+
+    def _place(self, m: int, mover: NumberMover) -> Place:
+        level = self.levels[m]
+        space = self.spaces[level.moves]
+        index = self.graph.moved(m, self.graph.names[level.moves])
+        noted = not all(self.lean[n] for n in self.graph.above[m])
+        return Place(level, mover, space, index, [space.bounded[i] for i in index],
+                     TRANSFORMS[level.normalize or "none"], noted)  # fmt: skip
+
+    def _rate(self, m: int) -> int | None:
+        """The place of a level's rate, where it moves one task or numbers, and something above moves that."""
+        level = self.levels[m]
+        space = self.spaces.get(level.by)
+        many = level.moves == TASK and self.setting.tasks > 1
+        if many or level.moves not in (TASK, *self.spaces) or space is None or "lr" not in self.moved[level.by]:
+            return None
+        index = space.names.index("lr")
+        return index if type(space.domains[index]) is Positive else None
+
+    def cast(self, m: int) -> Any:
+        """The dtype that a level's strategy computes in, where it is a network; None: that of what it moves."""
+        return None if self.levels[m].by in self.spaces or self.exact else self.setting.dtype

@@ -1,0 +1,258 @@
+"""The way down: each level that has a signal steps what it moves, the highest first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ..contracts import trees
+from ..contracts.strategy import Params
+from ..levels.level import TASK
+from ..levels.state import LevelState, Numbers, Pair, Part, Record, RunState, Signal
+from ..levels.transforms import OF_NUMBERS
+from ..rules.numbers import NumberMover
+from ..rules.tensors import TensorMover
+from . import guard
+from .bottom import Bottom
+from .carriers import Carriers
+from .evaluation import Around, Evaluation, Moved, Trials
+from .forward import Forward
+from .slots import Slots
+from .windows import Windows
+
+Step = Callable[[RunState, int, Signal, Evaluation, float], None]
+
+
+class Down:
+    """Steps the levels of a tower.
+
+    Attributes:
+        trials: whoever tries points for zero-order levels.
+    """
+
+    def __init__(
+        self, carriers: Carriers, slots: Slots, bottom: Bottom, windows: Windows, around: Around | None
+    ) -> None:
+        self.carriers, self.slots, self.bottom, self.windows, self.around = carriers, slots, bottom, windows, around
+        self.graph, self.levels = carriers.graph, carriers.levels
+        self.forward = Forward(carriers, slots, bottom, around)
+        self.trials: Trials | None = None
+        self._steps = [self._step_of(n) for n in range(len(self.levels))]
+
+    def __call__(self, state: RunState, number: int, found: Evaluation, scale: float) -> None:
+        """Step level ``number`` if it has a signal.
+
+        Args:
+            scale: on the updates of levels that move the task, besides those of guard and schedule.
+        """
+        signal, level = state.pending[number], self.levels[number]
+        step = self._steps[number]
+        if step is None:
+            self._try(state, number, signal)
+        elif signal is None or (signal.bad is not None and signal.void) or level.moves in state.resets:
+            return
+        else:
+            step(state, number, signal, found, scale)
+            state.levels[number].steps += 1
+
+    def _step_of(self, number: int) -> Step | None:
+        """The way in which a level steps; None for one that tries points and is scored by what comes after them."""
+        level, mover = self.levels[number], self.carriers.movers[number]
+        if level.gradient == "value":
+            return self._tried if level.moves == TASK else None
+        if isinstance(mover, NumberMover):
+            return self._numbers
+        return self._columns if self.bottom.columns(number) is not None else self._tensors
+
+    def _try(self, state: RunState, number: int, signal: Signal | None) -> None:
+        """Let a zero-order level try a point, if it may."""
+        if self.trials is not None and self.trials.due(number):
+            # Noted first, so that the state to come back to holds the note as well.
+            before = None if self.levels[number].moves in state.resets else signal
+            self.windows.note(state, number, lambda n: Record([], []), before)
+            self.trials.begin(number)
+
+    def _factors(self, state: RunState, number: int, scale: float) -> list[float]:
+        """The factor on the next update, per task."""
+        task = self.levels[number].moves == TASK
+        factors = [scale] if task else [1.0]
+        if task and state.guard is not None and self.levels[number].guard:
+            factors = [scale * s for s in state.guard.shrink]
+        if self.around is None or self.levels[number].schedule == "constant":
+            return factors
+        schedule = self.around.factors(state, number)
+        longest = max(len(factors), len(schedule))
+        return [f * s for f, s in zip(_spread(factors, longest), _spread(schedule, longest), strict=True)]
+
+    def _numbers(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
+        """A rule moves the numbers of another strategy's slot."""
+        place, own = self.carriers.places[number], state.levels[number]
+        level, index, part = place.level, place.indices, own.parts[0]
+        slot: Any = state.slots[level.moves]
+        by: Any = state.slots[level.by]
+        coords = slot.coords
+        read, part.normal = place.normalize(OF_NUMBERS, signal.grads or [], part.normal, signal.bound)
+        update = place.mover.step(part, [coords[i] for i in index], read, by.value)
+        if not math.isfinite(sum(update)):
+            _count(own, "skipped")
+            return
+        if level.trust is not None:
+            limit, length = level.trust * math.sqrt(len(update)), math.sqrt(sum(u * u for u in update))
+            update = [u * (limit / length) for u in update] if length > limit else update
+        if level.guard:
+            update = self._cut(state, number, update, place.bounded)
+        if level.schedule != "constant":
+            factor = self._factors(state, number, 1.0)[0]
+            update = place.mover.shorten(part, update, factor)
+        place.space.put(slot, index, [coords[i] + u for i, u in zip(index, update, strict=True)])
+        if place.noted:
+            self.windows.note(state, number, lambda n: Record([], []), signal)
+        if self.around is not None:
+            self._log(state, number, signal, update, read)
+
+    def _cut(self, state: RunState, number: int, update: list[float], bounded: Sequence[bool]) -> list[float]:
+        """A step of numbers, none longer than the guard allows; the level's own rate is lowered to match."""
+        over = guard.excess(update, bounded)
+        if over == 1.0:
+            return update
+        own = state.levels[number]
+        _count(own, "bounded")
+        update = self.carriers.places[number].mover.shorten(own.parts[0], update, 1 / over)
+        if self.carriers.rates[number] is not None:
+            self.bottom.lower_rate(state, number, 1 / over)
+        return update
+
+    def _columns(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
+        """A rule moves the task in place."""
+        assert signal.grads is not None
+        self.bottom.admit(state, number, signal.grads)
+        before = [p.clone() for p in self.slots.point(state, number)] if self.around is not None else []
+        read = self.bottom.step(state, number, signal, self._factors(state, number, scale)[0])
+        self.windows.note(state, number, lambda n: Record([], []), signal)
+        if self.around is not None:
+            update = list(torch._foreach_sub(self.slots.point(state, number), before))
+            self._log(state, number, signal, update, read)
+
+    def _tensors(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
+        """A strategy's ``forward`` moves tensors."""
+        own = state.levels[number]
+        assert signal.grads is not None
+        if self.levels[number].moves == TASK:
+            self.bottom.admit(state, number, signal.grads)
+        draws, rng = self.carriers.draws[number], Generator()
+        if draws:
+            rng.set_state(own.rng)
+        moved = self.forward.step(state, number, signal, self._factors(state, number, scale), rng)
+        if draws:
+            own.rng = rng.get_state()
+        if moved is None:
+            _count(own, "skipped")
+            return
+        lessons = self.around.lessons(state, number, signal, moved) if self.around is not None else {}
+        self._note(state, number, signal, moved, lessons)
+        if self.around is not None:
+            self._log(state, number, signal, moved.update, moved.read)
+
+    def _note(self, state: RunState, number: int, signal: Signal, moved: Moved, lessons: Any) -> None:
+        def record(n: int) -> Record:
+            keep = self.levels[n].taping
+            update = list(moved.update) if keep else trees.detach(moved.update) if self.levels[n].penalty_update else []
+            lesson: list[Pair] = lessons.get(n, [])
+            point = list(moved.point) if keep else []
+            lesson = lesson if keep else trees.detach(lesson)
+            return Record(point, update, lesson=lesson, made_of=moved.made_of if keep else None)
+
+        self.windows.note(state, number, record, signal)
+
+    def _tried(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
+        """A zero-order strategy moves the task, by losses at points of its own choice."""
+        level, own, mover = self.levels[number], state.levels[number], self.carriers.movers[number]
+        assert isinstance(mover, TensorMover) and found.score is not None
+        point = self.forward.held(state, number)
+        self.bottom.admit(state, number, point)
+        rng, new, loss = Generator(), list(point), signal.loss
+        rng.set_state(own.rng)
+        values = trees.detach(self.slots.strategy(state, level.by))
+        tasks = self.forward.tasks(number)
+        for part in own.parts:
+            at = partial(self._score, found.score, number, new, part)
+            mine = [new[i] for i in part.indices]
+            with torch.no_grad():
+                update, part.strategy = mover.search(values, mine, loss, at, part.strategy, rng, tasks)
+            if all(bool(torch.isfinite(u).all()) for u in update):
+                new = _with(new, part, [p + u for p, u in zip(mine, update, strict=True)])
+            loss = None  # of where the others have moved from
+        own.rng = rng.get_state()
+        self.slots.put(state, number, new)
+        self.windows.note(state, number, lambda n: Record([], []), signal)
+        if self.around is not None:
+            self._log(state, number, signal, [a - b for a, b in zip(new, point, strict=True)], None)
+
+    @staticmethod
+    def _score(score: Callable[[int, Params], Tensor], number: int, point: Params, part: Part, mine: Params) -> Tensor:
+        """The loss with the tensors of ``part`` at ``mine``."""
+        return score(number, _with(point, part, mine))
+
+    # record
+
+    def _log(self, state: RunState, number: int, signal: Signal, update: Sequence[Any], read: Any) -> None:
+        assert self.around is not None
+        level, batched = self.levels[number], self.forward.tasks(number) > 1
+        values: dict[str, Any] = {"update_norm": _size(update, batched)}
+        if signal.grads is not None:
+            there = [g for g in signal.grads if g is not None]
+            values["signal_norm"] = signal.norm if signal.norm is not None else _size(there, batched)
+        if level.normalize != "none" and read is not None:
+            values["normalized_norm"] = _size(read, batched)
+        if level.moves != TASK and signal.loss is not None:
+            values["meta_loss"] = _mean(signal.loss)
+        self.around.log(state, number, values)
+        self.hyperparameters(state, number)
+
+    def hyperparameters(self, state: RunState, number: int) -> None:
+        """Record the hyperparameters that a level has just stepped with, where they changed."""
+        name, own = self.levels[number].by, state.levels[number]
+        slot, strategy = state.slots[name], self.graph.slots[name]
+        if own.logged == slot.version or self.around is None:
+            return
+        own.logged = slot.version
+        if isinstance(slot, Numbers):
+            found: dict[str, Any] = {n: slot.value[n] for n in self.graph.names[name] if n in strategy._domains}
+        else:
+            here = dict(zip(self.graph.names[name], [p.detach() for p in slot.params], strict=True))
+            found = dict(strategy.natural(here))
+        if found:
+            self.around.log(state, number, found)
+
+
+def _spread(factors: Sequence[float], count: int) -> list[float]:
+    return list(factors) * count if len(factors) == 1 else list(factors)
+
+
+def _with(point: Params, part: Part, mine: Params) -> Params:
+    """``point`` with the tensors of ``part`` at ``mine``."""
+    moved = dict(zip(part.indices, mine, strict=True))
+    return [moved.get(i, p) for i, p in enumerate(point)]
+
+
+def _count(own: LevelState, act: str) -> None:
+    own.counts[act] = own.counts.get(act, 0) + 1
+
+
+def _size(values: Sequence[Any], batched: bool) -> Any:
+    """The norm, the mean over tasks."""
+    if values and not isinstance(values[0], Tensor):
+        return math.sqrt(sum(v * v for v in values))
+    return _mean(trees.norm([v.detach() for v in values], batched))
+
+
+def _mean(value: Any) -> Any:
+    """Over tasks, without a graph."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().mean() if value.ndim else value.detach()

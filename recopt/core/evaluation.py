@@ -1,0 +1,99 @@
+"""What a tower is given, and what it asks of its surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..contracts.strategy import Params
+from ..levels.state import Pair, RunState, Signal
+
+
+@dataclass
+class Evaluation:
+    """The task at its present point.
+
+    Attributes:
+        loss: 0-dimensional, or over tasks; None where it is not told.
+        grads: by parameter (None: no gradient reaches it); None where no level reads them.
+        pairs: of the slot's tensors with their gradients, live, for exact levels.
+        held: the evaluation on a held-out batch, for levels that are measured on that; made when first asked for.
+        after: gradients of another loss, which levels above the first are moved by in place of the training one's.
+        score: the loss at another point of a level that moves the task, for zero-order strategies.
+    """
+
+    loss: Tensor | None
+    grads: Sequence[Tensor | None] | None = None
+    pairs: Sequence[Pair] = ()
+    held: Callable[[], Evaluation] | None = None
+    after: Params | None = None
+    score: Callable[[int, Params], Tensor] | None = None
+
+
+@dataclass
+class Moved:
+    """One step of a level.
+
+    Attributes:
+        start: what it moves, before the step.
+        point: the same after it; with its graph where a tape runs.
+        update: the step as it was applied.
+        own: the strategy's own answer, before schedules and guards.
+        read: the signal as the strategy read it.
+        made_of: what the step is made anew from, where that is kept.
+    """
+
+    start: Params
+    point: Params
+    update: Params
+    own: Params
+    read: Params
+    made_of: dict[str, Any] | None = None
+
+
+class Trials(Protocol):
+    """What a tower asks of whoever tries points for its zero-order levels (:mod:`recopt.search`)."""
+
+    @property
+    def state(self) -> RunState:
+        """The run's present state, which a trial may have replaced."""
+        ...
+
+    def due(self, number: int) -> bool:
+        """Whether a zero-order level may try something now."""
+        ...
+
+    def judge(self, number: int) -> bool:
+        """A window of a zero-order level has closed. True if the run went back, to try another point."""
+        ...
+
+    def begin(self, number: int) -> None:
+        """Try the first of the points that a zero-order level proposes."""
+        ...
+
+
+class Around(Protocol):
+    """What happens around a tower's levels in a run: fresh starts, lessons, the record."""
+
+    def closed(self, state: RunState, number: int) -> None:
+        """A window of level ``number`` has closed."""
+        ...
+
+    def begin(self, state: RunState, name: str) -> None:
+        """Slot ``name`` is about to be moved: start it afresh if that is due."""
+        ...
+
+    def lessons(self, state: RunState, number: int, signal: Signal, moved: Moved) -> Mapping[int, list[Pair]]:
+        """By level above, the update of level ``number`` beside that of the teacher, tensor by tensor."""
+        ...
+
+    def factors(self, state: RunState, number: int) -> Sequence[float]:
+        """What schedules make of the next update of level ``number``, per task."""
+        ...
+
+    def log(self, state: RunState, number: int, values: dict[str, Any]) -> None:
+        """Add a point to the record of level ``number`` (0-based; −1: the task)."""
+        ...

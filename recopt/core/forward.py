@@ -1,0 +1,238 @@
+"""A step of a level whose strategy is asked by its ``forward`` on tensors: of the task, or of another strategy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ..contracts import trees
+from ..contracts.strategy import Params
+from ..levels.level import TASK
+from ..levels.state import LevelState, RunState, Signal
+from ..rules.tensors import TensorMover
+from . import guard
+from .bottom import Bottom, present
+from .carriers import Carriers
+from .evaluation import Around, Moved
+from .slots import Slots
+
+
+class Forward:
+    """Steps levels by their strategies' ``forward``."""
+
+    def __init__(self, carriers: Carriers, slots: Slots, bottom: Bottom, around: Around | None) -> None:
+        self.carriers, self.slots, self.bottom, self.around = carriers, slots, bottom, around
+        self.levels, self.setting = carriers.levels, carriers.setting
+
+    def tasks(self, number: int) -> int:
+        """The number of points that a level moves side by side."""
+        return self.setting.tasks if self.levels[number].moves == TASK else 1
+
+    def held(self, state: RunState, number: int) -> Params:
+        """The point that a level steps from: with its graph where a tape runs over it, and safe from changes."""
+        own, point = state.levels[number], self.slots.point(state, number)
+        taped = self.carriers.taped[number]
+        if self.levels[number].moves in self.carriers.spaces:
+            made = self.slots.tensors(number, point)
+            if not taped or not own.live:
+                return made
+            with torch.enable_grad():
+                return [m + (x - x.detach()) for m, x in zip(made, own.live, strict=True)]
+        if self.levels[number].moves != TASK or not self.setting.in_place:
+            return point
+        live = own.live if taped and _unmoved(own, point) else []
+        return [*live, *(p.detach().clone() for p in point[len(live) :])]
+
+    def step(
+        self, state: RunState, number: int, signal: Signal, factors: Sequence[float], rng: Generator
+    ) -> Moved | None:
+        """One step of a level on ``signal``; None if what came out is not finite and is left out.
+
+        Args:
+            factors: on the update, per task.
+        """
+        own, taped = state.levels[number], self.carriers.taped[number]
+        point = self.held(state, number)
+        kept = self._kept(own, point, signal, factors, rng) if taped and self.setting.remake else None
+        with torch.set_grad_enabled(taped):
+            answer, read = self.answers(state, number, signal, point, rng)
+            if self._spoilt(number, answer):
+                return None
+            update = self._with_null_step(state, number, signal, point, self._limited(signal, answer, factors))
+            keep = self._keep(state, number, point, update, factors[0])
+            update = _times(update, [keep])
+            new = [p + u for p, u in zip(point, update, strict=True)]
+        forgotten = keep < 1 and self.carriers.rates[number] is not None and self.carriers.windows[number] > 1
+        if forgotten:  # a window is at one rate, and the next one begins here
+            new, update, kept = trees.detach(new), trees.detach(update), None
+            for part in own.parts:
+                part.strategy, part.normal = trees.detach(part.strategy), trees.detach(part.normal)
+        elif kept is not None:
+            kept["keep"] = keep
+        self._put(state, number, new, update, taped, forgotten)
+        return Moved(point, new, update, answer, read, kept)
+
+    def _spoilt(self, number: int, answer: Params) -> bool:
+        """True if a guarded level's step of another strategy is not finite."""
+        level = self.levels[number]
+        return level.guard and level.moves != TASK and not bool(torch.isfinite(trees.norm(trees.detach(answer))))
+
+    def answers(
+        self, state: RunState, number: int, signal: Signal, point: Params, rng: Generator
+    ) -> tuple[Params, Params]:
+        """The strategy's own updates, zero where it has none, and the signals as it read them."""
+        level, own, mover = self.levels[number], state.levels[number], self.carriers.movers[number]
+        assert isinstance(mover, TensorMover) and signal.grads is not None
+        values, cast = self.slots.strategy(state, level.by), self.carriers.cast(number)
+        answer: dict[int, Tensor] = {}
+        read: Params = []
+        found, bound = signal.grads, signal.bound
+        if level.moves in self.carriers.spaces:
+            found = self.slots.tensors(number, found)
+            bound = None if bound is None else torch.as_tensor(bound, dtype=torch.float64)
+        for part in own.parts:
+            mine, grads = present(part, point, found)
+            if not grads:
+                continue
+            told = Signal(_to(signal.loss, cast), [_to(g, cast) for g in grads], bound=bound)
+            made = mover.step(values, level, [_to(p, cast) for p in mine], told, part.strategy, part.normal, rng,
+                              self.tasks(number))  # fmt: skip
+            if signal.bad is not None:
+                made.strategy = trees.choose(signal.bad, trees.detach(part.strategy), made.strategy)
+                made.normal = trees.choose(signal.bad, trees.detach(part.normal), made.normal) if part.normal else {}
+            part.strategy, part.normal = made.strategy, made.normal
+            read += made.signal
+            for k, (i, d) in enumerate(zip(part.indices, made.delta, strict=True)):
+                if k not in part.idle:
+                    answer[i] = _like(d, mine[k], point[i].dtype, cast)
+        return [answer[i] if i in answer else torch.zeros_like(p) for i, p in enumerate(point)], read
+
+    def again(self, state: RunState, number: int, made_of: dict[str, Any], point: Params) -> tuple[Params, Params]:
+        """A step made anew, with its graph, from ``point`` and what else it was made of: the new point, the update."""
+        joined = [None] * (sum(len(part.indices) for part in state.levels[number].parts) - len(made_of["grads"]))
+        signal = Signal(made_of["loss"], [*made_of["grads"], *joined], bound=made_of["bound"])
+        rng = Generator()
+        if self.carriers.draws[number]:
+            rng.set_state(made_of["rng"].cpu())
+        with torch.enable_grad():
+            answer, _ = self.answers(state, number, signal, point, rng)
+            update = _times(self._limited(signal, answer, made_of["factors"]), [made_of["keep"]])
+            return [p + u for p, u in zip(point, update, strict=True)], update
+
+    def _limited(self, signal: Signal, answer: Params, factors: Sequence[float]) -> Params:
+        """The update: shrunk by schedule and guard, none where the guard acted."""
+        update = _times(answer, factors)
+        if signal.bad is not None:
+            update = trees.choose(signal.bad, [torch.zeros_like(d) for d in update], update)
+        return update
+
+    def _with_null_step(self, state: RunState, number: int, signal: Signal, point: Params, update: Params) -> Params:
+        """The update, or the way back if the loss rose after the last one and the level asks for that."""
+        own = state.levels[number]
+        if not self.levels[number].null_step:
+            return update
+        loss = signal.loss.detach()
+        if own.before is not None and own.score is not None and bool(loss.mean() > own.score.mean()):
+            update = [b - p.detach() for b, p in zip(own.before, point, strict=True)]
+            own.before = None
+            if self.around is not None:
+                self.around.log(state, number, {"null_step": 1})
+        else:
+            own.before, own.score = trees.detach(point), loss
+        return update
+
+    def _keep(self, state: RunState, number: int, point: Params, update: Params, factor: float) -> float:
+        """The part of the update that is kept if it is a wild one, with the rate lowered to match; 1 otherwise."""
+        memory, rate, level, keep = state.guard, self.carriers.rates[number], self.levels[number], 1.0
+        if level.guard and level.moves in self.carriers.spaces:
+            return self._keep_of_numbers(state, number, update)
+        if memory is None or rate is None or not level.guard or level.moves != TASK:
+            return keep
+        numbers = self.bottom.by(state, number)
+        if not guard.due(memory, number, numbers.coords[rate], state.norm, factor):
+            return keep
+        places = [i for part in state.levels[number].parts for i in part.indices]
+        ratio, keep = self._ratio([point[i].detach() for i in places], [update[i].detach() for i in places])
+        if ratio > 1:
+            self.bottom.lower(state, number, keep)
+        memory.checks[number] = (min(ratio, 1.0), numbers.coords[rate], state.norm, memory.steps + 1, factor)
+        return keep
+
+    def _keep_of_numbers(self, state: RunState, number: int, update: Params) -> float:
+        """Likewise, where what is moved are numbers."""
+        rate, space = self.carriers.rates[number], self.carriers.spaces[self.levels[number].moves]
+        bounded = [space.bounded[i] for i in self.slots.indices(number)]
+        keep = 1 / guard.excess(torch.stack([u.detach().double() for u in update]).tolist(), bounded)
+        if keep < 1:
+            counts = state.levels[number].counts
+            counts["bounded"] = counts.get("bounded", 0) + 1
+            if rate is not None:
+                self.bottom.lower_rate(state, number, keep)
+        return keep
+
+    def _ratio(self, point: Params, update: Params) -> tuple[float, float]:
+        """The length of an update over the longest allowed, and what may be kept of it."""
+        length = self.bottom.shards.norm(update)
+        limit = guard.REACH * self.bottom.size([p + u for p, u in zip(point, update, strict=True)])
+        if not length > limit:
+            return (length / limit if math.isfinite(length) else 0.0), 1.0
+        return length / limit, min(1.0, guard.REACH * self.bottom.size(point) / length)
+
+    def _put(self, state: RunState, number: int, new: Params, update: Params, taped: bool, forgotten: bool) -> None:
+        """Set what is moved, and remember how to take it back."""
+        own, level = state.levels[number], self.levels[number]
+        # What no tape runs over is a plain value; an optimizee's hyperparameters are leaves of the next window.
+        self.slots.put(state, number, new if taped else trees.detach(new))
+        if level.moves != TASK:
+            own.live = new if taped and level.moves in self.carriers.spaces and not forgotten else []
+            return
+        for part in own.parts:
+            part.recorded = int(not forgotten)
+            if level.guard and not forgotten:
+                part.kept["update"] = [update[i].detach() for i in part.indices]
+        if self.setting.in_place and taped:
+            own.live, own.stamp = new, stamp(self.slots.point(state, number))
+
+    def _kept(
+        self, own: LevelState, point: Params, signal: Signal, factors: Sequence[float], rng: Generator
+    ) -> dict[str, Any]:
+        """The inputs from which a step is made anew, after a state was saved while its tape was open."""
+        held = [g if g is None else (g.detach() if isinstance(g, Tensor) else g) for g in signal.grads or []]
+        before = [(trees.detach(part.strategy), trees.detach(part.normal)) for part in own.parts]
+        return {"point": trees.detach(point), "grads": held, "loss": signal.loss, "bound": signal.bound,
+                "factors": list(factors), "rng": rng.get_state(), "before": before}  # fmt: skip
+
+
+def _unmoved(own: LevelState, point: Params) -> bool:
+    """True if a model is at the end of the tape over it. A loaded state has no stamp: values are compared then."""
+    if own.stamp:
+        return own.stamp == stamp(point[: len(own.stamp)])
+    return all(a.dtype == p.dtype and torch.equal(a, p) for a, p in zip(own.live, point, strict=False))
+
+
+def stamp(point: Params) -> list[tuple[int, int]]:
+    """Addresses of tensors, and counts of their changes in place."""
+    return [(p.data_ptr(), p._version) for p in point]
+
+
+def _like(delta: Tensor, read: Tensor, dtype: torch.dtype, cast: torch.dtype | None) -> Tensor:
+    """``delta`` in ``dtype``; a strategy answers in the type that it reads, but for numbers, which may be wider."""
+    if delta.dtype != (cast or read.dtype) and delta.ndim:
+        raise RuntimeError(f"A delta is of {delta.dtype}, and what it moves of {cast or read.dtype}.")
+    return delta if delta.dtype == dtype else delta.to(dtype)
+
+
+def _to(value: Any, dtype: torch.dtype | None) -> Any:
+    return value.to(dtype) if dtype is not None and isinstance(value, Tensor) and value.dtype != dtype else value
+
+
+def _times(update: Params, factors: Sequence[float]) -> Params:
+    """``update`` times a factor, or one for each task."""
+    if len(set(factors)) == 1:
+        return list(update) if factors[0] == 1.0 else [d * factors[0] for d in update]
+    scale = update[0].new_tensor(factors)
+    return [d * scale.view(-1, *[1] * (d.ndim - 1)) for d in update]

@@ -1,0 +1,87 @@
+"""The tower: what one evaluation of the task does to all levels.
+
+``up`` carries signals from the task to the top: each level's is the derivative of what came after the updates below by
+what it moves. ``down`` steps the levels from the top, so that the lower ones already use what the upper ones found
+(Chandra et al. 2022, 1909.13371). The engine feeds it evaluations, :class:`recopt.Optimizer` feeds it ``p.grad``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..levels.graph import Graph
+from ..levels.level import TASK
+from ..levels.state import RunState
+from ..rules.shards import Shards
+from . import guard
+from .bottom import Bottom
+from .carriers import Carriers, Setting
+from .down import Down
+from .evaluation import Around, Evaluation, Trials
+from .slots import Slots
+from .up import Up
+from .windows import Teaching, Windows
+
+
+class Tower:
+    """The levels of a graph over a task; it keeps nothing that outlasts a step, the state is its caller's.
+
+    Args:
+        names: the names of the task's movable parameters, in a state.
+        shards: how the task's tensors are split over processes.
+        around: what happens around the levels; None in a training loop that is not ours.
+        teaching: the teachers of levels that imitate, if any do.
+        searching: whether what happens in a state may yet be taken back.
+    """
+
+    def __init__(
+        self, graph: Graph, setting: Setting, names: Callable[[RunState], Sequence[str]], *,
+        shards: Shards | None = None, around: Around | None = None, teaching: Teaching | None = None,
+        searching: Callable[[RunState], bool] = lambda state: False,
+    ) -> None:  # fmt: skip
+        self.graph, self.setting, self.around = graph, setting, around
+        self.carriers = Carriers(graph, setting)
+        self.slots = Slots(graph, self.carriers, names)
+        self.bottom = Bottom(self.carriers, self.slots, shards or Shards())
+        self.windows = Windows(self.carriers, self.slots, self.bottom, teaching=teaching, searching=searching)
+        self._up = Up(self.carriers, self.slots, self.bottom, self.windows, around)
+        self._down = Down(self.carriers, self.slots, self.bottom, self.windows, around)
+        self.forward = self._down.forward
+
+    def search_with(self, trials: Trials) -> None:
+        """Let ``trials`` try points for the zero-order levels."""
+        self._up.trials = self._down.trials = trials
+
+    def up(self, state: RunState, found: Evaluation) -> int:
+        """Send what was found of the task up; the number of levels that may now step, counted from the innermost."""
+        return self._up(state, found)
+
+    def down(self, state: RunState, top: int, found: Evaluation, scale: float = 1.0) -> None:
+        """Step the levels below number ``top`` that have a signal, the highest first.
+
+        Args:
+            scale: on the updates of levels that move the task, besides those of guard and schedule.
+        """
+        for number in reversed(range(top)):
+            moves = self.graph.levels[number].moves
+            if self.around is not None and number == self.graph.movers[moves][-1]:
+                self.around.begin(state, moves)
+            self._down(state, number, found, scale)
+        if state.guard is not None:
+            guard.stepped(state.guard, state.good)
+        self._finish(state)
+
+    def _finish(self, state: RunState) -> None:
+        """Forget this step's signals."""
+        for name, numbers in self.graph.movers.items():
+            if name in state.resets or all(state.pending[n] is None for n in numbers):
+                continue
+            state.slots[name].age += 1
+            if name == TASK:
+                state.step += 1
+        state.pending = [None] * len(self.graph.levels)
+        state.resets, state.due = [], []
+
+    def hyperparameters(self, state: RunState, number: int) -> None:
+        """Record the hyperparameters that a level has just stepped with, where they changed."""
+        self._down.hyperparameters(state, number)

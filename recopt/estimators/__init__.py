@@ -1,0 +1,1 @@
+"""How the signal of a level is obtained: one file each."""

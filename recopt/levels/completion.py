@@ -1,0 +1,151 @@
+"""What a level leaves open: defaults of its strategy, of the strategy that it moves, and of all levels."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from ..contracts.domains import Positive
+from ..contracts.errors import RecoptError, unknown
+from ..contracts.settings import Hyper, declared, plain_name
+from ..contracts.strategy import Strategy
+from .level import TASK, Level
+from .structure import Structure
+
+RATE = "lr"
+"""What a strategy's learning rate is called."""
+SLOWER = 0.2
+"""The default rate of a level over that of the level which it moves, where both move rates of others."""
+WINDOW_OF_VALUES = 100
+"""Task evaluations over which a zero-order level scores a trial, where nothing else is said."""
+
+
+def complete(graph: Structure, number: int) -> Level:
+    """Level ``number`` (0-based) with what it leaves open filled in; the levels below it are complete already."""
+    level = graph.levels[number]
+    by = graph.slots[level.by]
+    beneath = {} if level.moves == TASK else _wishes(graph.slots[level.moves], "above")
+    given = level.model_dump(exclude_none=True)
+    open_: dict[str, Any] = beneath | _wishes(by, "level")
+    if by.order == 0:
+        open_ = {k: v for k, v in open_.items() if k not in ("gradient", "second_order", "normalize", "every")}
+    settings = {**{k: v for k, v in open_.items() if k in Level.model_fields}, **given}
+    if level.moves == TASK:
+        fixed = {"every": 1, "gradient": "direct" if by.order else "value"}
+        base = {**fixed, "second_order": False, "normalize": settings.get("normalize", "none")}
+        return Level(**{**base, "objective": "mean", "on": "train", **given})
+    default: dict[str, Any] = {"objective": "mean", "on": "train", "second_order": False}
+    if by.order == 0:
+        window = open_.get("window", WINDOW_OF_VALUES)
+        span = max(1, graph.evaluations(graph.clock(number))) if graph.subjects[number] else 1
+        default |= {"gradient": "value", "normalize": "none", "every": max(1, round(window / span))}
+    else:
+        online = settings.get("every", 1) == 1 and not settings.get("second_order")
+        normalize = "rms_all" if _tuned(graph, number) else "rms"
+        default |= {"gradient": "online" if online else "unroll", "normalize": normalize, "every": 1}
+    if level.moves == level.by:
+        default["trust"] = 0.01
+    settings = {**default, **settings}
+    if not level.only and _rate_alone(graph, number, settings):
+        settings["only"] = (RATE,)
+    episode, every = settings.get("episode"), settings["every"]
+    if episode and level.episode is None and episode % every:
+        # Nobody chose this length: the nearest that holds whole windows.
+        settings["episode"] = every * max(1, round(episode / every))
+    return Level(**settings)
+
+
+def _wishes(strategy: Strategy, attribute: str) -> dict[str, Any]:
+    """What a strategy's class asks of a level. Raises RecoptError for what no level has."""
+    asked, whose = getattr(strategy, attribute), f"{plain_name(type(strategy))}.{attribute}"
+    known = [key for key in Level.model_fields if key not in ("moves", "by")]
+    if not isinstance(asked, Mapping):
+        raise RecoptError(f"{whose} must be a dict of settings of a level, not {asked!r}.")
+    for key, value in asked.items():
+        if key != "window" and key not in known:
+            raise unknown("setting", key, [*known, "window"], f"in {whose}")
+        if key != "window":
+            try:
+                Level(moves=TASK, by="it", **{key: value})
+            except ValidationError as why:
+                raise RecoptError(f"{whose}: {key}={value!r} will not do ({why.errors()[0]['msg']}).") from None
+    return dict(asked)
+
+
+def _tuned(graph: Structure, number: int) -> bool:
+    """Whether the slot that the level moves holds hyperparameters only, and no weights of a learned rule."""
+    beneath = graph.slots[graph.levels[number].moves]
+    return {n for n, p in beneath.named_parameters() if p.requires_grad} <= set(beneath._domains)
+
+
+def _rate_alone(graph: Structure, number: int, settings: dict[str, Any]) -> bool:
+    """Whether the level is to move the learning rate and leave the other hyperparameters alone.
+
+    With second derivatives dropped and signals normalized coordinate by coordinate, what is left of the others'
+    signals is noise of the size of the rate's own, and no run was seen in which following it helped (see
+    docs/optimizer.md, "What a level above moves"). ``only: ["*"]`` moves them all.
+    """
+    level = graph.levels[number]
+    beneath = graph.slots[level.moves]
+    moved = [n for n, p in beneath.named_parameters() if p.requires_grad]
+    others = [m for m, other in enumerate(graph.levels) if m != number and other.moves == level.moves]
+    first_order = graph.slots[level.by].order == 1
+    plain = first_order and not settings["second_order"] and settings["normalize"] != "none" and not others
+    return plain and RATE in moved and _tuned(graph, number)
+
+
+def strides(graph: Structure) -> dict[str, dict[str, float]]:
+    """By slot, the hyperparameters that nobody gave and that have another default where their strategy stands.
+
+    A step of a model's weights and a step of a learning rate's logarithm, on a signal whose size is 1, are lengths
+    of different things. So a rule whose ``lr`` has a default ``above`` starts from that, where all that it moves
+    are logarithms of hyperparameters, on normalized signals; SLOWER times that for each further level that stands
+    between it and the task's own. A level that changes another faster than that one changes its own optimizee drives
+    it up: Adam over Adam, eight levels high, ended with rates of 1e5 on level 3 and a model that stood still.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for slot, strategy in graph.slots.items():
+        other = {name: h.above for name, h in declared(type(strategy), Hyper).items() if h.above is not None}
+        open_ = {name: value for name, value in other.items() if _is_left_open(strategy, name)}
+        where = [n for n, level in enumerate(graph.levels) if level.by == slot]  # nowhere: it only teaches
+        if open_ and where and all(_moves_logarithms(graph, n) for n in where):
+            slower = SLOWER ** (min(_height(graph, n) for n in where) - 1)
+            found[slot] = {name: float(f"{value * slower:.6g}") for name, value in open_.items()}
+    return found
+
+
+def _height(graph: Structure, number: int) -> int:
+    """Levels from the one that moves the task, which has height 0, up to level ``number``."""
+    return 1 + _height(graph, graph.subjects[number][0]) if graph.subjects[number] else 0
+
+
+def _is_left_open(strategy: Strategy, name: str) -> bool:
+    given, hyper = strategy._made_with, declared(type(strategy), Hyper)[name]
+    if name in given or name in (given.get("domains") or {}) or not strategy.on(name):
+        return False
+    now = strategy._parameters[name]
+    return now is not None and math.isclose(now.item(), hyper.domain.coordinate(hyper.default), rel_tol=1e-12)
+
+
+def _moves_logarithms(graph: Structure, number: int) -> bool:
+    level = graph.levels[number]
+    if level.moves == TASK or level.normalize in (None, "none"):
+        return False
+    beneath, names = graph.slots[level.moves], graph.names[level.moves]
+    return all(type(beneath._domains.get(names[i])) is Positive for i in graph.moved(number, names))
+
+
+def set_to(strategy: Strategy, values: dict[str, float]) -> Strategy:
+    """A copy of ``strategy``, as if it had been made with ``values``."""
+    made = copy.deepcopy(strategy)
+    made._made_with = {**made._made_with, **values}
+    coordinates = dict(made.named_parameters())
+    with torch.no_grad():
+        for name, value in values.items():
+            coordinates[name].fill_(made._domains[name].coordinate(value))
+    return made

@@ -1,0 +1,59 @@
+"""The contract of an estimator: how the signal of a level is obtained from the updates below and what came after them.
+
+An estimator is a class in a file of its own, registered under a name that levels ask for (``gradient: name``)::
+
+    @estimator("mine")
+    class Mine: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from ..contracts.strategy import Params
+from .level import Level
+from .registry import ESTIMATORS
+from .state import Signal, Window
+from .structure import Structure
+
+estimator = ESTIMATORS.register
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How a window ends: ``exact`` if a level above goes on differentiating, ``keep`` if others need the graph.
+
+    ``imitation`` is the weight of the distance from a teacher.
+    """
+
+    exact: bool
+    keep: bool
+    imitation: float = 0.0
+
+
+class Estimator(Protocol):
+    """The contract of an estimator.
+
+    Class attributes:
+        gradients: whether its signals are gradients, for first-order strategies; else scores, for zero-order ones.
+        closed: whether closed derivatives of updates (:attr:`recopt.levels.state.Record.slopes`) will do for a tape.
+    """
+
+    gradients: ClassVar[bool]
+    closed: ClassVar[bool]
+
+    def refusal(self, graph: Structure, number: int) -> str | None:
+        """The reason why level ``number`` (0-based) of a graph cannot be told in this way, and the remedy; or None."""
+        ...
+
+    def close(self, level: Level, window: Window, slots: Sequence[str], moved: Params, how: Closing) -> Signal:
+        """The signal of a full window: the meta-loss, and its gradient by ``moved`` where there is one.
+
+        Args:
+            moved: what the level moves, as the tape has it. Empty where the records hold closed derivatives: the
+                gradient is then by all coordinates of the strategy that is moved.
+            slots: by subject, the slot that it moves: several that move one slot (parameter groups) have one loss.
+        """
+        ...

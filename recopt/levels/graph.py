@@ -1,0 +1,75 @@
+"""The graph of optimizer levels: slots are nodes, levels are edges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import networkx as nx
+
+from ..contracts.strategy import Strategy
+from .checks import check_level, check_movers, check_slots
+from .completion import complete, set_to, strides
+from .level import TASK, Level
+from .notation import notation, with_settings
+from .structure import Structure
+
+
+class Graph(Structure):
+    """Levels over slots, checked and complete.
+
+    Args:
+        levels: numbered from 1 in this order; a strategy's meta-loss comes from the lower-numbered levels
+            that move by it, so a self-loop and a cycle need no special case.
+        slots: the strategies by slot name.
+        task_names: the task's movable parameters, to match ``only`` patterns against; where they are not
+            known yet, :meth:`check_task` follows.
+        labels: how each slot is written in stack notation, e.g. ``adam(lr=0.001)``.
+
+    Attributes (and those of a :class:`recopt.levels.structure.Structure`):
+        strides: by slot, what was filled in of its strategy because of where it stands (``slots`` and ``labels``
+            have it); see :func:`recopt.levels.completion.strides`.
+
+    Raises:
+        RecoptError: if the graph cannot work, with the reason and the remedy.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        slots: Mapping[str, Strategy],
+        task_names: Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(levels, slots)
+        self.labels = dict(labels or {})
+        check_slots(self)
+        self.levels = [complete(self, number) for number in range(len(self.levels))]
+        for number in range(len(self.levels)):
+            check_level(self, number)
+        check_movers(self)
+        self.strides = strides(self)
+        for slot, values in self.strides.items():
+            self.slots[slot] = set_to(self.slots[slot], values)
+            self.labels[slot] = with_settings(self.labels.get(slot, slot), values)
+        if task_names is not None:
+            self.check_task(task_names)
+
+    def check_task(self, names: Sequence[str]) -> None:
+        """Check what concerns the task's movable parameters, once their ``names`` are known."""
+        self.names[TASK] = list(names)
+        for number, level in enumerate(self.levels):
+            if level.moves == TASK:
+                check_level(self, number)
+        check_movers(self)
+
+    def network(self) -> nx.MultiDiGraph[str]:
+        """Slots as nodes and levels as edges from ``by`` to ``moves``, keyed by level number."""
+        graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+        graph.add_nodes_from([TASK, *self.slots])
+        for number, level in enumerate(self.levels, 1):
+            graph.add_edge(level.by, level.moves, key=number, level=level)
+        return graph
+
+    def describe(self) -> str:
+        """The stack notation, innermost first, or one arrow per level where the graph is no stack."""
+        return notation(self.levels, self.labels, self.names)

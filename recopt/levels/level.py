@@ -1,0 +1,155 @@
+"""A level: "strategy ``by`` moves slot ``moves``", with what may be said about how. Level 1 is innermost."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from . import transforms as _transforms  # noqa: F401 - registers what levels ask for
+from .averages import USUAL
+from .registry import ESTIMATORS, TRANSFORMS
+
+TASK = "task"
+DIRECT = "direct"
+"""The name, in the place of an estimator, for a level that moves the task: its signal is the task's own gradient."""
+
+Schedule = Literal["constant", "cosine"]
+
+_OBJECTIVE = re.compile(r"mean|sum|last|improvement|steps_to:\s*[-+.\deE]+")
+
+
+def _written(value: object) -> object:
+    """``steps_to: X`` as YAML reads it."""
+    if isinstance(value, dict) and list(value) == ["steps_to"]:
+        return f"steps_to: {value['steps_to']}"
+    return value
+
+
+def _objective(text: str) -> str:
+    if not _OBJECTIVE.fullmatch(text):
+        raise ValueError("should be mean, sum, last, improvement or 'steps_to: X'")
+    return text
+
+
+def _decay(value: object) -> object:
+    """``average: true`` as a number."""
+    return {True: USUAL, False: None}[value] if isinstance(value, bool) else value
+
+
+def _known_estimator(name: str) -> str:
+    if name not in (DIRECT, *ESTIMATORS.names()):
+        raise ValueError(f"should be one of {', '.join([DIRECT, *ESTIMATORS.names()])}")
+    return name
+
+
+def _known_transform(name: str) -> str:
+    if name not in TRANSFORMS.names():
+        raise ValueError(f"should be one of {', '.join(TRANSFORMS.names())}")
+    return name
+
+
+def _patterns(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class Level(BaseModel):
+    """One level. What is None is filled in by :func:`recopt.levels.completion.complete`.
+
+    Attributes:
+        moves: the slot it moves: ``task`` or a strategy's slot.
+        by: the slot of the strategy it moves with.
+        only: glob patterns on parameter names; empty for all that nothing else moves.
+        every: steps of the optimizee's level between two steps of this one (the unroll length).
+        episode: steps after which the slot below starts afresh; None if it goes on.
+        curriculum: updates of the slot that it moves over which its episodes grow from one window to ``episode``,
+            by equal factors, in whole windows (a curriculum of lengths: Chen et al. 2020, 2010.09089).
+        stagger: whether tasks side by side start afresh by turns, a whole number of windows apart, so that each
+            window's gradient is the mean over all ages; first episodes are then shorter.
+        gradient: where the signal comes from: ``direct`` (the task's own gradient), ``unroll``, ``online``
+            (the unroll of length 1, second derivatives dropped) or ``value`` (the meta-loss alone).
+        second_order: whether an unroll differentiates through the inner gradients.
+        objective: ``mean``, ``sum``, ``last``, ``improvement`` or ``steps_to: X`` over the window's losses.
+        on: the batches that the meta-loss is measured on.
+        normalize: what is done to the signal before the strategy reads it.
+        teacher: the slot of a rule that the level below is to imitate at first; in words also a strategy with its
+            settings, such as ``adam(lr=0.01)``. It answers beside, with a state of its own, and moves nothing.
+        imitate: updates of the slot that this level moves over which the weight of the imitation falls linearly to 0.
+        imitate_weight: that weight at the beginning: what is added to the meta-loss is the weight times
+            ‖u − v‖² / ‖v‖² of the updates u and the teacher's v, the mean over the window.
+        penalty_update: weight of the squared norm of the updates below in the meta-loss.
+        penalty_moved: weight of the squared norm of what this level moves.
+        schedule: what the updates are multiplied by as time goes: ``constant`` (1), or ``cosine``, which falls from 1
+            to 0 over ``horizon`` updates of the slot since it last started afresh and stays there (SGDR without
+            restarts: Loshchilov & Hutter 2017, 1608.03983, eq. 5). For a rule whose step is proportional to a
+            learning rate it is a schedule of that.
+        horizon: of ``schedule``, in updates of the slot that is moved.
+        average: η of a polynomial-decay mean of what the level made of the model (see :mod:`.averages`), at
+            which the model is then measured, handed on and exported; True for 8, None for none. It changes no step.
+        trust: largest norm of a step relative to the norm of what is moved; None for no bound.
+        null_step: take a step back if the meta-loss rose after it.
+        guard: restore and shrink on non-finite or exploding losses.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    moves: str
+    by: str
+    only: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = ()
+    every: Annotated[int, Field(ge=1)] | None = None
+    episode: Annotated[int, Field(ge=1)] | None = None
+    curriculum: Annotated[int, Field(ge=1)] | None = None
+    stagger: bool = False
+    gradient: Annotated[str, AfterValidator(_known_estimator)] | None = None
+    second_order: bool | None = None
+    objective: Annotated[str, BeforeValidator(_written), AfterValidator(_objective)] | None = None
+    on: Literal["train", "valid"] | None = None
+    normalize: Annotated[str, AfterValidator(_known_transform)] | None = None
+    teacher: str | None = None
+    imitate: Annotated[int, Field(ge=1)] | None = None
+    imitate_weight: Annotated[float, Field(gt=0)] = 1.0
+    penalty_update: Annotated[float, Field(ge=0)] = 0.0
+    penalty_moved: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Schedule = "constant"
+    horizon: Annotated[int, Field(ge=1)] | None = None
+    average: Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, BeforeValidator(_decay)] = None
+    trust: Annotated[float, Field(gt=0)] | None = None
+    null_step: bool = False
+    guard: bool = True
+
+    @field_validator(
+        "every", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved", "horizon",
+        "trust", mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _no_switch(cls, value: object) -> object:
+        if isinstance(value, bool):  # which pydantic takes for 0 or 1
+            raise ValueError("should be a number")
+        return value
+
+    @property
+    def taping(self) -> bool:
+        """Whether its signal is a hypergradient, so that what happens below it is taped."""
+        return self.gradient not in (None, DIRECT) and bool(ESTIMATORS[self.gradient].gradients)
+
+    def factor(self, age: int) -> float:
+        """What the schedule multiplies update number ``age`` by, counted from 0 since the slot started afresh."""
+        if self.schedule == "constant" or self.horizon is None:
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(age, self.horizon) / self.horizon))
+
+    def imitation(self, age: int) -> float:
+        """The weight of the imitation when the slot that is moved has had ``age`` updates; 0 without a teacher."""
+        if self.teacher is None or self.imitate is None:
+            return 0.0
+        return self.imitate_weight * max(0.0, 1 - age / self.imitate)
+
+    def length(self, age: int) -> int | None:
+        """The length of an episode that ends when the slot that is moved has had ``age`` updates; None without any."""
+        if self.episode is None or self.curriculum is None:
+            return self.episode
+        every = self.every or 1
+        windows = (self.episode // every) ** min(1.0, age / self.curriculum)
+        return every * int(windows + 1e-9)

@@ -1,0 +1,268 @@
+"""Rules at work in place on a model's tensors, many at a time, without a tape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contracts import trees
+from ..contracts.strategy import Params, State
+from ..levels.state import Numbers, Part
+from .numbers import NumberSpace, reads
+from .ops import FOREACH, TENSORS, Term
+from .rule import Rule, penalized
+
+CHUNK = 1 << 22
+"""Elements worked on at once: bounds what temporaries cost to 16 MiB each, whatever the model's size."""
+
+Sums = dict[str, list[Tensor]]
+"""Named sums over a model's tensors, as 0-dimensional parts; the caller reads and adds them all at once."""
+
+
+def chunks(state: State, *columns: Sequence[Tensor]) -> Iterator[tuple[slice, State, list[list[Tensor]]]]:
+    """Stretches of the columns and of those in ``state``, each of at most CHUNK elements (or of one tensor)."""
+    start = filled = 0
+    first = columns[0]
+    for i, tensor in enumerate(first):
+        count = tensor.numel()
+        if filled and filled + count > CHUNK:
+            yield _cut(slice(start, i), state, columns)
+            start, filled = i, 0
+        filled += count
+    if first:
+        yield _cut(slice(start, None), state, columns)
+
+
+def _cut(where: slice, state: State, columns: Sequence[Sequence[Tensor]]) -> tuple[slice, State, list[list[Tensor]]]:
+    held = {key: value[where] if isinstance(value, list) else value for key, value in state.items()}
+    return where, held, [list(c[where]) for c in columns]
+
+
+def dots(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+    """⟨a, b⟩ tensor by tensor, 0-dimensional. One pass where both are contiguous."""
+    return [_dot(x, y) for x, y in zip(a, b, strict=True)]
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    if a.dtype == b.dtype and a.is_contiguous() and b.is_contiguous() and a.numel() < 2**31:
+        return torch.dot(a.view(-1), b.view(-1))
+    return (a * b).sum()
+
+
+class ColumnMover:
+    """A rule at work in place on tensors, with the closed derivative of its last updates.
+
+    Where only ``rule.linear`` is moved above, ⟨∂u/∂lr, c⟩ = ⟨u, c⟩ / lr with the update u computed again from the
+    state; over a window of several updates it is the way come from its first point that stands for u. Where other
+    hyperparameters are moved, the state before the last update is kept, and the text is differentiated again from
+    there, a stretch of tensors at a time.
+
+    Args:
+        moved: hyperparameters that first-order levels above move.
+        window: updates between two steps of those levels; 0 if there are none.
+    """
+
+    def __init__(self, rule: Rule, space: NumberSpace, moved: frozenset[str], window: int) -> None:
+        self.rule, self.space, self.moved, self.window = rule, space, moved, window
+        self.reads = reads(rule)
+        self.far = bool(moved - {rule.linear})
+        self.keeps_grads = bool(moved) and self.reads.grads
+        self.keeps_point = (bool(moved) and self.reads.inside) or (self.far and self.reads.point)
+
+    def needs(self) -> set[str]:
+        """Names of the entries that a part keeps after a step, besides the rule's state."""
+        kept = {"grads": self.keeps_grads, "point": self.keeps_point, "raw": self.far, "before": self.far,
+                "begun": self.window > 1}  # fmt: skip
+        return {name for name, there in kept.items() if there}
+
+    def begin(self, point: Params) -> State:
+        """The rule's state before the first step at ``point``."""
+        return self.rule.init(point)
+
+    def step(self, part: Part, point: Params, grads: Params, numbers: Numbers, scale: float) -> None:
+        """Move ``point`` in place by ``scale`` times the rule's update."""
+        if self.window > 1 and not part.recorded:
+            part.kept["begun"] = _copied(part.kept.get("begun"), point)
+        hyper, rest = self._hyper(numbers, scale)
+        if self.far:
+            part.kept["raw"] = _copied(part.kept.get("raw"), grads)
+            part.kept["before"] = trees.tree_map(torch.clone, part.strategy)
+        if self.keeps_point:
+            part.kept["point"] = _copied(part.kept.get("point"), point)
+        if self.rule.penalty() is not None:
+            grads = penalized(self.rule, FOREACH, grads, point, hyper)
+        if self.keeps_grads:
+            part.kept["grads"] = _copied(part.kept.get("grads"), grads)
+        faster = self.rule.accelerator
+        if faster is None or not faster.step(self.rule, point, grads, part.strategy, hyper, rest):
+            self._advance(part, point, grads, hyper, rest)
+        part.recorded, part.scale = part.recorded + 1 if self.window > 1 else 1, scale
+
+    def _hyper(self, numbers: Numbers, scale: float) -> tuple[Mapping[str, float], float]:
+        """The hyperparameters with ``scale`` in the one that multiplies the update, and what is left of ``scale``."""
+        name = self.rule.linear
+        if scale == 1.0 or name is None:
+            return numbers.value, scale
+        return {**numbers.value, name: scale * numbers.value[name]}, 1.0
+
+    def _advance(self, part: Part, point: Params, grads: Params, hyper: Mapping[str, float], scale: float) -> None:
+        after: State = {}
+        for where, held, (p, g) in chunks(part.strategy, point, grads):
+            new = self.rule.advance(FOREACH, g, p, held, hyper)
+            _apply(p, self.rule.delta(FOREACH, g, p, new, hyper), scale)
+            for key, value in new.items():
+                if not isinstance(value, list):
+                    after[key] = value
+                    continue
+                value = _apart(value, g, p)  # noqa: PLW2901
+                if where.start == 0 and where.stop is None:
+                    after[key] = value
+                else:
+                    after.setdefault(key, list(part.strategy[key]))[where] = value
+        part.strategy = after
+
+    def measure(self, part: Part, point: Params, cotangents: Params, numbers: Numbers) -> Sums:
+        """The sums over tensors that :meth:`slopes` reads, ``point`` being as the last step left it."""
+        if not part.recorded or not self.moved:
+            return {}
+        if self.far:
+            return self._differentiated(part, cotangents, numbers)
+        if self.window > 1:
+            return {"way": [d for _, _, (p, b, c) in chunks({}, point, part.kept["begun"], cotangents)
+                            for d in dots(torch._foreach_sub(p, b), c)]}  # fmt: skip
+        sums: Sums = {}
+        for p, shrink, terms, c in self._terms(part, point, cotangents, numbers):
+            for number, term in enumerate(terms):
+                beside = c if term.denom is None else torch._foreach_div(c, term.denom)
+                sums.setdefault(str(number), []).extend(dots(term.numer, beside))
+            if shrink:
+                sums.setdefault("point", []).extend(dots(p, c))
+            part.kept["scales"] = {"point": shrink, **{str(n): float(t.scale) for n, t in enumerate(terms)}}
+        return sums
+
+    def _terms(
+        self, part: Part, point: Params, other: Params, numbers: Numbers, known: Params | None = None
+    ) -> Iterator[tuple[Params, float, list[Term], Params]]:
+        """The terms of the last update, computed again, with the points and what is ``other`` beside them."""
+        hyper, _ = self._hyper(numbers, part.scale)
+        known, point = known or part.kept.get("grads", point), part.kept.get("point", point)
+        for _, held, (p, c, g) in chunks(part.strategy, point, other, known):
+            yield p, *_parted(self.rule.delta(FOREACH, g, p, held, hyper), p), c
+
+    def _differentiated(self, part: Part, cotangents: Params, numbers: Numbers) -> Sums:
+        """The texts differentiated by what is moved, from the state before the last update."""
+        leaves = {
+            n: torch.tensor(numbers.value[n], dtype=torch.float64, requires_grad=True) for n in sorted(self.moved)
+        }
+        hyper = {**numbers.value, **leaves}
+        sums: Sums = {name: [] for name in leaves}
+        points = part.kept.get("point", part.kept["raw"])
+        for _, held, (g, p, c) in chunks(part.kept["before"], part.kept["raw"], points, cotangents):
+            with torch.enable_grad():
+                g = penalized(self.rule, TENSORS, g, p, hyper)  # noqa: PLW2901
+                after = self.rule.advance(TENSORS, g, p, held, hyper)
+                update = TENSORS.total(self.rule.delta(TENSORS, g, p, after, hyper))
+            live = [(u, x) for u, x in zip(update, c, strict=True) if u.requires_grad]
+            found = torch.autograd.grad([u for u, _ in live], list(leaves.values()), [x for _, x in live],
+                                        allow_unused=True) if live else [None] * len(leaves)  # fmt: skip
+            for name, slope in zip(leaves, found, strict=True):
+                sums[name].append(g[0].new_zeros((), dtype=torch.float64) if slope is None else slope.to(g[0].device))
+        return sums
+
+    def slopes(self, part: Part, sums: Mapping[str, float], numbers: Numbers) -> list[float] | None:
+        """The derivative, by the coordinates of the rule, of the loss whose cotangents were measured; None: no record.
+
+        NaN where the arithmetic fails.
+        """
+        if not part.recorded or not self.moved:
+            return None
+        if self.far:
+            return [part.scale * sums[name] * numbers.slopes[i] if name in self.moved else 0.0
+                    for i, name in enumerate(self.space.names)]  # fmt: skip
+        if self.window > 1:
+            along = sums["way"]
+        else:
+            scales = part.kept["scales"]
+            along = sum(scales[key] * value for key, value in sums.items() if key != "point")
+            if "point" in sums:
+                shrink = scales["point"]
+                along += shrink * sums["point"] if self.keeps_point else shrink / (1 + shrink) * (sums["point"] - along)
+        return self.space.spread(numbers, self.rule.linear, along)
+
+    def last(self, part: Part, point: Params, numbers: Numbers, grads: Params | None = None) -> Params | None:
+        """The last update, computed again from the state it led to.
+
+        None before the first, and where what it needs was neither kept nor given.
+        """
+        known = part.kept.get("grads", grads)
+        lost = (self.reads.grads and not known) or (self.reads.inside and not self.keeps_point)
+        if not part.recorded or lost:
+            return None
+        _, rest = self._hyper(numbers, part.scale)
+        out: Params = []
+        for p, shrink, terms, _ in self._terms(part, point, point, numbers, known):
+            found = _total(terms, rest) if terms else [torch.zeros_like(x) for x in p]
+            if shrink and self.keeps_point:
+                torch._foreach_add_(found, p, alpha=shrink * rest)
+            elif shrink:
+                part_of = shrink * rest / (1 + shrink * rest)
+                found = [u + part_of * (x - u) for u, x in zip(found, p, strict=True)]
+            out += found
+        return out
+
+
+def _apply(point: Params, terms: Sequence[Term], scale: float) -> None:
+    """point += scale · terms, in place."""
+    shrink, others = _parted(terms, point)
+    if shrink:
+        torch._foreach_mul_(point, 1 + shrink * scale)
+    for term in others:
+        factor = term.scale * scale
+        if term.denom is None:
+            torch._foreach_add_(point, term.numer, alpha=factor)
+        else:
+            torch._foreach_addcdiv_(point, term.numer, term.denom, factor)
+
+
+def _parted(terms: Sequence[Term], point: Params) -> tuple[float, list[Term]]:
+    """The factor that all terms together put on ``point`` itself, and the terms that do not read it."""
+    shrink, others = 0.0, list[Term]()
+    for term in terms:
+        if not term.numer or term.numer[0] is not point[0]:
+            others.append(term)
+        elif term.denom is None:
+            shrink += float(term.scale)
+        else:  # which is about to be changed
+            others.append(Term(term.scale, list(torch._foreach_div(term.numer, term.denom))))
+    return shrink, others
+
+
+def _total(terms: Sequence[Term], scale: float) -> Params:
+    """The sum of terms, new tensors."""
+    out: Any = None
+    for term in terms:
+        part = list(term.numer) if term.denom is None else torch._foreach_div(term.numer, term.denom)
+        part = torch._foreach_mul(part, term.scale * scale)
+        if out is None:
+            out = part
+        else:
+            torch._foreach_add_(out, part)
+    return list(out)
+
+
+def _apart(column: Params, *others: Params) -> Params:
+    """``column``, copied where it is one of ``others``, which do not stay as they are."""
+    if any(a is b for other in others for a, b in zip(column, other, strict=False)):
+        return [t.clone() for t in column]
+    return column
+
+
+def _copied(room: Params | None, values: Params) -> Params:
+    """``values`` copied into ``room``, or anew."""
+    if room is None or len(room) != len(values):
+        return [v.clone() for v in values]
+    torch._foreach_copy_(room, values)
+    return room

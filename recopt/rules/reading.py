@@ -1,0 +1,65 @@
+"""The numbers that a step reads of the task: all at once, since each read from a device is a wait for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..contracts import trees
+from .columns import Sums
+from .shards import Shards
+
+
+class Reading(NamedTuple):
+    """Losses (None: not told) and norms of all gradients together, per task; by level, the sums of each part."""
+
+    losses: list[float] | None
+    norms: list[float]
+    sums: dict[int, list[dict[str, float]]]
+
+
+def read(
+    grads: Sequence[Tensor], loss: Tensor | None, measured: Mapping[int, Sequence[Sums]], shards: Shards, tasks: int
+) -> Reading:
+    """An evaluation as numbers, with one read, added up over the processes that hold parts of the tensors."""
+    if tasks > 1:
+        norms = trees.norm(grads, batched=True) if grads else None
+        losses = None if loss is None else loss.detach().tolist()
+        return Reading(losses, [0.0] * tasks if norms is None else norms.tolist(), {})
+    parts: list[Tensor] = list(torch._foreach_norm([g.detach() for g in grads])) if grads else []
+    for level in measured.values():
+        for sums in level:
+            for terms in sums.values():
+                parts += terms
+    count = len(grads)
+    told = [] if loss is None else [loss.detach().reshape(())]
+    values = _numbers([*parts, *told])
+    losses = None if loss is None else [values.pop()]
+    if shards and parts:
+        squares = [n * n for n in values[:count]]
+        values = shards.totals([*squares, *values[count:]], parts[0].device)
+        values[:count] = [math.nan if math.isnan(n) else math.sqrt(n) for n in values[:count]]
+    rest = iter(values[count:])
+    found = {
+        number: [{key: sum(next(rest) for _ in terms) for key, terms in sums.items()} for sums in level]
+        for number, level in measured.items()
+    }
+    return Reading(losses, [_norm(values[:count])], found)
+
+
+def _norm(values: Sequence[float]) -> float:
+    return math.sqrt(sum(n * n for n in values))
+
+
+def _numbers(parts: Sequence[Tensor]) -> list[float]:
+    """0-dimensional tensors as numbers; one read where they are on one device."""
+    if not parts:
+        return []
+    first = parts[0]
+    if all(p.dtype == first.dtype and p.device == first.device for p in parts):
+        return list(torch.stack(list(parts)).tolist())
+    return [float(p) for p in parts]

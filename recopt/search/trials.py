@@ -1,0 +1,210 @@
+"""Zero-order levels above the task: score each proposed point over a window, then go on from the best.
+
+Where the run can go back, proposals are compared on the same batches from the same point in the run, so their
+difference is free of the noise they share: the state before the window is a snapshot, each window runs as any
+other steps do, and the run goes back to the snapshot until all are scored. In a training loop that is not ours there is
+no way back: proposals are scored one after another, each over its own stretch of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from ..contracts import trees
+from ..contracts.strategy import Params, Trial
+from ..core.tower import Tower
+from ..estimators.tape import value
+from ..levels.state import RunState, Search, Signal
+
+
+class Home(Protocol):
+    """Whose run it is.
+
+    Attributes:
+        state: the present one.
+        returns: whether the run can go back.
+    """
+
+    state: RunState
+    returns: bool
+
+    def copy(self) -> RunState:
+        """A copy of the present state that can be gone back to."""
+        ...
+
+    def go(self, to: RunState) -> None:
+        """Make a copy of ``to`` the run's state."""
+        ...
+
+    def hand_on(self) -> None:
+        """Nothing will take the record so far back."""
+        ...
+
+
+class Trials:
+    """Runs the trials of a tower's zero-order levels.
+
+    Args:
+        closed: told when a window of such a level has closed.
+        weight: of the comparison with a teacher, in the score.
+
+    Attributes:
+        numbers: those levels.
+    """
+
+    def __init__(
+        self, tower: Tower, home: Home, *, closed: Callable[[RunState, int], None] = lambda state, number: None,
+        weight: Callable[[RunState, int], float] = lambda state, number: 0.0,
+    ) -> None:  # fmt: skip
+        self.tower, self.home, self.closed, self.weight = tower, home, closed, weight
+        graph = tower.graph
+        self.levels = graph.levels
+        self.numbers = [n for n, x in enumerate(self.levels) if x.gradient == "value" and graph.subjects[n]]
+        below = {n: graph.below(n) for n in self.numbers}
+        self._rivals = {
+            n: [m for m in self.numbers if m != n and m not in below[n] and n not in below[m]] for n in self.numbers
+        }
+
+    @property
+    def state(self) -> RunState:
+        """The run's present state."""
+        return self.home.state
+
+    def active(self, state: RunState) -> bool:
+        """Whether what happens now may yet be taken back."""
+        return self.home.returns and any(state.levels[n].search is not None for n in self.numbers)
+
+    def payer(self, state: RunState) -> int:
+        """The level (0-based) that evaluations are charged to: the outermost that tries something."""
+        for n in reversed(self.numbers):
+            search = state.levels[n].search
+            if search is not None and search.scores:
+                return n
+        return 0
+
+    def untaped(self, state: RunState) -> bool:
+        """Whether no tape is open in ``state`` nor in any state that it may go back to."""
+        for number, own in enumerate(state.levels):
+            level = self.levels[number]
+            if level.taping and not self.tower.carriers.closed[number] and any(own.window.records):
+                return False
+            search = own.search
+            if search is not None:
+                others = [*search.ends, *([search.start] if search.start else [])]
+                if not all(self.untaped(other) for other in others):
+                    return False
+        return True
+
+    def due(self, number: int) -> bool:
+        """Whether level ``number`` may begin a search: one at a time, by turns, among levels of which neither is below.
+
+        Two searches that overlap without one holding the other would take back each other's choices.
+        """
+        levels = self.home.state.levels
+        if levels[number].search is not None:
+            return False
+        return all(levels[n].search is None and levels[n].steps >= levels[number].steps for n in self._rivals[number])
+
+    def begin(self, number: int) -> None:
+        """Ask for proposals and set the first; remember the state to come back to."""
+        state, slots = self.home.state, self.tower.slots
+        own = state.levels[number]
+        # Its window opens now, whatever was noted while it waited for its turn.
+        own.window = own.window.next()
+        if not self.active(state):
+            self.home.hand_on()
+        point = slots.tensors(number, trees.detach(slots.point(state, number)))
+        found = self._asked(state, number, lambda rule, rng: rule.propose(point, own.parts[0].strategy, rng))
+        candidates = [list(c) for c in found]
+        start = self.home.copy() if len(candidates) > 1 and self.home.returns else None
+        own.search = Search(point, candidates, start)
+        slots.put(state, number, trees.detach(candidates[0]))
+
+    def _asked(self, state: RunState, number: int, ask: Callable[[Any, Generator], Any]) -> Any:
+        """The answer of a level's strategy, which may draw random numbers."""
+        own, name = state.levels[number], self.levels[number].by
+        mover: Any = self.tower.carriers.movers[number]
+        rule = mover.loaded.at(trees.detach(self.tower.slots.strategy(state, name)))
+        rng = Generator()
+        rng.set_state(own.rng)
+        with torch.no_grad():
+            answer = ask(rule, rng)
+        own.rng = rng.get_state()
+        return answer
+
+    def judge(self, number: int) -> bool:
+        """A window has closed: note the score. True if the run went back, to try the next proposal."""
+        state, slots = self.home.state, self.tower.slots
+        own = state.levels[number]
+        search, window = own.search, own.window
+        own.window = window.next()
+        if search is None:
+            return False
+        point = slots.tensors(number, slots.point(state, number))
+        moves = self.tower.windows.moves[number]
+        search.scores.append(value(self.levels[number], window, moves, point, self.weight(state, number)))
+        self.closed(state, number)
+        if len(search.scores) == len(search.candidates):
+            self._decide(number, search)
+            return False
+        if search.start is None:
+            slots.put(state, number, trees.detach(search.candidates[len(search.scores)]))
+            return False
+        self._back(number, search)
+        return True
+
+    def _back(self, number: int, search: Search) -> None:
+        """Go back to where the search began, with the next proposal."""
+        self.home.state.levels[number].search = None
+        search.ends.append(self.home.copy())
+        self.home.go(search.start)
+        state = self.home.state
+        state.levels[number].search = search
+        self.tower.slots.put(state, number, trees.detach(search.candidates[len(search.scores)]))
+
+    def _decide(self, number: int, search: Search) -> None:
+        """Let the strategy choose, and go on from the end of the window that ran closest to its choice."""
+        state = self.home.state
+        own = state.levels[number]
+        own.search = None
+        trials = [Trial(c, s) for c, s in zip(search.candidates, search.scores, strict=True)]
+        delta, after = self._asked(
+            state, number, lambda rule, rng: rule(search.point, trials, own.parts[0].strategy, rng)
+        )
+        rng = own.rng
+        if not all(bool(torch.isfinite(d).all()) for d in delta):
+            own.counts["skipped"] = own.counts.get("skipped", 0) + 1
+            delta = [torch.zeros_like(d) for d in delta]
+        new = [p + d for p, d in zip(search.point, delta, strict=True)]
+        winner = nearest(new, search.candidates, search.scores)
+        if winner < len(search.ends):
+            self.home.go(search.ends[winner])
+            state = self.home.state
+            own = state.levels[number]
+        own.parts[0].strategy, own.rng, own.steps = after, rng, own.steps + 1
+        self.tower.slots.put(state, number, trees.detach(new))
+        state.pending[number] = Signal(search.scores[winner])
+        self._log(number, search, winner, delta)
+
+    def _log(self, number: int, search: Search, winner: int, delta: Params) -> None:
+        around, scores = self.tower.around, torch.stack(search.scores)
+        if around is None:
+            return
+        values = {
+            "meta_loss": search.scores[winner],
+            "accepted": int(winner > 0),
+            "update_norm": trees.norm(delta),
+            "spread": scores.max() - scores.min(),
+        }
+        around.log(self.home.state, number, values)
+        self.tower.hyperparameters(self.home.state, number)
+
+
+def nearest(new: Params, candidates: list[Params], scores: list[Tensor]) -> int:
+    """The index of the candidate nearest to ``new``, of the better score among equals."""
+    gaps = [float(trees.norm([a - b for a, b in zip(new, c, strict=True)])) for c in candidates]
+    return min(range(len(candidates)), key=lambda i: (gaps[i], float(scores[i])))

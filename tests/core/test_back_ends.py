@@ -1,0 +1,122 @@
+"""A rule's one text means the same on tensors, in place on columns, and on floats."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recopt.rules.numbers import reads
+from recopt.rules.ops import FOREACH, LEAST_ROOT, NUMBERS, TENSORS
+
+from ..analytic import RULES, SHAPES, InPlace, OnNumbers, Taped, flat, made, random
+
+STEPS = 100
+
+
+@pytest.mark.parametrize("text", RULES)
+def test_all_back_ends_agree_over_random_gradients(text: str) -> None:
+    rule = made(text)
+    tensors, columns, numbers = Taped(rule), InPlace(rule), OnNumbers(rule)
+    for step in range(STEPS):
+        grads = [g * 10.0 ** (step % 5 - 2) for g in random(step + 1)]
+        kept = [g.clone() for g in grads]
+        with torch.no_grad():
+            tensors.step(grads)
+            columns.step(grads)
+        numbers.step(grads)
+        assert all(torch.equal(a, b) for a, b in zip(grads, kept, strict=True))
+        expected = flat(tensors.point)
+        torch.testing.assert_close(flat(columns.point), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(torch.tensor(numbers.point, dtype=torch.float64), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("text", RULES)
+def test_models_larger_than_a_stretch_of_columns_are_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = made(text)
+    whole, parts = InPlace(rule), InPlace(rule)
+    for step in range(10):
+        whole.step(random(step + 1))
+        with monkeypatch.context() as small:
+            small.setattr("recopt.rules.columns.CHUNK", 5)
+            parts.step(random(step + 1))
+    assert all(torch.equal(a, b) for a, b in zip(whole.point, parts.point, strict=True))
+
+
+@pytest.mark.parametrize("text", RULES)
+def test_the_last_update_is_found_again(text: str) -> None:
+    rule = made(text)
+    moved = frozenset({rule.linear} if rule.linear else {})
+    columns = InPlace(rule, moved, 1)
+    for step, scale in enumerate((1.0, 0.5, 1.0, 2.0)):
+        before = [p.clone() for p in columns.point]
+        columns.step(random(step + 1), scale)
+        last = columns.mover.last(columns.part, columns.point, columns.numbers)
+        assert last is not None
+        torch.testing.assert_close(flat(last), flat(columns.point) - flat(before), rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("settings", ["", "(beta1=0)", "(beta2=0.5)", "(lr=0.3)"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_accelerator_of_adam_is_its_text_step_by_step(settings: str, dtype: torch.dtype) -> None:
+    fast, plain = InPlace(made(f"adam{settings}", plain=False)), InPlace(made(f"adam{settings}"))
+    for one in (fast, plain):
+        one.point = [p.to(dtype) for p in one.point]
+        one.part.strategy = one.mover.begin(one.point)
+    close = {"rtol": 1e-12, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-7}
+    for step in range(STEPS):
+        grads, scale = [g.to(dtype) for g in random(step + 1)], 1.0 + step % 2
+        # Each step from the same state, so that no difference hides behind those before it.
+        for a, b in zip(fast.point, plain.point, strict=True):
+            a.copy_(b)
+        for key in ("mean", "square"):
+            torch._foreach_copy_(fast.part.strategy[key], plain.part.strategy[key])
+        used = fast.mover.rule.accelerator.step(
+            fast.mover.rule, [p.clone() for p in fast.point], grads,
+            {**fast.part.strategy, **{k: [t.clone() for t in fast.part.strategy[k]] for k in ("mean", "square")}},
+            fast.numbers.value, scale,
+        )  # fmt: skip
+        assert used
+        fast.step(grads, scale)
+        plain.step(grads, scale)
+        torch.testing.assert_close(flat(fast.point), flat(plain.point), **close)
+        for key in ("mean", "square"):
+            torch.testing.assert_close(flat(fast.part.strategy[key]), flat(plain.part.strategy[key]), **close)
+        assert fast.part.strategy["steps"] == plain.part.strategy["steps"] == step + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("sgd", (True, False, False)),
+        ("sgd(momentum=0.9)", (False, False, False)),
+        ("sgd(momentum=0.9,nesterov=true)", (True, False, False)),
+        ("sgd(weight_decay=0.1)", (True, False, True)),
+        ("adam", (False, False, False)),
+        ("adam(weight_decay=0.1)", (False, False, True)),
+        ("adagrad", (True, False, False)),
+    ],
+)
+def test_it_is_known_what_a_text_reads(text: str, found: tuple[bool, bool, bool]) -> None:
+    assert tuple(reads(made(text))) == found
+
+
+def test_the_vocabulary_is_the_same_in_all_back_ends() -> None:
+    a, b = random(1), random(2)
+    one = [x.abs() + 0.1 for x in random(3)]
+    calls = {
+        "lerp": (a, b, 0.3), "lerp_square": (one, b, 0.7), "add_square": (a, b), "decay_add": (a, b, 0.9),
+        "turns": ([torch.zeros(s, dtype=torch.float64) for s in SHAPES], a, b), "latest": (a, b), "roots": (one, 0.1),
+        "add": (a, b, 0.5), "mul": (a, b), "div": (a, one), "power": (one, 0.3), "maximum": (a, b), "magnitude": (a,),
+        "sign": (a,),
+    }  # fmt: skip
+    for name, arguments in calls.items():
+        copies = [[[x.clone() for x in arg] if isinstance(arg, list) else arg for arg in arguments] for _ in range(2)]
+        floats = [flat(arg).tolist() if isinstance(arg, list) else arg for arg in arguments]
+        expected = flat(getattr(TENSORS, name)(*copies[0]))
+        torch.testing.assert_close(flat(getattr(FOREACH, name)(*copies[1])), expected, rtol=1e-14, atol=1e-15)
+        got = torch.tensor(getattr(NUMBERS, name)(*floats), dtype=torch.float64)
+        torch.testing.assert_close(got, expected, rtol=1e-14, atol=1e-15, msg=name)
+    over = [[x.clone() for x in part] for part in (a, b, one)]
+    expected = flat(TENSORS.decay_add(over[0], over[1], 0.9, over=over[2]))
+    torch.testing.assert_close(flat(FOREACH.decay_add(over[0], over[1], 0.9, over=over[2])), expected)
+    assert NUMBERS.roots([0.0, 4.0], 0.5) == [LEAST_ROOT + 0.5, 2.5]
