@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Generator
 
+import recopt
 from recopt.contracts.settings import real
 from recopt.contracts.strategy import Params, State, Strategy, Trial
 from recopt.engine import measure as held_out
@@ -66,3 +67,16 @@ def test_no_start_rate_diverges(stack: str, power: int) -> None:
     after = held_out.measure(made, "test")
     assert after["loss"] < 20 * start
     assert all(abs(x) < 1e30 for x in engines.losses(made))
+
+
+def test_towers_of_any_height_train() -> None:
+    """Adam over Adam, two to eight levels high: within two points of the best, and none stands still."""
+    found = []
+    for depth in range(2, 9):
+        result = recopt.run("digits", "adam", depth=depth, steps=150, track=False)
+        guard = result.engine.state.guard
+        assert guard is not None and guard.strikes == [0]
+        assert 1e-3 < result.hyperparameters["adam.lr"] < 1
+        found.append(result.after["accuracy"])
+    assert min(found) >= max(found) - 0.02
+    assert max(found) > 0.9
