@@ -47,6 +47,8 @@ class Tower:
         self._up = Up(self.carriers, self.slots, self.bottom, self.windows, around)
         self._down = Down(self.carriers, self.slots, self.bottom, self.windows, around)
         self.forward = self._down.forward
+        self._begins = {numbers[-1]: name for name, numbers in graph.movers.items() if numbers}
+        self._moved = [(name, numbers[0], numbers[1:]) for name, numbers in graph.movers.items() if numbers]
 
     def search_with(self, trials: Trials) -> None:
         """Let ``trials`` try points for the zero-order levels."""
@@ -62,23 +64,24 @@ class Tower:
         Args:
             scale: on the updates of levels that move the task, besides those of guard and schedule.
         """
-        for number in reversed(range(top)):
-            moves = self.graph.levels[number].moves
-            if self.around is not None and number == self.graph.movers[moves][-1]:
-                self.around.begin(state, moves)
-            self._down(state, number, found, scale)
+        down, around, begins = self._down, self.around, self._begins
+        for number in range(top - 1, -1, -1):
+            if around is not None and number in begins:
+                around.begin(state, begins[number])
+            down(state, number, found, scale)
         if state.guard is not None:
             guard.stepped(state.guard, state.good)
         self._finish(state)
 
     def _finish(self, state: RunState) -> None:
         """Forget this step's signals."""
-        for name, numbers in self.graph.movers.items():
-            if name in state.resets or all(state.pending[n] is None for n in numbers):
+        pending = state.pending
+        for name, first, others in self._moved:
+            if pending[first] is None and (not others or all(pending[n] is None for n in others)):
                 continue
-            state.slots[name].age += 1
-            if name == TASK:
-                state.step += 1
+            if name not in state.resets:
+                state.slots[name].age += 1
+                state.step += name == TASK
         state.pending = [None] * len(self.graph.levels)
         state.resets, state.due = [], []
 

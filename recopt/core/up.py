@@ -47,11 +47,12 @@ class Up:
         def other(number: int, m: int, signal: Signal) -> Signal:
             return self._other(state, found, (number, m), signal)
 
+        leans, lean, slopes = self.carriers.lean, self.windows.lean, self._slopes
         for number in self.uppers:
-            if self.carriers.lean[number]:
-                signal = self.windows.lean(state, number, self._slopes, other)
+            if leans[number]:
+                signal = lean(state, number, slopes, other)
                 self._deliver(state, number, signal)
-                if signal is not None:
+                if signal is not None and self.around is not None:
                     self._closed(state, number)
             elif self.windows.collect(state, number, self._slopes, other):
                 if self.levels[number].taping:

@@ -65,6 +65,8 @@ class Windows:
         self.under = [graph.below(n) for n in range(len(self.levels))]
         self.moves = [[self.levels[m].moves for m in subjects] for subjects in graph.subjects]
         self.closing: set[int] = set()
+        self._subjects = [[(m, carriers.places.get(m)) for m in subjects] for subjects in graph.subjects]
+        self._cosine = [level.normalize == "cosine" for level in self.levels]
 
     # where tapes are cut: an exact level differentiates through the gradients beneath it, so they and the
     # hypergradients of the levels in between carry a graph until its own window has closed
@@ -125,18 +127,20 @@ class Windows:
     def lean(self, state: RunState, number: int, slopes: Slopes, other: Other) -> Signal | None:
         """The signal of a level that is told by closed derivatives of one update, if there is one."""
         total: list[float] | None = None
-        loss, bound = None, 0.0
-        cosine = self.levels[number].normalize == "cosine"
-        for m in self.graph.subjects[number]:
+        loss, bound, subjects = None, 0.0, self._subjects[number]
+        for m, place in subjects:
             signal = state.pending[m]
             if signal is None or signal.bad is not None:
                 continue
-            found = self._slopes(state, m, signal, slopes)
+            if place is None:
+                found, loss = slopes(state, m), other(number, m, signal).loss
+            else:
+                numbers: Any = state.slots[place.level.by]
+                found, loss = place.mover.slopes(state.levels[m].parts[0], signal.grads or [], numbers), signal.loss
             if found is None:
                 continue
             total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
-            loss = signal.loss if m in self.carriers.places else other(number, m, signal).loss
-            if cosine:
+            if self._cosine[number]:
                 bound += self._length(state, m, signal)
         if total is None:
             return None
