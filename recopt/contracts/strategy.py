@@ -92,7 +92,7 @@ class Strategy(nn.Module):
             self._parameters[name] = nn.Parameter(torch.tensor(raw, dtype=torch.float64))
 
     def on(self, name: str) -> bool:
-        """Whether the term that hyperparameter ``name`` weighs is present (see :class:`Hyper`)."""
+        """True if the term that hyperparameter ``name`` weighs is present (see :class:`Hyper`)."""
         return name in self._parameters
 
     def natural(self, coordinates: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ class Strategy(nn.Module):
         return {}
 
     def eval_point(self, point: Params, state: State) -> Params:
-        """Where the model that is moved is to be used, ``state`` being that at ``point``: a mean of iterates, say.
+        """The place to use the model at, ``state`` being that at ``point``: a mean of iterates, say.
 
         It is what is measured, exported and shown by :meth:`recopt.Optimizer.averaged`; steps go on from ``point``.
         Tensors of the shapes of ``point``; pure. The default is the point itself.
@@ -121,7 +121,7 @@ class Strategy(nn.Module):
 
     @classmethod
     def keeps_mean(cls) -> bool:
-        """Whether it says where the model is to be used (:meth:`eval_point`)."""
+        """True if the rule names another place to use the model at (:meth:`eval_point`)."""
         return cls.eval_point is not Strategy.eval_point
 
     def propose(self, point: Params, state: State, rng: Generator) -> list[Params]:

@@ -62,12 +62,12 @@ class Bottom:
             own.parts.append(Part(fresh, self.slots.state_at(state, number, fresh)))
 
     def measures(self, state: RunState, number: int) -> bool:
-        """Whether closed derivatives of a level's updates are asked for, and there are any."""
+        """True if closed derivatives of a level's updates are asked for, and there are any."""
         mover = self.columns(number)
         return mover is not None and bool(mover.moved) and any(part.recorded for part in state.levels[number].parts)
 
     def measure(self, state: RunState, number: int, cotangents: Params) -> list[Sums]:
-        """What closed derivatives need of the tensors, part by part."""
+        """The sums that closed derivatives need of the tensors, part by part."""
         mover = self.columns(number)
         assert mover is not None
         point, numbers = self.slots.point(state, number), self.by(state, number)

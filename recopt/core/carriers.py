@@ -31,13 +31,13 @@ CPU = torch.device("cpu")
 
 
 def _is_lean(level: Level) -> bool:
-    """Whether a level's window is one update, whose closed derivative is its signal as it is."""
+    """True if a level's window is one update, whose closed derivative is its signal as it is."""
     return level.every == 1 and level.objective in PLAIN and level.gradient in ("online", "unroll")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What whoever drives a tower says of it.
+    """The setting of a tower, given by its driver.
 
     Attributes:
         tasks: how many run side by side; above 1 the task's tensors have a leading dimension.
@@ -58,7 +58,7 @@ class Setting:
 
 
 class Place(NamedTuple):
-    """Where a level stands that moves numbers by a rule: all that its step looks up.
+    """The lookups of a level that moves numbers by a rule, made once.
 
     Attributes:
         noted: whether the windows of a level above are told of its updates.
@@ -117,7 +117,7 @@ class Carriers:
         return frozenset(names[i] for n in levels for i in self.graph.moved(n, names))
 
     def _has_closed_form(self, name: str) -> bool:
-        """Whether all that levels above ask of a strategy's updates can be said without a tape."""
+        """True if levels above can be told of a strategy's updates without a tape."""
         rule = text_of(self.graph.slots[name])
         if rule is None or name not in self.spaces or not self.setting.closed:
             return False

@@ -1,4 +1,4 @@
-"""What a tower is given, and what it asks of its surroundings."""
+"""The input of a tower, and its requests to its surroundings."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Moved:
 
 
 class Trials(Protocol):
-    """What a tower asks of whoever tries points for its zero-order levels (:mod:`recopt.search`)."""
+    """The trials of a tower's zero-order levels (:mod:`recopt.search`)."""
 
     @property
     def state(self) -> RunState:
@@ -63,7 +63,7 @@ class Trials(Protocol):
         ...
 
     def due(self, number: int) -> bool:
-        """Whether a zero-order level may try something now."""
+        """True if a zero-order level may try something now."""
         ...
 
     def judge(self, number: int) -> bool:
@@ -76,7 +76,7 @@ class Trials(Protocol):
 
 
 class Around(Protocol):
-    """What happens around a tower's levels in a run: fresh starts, lessons, the record."""
+    """The surroundings of a tower's levels in a run: fresh starts, lessons, the record."""
 
     def closed(self, state: RunState, number: int) -> None:
         """A window of level ``number`` has closed."""
@@ -91,7 +91,7 @@ class Around(Protocol):
         ...
 
     def factors(self, state: RunState, number: int) -> Sequence[float]:
-        """What schedules make of the next update of level ``number``, per task."""
+        """The factors of schedules on the next update of level ``number``, per task."""
         ...
 
     def log(self, state: RunState, number: int, values: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ def worst(memory: Guard, loss: Tensor, wrong: Tensor) -> Tensor:
 
 
 def due(memory: Guard, level: int, rate: float, norm: float, scale: float) -> bool:
-    """Whether the length of a level's update has to be looked at: it is not free, and changes slowly later on."""
+    """True if the length of a level's update has to be looked at: it is not free, and changes slowly later on."""
     found = memory.checks.get(level)
     if found is None or memory.steps <= YOUNG:
         return True

@@ -19,7 +19,7 @@ from .carriers import Carriers
 
 
 class Slots:
-    """What levels move, in any state of a run.
+    """The optimizees of levels, in any state of a run.
 
     Args:
         names: the names of the task's movable parameters in a state.
@@ -88,7 +88,7 @@ class Slots:
         return self._index[number]
 
     def point(self, state: RunState, number: int) -> Values:
-        """What a level moves, at its present value: tensors or floats."""
+        """The optimizee of a level at its present value: tensors or floats."""
         slot = state.slots[self.levels[number].moves]
         values: Values = slot.coords if isinstance(slot, Numbers) else slot.params
         return [values[i] for i in self.index(state, number)]

@@ -92,7 +92,7 @@ class Up:
         return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, state.slots[TASK].params, strict=True)]
 
     def _cotangents(self, state: RunState, number: int, found: Evaluation, usual: Params) -> Params:
-        """What closed derivatives of a level of the task are measured against."""
+        """The gradients that closed derivatives of a level of the task are measured against."""
         above = self.carriers.above[number]
         if found.held is not None and any(self.levels[n].on == "valid" for n in above):
             usual = self._filled(state, found.held().grads)

@@ -33,10 +33,10 @@ Slopes = Callable[[RunState, int], list[float] | None]
 
 
 class Teaching(Protocol):
-    """What windows ask of whoever imitates (:mod:`recopt.engine.imitation`)."""
+    """The teachers of levels that imitate (:mod:`recopt.engine.imitation`)."""
 
     def weight(self, state: RunState, number: int) -> float:
-        """What level ``number``'s comparison with its teacher counts for at present; 0 where it has none."""
+        """The weight of level ``number``'s comparison with its teacher at present; 0 where it has none."""
         ...
 
     def cut(self, state: RunState, number: int) -> None:
@@ -85,7 +85,7 @@ class Windows:
                     arriving.add(number)
 
     def graph_needed(self, state: RunState) -> bool:
-        """Whether some level differentiates through the present evaluation's gradient."""
+        """True if some level differentiates through the present evaluation's gradient."""
         if not self.carriers.exact:
             return False
         live = any(p.requires_grad for p in state.slots[TASK].params)

@@ -1,4 +1,4 @@
-"""What a run has spent, per level: evaluations of losses, gradients and hypergradients, and seconds."""
+"""The cost of a run, per level: evaluations of losses, gradients and hypergradients, and seconds."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Evaluator:
         return (loss if graph else loss.detach()), list(grads), trees.detach(buffers)
 
     def _attention(self, slot: SlotState, params: Params, batch: Any) -> bool:
-        """Whether the model uses attention; found out once for each patched model."""
+        """True if the model uses attention; found out once for each patched model."""
         patched = self.family.drawn(slot.draw).patched
         if patched.attends is None:
             with seeded(None, self.family.device), torch.no_grad():

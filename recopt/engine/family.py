@@ -102,7 +102,7 @@ class Family:
         return [self.seed if draw == n == 0 else mix(self.seed, draw, n) for n in range(self.count)]
 
     def starts(self, slot: SlotState) -> list[Start]:
-        """Where each of the slot's tasks began."""
+        """The start of each of the slot's tasks."""
         return slot.starts or [Start(n, slot.draw, 0) for n in range(self.count)]
 
     def members(self, slot: SlotState) -> list[Task]:

@@ -59,6 +59,6 @@ class Live:
         slot.buffers[:] = self._still()
 
     def _still(self) -> list[Tensor]:
-        """What does not move: parameters without gradients, then the buffers."""
+        """The tensors that do not move: parameters without gradients, then the buffers."""
         buffers: list[Any] = [owner._buffers[name] for owner, name in self._places]
         return [*self._fixed, *buffers]

@@ -77,7 +77,7 @@ class _Watch(TorchFunctionMode):
 
 
 def attends(call: Callable[[], object]) -> bool:
-    """Whether ``call`` uses attention, whose fused kernels have no second derivative."""
+    """True if ``call`` uses attention, whose fused kernels have no second derivative."""
     with _Watch() as watch:
         call()
     return bool(watch.seen)

@@ -36,7 +36,7 @@ class Stream:
         _write(self._generators, self._outside)
 
     def place(self) -> list[Tensor]:
-        """Where the stream is; while it is entered."""
+        """The place in the stream; while it is entered."""
         return _read(self._generators)
 
     def go(self, place: Sequence[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""What happens around a run's levels: fresh starts, lessons, schedules, the record."""
+"""The surroundings of a run's levels: fresh starts, lessons, schedules, the record."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Surroundings:
         return self.imitation.lessons(state, number, signal, moved)
 
     def factors(self, state: RunState, number: int) -> Sequence[float]:
-        """What the schedule makes of the next update of a level, per task."""
+        """The factors of the schedule on the next update of a level, per task."""
         level = self.graph.levels[number]
         return [level.factor(age) for age in self.episodes.ages(state, level.moves)]
 

@@ -1,1 +1,1 @@
-"""How the signal of a level is obtained: one file each."""
+"""Estimators: the ways to obtain the signal of a level, one file each."""

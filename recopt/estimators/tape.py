@@ -123,7 +123,7 @@ def close_slopes(level: Level, window: Window, slots: Sequence[str]) -> Signal:
 
 
 def _penalties(level: Level, window: Window, moved: Params, imitation: float) -> tuple[Tensor, list[Pair]]:
-    """What is added to a window's score, and its pairs."""
+    """The penalties that are added to a window's score, and their pairs."""
     total: Tensor = moved[0].new_zeros(())
     pairs: list[Pair] = []
     for records in window.records if level.penalty_update else []:

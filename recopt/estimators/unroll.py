@@ -21,7 +21,7 @@ class Unroll:
     closed: ClassVar[bool] = True
 
     def refusal(self, graph: Structure, number: int) -> str | None:
-        """What cannot be differentiated, or has no gradient."""
+        """A level below that cannot be differentiated, or an objective without a gradient."""
         level = graph.levels[number]
         if level.objective and level.objective.startswith("steps_to"):
             return "steps_to has no gradient: use it with a zero-order strategy, or objective=mean here."

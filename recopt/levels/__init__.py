@@ -1,1 +1,1 @@
-"""What is said of levels: their settings, notation and graph, and the state that they work on."""
+"""Levels: their settings, notation and graph, and the state that they work on."""

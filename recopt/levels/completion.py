@@ -1,4 +1,4 @@
-"""What a level leaves open: defaults of its strategy, of the strategy that it moves, and of all levels."""
+"""Defaults for all that a level leaves open: its strategy's, those of the strategy that it moves, and of all levels."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def complete(graph: Structure, number: int) -> Level:
 
 
 def _wishes(strategy: Strategy, attribute: str) -> dict[str, Any]:
-    """What a strategy's class asks of a level. Raises RecoptError for what no level has."""
+    """The settings that a strategy's class asks of a level. Raises RecoptError for what no level has."""
     asked, whose = getattr(strategy, attribute), f"{plain_name(type(strategy))}.{attribute}"
     known = [key for key in Level.model_fields if key not in ("moves", "by")]
     if not isinstance(asked, Mapping):
@@ -78,13 +78,13 @@ def _wishes(strategy: Strategy, attribute: str) -> dict[str, Any]:
 
 
 def _tuned(graph: Structure, number: int) -> bool:
-    """Whether the slot that the level moves holds hyperparameters only, and no weights of a learned rule."""
+    """True if the slot that the level moves holds hyperparameters only, and no weights of a learned rule."""
     beneath = graph.slots[graph.levels[number].moves]
     return {n for n, p in beneath.named_parameters() if p.requires_grad} <= set(beneath._domains)
 
 
 def _rate_alone(graph: Structure, number: int, settings: dict[str, Any]) -> bool:
-    """Whether the level is to move the learning rate and leave the other hyperparameters alone.
+    """True if the level is to move the learning rate and leave the other hyperparameters alone.
 
     With second derivatives dropped and signals normalized coordinate by coordinate, what is left of the others'
     signals is noise of the size of the rate's own, and no run was seen in which following it helped (see

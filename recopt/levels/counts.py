@@ -42,7 +42,7 @@ def counted(state: Any, tasks: int, device: torch.device) -> Any:
 
 
 def has_counts(state: Any) -> bool:
-    """Whether a Count is in ``state``."""
+    """True if a Count is in ``state``."""
     found: list[bool] = []
     _walk(lambda leaf: found.append(isinstance(leaf, Count)), state)
     return any(found)

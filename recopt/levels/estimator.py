@@ -23,7 +23,7 @@ estimator = ESTIMATORS.register
 
 @dataclass(frozen=True)
 class Closing:
-    """How a window ends: ``exact`` if a level above goes on differentiating, ``keep`` if others need the graph.
+    """The end of a window: ``exact`` if a level above goes on differentiating, ``keep`` if others need the graph.
 
     ``imitation`` is the weight of the distance from a teacher.
     """

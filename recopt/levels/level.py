@@ -131,11 +131,11 @@ class Level(BaseModel):
 
     @property
     def taping(self) -> bool:
-        """Whether its signal is a hypergradient, so that what happens below it is taped."""
+        """True if its signal is a hypergradient, so that what happens below it is taped."""
         return self.gradient not in (None, DIRECT) and bool(ESTIMATORS[self.gradient].gradients)
 
     def factor(self, age: int) -> float:
-        """What the schedule multiplies update number ``age`` by, counted from 0 since the slot started afresh."""
+        """The factor of the schedule on update number ``age``, counted from 0 since the slot started afresh."""
         if self.schedule == "constant" or self.horizon is None:
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * min(age, self.horizon) / self.horizon))

@@ -1,4 +1,4 @@
-"""What levels ask for by a name, and where others register more of it."""
+"""Registries: transforms and estimators by the names that levels ask for."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Signal:
 
     @property
     def void(self) -> bool:
-        """Whether it says nothing: the guard acted on every task."""
+        """True if it says nothing: the guard acted on every task."""
         return self.bad is not None and bool(self.bad.all())
 
 
@@ -98,7 +98,7 @@ def _plain(loss: Any) -> Any:
 
 @dataclass
 class Start:
-    """Where one of the tasks side by side began: its place, its draw, and the slot's ``seen`` at that moment."""
+    """The start of one of the tasks side by side: its place, its draw, and the slot's ``seen`` at that moment."""
 
     place: int
     draw: int
@@ -155,10 +155,9 @@ class Guard:
 
 @dataclass
 class Numbers:
-    """The value of a slot whose strategy has hyperparameters only: coordinates in float64.
+    """The value of a slot whose strategy has hyperparameters only: float64 ``coords`` in the order of its parameters.
 
     Attributes:
-        coords: the coordinates, in the order of the strategy's parameters.
         value: natural values by name, hyperparameters that are off included.
         slopes: d natural / d coordinate.
         leaves: the coordinates as tensors that a tape runs over, as long as they do not change.

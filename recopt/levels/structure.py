@@ -1,4 +1,4 @@
-"""How levels hang together: which slot moves which, and what scores it."""
+"""The structure of a graph of levels: what moves a slot, and what scores it."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Structure:
         return found
 
     def order(self, number: int) -> int:
-        """Whether level ``number`` (0-based) moves by a first-order (1) or a zero-order (0) strategy."""
+        """1 if level ``number`` (0-based) moves by a first-order strategy, 0 if by a zero-order one."""
         return self.slots[self.levels[number].by].order
 
     def moved(self, number: int, names: Sequence[str]) -> list[int]:
-        """Which of the parameters ``names`` of its slot level ``number`` moves, as indices."""
+        """The indices of those parameters ``names`` of its slot that level ``number`` moves."""
         level = self.levels[number]
         free = [i for i, n in enumerate(names) if (level.moves, n) not in self._still]
         if level.only:

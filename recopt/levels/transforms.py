@@ -26,7 +26,7 @@ counts; ``rms_all`` takes the second for both."""
 
 
 class TensorMaths:
-    """What transforms need of tensors."""
+    """The arithmetic of transforms on tensors."""
 
     def mean_square(self, g: Tensor) -> Tensor:
         return (g * g).mean()

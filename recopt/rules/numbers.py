@@ -13,7 +13,8 @@ from ..contracts.domains import Domain, Positive, Unit
 from ..contracts.strategy import State, Strategy
 from ..contracts.trees import tree_map
 from ..levels.state import Numbers, Part
-from .ops import NUMBERS, Dual, NumberOps, plain, slope
+from .dual import Dual, plain, slope
+from .ops import NUMBERS, NumberOps
 from .rule import Rule, penalized
 
 LIMITS: dict[type, float] = {Positive: 80.0, Unit: 30.0}

@@ -70,7 +70,7 @@ class Shards:
 
 
 def shards_of(tensors: Sequence[Tensor]) -> Shards:
-    """How ``tensors`` are split.
+    """The way in which ``tensors`` are split.
 
     Raises:
         RecoptError: if some are split and others not, or along other dimensions of the mesh, or hold unreduced sums.

@@ -22,7 +22,7 @@ from ..levels.state import RunState, Search, Signal
 
 
 class Home(Protocol):
-    """Whose run it is.
+    """The owner of a run.
 
     Attributes:
         state: the present one.
@@ -75,7 +75,7 @@ class Trials:
         return self.home.state
 
     def active(self, state: RunState) -> bool:
-        """Whether what happens now may yet be taken back."""
+        """True if what happens now may yet be taken back."""
         return self.home.returns and any(state.levels[n].search is not None for n in self.numbers)
 
     def payer(self, state: RunState) -> int:
@@ -87,7 +87,7 @@ class Trials:
         return 0
 
     def untaped(self, state: RunState) -> bool:
-        """Whether no tape is open in ``state`` nor in any state that it may go back to."""
+        """True if no tape is open in ``state`` nor in any state that it may go back to."""
         for number, own in enumerate(state.levels):
             level = self.levels[number]
             if level.taping and not self.tower.carriers.closed[number] and any(own.window.records):
@@ -100,7 +100,7 @@ class Trials:
         return True
 
     def due(self, number: int) -> bool:
-        """Whether level ``number`` may begin a search: one at a time, by turns, among levels of which neither is below.
+        """True if level ``number`` may begin a search: one at a time, by turns, among levels of which neither is below.
 
         Two searches that overlap without one holding the other would take back each other's choices.
         """

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from recopt.rules.ops import NUMBERS, Dual, plain, slope
+from recopt.rules.dual import Dual, plain, slope
+from recopt.rules.ops import NUMBERS
 
 WIDTH = 1e-3
 X = 0.7
