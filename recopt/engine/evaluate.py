@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import trees
+from ..contracts.errors import RecoptError
 from ..contracts.strategy import Params
 from ..contracts.task import Split
 from ..levels.state import SlotState
@@ -74,8 +76,7 @@ class Evaluator:
         with torch.enable_grad():
             loss = self.live(slot, batch)
         params = self.family.drawn(slot.draw).live.params
-        found = torch.autograd.grad(loss, params, allow_unused=True)
-        return loss.detach(), list(found)
+        return loss.detach(), self._reached(loss, params, False)
 
     def gradient(self, slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Params, list[Tensor]]:
         """Loss, gradient and buffers at the slot's value; with a graph through it, or none at all."""
@@ -84,8 +85,25 @@ class Evaluator:
         plain = not (graph and self._attention(slot, params, batch))
         with nullcontext() if plain else twice_differentiable(), torch.enable_grad():
             loss, buffers = self.losses(slot, params, batch)
-            grads = torch.autograd.grad(loss.sum(), params, create_graph=graph, materialize_grads=True)
-        return (loss if graph else loss.detach()), list(grads), trees.detach(buffers)
+            found = self._reached(loss, params, graph)
+            grads = [torch.zeros_like(p) if g is None else g for g, p in zip(found, params, strict=True)]
+        return (loss if graph else loss.detach()), grads, trees.detach(buffers)
+
+    def _reached(self, loss: Tensor, params: Sequence[Tensor], graph: bool) -> list[Tensor | None]:
+        """The gradients of what the loss reaches; None for the others.
+
+        Raises:
+            RecoptError: if it reaches nothing.
+        """
+        found: list[Tensor | None]
+        found = list(torch.autograd.grad(loss.sum(), params, create_graph=graph, allow_unused=True))
+        if all(g is None for g in found):
+            raise RecoptError(
+                "The loss reaches no parameter of the model, so nothing would be trained. With tasks side by side, or "
+                "an exact level (second_order), it must call the model itself, as in model(x): put the work into the "
+                "model's forward, or run one task without exact levels."
+            )
+        return found
 
     def _attention(self, slot: SlotState, params: Params, batch: Any) -> bool:
         """True if the model uses attention; found out once for each patched model."""

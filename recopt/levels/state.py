@@ -107,7 +107,7 @@ class Start:
 
 @dataclass
 class Count:
-    """A plain number of a state, over tasks that did not begin together (see :mod:`recopt.engine.counts`).
+    """A plain number of a state, over tasks that did not begin together (see :mod:`.counts`).
 
     ``whole`` if it was an int. ``value`` is float64, or bool.
     """
