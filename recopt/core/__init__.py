@@ -1,1 +1,1 @@
-"""Levels and their graph: the notation, what is filled in, what is refused, and the state of a run."""
+"""The tower: the levels of a graph at work on a task, for runs and :class:`recopt.Optimizer` alike."""
