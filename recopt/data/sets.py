@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from . import formats
 from .download import FetchError, Remote, fetch
 from .folder import DEBIAN, data_folder, find, offline
 
+_HEADERS = 1 << 16
+"""Bytes that an IDX file may have besides its items, compressed or not."""
 Labelled = tuple[Tensor, Tensor]
 """Images, uint8 (N, channels, height, width), and labels, (N,)."""
 
@@ -37,9 +39,9 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """The reader of a set from a folder, and the sizes of the official set."""
+    """The reader of a set from a folder, and the sizes of the official set, which no file may exceed."""
 
-    read: Callable[[Path], tuple[Labelled, Labelled]]
+    read: Callable[[Path, tuple[int, int]], tuple[Labelled, Labelled]]
     counts: tuple[int, int]
     classes: int
 
@@ -58,7 +60,7 @@ def load(name: str, folder: Path | str | None = None) -> ImageSet:
     if name not in _RECIPES:
         raise unknown("data set", name, _RECIPES)
     recipe = _RECIPES[name]
-    parts = recipe.read(Path(folder).expanduser() if folder is not None else data_folder())
+    parts = recipe.read(Path(folder).expanduser() if folder is not None else data_folder(), recipe.counts)
     for x, y in parts:
         if len(x) != len(y):
             raise RecoptError(f"{name} has {len(x):,} images but {len(y):,} labels: delete its files to fetch them.")
@@ -66,12 +68,8 @@ def load(name: str, folder: Path | str | None = None) -> ImageSet:
             raise RecoptError(f"{name} has labels beyond its {recipe.classes} classes: delete its files to fetch them.")
     train, test = ((x, y.long()) for x, y in parts)
     found = (len(train[1]), len(test[1]))
-    note = (
-        ""
-        if found == recipe.counts
-        else (f"{found[0]:,} of {recipe.counts[0]:,} training and {found[1]:,} of {recipe.counts[1]:,} test images")
-    )
-    return ImageSet(name, train, test, recipe.classes, note)
+    note = f"{found[0]:,} of {recipe.counts[0]:,} training and {found[1]:,} of {recipe.counts[1]:,} test images"
+    return ImageSet(name, train, test, recipe.classes, "" if found == recipe.counts else note)
 
 
 def _provide(missing: Iterable[tuple[Remote, Path]]) -> None:
@@ -131,77 +129,76 @@ SVHN = {
 }
 
 
-def _idx_set(folder: Path, remotes: dict[str, Remote], elsewhere: tuple[Path, ...] = ()) -> tuple[Labelled, Labelled]:
+def _labelled(paths: Sequence[Path], counts: tuple[int, int]) -> tuple[Labelled, Labelled]:
+    """The sets in four IDX files: images and labels for training, then for testing."""
+    most = [count for count in counts for _ in range(2)]
+    read = [formats.read_idx(path, () if n % 2 else (28, 28), most[n]) for n, path in enumerate(paths)]
+    return (read[0].unsqueeze(1), read[1]), (read[2].unsqueeze(1), read[3])
+
+
+def _idx_set(
+    folder: Path, remotes: dict[str, Remote], counts: tuple[int, int], elsewhere: tuple[Path, ...] = ()
+) -> tuple[Labelled, Labelled]:
     """Four IDX files, each plain or gzipped, in ``folder`` or ``elsewhere``."""
-
-    def located(stem: str) -> Path | None:
-        return find(place / f"{stem}{end}" for place in (folder, *elsewhere) for end in ("", ".gz"))
-
-    _provide((r, folder / f"{stem}.gz") for stem, r in remotes.items() if located(stem) is None)
-    paths = [located(stem) or folder / f"{stem}.gz" for stem in remotes]
-    images = [formats.read_idx(path, (28, 28)).unsqueeze(1) for path in paths[::2]]
-    labels = [formats.read_idx(path, ()) for path in paths[1::2]]
-    return (images[0], labels[0]), (images[1], labels[1])
+    places = {
+        stem: find(place / f"{stem}{end}" for place in (folder, *elsewhere) for end in ("", ".gz")) for stem in remotes
+    }
+    _provide((remotes[stem], folder / f"{stem}.gz") for stem, path in places.items() if path is None)
+    return _labelled([path or folder / f"{stem}.gz" for stem, path in places.items()], counts)
 
 
-def _mnist(folder: Path) -> tuple[Labelled, Labelled]:
-    return _idx_set(folder / "MNIST" / "raw", MNIST)
+def _mnist(folder: Path, counts: tuple[int, int]) -> tuple[Labelled, Labelled]:
+    return _idx_set(folder / "MNIST" / "raw", MNIST, counts)
 
 
-def _fashion(folder: Path) -> tuple[Labelled, Labelled]:
-    return _idx_set(folder / "FashionMNIST" / "raw", FASHION, (DEBIAN / "fashion-mnist",))
+def _fashion(folder: Path, counts: tuple[int, int]) -> tuple[Labelled, Labelled]:
+    return _idx_set(folder / "FashionMNIST" / "raw", FASHION, counts, (DEBIAN / "fashion-mnist",))
 
 
-def _emnist(folder: Path) -> tuple[Labelled, Labelled]:
+def _emnist(folder: Path, counts: tuple[int, int]) -> tuple[Labelled, Labelled]:
     """EMNIST Letters; the files have transposed images and labels from 1, which are corrected here."""
     raw = folder / "EMNIST" / "raw"
     stems = [f"emnist-letters-{s}-{k}-ubyte" for s in ("train", "test") for k in ("images-idx3", "labels-idx1")]
-
-    def located(stem: str) -> Path | None:
-        return find([raw / stem, raw / f"{stem}.gz", raw / "gzip" / f"{stem}.gz"])
-
-    lacking = {f"gzip/{stem}.gz": raw / f"{stem}.gz" for stem in stems if located(stem) is None}
+    places = {stem: find([raw / stem, raw / f"{stem}.gz", raw / "gzip" / f"{stem}.gz"]) for stem in stems}
+    lacking = {f"gzip/{stem}.gz": raw / f"{stem}.gz" for stem, path in places.items() if path is None}
     if lacking:
-        _unpack(EMNIST, [raw / "gzip.zip", folder / "EMNIST" / "gzip.zip", folder / "gzip.zip"], lacking)
-    paths = [located(stem) or raw / f"{stem}.gz" for stem in stems]
-    images = [formats.read_idx(path, (28, 28)).transpose(1, 2).contiguous().unsqueeze(1) for path in paths[::2]]
+        archives = [raw / "gzip.zip", folder / "EMNIST" / "gzip.zip", folder / "gzip.zip"]
+        _unpack(EMNIST, archives, lacking, counts[0] * 28 * 28 + _HEADERS)
+    found = _labelled([path or raw / f"{stem}.gz" for stem, path in places.items()], counts)
     # A label of 0, which must not occur, becomes 255 and is refused.
-    labels = [formats.read_idx(path, ()) - 1 for path in paths[1::2]]
-    return (images[0], labels[0]), (images[1], labels[1])
-
-
-def _cifar10(folder: Path) -> tuple[Labelled, Labelled]:
-    """CIFAR-10 from any of its five training files, so that a partial copy works."""
-    inside = folder / "cifar-10-batches-bin"
-    train = [inside / f"data_batch_{n}.bin" for n in range(1, 6)]
-    test = inside / "test_batch.bin"
-    if not (test.is_file() and any(path.is_file() for path in train)):
-        archive = "cifar-10-binary.tar.gz"
-        wanted = {f"{inside.name}/{path.name}": path for path in [*train, test]}
-        _unpack(CIFAR10, [folder / archive, inside / archive], wanted)
-    parts = [formats.read_cifar(path) for path in train if path.is_file()]
-    return (torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])), formats.read_cifar(test)
-
-
-def _svhn(folder: Path) -> tuple[Labelled, Labelled]:
-    # torchvision puts these directly into the folder it is given.
-    def located(name: str) -> Path | None:
-        return find([folder / "SVHN" / name, folder / "svhn" / name, folder / name])
-
-    _provide((remote, folder / "SVHN" / name) for name, remote in SVHN.items() if located(name) is None)
-    train, test = (formats.read_svhn(located(name) or folder / "SVHN" / name) for name in SVHN)
+    train, test = ((x.transpose(2, 3).contiguous(), y - 1) for x, y in found)
     return train, test
 
 
-def _unpack(remote: Remote, archives: list[Path], wanted: dict[str, Path]) -> None:
-    """Extract ``wanted`` from the archive, which is fetched to the first of ``archives`` if none is there."""
+def _cifar10(folder: Path, counts: tuple[int, int]) -> tuple[Labelled, Labelled]:
+    """CIFAR-10 from any of its five training files, so that a partial copy works."""
+    inside = folder / "cifar-10-batches-bin"
+    train, test = [inside / f"data_batch_{n}.bin" for n in range(1, 6)], inside / "test_batch.bin"
+    if not (test.is_file() and any(path.is_file() for path in train)):
+        archive = "cifar-10-binary.tar.gz"
+        wanted = {f"{inside.name}/{path.name}": path for path in [*train, test]}
+        _unpack(CIFAR10, [folder / archive, inside / archive], wanted, counts[1] * formats.CIFAR_RECORD)
+    parts = [formats.read_cifar(path, counts[0]) for path in train if path.is_file()]
+    return (torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])), formats.read_cifar(test, counts[1])
+
+
+def _svhn(folder: Path, counts: tuple[int, int]) -> tuple[Labelled, Labelled]:
+    # torchvision puts these directly into the folder it is given.
+    places = {name: find([folder / "SVHN" / name, folder / "svhn" / name, folder / name]) for name in SVHN}
+    _provide((SVHN[name], folder / "SVHN" / name) for name, path in places.items() if path is None)
+    paths = [path or folder / "SVHN" / name for name, path in places.items()]
+    train, test = (formats.read_svhn(path, most) for path, most in zip(paths, counts, strict=True))
+    return train, test
+
+
+def _unpack(remote: Remote, archives: list[Path], wanted: dict[str, Path], most: int) -> None:
+    """Extract ``wanted``, of at most ``most`` bytes each; the archive is fetched if none of ``archives`` exists."""
     archive = find(archives)
-    if archive is not None:
-        formats.extract(archive, wanted)
-        return
-    _provide([(remote, archives[0])])
-    formats.extract(archives[0], wanted)
-    archives[0].unlink()  # downloaded here, and no longer needed
+    if archive is None:
+        _provide([(remote, archives[0])])
+    formats.extract(archive or archives[0], wanted, most)
+    if archive is None:
+        archives[0].unlink()  # downloaded here, and no longer needed
 
 
 _RECIPES = {
