@@ -6,8 +6,12 @@ import difflib
 from collections.abc import Iterable
 
 
-class RecoptError(Exception):
+class RecoptError(ValueError):
     """A mistake that the user can correct. The message names the place and the remedy; the CLI exits with 2."""
+
+
+class StateError(RecoptError, RuntimeError):
+    """A call that is right by itself, at a moment or in a state in which it cannot be answered."""
 
 
 class DataMissing(RecoptError):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import RecoptError, StateError
 from ..contracts.strategy import Params
 from ..contracts.trees import tree_map
 from ..core.carriers import Setting
@@ -106,13 +106,13 @@ class Driver:
             RecoptError: if a strategy reads the loss and it is not known.
         """
         if loss is None and self.reader is not None:
-            raise RecoptError(
+            raise StateError(
                 f"'{self.reader}' reads the loss besides the gradients: call opt.step(loss=loss), or opt.step(closure) "
                 "with a function that computes and returns it."
             )
         if loss is None and self.needs_loss:
             number = next(n for n, x in enumerate(self.graph.levels) if not self.graph.order(n) and x.moves != TASK)
-            raise RecoptError(
+            raise StateError(
                 f"Level {number + 1} is zero-order and needs losses: call opt.step(closure), or "
                 "opt.step(loss=loss) after loss.backward()."
             )

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import RecoptError, StateError
 from . import groups as grouping
 from . import saving
 from .losses import one_number
@@ -224,6 +224,6 @@ class Optimizer(torch.optim.Optimizer):
 
 
 def _check_home(away: bool, what: str) -> None:
-    """Raise RecoptError if the model is ``away`` from where it trains."""
+    """Raise StateError if the model is ``away`` from where it trains."""
     if away:
-        raise RecoptError(f"{what} inside opt.averaged(), where the model is at its mean: leave that first.")
+        raise StateError(f"{what} inside opt.averaged(), where the model is at its mean: leave that first.")

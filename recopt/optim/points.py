@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import RecoptError, StateError
 from ..rules.shards import local, local_gradient
 
 _LOW = (torch.float16, torch.bfloat16)
@@ -50,7 +50,7 @@ def gradients(found: Sequence[Tensor | None], tensors: Sequence[Tensor], signs: 
     """Gradients in the form of :func:`points_of`, negated where ``signs`` are.
 
     Raises:
-        RecoptError: for a sparse gradient.
+        StateError: for a sparse gradient.
     """
     out: list[Tensor | None] = []
     for g, p, sign in zip(found, tensors, signs, strict=True):
@@ -58,7 +58,7 @@ def gradients(found: Sequence[Tensor | None], tensors: Sequence[Tensor], signs: 
             out.append(None)
             continue
         if g.layout is not torch.strided:
-            raise RecoptError(
+            raise StateError(
                 f"A gradient of shape {tuple(p.shape)} is sparse ({g.layout}), which recopt.Optimizer does not take: "
                 "use sparse=False in the embedding."
             )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import RecoptError, StateError
 from ..contracts.strategy import Params
 from ..rules.shards import local, shards_of
 from . import groups as grouping
@@ -100,7 +100,7 @@ class Towers:
                 _advance(tower, groups, members, tensors, None if loss is None or not sign else sign * loss, held)
                 continue
             if closure is None:
-                raise RecoptError(
+                raise StateError(
                     "A zero-order strategy on level 1 scores points of its own choice: call opt.step(closure) with a "
                     "function that computes and returns the loss."
                 )
@@ -115,7 +115,7 @@ class Towers:
             RecoptError: if no tower has any.
         """
         if not any(tower.averages() for tower in self.all):
-            raise RecoptError(
+            raise StateError(
                 "No mean is kept here: build the optimizer with average=True, or with a rule that keeps one of its "
                 "own, such as 'schedule-free'."
             )

@@ -7,8 +7,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter
-
 from ..contracts.errors import RecoptError
 from ..contracts.settings import Option, declared, plain_name
 from ..contracts.strategy import Strategy
@@ -19,7 +17,7 @@ from ..levels.notation import parse
 from ..stacks.build import make_level, make_strategies, make_task, stack_levels, with_settings
 from ..stacks.exported import Trained
 from ..stacks.fetch import export_folder, is_reference
-from ..stacks.named import Named, NamedOrText, deepen, strategies_of
+from ..stacks.named import Named, deepen, named_of, strategies_of
 from ..stacks.plugins import canonical, is_export, is_known, source_of
 from ..tasks import name_of
 from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, Choose, Spec, choice, make_spec
@@ -166,7 +164,7 @@ def _with_teachers(spec: Spec) -> Spec:
         if level.teacher is None or level.teacher in strategies:
             levels.append(level)
             continue
-        named = TypeAdapter(NamedOrText).validate_python(level.teacher)
+        named = Named.model_validate(named_of(level.teacher))
         free = (f"teacher{n}" if n > 1 else "teacher" for n in count(1))
         slot = next(name for name in free if strategies.get(name, named) == named)
         strategies[slot] = named

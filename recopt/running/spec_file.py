@@ -27,6 +27,8 @@ def read_spec(path: Path) -> dict[str, Any]:
         data = loader.construct_document(node) if node else None
     except OSError as why:
         raise RecoptError(f"The spec {path} cannot be read ({why.strerror}): check the path.") from None
+    except RecoptError:
+        raise
     except (yaml.YAMLError, ValueError) as why:
         mark = getattr(why, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""

@@ -11,7 +11,7 @@ from ..contracts.errors import RecoptError, did_you_mean
 from ..levels.notation import Term, parse
 
 
-def _named(value: object) -> object:
+def named_of(value: object) -> object:
     """``adam(lr=0.1)`` or ``{name: adam, lr: 0.1}`` as name and settings."""
     if isinstance(value, str):
         if value.endswith(".py"):
@@ -34,7 +34,7 @@ class Named(BaseModel):
     domains: dict[str, str] = {}
 
 
-NamedOrText = Annotated[Named, BeforeValidator(_named)]
+NamedOrText = Annotated[Named, BeforeValidator(named_of)]
 
 
 DEEPEST = 1000
@@ -93,6 +93,8 @@ def explain(why: ValidationError, known: Mapping[str, Iterable[str]]) -> str:
         if {("strategies",), ("levels",)} <= {e["loc"] for e in errors}:
             return "'stack' is missing: name what trains the task, as in stack: adam/hypergradient."
         return f"'{place}' is missing."
+    if isinstance(cause := error.get("ctx", {}).get("error"), RecoptError):  # in a sentence of its own
+        return str(cause)
     text = _EXPECTED.get(error["type"].partition("_")[0], error["msg"].removeprefix("Value error, "))
     return f"'{place}' {text[0].lower()}{text[1:]}, not {error['input']!r}." if place else f"{text}."
 
