@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -63,22 +64,25 @@ class Wave(Task):
         return ((model(x) - y) ** 2).mean() + 0.1 * torch.sin(model(x)).mean()
 
 
+Settings = Mapping[int, Mapping[str, Any] | None]
 RULES: dict[str, type[Strategy]] = {"rule": Rule, "net": Net}
 
 
-def engine(stack: str, settings: dict[int, dict[str, Any]], tasks: int = 1, seed: int = 0) -> Engine:
+def engine(stack: str, settings: Settings, tasks: int = 1, seed: int = 0) -> Engine:
+    """An engine on :class:`Wave` with ``settings`` by level number; None leaves a level out."""
     torch.manual_seed(3)
     slots: dict[str, Strategy] = {}
     layers = parse(stack)
     for term in (t for layer in layers for t in layer):
         if term.slot not in slots:
             slots[term.slot] = RULES[term.name](**term.settings)
-    if any("teacher" in s for s in settings.values()):
+    if any(s and "teacher" in s for s in settings.values()):
         slots["t"] = Rule(lr=0.2, beta=0.3)
     levels = levels_of(layers, {k: [n for n, _ in s.named_parameters()] for k, s in slots.items()})
     levels = [
-        Level(**{"normalize": "none", "guard": False, **level.model_dump(exclude_unset=True), **settings.get(n, {})})
+        Level(**{"normalize": "none", "guard": False, **level.model_dump(exclude_unset=True), **given})
         for n, level in enumerate(levels, 1)
+        if (given := settings.get(n, {})) is not None
     ]
     return Engine(Wave(), Graph(levels, slots), seed=seed, tasks=tasks, dtype=torch.float64)
 
@@ -129,7 +133,7 @@ def signal_of(made: Engine, number: int, nudge: dict[int, Tensor] | None = None,
 
 
 def difference(
-    stack: str, settings: dict[int, dict[str, Any]], number: int, windows: int, tasks: int,
+    stack: str, settings: Settings, number: int, windows: int, tasks: int,
     position: int, entry: tuple[int, Tensor], step: float,
 ) -> float:  # fmt: skip
     """The fourth-order central difference of a meta-loss: truncation is O(step⁴), rounding O(1/step)."""
@@ -143,7 +147,7 @@ def difference(
     return total / (12 * step)
 
 
-def worst(stack: str, settings: dict[int, dict[str, Any]], number: int, windows: int = 1, tasks: int = 1) -> float:
+def worst(stack: str, settings: Settings, number: int, windows: int = 1, tasks: int = 1) -> float:
     """The largest error of a level's hypergradient, relative to its largest entry."""
     made = engine(stack, settings, tasks)
     signal = signal_of(made, number, windows=windows)

@@ -102,7 +102,8 @@ class Carriers:
         shut = {name: self._has_closed_form(name) for name in graph.slots}
         self.closed = [x.moves != TASK and bool(graph.order(n)) and shut[x.moves] for n, x in enumerate(self.levels)]
         self.lean = [self.closed[n] and _is_lean(x) for n, x in enumerate(self.levels)]
-        self.taped = [any(not self.closed[n] for n in self.above[m]) for m in everywhere]
+        within = {m for n in self.exact for m in graph.within(n)}
+        self.taped = [m in within or any(not self.closed[n] for n in self.above[m]) for m in everywhere]
         self.movers = [self._mover(m, shut[self.levels[m].by]) for m in everywhere]
         self.rates = [self._rate(m) for m in everywhere]
         self.draws = [not graph.order(m) or not graph.slots[self.levels[m].by].vectorize for m in everywhere]

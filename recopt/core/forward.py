@@ -102,8 +102,8 @@ class Forward:
             made = mover.step(values, level, [_to(p, cast) for p in mine], told, part.strategy, part.normal, rng,
                               self.tasks(number))  # fmt: skip
             if signal.bad is not None:
-                made.strategy = trees.choose(signal.bad, trees.detach(part.strategy), made.strategy)
-                made.normal = trees.choose(signal.bad, trees.detach(part.normal), made.normal) if part.normal else {}
+                made.strategy = trees.choose(signal.bad, part.strategy, made.strategy)
+                made.normal = trees.choose(signal.bad, part.normal, made.normal) if part.normal else {}
             part.strategy, part.normal = made.strategy, made.normal
             read += made.signal
             for k, (i, d) in enumerate(zip(part.indices, made.delta, strict=True)):
@@ -137,12 +137,12 @@ class Forward:
             return update
         loss = signal.loss.detach()
         if own.before is not None and own.score is not None and bool(loss.mean() > own.score.mean()):
-            update = [b - p.detach() for b, p in zip(own.before, point, strict=True)]
+            update = [b - p for b, p in zip(own.before, point, strict=True)]
             own.before = None
             if self.around is not None:
                 self.around.log(state, number, {"null_step": 1})
         else:
-            own.before, own.score = trees.detach(point), loss
+            own.before, own.score = (point if self.carriers.taped[number] else trees.detach(point)), loss
         return update
 
     def _keep(self, state: RunState, number: int, point: Params, update: Params, factor: float) -> float:

@@ -146,7 +146,7 @@ class Slots:
                 if slot.params[i].requires_grad:
                     slot.params[i] = slot.params[i].detach()
             self._leaves(slot, name)
-        own.live = trees.detach(own.live)
+        own.live, own.before = trees.detach(own.live), trees.detach(own.before)
         by = state.slots[self.levels[number].by]
         if isinstance(by, Numbers):
             by.leaves = [None] * len(by.leaves)

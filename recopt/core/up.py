@@ -171,6 +171,7 @@ def _finite(values: Sequence[Any] | None) -> bool:
 
 
 def _still(bad: Tensor, g: Tensor) -> Tensor:
-    """``g`` with zeros where there is to be no step."""
+    """``g`` with zeros where there is to be no step; without its graph if not all of it is finite."""
     where = bad.view(-1, *[1] * (g.ndim - 1)) if bad.ndim else bad
-    return torch.where(where, 0.0, g).detach()
+    still = torch.where(where, 0.0, g)
+    return still if torch.isfinite(g).all() else still.detach()

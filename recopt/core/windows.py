@@ -62,7 +62,7 @@ class Windows:
         self.graph = graph = carriers.graph
         self.carriers, self.slots, self.bottom, self.levels = carriers, slots, bottom, graph.levels
         self.teaching, self.searching = teaching, searching
-        self.under = [graph.below(n) for n in range(len(self.levels))]
+        self.under = [graph.within(n) if x.second_order else graph.below(n) for n, x in enumerate(self.levels)]
         self.moves = [[self.levels[m].moves for m in subjects] for subjects in graph.subjects]
         self.closing: set[int] = set()
         self._subjects = [[(m, carriers.places.get(m)) for m in subjects] for subjects in graph.subjects]

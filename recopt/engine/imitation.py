@@ -66,7 +66,7 @@ class Imitation:
         if signal.bad is None:
             return list(zip(moved.own, made.delta, strict=True))
         for key in (key for key in before if before[key]):
-            taught[number][key] = trees.choose(signal.bad, trees.detach(before[key]), taught[number][key])
+            taught[number][key] = trees.choose(signal.bad, before[key], taught[number][key])
         lesson = list(zip(moved.own, made.delta, strict=True))
         none = [(torch.zeros_like(u), torch.zeros_like(v)) for u, v in lesson]
         return trees.choose(signal.bad, none, lesson)

@@ -98,6 +98,8 @@ def _check_upper_level(graph: Structure, number: int) -> None:
     if (why := ESTIMATORS[level.gradient or ""].refusal(graph, number)) is not None:
         _refuse(graph, number, why)
     _check_cosine(graph, number)
+    if level.second_order:
+        _check_exact(graph, number)
     if level.episode is not None and level.every and level.episode % level.every:
         near = level.every * max(1, round(level.episode / level.every))
         _refuse(
@@ -133,6 +135,24 @@ def _check_teacher(graph: Structure, number: int) -> None:
     if any(graph.order(m) == 0 for m in graph.subjects[number]):
         _refuse(graph, number, f"'{level.moves}' is zero-order and has no updates that follow from a gradient: "
                                "drop 'teacher'.")  # fmt: skip
+
+
+def _check_exact(graph: Structure, number: int) -> None:
+    """Refuse what no exact level differentiates through: zero-order groups, and steps of others in its windows."""
+    within = graph.within(number)
+    for m in sorted(within):
+        if graph.order(m) == 0:
+            _refuse(graph, number, f"no gradient passes through level {m + 1}, since '{graph.levels[m].by}' is "
+                                   "zero-order: set second_order=false.")  # fmt: skip
+    for n, other in enumerate(graph.levels):
+        if n in {number, *within} or number in graph.below(n):
+            continue
+        if graph.order(n) and not other.second_order and within & set(graph.subjects[n]):
+            _refuse(graph, number, f"level {n + 1} drops second derivatives of the same updates: "
+                                   f"set level{n + 1}.second_order=true or second_order=false here.")  # fmt: skip
+        if graph.evaluations(n) % graph.evaluations(number):
+            _refuse(graph, number, f"level {n + 1} steps within its windows, which no exact derivative passes "
+                                   "through: let them step together, or set second_order=false.")  # fmt: skip
 
 
 def _check_cosine(graph: Structure, number: int) -> None:

@@ -39,6 +39,13 @@ class Structure:
             found |= {m} | self.below(m)
         return found
 
+    def within(self, number: int) -> set[int]:
+        """The levels that an exact level differentiates through: those under it, and all others of the task.
+
+        What one group of parameters does changes the gradients of the others.
+        """
+        return self.below(number) | set(self.movers[TASK])
+
     def order(self, number: int) -> int:
         """1 if level ``number`` (0-based) moves by a first-order strategy, 0 if by a zero-order one."""
         return self.slots[self.levels[number].by].order

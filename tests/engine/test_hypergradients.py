@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from recopt.contracts.errors import RecoptError
+from recopt.core import guard
 
-from ..differences import EXACT, engine, signal_of, worst
+from ..differences import EXACT, Settings, Wave, engine, signal_of, worst
 
 NORMALS = ["none", "clip", "clip_each", "rms", "rms_all", "unit", "log_sign"]
-CASES: dict[str, tuple[str, dict[int, dict[str, Any]], int]] = {
+CASES: dict[str, tuple[str, Settings, int]] = {
     "level 2": ("rule/rule", {2: {**EXACT, "every": 4}}, 2),
     "level 2, one step": ("rule/rule", {2: {**EXACT, "every": 1}}, 2),
     "level 2, learned": ("net/rule", {2: {**EXACT, "every": 4, "episode": 8}}, 2),
@@ -37,6 +40,59 @@ CASES: dict[str, tuple[str, dict[int, dict[str, Any]], int]] = {
         {2: {**EXACT, "every": 2, "penalty_update": 0.3, "penalty_moved": 0.2}, 3: {**EXACT, "every": 2}}, 3),
 }  # fmt: skip
 
+LAST = {**EXACT, "every": 4, "objective": "last"}
+BESIDE: dict[str, tuple[str, Settings, int]] = {
+    "the first of two groups": ("rule@a[0.*]+rule@b[2.*]/rule", {3: LAST, 4: None}, 3),
+    "the second, beside a learned one": ("net@a[0.*]+rule@b[2.*]/rule", {3: None, 4: LAST}, 3),
+    "a tied one": ("rule@a[0.weight]+rule@a[0.bias]+net@b[2.*]/rule", {4: LAST, 5: None}, 4),
+    "level 3": ("rule@a[0.*]+rule@b[2.*]/rule@c/rule@d",
+                {3: {**EXACT, "every": 2}, 4: None, 5: {**EXACT, "every": 2}}, 4),
+}  # fmt: skip
+BACK: dict[str, tuple[str, Settings, int]] = {
+    "level 1": ("rule/rule", {1: {"null_step": True}, 2: {**EXACT, "every": 6}}, 2),
+    "level 2": ("rule/rule/rule", {2: {**EXACT, "every": 2, "null_step": True}, 3: {**EXACT, "every": 6}}, 3),
+}
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("name", BESIDE)
+def test_exact_where_a_level_moves_one_of_the_groups_of_a_task(name: str, tasks: int) -> None:
+    assert worst(*BESIDE[name], windows=2, tasks=tasks) < 1e-8
+
+
+@pytest.mark.parametrize("name", BACK)
+def test_exact_where_steps_are_taken_back(name: str) -> None:
+    assert worst(*BACK[name]) < 1e-8
+
+
+@pytest.mark.parametrize("every", [3, 8])
+def test_steps_inside_an_exact_window_are_refused(every: int) -> None:
+    with pytest.raises(RecoptError, match=r"Level \d .*steps within its windows.*let them step together"):
+        engine("rule@a[0.*]+rule@b[2.*]/rule", {3: LAST, 4: {**LAST, "every": every}})
+    with pytest.raises(RecoptError, match=r"Level \d .*steps within its windows"):
+        engine("rule/rule[lr]+rule[beta]", {2: LAST, 3: {**LAST, "every": every}})
+
+
+def test_exact_levels_beside_those_that_drop_second_derivatives_are_refused() -> None:
+    with pytest.raises(RecoptError, match=r"Level 3 .*level 4 drops second derivatives.*level4.second_order=true"):
+        engine("rule@a[0.*]+rule@b[2.*]/rule", {3: LAST, 4: {**LAST, "second_order": False}})
+
+
+def test_exact_where_the_guard_skips_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss(self: Wave, model: Any, batch: Any) -> Tensor:
+        return plain(self, model, batch) + torch.where(batch[0][0, 0] > 1, float("inf"), 0.0)
+
+    plain = Wave.loss
+    monkeypatch.setattr(Wave, "loss", loss)
+    # The loss that stands in for one that is not finite is a constant for the derivative.
+    monkeypatch.setattr(guard, "worst", lambda memory, loss, wrong: torch.where(wrong.view(loss.shape), 3.0, loss))
+    stack, settings = "rule/rule", {1: {"guard": True}, 2: {**EXACT, "every": 8}}
+    made = engine(stack, settings, tasks=3)
+    signal_of(made, 2)
+    assert made.state.guard is not None
+    assert made.state.guard.counts["skipped"] > 1
+    assert worst(stack, settings, 2, tasks=3) < 1e-8
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_exact(name: str) -> None:
@@ -55,7 +111,7 @@ def test_exact_over_tasks(name: str) -> None:
 
 
 STAGGER = {**EXACT, "every": 3, "episode": 6, "stagger": True}
-BY_TURNS: dict[str, tuple[str, dict[int, dict[str, Any]], int]] = {
+BY_TURNS: dict[str, tuple[str, Settings, int]] = {
     "level 2": ("rule/rule", {2: STAGGER}, 2),
     "level 2, improvement": ("net/rule", {2: {**STAGGER, "objective": "improvement"}}, 2),
     "level 3": ("rule/rule/rule", {2: STAGGER, 3: {**EXACT, "every": 2}}, 3),
@@ -73,7 +129,7 @@ def test_exact_where_tasks_start_by_turns(name: str) -> None:
 
 
 TEACH: dict[str, Any] = {**EXACT, "every": 3, "teacher": "t", "imitate": 5, "imitate_weight": 0.7}
-TAUGHT: dict[str, tuple[str, dict[int, dict[str, Any]], int]] = {
+TAUGHT: dict[str, tuple[str, Settings, int]] = {
     "level 2": ("net/rule", {2: TEACH}, 2),
     "level 2, by turns": ("net/rule", {2: {**TEACH, "episode": 6, "stagger": True}}, 2),
     "level 3": ("rule/rule/rule", {2: TEACH, 3: {**EXACT, "every": 2}}, 3),
