@@ -21,13 +21,13 @@ from collections.abc import Callable
 import torch
 
 from recopt.engine.engine import Engine
-from recopt.running.plan import plan_of
+from recopt.running.plan import plan
 from recopt.running.start import make_engine
 
 
 def engine(task: str, stack: str, tasks: int) -> Engine:
-    plan = plan_of(task, stack, steps=100_000, tasks=tasks)
-    return make_engine(plan.spec, plan.graph, plan.task)
+    made = plan(task, stack, steps=100_000, tasks=tasks)
+    return make_engine(made.spec, made.graph, made.task)
 
 
 def block(made: Engine, steps: int) -> Callable[[], None]:

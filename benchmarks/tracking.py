@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 
 from recopt.running.plan import plan
-from recopt.running.session import Options, Session
+from recopt.running.session import RunOptions, Session
 
 
 def once(steps: int, hidden: int, track: bool, root: Path) -> tuple[float, float]:
     """Seconds in the loop and seconds in all, of one run."""
     begin = time.perf_counter()
     made = plan(f"digits(hidden=[{hidden}], batch_size=256)", "adam/hypergradient", steps=steps, measure=0)
-    session = Session(made, Options(track=track, root=root))
+    session = Session(made, RunOptions(track=track, root=root))
     first: list[float] = []
     step = session.engine.step
 

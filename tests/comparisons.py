@@ -10,14 +10,14 @@ from recopt.comparison.contenders import Competitor
 from recopt.comparison.figures import Entry
 from recopt.contracts.task import Task
 from recopt.levels.graph import Graph
-from recopt.running.plan import plan_of
+from recopt.running.plan import plan
 from recopt.running.repeats import Runs
 
 FAST: dict[str, Any] = {"seeds": 6, "steps": 8, "tune": 3, "tune_tasks": 4, "track": False}
 
 
 def graph(stack: str, task: str | Task = "quadratic", settings: tuple[str, ...] = ()) -> Graph:
-    return plan_of(task, stack, settings=settings).graph
+    return plan(task, stack, settings=settings).graph
 
 
 def runs_of(losses: list[list[float]], evaluations: float | None = None) -> Runs:

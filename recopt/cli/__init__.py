@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import rich_click as click
 
 from ..contracts.errors import RecoptError
-from . import compare, look, make, runs, work
+from . import compare, new, plugins, run, runs
 
 click.rich_click.COMMAND_GROUPS = {
     "recopt": [
@@ -34,8 +34,8 @@ def recopt() -> None:
 
 
 for _command in (
-    work.run, compare.compare, work.graph, runs.runs, runs.ui, runs.export, look.strategies, look.tasks, look.show,
-    look.check, make.new,
+    run.run, run.graph, compare.compare, runs.runs, runs.ui, runs.export,
+    plugins.strategies, plugins.tasks, plugins.show, plugins.check, new.new,
 ):  # fmt: skip
     recopt.add_command(_command)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ..contracts.errors import RecoptError
-from .work import STORE
+from .run import STORE
 
 if TYPE_CHECKING:
     from ..comparison import CompareSpec, Comparison, Row, Series

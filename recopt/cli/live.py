@@ -89,9 +89,9 @@ def _figures(session: Session) -> str:
     """The training loss (median of the last ten), the latest score, and the latest metric on held-out data."""
     losses = session.trace.series(0, "loss")[1]
     text = f"loss {short(float(np.median(losses[-10:])))}" if len(losses) else ""
-    if (chooser := session.chooser) and chooser.latest:
-        best = f" (best {short(chooser.best.mean)} at {chooser.best.step:,})" if chooser.best else ""
-        text += f"  score {short(chooser.latest.mean)}{best}"
+    if (selector := session.selector) and selector.latest:
+        best = f" (best {short(selector.best.mean)} at {selector.best.step:,})" if selector.best else ""
+        text += f"  score {short(selector.latest.mean)}{best}"
     metric = session.plan.task.metric
     if metric is None:
         return text

@@ -15,7 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..running.result import Result
-    from ..running.selection.chosen import Chosen
+    from ..running.selection.scores import Selection
 
 WIDE = 160
 """Columns of output without a terminal."""
@@ -119,7 +119,7 @@ def _spent(result: Result) -> Table:
     return made
 
 
-def _chosen(chosen: Chosen) -> Table:
+def _chosen(chosen: Selection) -> Table:
     """The scores on the report's tasks, which had no part in choosing."""
     made = table("values", "of step", "score", "95 % interval", "diverged", right=(1, 2, 3, 4))
     for key, score in chosen.report.items():
@@ -128,7 +128,7 @@ def _chosen(chosen: Chosen) -> Table:
     return made
 
 
-def _choice(chosen: Chosen) -> str:
+def _choice(chosen: Selection) -> str:
     cost = f"Choosing and reporting took {chosen.evaluations:,} more evaluations, {span(chosen.seconds)}."
     if chosen.score is None:
         return f"Nothing was chosen, since no score was usable: the last values are exported. {cost}"

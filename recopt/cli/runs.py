@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from ..contracts.errors import RecoptError
-from .work import STORE
+from .run import STORE
 
 if TYPE_CHECKING:
     from ..tracking.mlflow.runs import RunRow
@@ -82,7 +82,7 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecoptError(f"{folder} is there already: name a folder that is empty or does not exist.")
     from ..engine.checkpoint import check
-    from ..running.saving import CHECKPOINT
+    from ..running.checkpoints import CHECKPOINT
     from ..tracking.mlflow.runs import check_name, fetch_run, find_run, register
 
     if model is not None:
@@ -98,17 +98,17 @@ def export(
 
 def _export(source: Path, folder: Path, where: str, model: bool) -> None:
     from ..engine.checkpoint import load
+    from ..running.checkpoints import CHECKPOINT, TRACE
     from ..running.export import write_export
     from ..running.plan import relocated, replan
-    from ..running.saving import CHECKPOINT, TRACE
-    from ..running.selection.chooser import chosen_in
+    from ..running.selection.selector import saved_selection
     from ..running.spec_file import read_spec
     from ..running.start import make_engine
     from ..tracking.trace import load_trace
 
     made = replan(relocated(read_spec(source / "spec.yaml"), source), where=where, device="cpu")
     engine = make_engine(made.spec, made.graph, made.task)
-    chosen = chosen_in(load(engine, source / CHECKPOINT), made.spec.choose, engine, made.task)
+    chosen = saved_selection(load(engine, source / CHECKPOINT), made.spec.choose, engine, made.task)
     trace = load_trace(source / TRACE, made.spec.steps) if (source / TRACE).is_file() else None
     try:
         write_export(engine, made.spec, folder, trace, chosen, model=model)

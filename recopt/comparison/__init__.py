@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..contracts.errors import RecoptError
 from ..contracts.task import Task
 from ..levels.graph import Graph
-from ..running.plan import plan_of, task_named
+from ..running.plan import plan, task_named
 from ..running.repeats import CAP, DIVERGED, Runs
 from ..stacks.blame import RunFailed
 from ..tracking.mlflow.store import RUNS, open_store
@@ -62,7 +62,7 @@ def compare(
         RunFailed: for an error in a strategy or task.
     """
     words, graphs = _in_words(stacks)
-    about = task_named(task) if isinstance(task, str) else plan_of(task, "sgd").spec.task
+    about = task_named(task) if isinstance(task, str) else plan(task, "sgd").spec.task
     spec = make_compare_spec({
         "task": about, "stacks": words, "baselines": list(baselines), "steps": steps, "seeds": seeds, "seed": seed,
         "tune": tune, "tune_tasks": tune_tasks, "measure": measure, "reference": reference, "guards": guards,

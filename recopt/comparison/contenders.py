@@ -11,7 +11,7 @@ from ..contracts.errors import RecoptError
 from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..levels.level import TASK, Level, Schedule
-from ..running.plan import plan_of
+from ..running.plan import plan
 from ..running.repeats import held_still
 from ..stacks.build import make_strategies
 from ..stacks.exported import Trained, read_folder
@@ -79,7 +79,7 @@ def contender(asked: Contender, task: str | Task, spec: CompareSpec) -> Competit
         if asked.settings:
             raise RecoptError(f"'{folder}' is an export, which has no settings to change: leave them out.")
         return _exported(asked, folder, spec.guards)
-    made = plan_of(task, asked.stack, seed=spec.seed, settings=asked.settings, plugins=spec.plugins or None).graph
+    made = plan(task, asked.stack, seed=spec.seed, settings=asked.settings, plugins=spec.plugins or None).graph
     return stacked(asked.name or asked.stack, made, spec, asked.trained)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..contracts.errors import RecoptError, unknown
 from ..contracts.task import Task
 from ..levels.graph import Graph
-from ..running.repeats import How, Runs, repeated, run_all
+from ..running.repeats import Runs, RunSettings, repeated, run_all
 from ..running.start import place
 from ..stacks.build import make_task
 from .contenders import Competitor, contender, stacked
@@ -55,8 +55,8 @@ class Contest:
         return Comparison(self.spec, entries, self.spec.reference or leader)
 
     @property
-    def _how(self) -> How:
-        return How(self.spec.steps, self.spec.device, self.spec.dtype)
+    def _how(self) -> RunSettings:
+        return RunSettings(self.spec.steps, self.spec.device, self.spec.dtype)
 
     def _run(self, rival: Competitor) -> Runs:
         graphs, seeds, parts = rival.graphs, report_seeds(self.spec), list[Runs]()

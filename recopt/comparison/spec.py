@@ -108,7 +108,7 @@ def report_seeds(spec: CompareSpec) -> list[int]:
     """The seeds of the test tasks: 10⁹ + 10⁶ · seed + 0, 1, 2, …, below 2 · 10⁹.
 
     Tuning tasks have seeds from 2 · 10⁹ to 3 · 10⁹; tasks for choosing and reporting values (see
-    :mod:`recopt.running.selection.chooser`) from 3 · 10⁹ to 5 · 10⁹. ``recopt run --seed S`` uses S for its first task
+    :mod:`recopt.running.selection.selector`) from 3 · 10⁹ to 5 · 10⁹. ``recopt run --seed S`` uses S for its first task
     and 63-bit hashes for all others, of which about one in 2 · 10⁹ is below 5 · 10⁹. So with S below 10⁹ no
     competitor is tested on tasks that it was trained, chosen or tuned on.
     """

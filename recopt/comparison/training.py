@@ -90,7 +90,7 @@ class Trainer:
                           trainings=tuple(trainings))  # fmt: skip
 
     def _run(self, plan: Plan, words: str, progress: Progress) -> Training:
-        from ..running.session import Options, Session
+        from ..running.session import RunOptions, Session
 
         key = json.dumps(plan.spec.model_dump(mode="json"), sort_keys=True)
         if key in self._done:
@@ -99,9 +99,9 @@ class Trainer:
         def told(session: Session) -> None:
             progress(f"training {words}", session.step, plan.spec.steps)
 
-        how = Options(store=self.store, track=self.track, name=f"train {words}", progress=told, root=self.root)
+        options = RunOptions(store=self.store, track=self.track, name=f"train {words}", progress=told, root=self.root)
         try:
-            found = Session(plan, how).run()
+            found = Session(plan, options).run()
         except RunFailed as why:
             raise RunFailed(f"In the training of '{words}': {why}") from why
         if found.status != "FINISHED":

@@ -14,13 +14,13 @@ from ..stacks.named import in_words
 if TYPE_CHECKING:
     from ..engine.engine import Engine
     from ..tracking.trace import Trace
-    from .selection.chosen import Chosen
+    from .selection.scores import Selection
     from .spec import Spec
 
 UNKNOWN = "not measured"
 
 
-def card_of(engine: Engine, spec: Spec, trace: Trace | None = None, chosen: Chosen | None = None) -> str:
+def card_of(engine: Engine, spec: Spec, trace: Trace | None = None, chosen: Selection | None = None) -> str:
     """The card of the strategies that ``engine`` trained; the run's ``trace`` gives the meta-losses."""
     task, steps = in_words(spec.task), engine.state.step
     own = [level.by for level in spec.levels if level.moves == TASK]
@@ -55,7 +55,7 @@ def _facts(engine: Engine, spec: Spec, trace: Trace | None) -> dict[str, str]:
     return facts
 
 
-def _tested(task: str, chosen: Chosen | None) -> str:
+def _tested(task: str, chosen: Selection | None) -> str:
     """The test scores of the chosen values, on tasks that had no part in choosing them."""
     if chosen is None or not chosen.report:
         return UNKNOWN

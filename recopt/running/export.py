@@ -20,7 +20,7 @@ from ..stacks.exported import CARD, FORMAT, PLUGINS, VALUES, Trained
 from ..stacks.plugins import STACK, shipped_folder, source_of
 from ..tracking.trace import Trace
 from .card import card_of
-from .selection.chosen import Chosen
+from .selection.scores import Selection
 from .spec import Spec
 
 MODEL = "model.safetensors"
@@ -29,7 +29,7 @@ FROM_FILE = "recopt_plugin_"
 
 
 def write_export(
-    engine: Engine, spec: Spec, folder: Path, trace: Trace | None = None, chosen: Chosen | None = None, *,
+    engine: Engine, spec: Spec, folder: Path, trace: Trace | None = None, chosen: Selection | None = None, *,
     model: bool = True,
 ) -> None:  # fmt: skip
     """Write the trained strategies of ``engine`` into ``folder``, with a card and the user's plugins.
@@ -61,7 +61,7 @@ def write_export(
         "spent": engine.budget.plain(),
         "strategies": strategies,
         "levels": [level.model_dump(mode="json", exclude_none=True) for level in spec.levels],
-        **({"chosen": chosen.told()} if chosen else {}),
+        **({"chosen": chosen.facts()} if chosen else {}),
         "digests": {VALUES: hashlib.sha256((folder / VALUES).read_bytes()).hexdigest()},
     }
     if model:

@@ -20,7 +20,7 @@ from ..stacks.fetch import export_folder, is_reference
 from ..stacks.named import Named, deepen, named_of, strategies_of
 from ..stacks.plugins import canonical, is_export, is_known, source_of
 from ..tasks import name_of
-from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, Choose, Spec, choice, make_spec
+from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, SelectionSettings, Spec, make_spec, parsed_choice
 
 
 class Plan(NamedTuple):
@@ -31,22 +31,45 @@ class Plan(NamedTuple):
     task: Task
 
 
-def plan(
-    task: str, stack: str, *, depth: int | None = None, settings: Sequence[str] = (), **fields: Any
-) -> Plan:  # fmt: skip
-    """Plan a run from text.
+def plan(task: str | Path | Task, stack: str | Path | Graph, *, depth: int | None = None,
+         settings: Sequence[str] = (), **fields: Any) -> Plan:  # fmt: skip
+    """Plan a run from text or objects.
+
+    Objects are described in the spec as text, which repeats the run only if their classes can be found by name.
 
     Args:
-        task: a name or a ``.py`` file, with options in brackets: ``digits(net=cnn)``.
-        stack: stack notation, innermost first.
+        task: a name or a ``.py`` file, with options in brackets (``digits(net=cnn)``), or a task.
+        stack: stack notation, innermost first, or a graph.
         depth: repeat the last strategy of the stack up to this depth.
         settings: ``level2.every=20``, ``adam.lr=0.1``, ``task.batch_size=64`` …
         fields: fields of :class:`recopt.running.spec.Spec`; None leaves a field open.
 
     Raises:
-        RecoptError: for unknown names and settings, and for graphs that cannot work.
+        RecoptError: for unknown names and settings, for graphs that cannot work, and for ``depth`` or ``settings``
+            together with a graph object.
     """
-    return replan({}, task=task, stack=stack, depth=depth, settings=settings, **fields)
+    task = str(task) if isinstance(task, Path) else task
+    stack = str(stack) if isinstance(stack, Path) else stack
+    for what, given, kind in (("task", task, Task), ("stack", stack, Graph)):
+        if not isinstance(given, str | kind):
+            raise RecoptError(f"The {what} must be text or a recopt.{kind.__name__}, not {given!r}.")
+    for key, listed in (("settings", settings), ("plugins", fields.get("plugins"))):
+        if isinstance(listed, str):
+            raise RecoptError(f"{key}={listed!r} must be a list: write [{listed!r}].")
+    if isinstance(task, str) and isinstance(stack, str):
+        return replan({}, task=task, stack=stack, depth=depth, settings=settings, **fields)
+    fields = {key: value for key, value in fields.items() if value is not None}
+    if isinstance(stack, str):
+        spec, graph, _ = replan({}, task="quadratic", stack=stack, depth=depth, settings=settings, **fields)
+        strategies: Mapping[str, Named] = spec.strategies
+    else:
+        if depth is not None or settings:
+            raise RecoptError("'depth' and 'settings' are for a stack in words: put them into the graph's levels.")
+        graph, strategies = stack, {slot: _strategy_in_words(s) for slot, s in stack.slots.items()}
+    named = task_named(task) if isinstance(task, str) else _task_in_words(task)
+    spec = make_spec({**fields, "task": named, "strategies": strategies, "levels": graph.levels})
+    made = make_task(named, spec.seed, spec.plugins) if isinstance(task, str) else task
+    return Plan(_complete(spec, graph), graph, made)
 
 
 def replan(
@@ -61,7 +84,7 @@ def replan(
     data, (own, deep, kept) = _short(data, where)
     data |= {key: value for key, value in fields.items() if value is not None}
     if choose is not None:
-        was, now = choice(data.get("choose")), choice(choose)
+        was, now = parsed_choice(data.get("choose")), parsed_choice(choose)
         data["choose"] = {**was, **now} if isinstance(was, Mapping) and isinstance(now, Mapping) else now
     # A new stack or task drops the settings that the mapping has for the old one.
     given = [stack if text.partition(".")[0] != TASK else task for text in kept]
@@ -180,7 +203,7 @@ def _complete(spec: Spec, graph: Graph) -> Spec:
                                    "strategies": {**spec.strategies, **filled}})  # fmt: skip
 
 
-def _chooses(spec: Spec, graph: Graph) -> Choose | None:
+def _chooses(spec: Spec, graph: Graph) -> SelectionSettings | None:
     """The complete ``choose`` settings. Raises RecoptError if no level trains the rule that moves the task."""
     if spec.choose is None:
         return None
@@ -193,39 +216,6 @@ def _chooses(spec: Spec, graph: Graph) -> Choose | None:
     if spec.seed >= LARGEST_SEED:
         raise RecoptError(f"With 'choose' the seed must be below {LARGEST_SEED:,}: the rest is kept for its tasks.")
     return spec.choose.model_copy(update={"every": spec.choose.every or max(1, spec.steps // 20)})
-
-
-def plan_of(task: str | Path | Task, stack: str | Path | Graph, *, seed: int = 0, depth: int | None = None,
-            settings: Sequence[str] = (), **fields: Any) -> Plan:  # fmt: skip
-    """Plan a run whose task or graph may be objects of the caller.
-
-    The spec describes objects as text; it repeats the run only if their classes can be found by name.
-
-    Raises:
-        RecoptError: as :func:`plan`; also for ``depth`` or ``settings`` together with a graph object.
-    """
-    task = str(task) if isinstance(task, Path) else task
-    stack = str(stack) if isinstance(stack, Path) else stack
-    for what, given, kind in (("task", task, Task), ("stack", stack, Graph)):
-        if not isinstance(given, str | kind):
-            raise RecoptError(f"The {what} must be text or a recopt.{kind.__name__}, not {given!r}.")
-    for key, listed in (("settings", settings), ("plugins", fields.get("plugins"))):
-        if isinstance(listed, str):
-            raise RecoptError(f"{key}={listed!r} must be a list: write [{listed!r}].")
-    fields = {"seed": seed, **{key: value for key, value in fields.items() if value is not None}}
-    if isinstance(task, str) and isinstance(stack, str):
-        return plan(task, stack, depth=depth, settings=settings, **fields)
-    if isinstance(stack, str):
-        spec, graph, _ = plan("quadratic", stack, depth=depth, settings=settings, **fields)
-        strategies: Mapping[str, Named] = spec.strategies
-    else:
-        if depth is not None or settings:
-            raise RecoptError("'depth' and 'settings' are for a stack in words: put them into the graph's levels.")
-        graph, strategies = stack, {slot: _strategy_in_words(s) for slot, s in stack.slots.items()}
-    named = task_named(task) if isinstance(task, str) else _task_in_words(task)
-    spec = make_spec({**fields, "task": named, "strategies": strategies, "levels": graph.levels})
-    made = make_task(named, seed, spec.plugins) if isinstance(task, str) else task
-    return Plan(_complete(spec, graph), graph, made)
 
 
 def _strategy_in_words(strategy: Strategy) -> Named:

@@ -13,14 +13,14 @@ from ..tracking.tracker import LevelInfo, Status, Tracker
 from .export import copy_sources, copy_trained
 from .plan import Plan
 from .result import level_summary, summary
-from .selection.chosen import Chosen
+from .selection.scores import Selection
 from .spec import Spec, write_spec
 
 TRACEBACK = "traceback.txt"
 _FLUSH_SECONDS = 1.0
 
 
-class Recording:
+class RunRecorder:
     """Records a run in a store and in the run's folder.
 
     Attributes:
@@ -84,7 +84,7 @@ class Recording:
 
     def end(
         self, status: Status, engine: Engine | None = None, before: dict[str, float] | None = None,
-        after: dict[str, float] | None = None, chosen: Chosen | None = None, *, at_once: bool = False,
+        after: dict[str, float] | None = None, chosen: Selection | None = None, *, at_once: bool = False,
     ) -> None:  # fmt: skip
         """End the record.
 

@@ -36,7 +36,7 @@ _LEARNED = 16
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-class How(NamedTuple):
+class RunSettings(NamedTuple):
     """Settings of the run on each task."""
 
     steps: int
@@ -140,7 +140,7 @@ def held_at(
 
 
 def run_all(
-    name: str, graph: Graph, task: Task, seeds: Sequence[int], how: How, *, test: bool = True,
+    name: str, graph: Graph, task: Task, seeds: Sequence[int], how: RunSettings, *, test: bool = True,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Runs:  # fmt: skip
     """Run ``graph`` on the task of each seed; ``progress`` is called with the number of finished runs.
@@ -160,11 +160,11 @@ def run_all(
     except RecoptError:
         raise
     except (Exception, SystemExit) as why:
-        raise RunFailed(_told(why, name, graph, task, seeds[done])) from why
+        raise RunFailed(_failure(why, name, graph, task, seeds[done])) from why
     return _joined(parts, len(seeds))
 
 
-def _told(why: BaseException, name: str, graph: Graph, task: Task, seed: int) -> str:
+def _failure(why: BaseException, name: str, graph: Graph, task: Task, seed: int) -> str:
     """The message of a failed run, which names the task or the strategy at fault if it can be found."""
     strategies = {type(strategy) for strategy in graph.slots.values()}
     guilty = culprit(why, [type(task), *strategies])
@@ -195,7 +195,7 @@ def side_by_side(graph: Graph, task: Task, count: int) -> int:
     return max(1, min(_AT_ONCE, count, _NUMBERS // numbers))
 
 
-def _run(graph: Graph, task: Task, seeds: Sequence[int], how: How, test: bool) -> Runs:
+def _run(graph: Graph, task: Task, seeds: Sequence[int], how: RunSettings, test: bool) -> Runs:
     """Run the tasks of ``seeds`` in one engine."""
     found: dict[int, Tensor] = {}
 

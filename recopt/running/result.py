@@ -18,7 +18,7 @@ from ..engine.measure import models, settled
 from ..levels.level import TASK
 from ..plots.run import plot_run
 from ..tracking.trace import Trace
-from .selection.chosen import Chosen
+from .selection.scores import Selection
 from .spec import Spec
 
 
@@ -49,7 +49,7 @@ class Result:
     engine: Engine = field(repr=False)
     run_id: str | None = None
     folder: Path | None = None
-    chosen: Chosen | None = field(default=None, repr=False)
+    chosen: Selection | None = field(default=None, repr=False)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def history(self, key: str = "loss", level: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -83,7 +83,7 @@ class Result:
 
 
 def summary(
-    engine: Engine, trace: Trace, before: dict[str, float], after: dict[str, float], chosen: Chosen | None = None
+    engine: Engine, trace: Trace, before: dict[str, float], after: dict[str, float], chosen: Selection | None = None
 ) -> dict[str, float]:
     """The summary metrics of a run, one number per key."""
     losses = trace.series(0, "loss")[1]
@@ -128,7 +128,7 @@ def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
     return found
 
 
-def by_slot(engine: Engine, chosen: Chosen | None = None) -> dict[str, float]:
+def by_slot(engine: Engine, chosen: Selection | None = None) -> dict[str, float]:
     """The values of :func:`found_hyperparameters`, keyed by ``slot.name``."""
     found: dict[str, float] = {}
     for level, values in zip(engine.levels, found_hyperparameters(engine, chosen).values(), strict=True):
@@ -136,7 +136,7 @@ def by_slot(engine: Engine, chosen: Chosen | None = None) -> dict[str, float]:
     return found
 
 
-def found_hyperparameters(engine: Engine, chosen: Chosen | None = None) -> dict[int, dict[str, float]]:
+def found_hyperparameters(engine: Engine, chosen: Selection | None = None) -> dict[int, dict[str, float]]:
     """The natural value of every scalar hyperparameter, by the number (from 1) of the level that uses it.
 
     They are the ``chosen`` values if given, else the current ones.

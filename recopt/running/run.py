@@ -8,9 +8,9 @@ from typing import Any
 
 from ..contracts.task import Task
 from ..levels.graph import Graph
-from .plan import plan_of
+from .plan import plan
 from .result import Result
-from .session import Options, Session
+from .session import RunOptions, Session
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
         device, dtype: ``"cpu"``, ``"cuda"`` …; ``"float32"`` or ``"float64"``.
         measure: steps between two measurements on held-out data; 0 measures only at the start and the end.
         choose: how to choose the exported values: ``"every=500, tasks=64, patience=5"`` or a mapping (see
-            :class:`recopt.running.spec.Choose`); None exports the last ones.
+            :class:`recopt.running.spec.SelectionSettings`); None exports the last ones.
         plugins: folders and files with strategies and tasks, searched first.
         store: an MLflow address; None for ``runs/mlflow.db``. ``track=False`` records nothing.
         progress: called after every step with the session.
@@ -41,9 +41,9 @@ def run(
         RecoptError: before anything runs, for arguments that cannot work.
         RunFailed: for an error in a strategy or task; the traceback is kept in the run's folder.
     """
-    made = plan_of(
+    made = plan(
         task, stack, seed=seed, depth=depth, settings=settings, steps=steps, tasks=tasks, device=device, dtype=dtype,
         measure=measure, choose=choose,
         plugins=plugins if isinstance(plugins, str) else [str(place) for place in plugins] or None,
     )  # fmt: skip
-    return Session(made, Options(store=store, track=track, name=name, progress=progress)).run()
+    return Session(made, RunOptions(store=store, track=track, name=name, progress=progress)).run()

@@ -16,15 +16,15 @@ from ..stacks.blame import RunFailed, blame
 from ..tracking.mlflow.runs import find_run, working_folder
 from ..tracking.mlflow.store import RUNS
 from ..tracking.trace import Trace
+from .checkpoints import Checkpoints, saved_trace
 from .export import write_export
 from .interrupts import Interrupts
-from .measuring import Measuring
+from .measurements import Measurements
 from .plan import Plan
-from .recorder import Recording
+from .recorder import RunRecorder
 from .result import Result, by_slot
-from .saving import Saving, saved_trace
-from .selection.chooser import Chooser
-from .selection.chosen import Score
+from .selection.scores import Score
+from .selection.selector import Selector
 from .start import make_engine
 
 EXPERIMENT = "recopt"
@@ -32,14 +32,14 @@ CHECKPOINT_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """Options of a run that do not change what it computes.
 
     Attributes:
         store: an MLflow address; None for ``runs/mlflow.db``.
         track: whether to record the run.
         resume: the id of a recorded run to resume.
-        saved: a folder that :meth:`recopt.running.saving.Saving.save` wrote, to resume from without that run's record.
+        saved: a folder that :meth:`recopt.running.checkpoints.Checkpoints.save` wrote, to resume from without a record.
         progress: called after every step.
         root: the folder of the default store and its artifacts.
         save_seconds: least time between two checkpoints; longer if one takes more than 5 % of it.
@@ -61,8 +61,8 @@ class Session:
 
     Attributes:
         trace: every figure so far.
-        held_out: measurements on held-out data; ``saving``: checkpoints; ``record``: the record in the store.
-        chooser: chooses the exported values; None if the last ones are exported.
+        held_out: measurements on held-out data; ``checkpoints``; ``recorder``: the record in the store.
+        selector: selects the exported values; None if the last ones are exported.
         first_step: the step at which it started or resumed.
 
     Raises:
@@ -70,21 +70,21 @@ class Session:
         RunFailed: from the constructor, if setting up a user's task or strategy fails.
     """
 
-    def __init__(self, plan: Plan, options: Options) -> None:
+    def __init__(self, plan: Plan, options: RunOptions) -> None:
         self.plan, self.options, self.spec = plan, options, plan.spec
         start = _start(options)
         self.trace = saved_trace(start, self.spec.steps)
-        self.record = Recording(self.trace)
-        self.engine = _set_up(plan, options, self.record)
-        self.chooser = _chooser(plan, self.engine, self.trace)
-        self.held_out = Measuring(self.engine, self.trace, self.spec.measure or 0)
-        self.saving = Saving(self.engine, self.trace, self.chooser, options.save_seconds)
+        self.recorder = RunRecorder(self.trace)
+        self.engine = _set_up(plan, options, self.recorder)
+        self.selector = _selector(plan, self.engine, self.trace)
+        self.held_out = Measurements(self.engine, self.trace, self.spec.measure or 0)
+        self.checkpoints = Checkpoints(self.engine, self.trace, self.selector, options.save_seconds)
         if start:
             with self._blamed():
-                self.saving.load(start)
+                self.checkpoints.load(start)
         self.first_step = self.step
         if options.track:
-            _begin(self.record, plan, options)
+            _begin(self.recorder, plan, options)
 
     @property
     def step(self) -> int:
@@ -93,8 +93,8 @@ class Session:
 
     @property
     def over(self) -> bool:
-        """True if all steps are done, or the chooser stopped the run early."""
-        return self.step >= self.spec.steps or (self.chooser is not None and self.chooser.stopped)
+        """True if all steps are done, or the selector stopped the run early."""
+        return self.step >= self.spec.steps or (self.selector is not None and self.selector.stopped)
 
     def run(self) -> Result:
         """Run to the end, or until interrupted; the result's status is then ``KILLED``.
@@ -113,7 +113,7 @@ class Session:
                     self._between()
                 return self._finish("FINISHED" if self.over else "KILLED")
             except KeyboardInterrupt:
-                self.record.end("KILLED", self.engine, self.held_out.before, at_once=True)
+                self.recorder.end("KILLED", self.engine, self.held_out.before, at_once=True)
                 raise
             except RunFailed as why:
                 kept = self._fail()
@@ -127,42 +127,42 @@ class Session:
         """Measure, score and save before the first step."""
         with self._blamed():
             self.held_out.measure("test")
-            if self.chooser:
-                self.chooser.score(self.engine.state)
-        if self.record.folder:
-            self.saving.save(self.record.folder)
+            if self.selector:
+                self.selector.score(self.engine.state)
+        if self.recorder.folder:
+            self.checkpoints.save(self.recorder.folder)
 
     def _between(self) -> None:
         """Measure, score, report and save after a step, as due."""
         with self._blamed():
             if state := self.held_out.due():
                 self.held_out.measure("valid", state)
-            if self.chooser and (state := self.chooser.due()):
-                self.chooser.score(state)
+            if self.selector and (state := self.selector.due()):
+                self.selector.score(state)
         if self.options.progress:
             self.options.progress(self)
-        self.record.keep_up()
-        if self.record.folder and self.saving.due:
-            self.saving.save(self.record.folder)
+        self.recorder.keep_up()
+        if self.recorder.folder and self.checkpoints.due:
+            self.checkpoints.save(self.recorder.folder)
 
     def _finish(self, status: Literal["FINISHED", "KILLED"]) -> Result:
-        engine, folder, before = self.engine, self.record.folder, self.held_out.before
+        engine, folder, before = self.engine, self.recorder.folder, self.held_out.before
         if folder:
-            self.saving.save(folder)
+            self.checkpoints.save(folder)
         engine.hand_on()
         with self._blamed():
             # An interrupted run may be resumed, so this measurement is not recorded.
             after = self.held_out.measure("test", record=status == "FINISHED")
-            chosen = self.chooser.end(report=status == "FINISHED") if self.chooser else None
+            chosen = self.selector.end(report=status == "FINISHED") if self.selector else None
         if folder:
             names = {number: level.by for number, level in enumerate(self.spec.levels, 1)}
-            self.saving.finish(folder, chosen)
+            self.checkpoints.finish(folder, chosen)
             save_plots(self.trace, folder, self.plan.graph.describe(), names)
             write_export(engine, self.spec, folder / "export", self.trace, chosen)
-        self.record.end(status, engine, before, after, chosen)
+        self.recorder.end(status, engine, before, after, chosen)
         return Result(
             self.spec, self.plan.graph.describe(), self.trace, before, after, by_slot(engine, chosen), engine.budget,
-            status, engine, self.record.run_id, folder, chosen,
+            status, engine, self.recorder.run_id, folder, chosen,
         )  # fmt: skip
 
     @contextmanager
@@ -173,19 +173,19 @@ class Session:
         except RecoptError:
             raise
         except (Exception, SystemExit) as why:
-            raise RunFailed(_told(why, f"Step {self.step + 1}", self.plan)) from why
+            raise RunFailed(_failure(why, f"Step {self.step + 1}", self.plan)) from why
 
     def _fail(self) -> Path | None:
         """Mark the run as failed, and save a checkpoint and the current traceback; returns the traceback's file."""
-        kept = self.record.keep(traceback.format_exc())
+        kept = self.recorder.keep(traceback.format_exc())
         if kept:
             with suppress(RecoptError):  # a state that cannot be saved, possibly the cause of the failure
-                self.saving.save(kept.parent)
-        self.record.end("FAILED", self.engine, self.held_out.before)
+                self.checkpoints.save(kept.parent)
+        self.recorder.end("FAILED", self.engine, self.held_out.before)
         return kept
 
 
-def _start(options: Options) -> Path | None:
+def _start(options: RunOptions) -> Path | None:
     """The folder of the checkpoint to resume from; None for a new run."""
     if options.resume is None:
         return options.saved
@@ -194,40 +194,40 @@ def _start(options: Options) -> Path | None:
     return working_folder(find_run(options.store, options.resume, options.root), options.store, options.root)
 
 
-def _begin(record: Recording, plan: Plan, how: Options) -> None:
-    record.begin(plan, how.store, experiment=how.experiment, name=how.name, resume=how.resume, root=how.root)
+def _begin(recorder: RunRecorder, plan: Plan, how: RunOptions) -> None:
+    recorder.begin(plan, how.store, experiment=how.experiment, name=how.name, resume=how.resume, root=how.root)
 
 
-def _set_up(plan: Plan, options: Options, record: Recording) -> Engine:
+def _set_up(plan: Plan, options: RunOptions, recorder: RunRecorder) -> Engine:
     """Make the engine of a run; an error in a user's code is recorded as a failed run.
 
     Raises:
         RecoptError: for a plan that cannot work; RunFailed for an error in a user's strategy or task.
     """
     try:
-        engine = make_engine(plan.spec, plan.graph, plan.task, record.trace.add)
+        engine = make_engine(plan.spec, plan.graph, plan.task, recorder.trace.add)
         # A missing data set or too large a batch size is refused here, before anything is recorded.
         engine.evaluator.batch(engine.state.task, 0, "train")
     except RecoptError:
         raise
     except (Exception, SystemExit) as why:
         if options.track and not options.resume:
-            _begin(record, plan, options)
-        kept = record.keep(traceback.format_exc())
-        record.end("FAILED")
+            _begin(recorder, plan, options)
+        kept = recorder.keep(traceback.format_exc())
+        recorder.end("FAILED")
         where = f" The traceback is in {kept}." if kept else ""
-        raise RunFailed(_told(why, "Setting up the run", plan) + where) from why
+        raise RunFailed(_failure(why, "Setting up the run", plan) + where) from why
     return engine
 
 
-def _chooser(plan: Plan, engine: Engine, trace: Trace) -> Chooser | None:
-    """The chooser of the exported values, which adds its scores to the trace; None if the plan has none."""
+def _selector(plan: Plan, engine: Engine, trace: Trace) -> Selector | None:
+    """The selector of the exported values, which adds its scores to the trace; None if the plan has none."""
 
-    def told(score: Score) -> None:
+    def note(score: Score) -> None:
         trace.add(0, score.step, {"choose_score": score.mean, "choose_diverged": float(score.diverged)})
 
-    return Chooser(plan.spec.choose, engine, plan.task, told) if plan.spec.choose else None
+    return Selector(plan.spec.choose, engine, plan.task, note) if plan.spec.choose else None
 
 
-def _told(why: BaseException, when: str, plan: Plan) -> str:
+def _failure(why: BaseException, when: str, plan: Plan) -> str:
     return f"{blame(why, when, [type(plan.task), *(type(s) for s in plan.graph.slots.values())])}."

@@ -31,7 +31,7 @@ NO_SWITCH = BeforeValidator(_whole)
 """A validator of whole numbers that refuses true and false."""
 
 
-def choice(value: object) -> object:
+def parsed_choice(value: object) -> object:
     """Parse ``every=500, tasks=64`` into a mapping. Raises RecoptError for text of another form."""
     if not isinstance(value, str):
         return value
@@ -42,8 +42,8 @@ def choice(value: object) -> object:
     return term.settings
 
 
-class Choose(BaseModel):
-    """Settings for choosing the exported values of the rule: see :mod:`recopt.running.selection.chooser`.
+class SelectionSettings(BaseModel):
+    """Settings for choosing the exported values of the rule: see :mod:`recopt.running.selection.selector`.
 
     Attributes:
         every: updates of the task between two scores; None for a twentieth of the run.
@@ -89,7 +89,7 @@ class Spec(BaseModel):
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     measure: Annotated[int, Field(ge=0), NO_SWITCH] | None = None
-    choose: Annotated[Choose, BeforeValidator(choice)] | None = None
+    choose: Annotated[SelectionSettings, BeforeValidator(parsed_choice)] | None = None
     plugins: list[str] = []
 
     @property
@@ -113,7 +113,7 @@ COMPARES = frozenset({"stacks", "baselines", "each", "tune", "tune_tasks", "refe
 """``RUNS`` and ``COMPARES``: keys that only the spec of a run, or only that of a comparison, has."""
 KNOWN: Mapping[str, Iterable[str]] = {
     "": [*Spec.model_fields, *SHORT], "task": Named.model_fields, "strategies": Named.model_fields,
-    "levels": Level.model_fields, "choose": Choose.model_fields,
+    "levels": Level.model_fields, "choose": SelectionSettings.model_fields,
 }  # fmt: skip
 """The keys of a spec's mapping and of the mappings nested in it."""
 

@@ -13,7 +13,7 @@ from recopt.comparison import compare, make_compare_spec, read_compare_spec
 from recopt.comparison.figures import break_even
 from recopt.contracts.errors import RecoptError
 from recopt.plots.comparison import colour, dashes
-from recopt.running.repeats import How, run_all
+from recopt.running.repeats import RunSettings, run_all
 from recopt.stacks.blame import RunFailed
 from recopt.tasks.quadratic import Quadratic
 from recopt.tracking.mlflow.runs import list_runs
@@ -90,8 +90,10 @@ def test_known_sums_on_the_quadratics_are_reproduced() -> None:
     # Adam at its best constant rate sums to 107.2 on 4,000 instances, and with a cosine and tuned betas to 89.5.
     task, seeds = Quadratic(), range(1_000_000_000, 1_000_000_400)
     cosine = ("level1.schedule=cosine", "level1.horizon=100")
-    constant = run_all("x", graph("adam(lr=0.2)"), task, seeds, How(100), test=False).score("sum")
-    tuned = run_all("x", graph("adam(lr=0.3,beta1=0.7,beta2=0.95)", settings=cosine), task, seeds, How(100), test=False)
+    constant = run_all("x", graph("adam(lr=0.2)"), task, seeds, RunSettings(100), test=False).score("sum")
+    tuned = run_all(
+        "x", graph("adam(lr=0.3,beta1=0.7,beta2=0.95)", settings=cosine), task, seeds, RunSettings(100), test=False
+    )
     for score, known in ((constant, 107.2), (tuned.score("sum"), 89.5)):
         assert abs(score.mean() - known) < 3 * score.std() / math.sqrt(len(score))
 

@@ -12,8 +12,8 @@ import recopt
 from recopt.comparison import Trainer, carry_out, compare, make_compare_spec, report_seeds
 from recopt.contracts.errors import RecoptError
 from recopt.running import repeats
-from recopt.running.plan import plan_of
-from recopt.running.repeats import How, run_all
+from recopt.running.plan import plan
+from recopt.running.repeats import RunSettings, run_all
 from recopt.running.statistics import crossed_interval, crossed_paired
 from recopt.stacks.blame import RunFailed
 
@@ -34,7 +34,7 @@ def test_a_contender_with_a_run_is_trained_and_then_held_still() -> None:
                         choose=RUN["choose"], track=False)  # fmt: skip
     assert result.chosen is not None
     held = repeats.held_at(result.engine.levels, result.engine.graph.slots, result.chosen.values)
-    again = run_all("x", held, plan_of("quadratic(dim=3)", "sgd").task, report_seeds(found.spec), How(8))
+    again = run_all("x", held, plan("quadratic(dim=3)", "sgd").task, report_seeds(found.spec), RunSettings(8))
     np.testing.assert_array_equal(mine.runs.losses, again.losses)
     total = result.budget.total
     assert mine.competitor.prepared == total.loss + total.gradient + result.chosen.evaluations > 2 * 40

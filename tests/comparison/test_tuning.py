@@ -14,7 +14,7 @@ from recopt.contracts.errors import RecoptError
 from recopt.contracts.task import Batch, Split, Task
 from recopt.levels.graph import Graph
 from recopt.running import repeats
-from recopt.running.repeats import How, Runs
+from recopt.running.repeats import Runs, RunSettings
 from recopt.tasks.quadratic import Quadratic
 
 from ..comparisons import FAST
@@ -34,7 +34,7 @@ def test_nothing_is_tuned_on_what_is_reported(monkeypatch: pytest.MonkeyPatch) -
     seen: list[set[int]] = []
     whole = repeats.run_all
 
-    def watched(name: str, made: Graph, task: Task, seeds: Any, how: How, **rest: Any) -> Runs:
+    def watched(name: str, made: Graph, task: Task, seeds: Any, how: RunSettings, **rest: Any) -> Runs:
         Seen.seeds.clear()
         found = whole(name, made, task, seeds, how, **rest)
         seen.append(set(Seen.seeds))

@@ -8,7 +8,7 @@ import pytest
 
 from recopt import RecoptError
 from recopt.running.plan import plan, replan
-from recopt.running.spec import Choose, write_spec
+from recopt.running.spec import SelectionSettings, write_spec
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,8 @@ def test_where_there_is_nothing_to_choose_that_is_said() -> None:
 
 def test_what_is_said_besides_a_spec_goes_before_it() -> None:
     data = {"task": "quadratic", "stack": "lstm/adam", "choose": {"every": 7, "patience": 2}, "steps": 400}
-    assert replan(data, choose="patience=3").spec.choose == Choose(every=7, patience=3)
+    assert replan(data, choose="patience=3").spec.choose == SelectionSettings(every=7, patience=3)
     made = replan({**data, "choose": "tasks=9"}).spec
-    assert made.choose == Choose(every=20, tasks=9), "a twentieth of the run"
+    assert made.choose == SelectionSettings(every=20, tasks=9), "a twentieth of the run"
     assert "every: 20" in write_spec(made)
     assert "choose" not in write_spec(plan("quadratic", "adam").spec)

@@ -16,8 +16,8 @@ from recopt.contracts.task import Batch
 from recopt.levels.graph import Graph
 from recopt.levels.level import Level
 from recopt.running import repeats
-from recopt.running.plan import plan_of
-from recopt.running.repeats import CAP, How, run_all, side_by_side
+from recopt.running.plan import plan
+from recopt.running.repeats import CAP, RunSettings, run_all, side_by_side
 from recopt.stacks.blame import RunFailed
 from recopt.tasks.quadratic import Quadratic
 
@@ -25,9 +25,9 @@ from ..comparisons import graph, runs_of
 
 
 def test_runs_are_those_of_a_loop_written_out() -> None:
-    task = plan_of("digits", "sgd").task
+    task = plan("digits", "sgd").task
     seeds = [11, 12, 13]
-    found = run_all("x", graph("adam(lr=0.01)", "digits"), task, seeds, How(5, dtype="float64"))
+    found = run_all("x", graph("adam(lr=0.01)", "digits"), task, seeds, RunSettings(5, dtype="float64"))
     for n, seed in enumerate(seeds):
         own = task.sample(seed)
         torch.manual_seed(seed)
@@ -52,7 +52,7 @@ def test_runs_are_those_of_a_loop_written_out() -> None:
 
 @pytest.mark.parametrize("stack", ["sgd(lr=0.02,momentum=0.9)", "adam(lr=0.1)", "lstm"])
 def test_runs_do_not_depend_on_which_are_side_by_side(stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, made, how = Quadratic(dim=4), graph(stack), How(6, dtype="float64")
+    task, made, how = Quadratic(dim=4), graph(stack), RunSettings(6, dtype="float64")
     together = run_all("x", made, task, range(100, 107), how)
     for size in (1, 3):
         monkeypatch.setattr(repeats, "_AT_ONCE", size)
@@ -64,7 +64,7 @@ def test_runs_do_not_depend_on_which_are_side_by_side(stack: str, monkeypatch: p
 
 @pytest.mark.parametrize("stack", ["adam(lr=0.05)/hypergradient", "sgd/annealing", "annealing"])
 def test_levels_above_tune_each_run_by_itself(stack: str) -> None:
-    task, made, how = Quadratic(dim=4), graph(stack), How(12, dtype="float64")
+    task, made, how = Quadratic(dim=4), graph(stack), RunSettings(12, dtype="float64")
     assert side_by_side(made, task, 5) == 1
     all_ = run_all("x", made, task, [3, 4, 5], how).losses
     for n, seed in enumerate([3, 4, 5]):
@@ -77,13 +77,13 @@ def test_levels_above_tune_each_run_by_itself(stack: str) -> None:
 
 
 def test_families_of_different_structure_run_one_at_a_time() -> None:
-    found = run_all("x", graph("sgd(lr=0.001)"), plan_of("mixture", "sgd").task, [1, 2, 3, 4], How(3))
+    found = run_all("x", graph("sgd(lr=0.001)"), plan("mixture", "sgd").task, [1, 2, 3, 4], RunSettings(3))
     assert found.losses.shape == (4, 4) and np.isfinite(found.losses).all()
     assert len({row[0] for row in found.losses.tolist()}) == 4
 
 
 def test_a_run_that_diverges_counts_with_capped_losses() -> None:
-    found = run_all("x", graph("sgd(lr=100)", settings=("level1.guard=false",)), Quadratic(), [1, 2], How(40))
+    found = run_all("x", graph("sgd(lr=100)", settings=("level1.guard=false",)), Quadratic(), [1, 2], RunSettings(40))
     assert not np.isfinite(found.losses[:, -1]).all() and found.diverged.all()
     first = found.losses[:, 0]
     np.testing.assert_allclose(found.capped[:, -1], CAP * first)
@@ -117,7 +117,7 @@ def test_a_failing_task_is_blamed_and_not_the_stack(where: str, monkeypatch: pyt
     monkeypatch.setattr(Broken, "where", where)
     made = Broken()
     with pytest.raises(RunFailed, match=r"^The task 'broken', run by 'x' from seed 7, failed.* with ValueError: no su"):
-        run_all("x", graph("sgd"), made, [7, 8], How(2))
+        run_all("x", graph("sgd"), made, [7, 8], RunSettings(2))
 
 
 class Helper(torch.nn.Module):
@@ -147,9 +147,9 @@ class Rule(Strategy):
 def test_what_fails_in_a_module_is_blamed_on_whose_it_is() -> None:
     broken = Graph([Level(moves="task", by="rule")], {"rule": Rule()})
     with pytest.raises(RunFailed, match="^'x', on tasks from seed 7, failed .*with ValueError: no such thing"):
-        run_all("x", broken, Quadratic(), [7, 8], How(2))
+        run_all("x", broken, Quadratic(), [7, 8], RunSettings(2))
     with pytest.raises(RunFailed, match="^The task 'leans', run by 'x' from seed 7, failed .*with ValueError: no such"):
-        run_all("x", graph("sgd"), Leans(), [7, 8], How(2))
+        run_all("x", graph("sgd"), Leans(), [7, 8], RunSettings(2))
 
 
 class Doubles(Rule):
@@ -164,7 +164,7 @@ class Doubles(Rule):
 def test_what_ships_is_not_blamed_for_what_it_was_given() -> None:
     broken = Graph([Level(moves="task", by="rule")], {"rule": Doubles()})
     with pytest.raises(RunFailed, match="^The run of 'x' on tasks from seed 7 failed with RuntimeError"):
-        run_all("x", broken, Quadratic(), [7, 8], How(2))
+        run_all("x", broken, Quadratic(), [7, 8], RunSettings(2))
 
 
 def test_an_error_that_is_nobodys_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,4 +173,4 @@ def test_an_error_that_is_nobodys_blames_nobody(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(repeats.Engine, "run", full)
     with pytest.raises(RunFailed, match=r"^The run of 'x' on tasks from seed 7 failed with OSError: .*No space left"):
-        run_all("x", graph("sgd"), Quadratic(), [7, 8], How(2))
+        run_all("x", graph("sgd"), Quadratic(), [7, 8], RunSettings(2))

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 import recopt
 from recopt import Graph, Level, Params, RecoptError, RunFailed, State, Strategy, Task, Trial, option, positive
+from recopt.running.checkpoints import CHECKPOINT, TRACE
 from recopt.running.plan import Plan, plan, replan
-from recopt.running.saving import CHECKPOINT, TRACE
-from recopt.running.session import Options, Session
+from recopt.running.session import RunOptions, Session
 from recopt.running.spec import write_spec
 from recopt.stacks.fetch import read_export
 from recopt.tasks import make
@@ -130,14 +130,14 @@ def stopped(made: Plan, at: int, folder: Path) -> None:
 
     def progress(session: Session) -> None:
         if session.step >= at:
-            session.saving.save(folder)
+            session.checkpoints.save(folder)
             for _ in range(3):
                 session.engine.step()
             save_trace(session.trace, folder / TRACE)  # a kill between the two files
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        Session(made, Options(track=False, progress=progress)).run()
+        Session(made, RunOptions(track=False, progress=progress)).run()
 
 
 @pytest.mark.parametrize("stack", ["adam/sgd", "sgd(lr=0.01)/annealing", "adam/hypergradient/annealing"])
@@ -148,10 +148,10 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_bit(stack: str, tasks: int) ->
                 if "annealing" in stack else [])  # fmt: skip
     stopped(made, 50, Path("saved"))
     spec = yaml.safe_load(write_spec(made.spec))
-    again = Session(replan(spec), Options(track=False, saved=Path("saved")))
+    again = Session(replan(spec), RunOptions(track=False, saved=Path("saved")))
     assert 50 <= again.first_step < 90
     result = again.run()
-    whole = Session(replan(spec), Options(track=False)).run()
+    whole = Session(replan(spec), RunOptions(track=False)).run()
     assert result.trace.keys() == whole.trace.keys()
     for key in whole.trace.keys():  # noqa: SIM118 - not a mapping
         for one, other in zip(result.trace.series(*key), whole.trace.series(*key), strict=True):
@@ -163,10 +163,10 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_bit(stack: str, tasks: int) ->
 
 def test_a_finished_run_can_be_made_longer() -> None:
     made = plan("quadratic", "adam/annealing", steps=30, measure=10, settings=["level2.every=8"])
-    first = Session(made, Options()).run()
+    first = Session(made, RunOptions()).run()
     longer = replan(made.spec.model_dump(mode="json"), steps=70)
-    result = Session(longer, Options(resume=first.run_id)).run()
-    whole = Session(replan(made.spec.model_dump(mode="json"), steps=70), Options(track=False)).run()
+    result = Session(longer, RunOptions(resume=first.run_id)).run()
+    whole = Session(replan(made.spec.model_dump(mode="json"), steps=70), RunOptions(track=False)).run()
     np.testing.assert_array_equal(result.losses, whole.losses)
     np.testing.assert_array_equal(result.history("test_loss")[0], [0, 70])
     assert [row.status for row in list_runs()] == ["FINISHED"]
@@ -175,19 +175,19 @@ def test_a_finished_run_can_be_made_longer() -> None:
 @pytest.mark.parametrize("damage", ["another graph", "trace", "checkpoint"])
 def test_a_refused_resume_leaves_the_run_as_it_was(damage: str) -> None:
     made = plan("quadratic", "lstm/adam", steps=20)
-    first = Session(made, Options()).run()
+    first = Session(made, RunOptions()).run()
     assert first.folder is not None
     if damage != "another graph":
         (first.folder / {"trace": TRACE, "checkpoint": CHECKPOINT}[damage]).write_bytes(b"x")
     before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
     other = plan("quadratic", "lstm(hidden=7)/adam" if damage == "another graph" else "lstm/adam", steps=40)
     with pytest.raises(RecoptError):
-        Session(other, Options(resume=first.run_id))
+        Session(other, RunOptions(resume=first.run_id))
     assert {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()} == before
     assert [row.status for row in list_runs()] == ["FINISHED"]
     if damage == "another graph":
         again = plan("quadratic", "lstm/adam", steps=40)
-        assert len(Session(again, Options(resume=first.run_id)).run().losses) == 40
+        assert len(Session(again, RunOptions(resume=first.run_id)).run().losses) == 40
 
 
 class Unsavable(Rule):

@@ -85,14 +85,14 @@ def run(resume: str | None, store: str | None, name: str | None, no_track: bool,
         made, run_id = _resumed(resume, store, name, no_track, what)
     else:
         made = _planned(what)
-    from ..running.session import Options, Session
+    from ..running.session import RunOptions, Session
     from .live import Live
     from .report import report
 
     with Live() as live:
-        how = Options(store=store, track=not no_track, name=name, resume=run_id, save_seconds=save_every,
+        options = RunOptions(store=store, track=not no_track, name=name, resume=run_id, save_seconds=save_every,
                       progress=live.show if live.on else None)  # fmt: skip
-        session = Session(made, how)
+        session = Session(made, options)
         live.begin(session)
         try:
             result = session.run()
@@ -105,7 +105,7 @@ def run(resume: str | None, store: str | None, name: str | None, no_track: bool,
 
 
 def _stopped_at_once(session: Session, store: str | None) -> str:
-    run = session.record.run_id
+    run = session.recorder.run_id
     if run is None:
         return "Stopped."
     from .report import resume_words
@@ -163,8 +163,8 @@ def _resumed(ref: str, store: str | None, name: str | None, no_track: bool, what
         shown = {"task": "TASK", "stack": "STACK", "settings": "--set"}.get(given[0], f"--{given[0]}")
         raise RecoptError(f"--resume continues a run unchanged: leave {shown} out (--steps and --device may be given).")
     from ..engine.checkpoint import check
+    from ..running.checkpoints import CHECKPOINT
     from ..running.plan import relocated, replan
-    from ..running.saving import CHECKPOINT
     from ..running.spec_file import read_spec
     from ..tracking.mlflow.runs import find_run, working_folder
 

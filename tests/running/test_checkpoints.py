@@ -13,7 +13,7 @@ import recopt
 from recopt import RecoptError
 from recopt.engine import checkpoint
 from recopt.running.plan import plan, replan
-from recopt.running.session import Options, Session
+from recopt.running.session import RunOptions, Session
 from recopt.tracking.mlflow.runs import list_runs
 
 
@@ -34,9 +34,9 @@ def test_a_disk_that_is_full_stops_a_run_that_goes_on_when_there_is_room(
         with pytest.raises(
             RecoptError, match=r"cannot be saved in .* \(No space left on device.*: mend that, and --resume"
         ):
-            Session(made, Options(save_seconds=0.0)).run()
+            Session(made, RunOptions(save_seconds=0.0)).run()
     (row,) = list_runs()
     assert row.status == "FAILED"
     assert row.folder is not None and "I/O error" in (row.folder / "traceback.txt").read_text()
-    result = Session(replan(made.spec.model_dump(mode="json")), Options(resume=row.id)).run()
+    result = Session(replan(made.spec.model_dump(mode="json")), RunOptions(resume=row.id)).run()
     np.testing.assert_array_equal(result.losses, recopt.run("quadratic", "adam/sgd", steps=30, track=False).losses)

@@ -11,7 +11,7 @@ from ..levels.state import RunState
 from ..tracking.trace import Trace
 
 
-class Measuring:
+class Measurements:
     """Measures a run on held-out data: before the first step, at intervals, and at the end.
 
     The results are kept only in the trace, so a resumed run has them.

@@ -14,25 +14,25 @@ from ..contracts.errors import RecoptError
 from ..engine import checkpoint
 from ..engine.engine import Engine
 from ..tracking.trace import Trace, load_trace, save_trace
-from .selection.chooser import Chooser
-from .selection.chosen import Chosen
+from .selection.scores import Selection
+from .selection.selector import Selector
 
 CHECKPOINT, TRACE = "checkpoint.safetensors", "trace.npz"
 _SHARE = 20
 """Checkpoints take at most 1 / ``_SHARE`` of the run's time."""
 
 
-class Saving:
+class Checkpoints:
     """Saves and restores a run.
 
     Args:
         trace: the run's trace, from :func:`saved_trace`.
-        chooser: the run's chooser; None if it exports its last values.
+        selector: the selector of the exported values; None if it exports its last values.
         seconds: least time between two checkpoints; longer if one takes more than 5 % of it.
     """
 
-    def __init__(self, engine: Engine, trace: Trace, chooser: Chooser | None, seconds: float) -> None:
-        self.engine, self.trace, self.chooser, self.seconds = engine, trace, chooser, seconds
+    def __init__(self, engine: Engine, trace: Trace, selector: Selector | None, seconds: float) -> None:
+        self.engine, self.trace, self.selector, self.seconds = engine, trace, selector, seconds
         self._next = time.monotonic() + seconds
         self._note: dict[str, Any] = {}
 
@@ -48,19 +48,19 @@ class Saving:
             RecoptError: for a state that cannot be saved, or a full disk; the previous checkpoint stays intact.
         """
         begin = time.monotonic()
-        with _told(folder):
+        with _explained(folder):
             save_trace(self.trace, folder / TRACE)
-            self._note = {"trace": self.trace.lengths(), "choosing": self.chooser.plain() if self.chooser else None}
+            self._note = {"trace": self.trace.lengths(), "selection": self.selector.plain() if self.selector else None}
             checkpoint.save(self.engine, folder / CHECKPOINT, note=self._note)
         end = time.monotonic()
         self._next = end + max(self.seconds, _SHARE * (end - begin))
 
-    def finish(self, folder: Path, chosen: Chosen | None) -> None:
+    def finish(self, folder: Path, chosen: Selection | None) -> None:
         """Add the results of the end to the last checkpoint: the whole trace, and the ``chosen`` values.
 
         A run that is resumed with more steps ignores both.
         """
-        with _told(folder):
+        with _explained(folder):
             if chosen:
                 checkpoint.save(self.engine, folder / CHECKPOINT, note={**self._note, "chosen": chosen.plain()})
             save_trace(self.trace, folder / TRACE)
@@ -70,13 +70,13 @@ class Saving:
         note = checkpoint.load(self.engine, folder / CHECKPOINT)
         if not isinstance(note, dict):  # a checkpoint from before runs could choose values
             note = {"trace": note}
-        if self.chooser and note.get("choosing"):
-            self.chooser.load(note["choosing"])
+        if self.selector and note.get("selection"):
+            self.selector.load(note["selection"])
         self.trace.truncate(note["trace"] or [])
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _explained(folder: Path) -> Iterator[None]:
     """Turn an error in writing to ``folder`` into a RecoptError with the remedy."""
     try:
         yield
@@ -88,7 +88,7 @@ def _told(folder: Path) -> Iterator[None]:
 
 
 def saved_trace(folder: Path | None, steps: int) -> Trace:
-    """The trace saved in ``folder``, which :meth:`Saving.load` truncates; an empty one if there is none."""
+    """The trace saved in ``folder``, which :meth:`Checkpoints.load` truncates; an empty one if there is none."""
     if folder is not None and (folder / TRACE).is_file():
         return load_trace(folder / TRACE, steps)
     return Trace(steps)

@@ -20,10 +20,10 @@ from recopt import Graph, Task
 from recopt.comparison import make_compare_spec, report_seeds, tuning_seeds
 from recopt.levels.seeds import mix
 from recopt.running.plan import plan
-from recopt.running.repeats import How, held_still, run_all
-from recopt.running.selection.chooser import choosing_seeds, reporting_seeds
-from recopt.running.selection.chosen import Score
-from recopt.running.spec import Choose
+from recopt.running.repeats import RunSettings, held_still, run_all
+from recopt.running.selection.scores import Score
+from recopt.running.selection.selector import reporting_seeds, selection_seeds
+from recopt.running.spec import SelectionSettings
 from recopt.running.statistics import paired
 from recopt.tasks import make
 
@@ -69,12 +69,12 @@ def test_choosing_leaves_the_run_as_it_would_have_been(stack: str, task: type[Ta
 
 
 def test_the_tasks_of_a_choice_are_no_others() -> None:
-    how = Choose(tasks=64)
+    how = SelectionSettings(tasks=64)
     spec = make_compare_spec({"task": "quadratic", "seeds": 1000, "seed": 999})
-    sets = [choosing_seeds(how), reporting_seeds(how), report_seeds(spec), tuning_seeds(spec), [*range(100)]]
+    sets = [selection_seeds(how), reporting_seeds(how), report_seeds(spec), tuning_seeds(spec), [*range(100)]]
     sets.append([mix(seed, draw, n) for seed in range(5) for draw in range(5) for n in range(20)])
     assert len(set().union(*sets)) == sum(map(len, sets))
-    assert len(choosing_seeds(how)) == len(reporting_seeds(how)) == 64
+    assert len(selection_seeds(how)) == len(reporting_seeds(how)) == 64
 
 
 def test_what_is_handed_on_scored_best_and_is_told_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,9 +93,9 @@ def test_what_is_handed_on_scored_best_and_is_told_by_others(tmp_path: Path, mon
     assert result.folder is not None
     graph = exported(result.folder / "export")
     assert rate(graph) == pytest.approx(result.hyperparameters["sgd.lr"], rel=1e-6)
-    how = Choose.model_validate(CHOOSE)
-    for seeds, told in ((choosing_seeds(how), chosen.score), (reporting_seeds(how), chosen.report["chosen"])):
-        runs = run_all("x", graph, Bowl(), seeds, How(how.steps), test=False)
+    how = SelectionSettings.model_validate(CHOOSE)
+    for seeds, told in ((selection_seeds(how), chosen.score), (reporting_seeds(how), chosen.report["chosen"])):
+        runs = run_all("x", graph, Bowl(), seeds, RunSettings(how.steps), test=False)
         assert runs.losses[:, :-1].sum(1).mean() == pytest.approx(told.mean, rel=1e-6)
         assert told.low < told.mean < told.high
     assert chosen.report["chosen"].mean < chosen.report["before"].mean
@@ -104,7 +104,7 @@ def test_what_is_handed_on_scored_best_and_is_told_by_others(tmp_path: Path, mon
     assert "Score on fresh tasks" in titles
     assert "Metrics" not in titles
     written = json.loads((result.folder / "export" / "stack.json").read_text())["chosen"]
-    assert written == chosen.told()
+    assert written == chosen.facts()
     assert chosen.evaluations == 4 * 11 * (len(steps) + 3)
 
 
@@ -167,7 +167,7 @@ def test_a_short_meta_training_beats_the_untrained_rule_and_tuned_sgd() -> None:
     )  # fmt: skip
 
     def sums(graph: Graph, seeds: Sequence[int]) -> NDArray[np.float64]:
-        return run_all("it", graph, family, seeds, How(steps), test=False).score("sum")
+        return run_all("it", graph, family, seeds, RunSettings(steps), test=False).score("sum")
 
     def sgd(lr: float) -> Graph:
         return plan("quadratic", f"sgd(lr={lr})", settings=["level1.guard=false"]).graph

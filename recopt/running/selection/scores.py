@@ -49,7 +49,7 @@ class Score(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selection:
     """The values that a run exports.
 
     Attributes:
@@ -85,7 +85,7 @@ class Chosen:
         scored = "the last loss" if self.objective == "last" else f"the {self.objective} of the losses"
         return f"{scored} over {self.steps:,} updates on each of {tasks:,} fresh tasks"
 
-    def told(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """All fields but the values, for JSON."""
         return {
             "step": self.step, "last": self.last, "stopped": self.stopped, "objective": self.objective,
@@ -96,17 +96,17 @@ class Chosen:
 
     def plain(self) -> dict[str, Any]:
         """All fields, for a checkpoint."""
-        return {"values": dict(self.values), "told": self.told()}
+        return {"values": dict(self.values), "facts": self.facts()}
 
     @classmethod
-    def read(cls, plain: Mapping[str, Any]) -> Chosen:
+    def read(cls, plain: Mapping[str, Any]) -> Selection:
         """The inverse of :meth:`plain`."""
-        values, told = plain["values"], plain["told"]
-        score, spent = told["score"], told["spent"]
+        values, facts = plain["values"], plain["facts"]
+        score, spent = facts["score"], facts["spent"]
         return cls(
-            values, None if score is None else Score(**score), told["last"],
-            {key: Score(**one) for key, one in told["report"].items()}, told["objective"], told["steps"],
-            told["stopped"], spent["evaluations"], spent["seconds"],
+            values, None if score is None else Score(**score), facts["last"],
+            {key: Score(**one) for key, one in facts["report"].items()}, facts["objective"], facts["steps"],
+            facts["stopped"], spent["evaluations"], spent["seconds"],
         )  # fmt: skip
 
     def summary(self) -> dict[str, float]:

@@ -21,13 +21,13 @@ from ...engine.engine import Engine
 from ...engine.measure import settled
 from ...levels.level import TASK
 from ...levels.state import RunState
-from ..repeats import How, held_at, run_all
-from ..spec import Choose
+from ..repeats import RunSettings, held_at, run_all
+from ..spec import SelectionSettings
 from ..statistics import mean_interval
-from .chosen import Chosen, Score, Values
+from .scores import Score, Selection, Values
 
 
-def choosing_seeds(how: Choose) -> list[int]:
+def selection_seeds(how: SelectionSettings) -> list[int]:
     """The seeds of the tasks for choosing: 3 · 10⁹ + 0, 1, 2, …, the same in every run.
 
     :func:`recopt.comparison.report_seeds` lists the seeds of all other tasks.
@@ -35,7 +35,7 @@ def choosing_seeds(how: Choose) -> list[int]:
     return [3_000_000_000 + n for n in range(how.tasks)]
 
 
-def reporting_seeds(how: Choose) -> list[int]:
+def reporting_seeds(how: SelectionSettings) -> list[int]:
     """The seeds of the tasks for the final report, equally many: 4 · 10⁹ + 0, 1, 2, …"""
     return [4_000_000_000 + n for n in range(how.tasks)]
 
@@ -52,7 +52,7 @@ class Scorer:
         evaluations, seconds: spent on scores so far.
     """
 
-    def __init__(self, how: Choose, engine: Engine, task: Task) -> None:
+    def __init__(self, how: SelectionSettings, engine: Engine, task: Task) -> None:
         self.how, self.engine, self.task = how, engine, task
         self.evaluations, self.seconds = 0, 0.0
 
@@ -62,7 +62,7 @@ class Scorer:
         graph = held_at(engine.levels, engine.graph.slots, values)
         dtype = "float64" if engine.dtype == torch.float64 else "float32"
         begin = time.perf_counter()
-        runs = run_all("choose", graph, self.task, seeds, How(how.steps, str(engine.device), dtype), test=False)
+        runs = run_all("choose", graph, self.task, seeds, RunSettings(how.steps, str(engine.device), dtype), test=False)
         scores = runs.score("final" if how.objective == "last" else "sum")
         with np.errstate(invalid="ignore"):
             mean = mean_interval(scores / how.steps if how.objective == "mean" else scores)
@@ -80,7 +80,7 @@ class Scorer:
         return {name: found[step] for name, (step, _) in rules.items()}
 
 
-class Chooser:
+class Selector:
     """Keeps the values of a run's rule with the best score.
 
     Args:
@@ -94,7 +94,7 @@ class Chooser:
         waited: number of scores in a row without a better one.
     """
 
-    def __init__(self, how: Choose, engine: Engine, task: Task, sink: Callable[[Score], None]) -> None:
+    def __init__(self, how: SelectionSettings, engine: Engine, task: Task, sink: Callable[[Score], None]) -> None:
         self.how, self.engine, self.sink = how, engine, sink
         self.scorer = Scorer(how, engine, task)
         self.rules = sorted({level.by for level in engine.levels if level.moves == TASK})
@@ -123,7 +123,7 @@ class Chooser:
     def score(self, state: RunState) -> Score:
         """Score the rule in ``state``, and keep its values if they are the best."""
         values = self._values(state)
-        found = self.latest = self.scorer.score(values, choosing_seeds(self.how), state.step)
+        found = self.latest = self.scorer.score(values, selection_seeds(self.how), state.step)
         self._scored = self._versions(state)
         if found.beats(self.best):
             self.best, self._kept, self.waited = found, values, 0
@@ -132,14 +132,14 @@ class Chooser:
         self.sink(found)
         return found
 
-    def end(self, report: bool = True) -> Chosen:
+    def end(self, report: bool = True) -> Selection:
         """The values to export; ``report`` also scores the last values, and all candidates on the report's tasks."""
         state = settled(self.engine, strictly=True)
         if report and (self.latest is None or self._versions(state) != self._scored):
             self.score(state)
         last = self._values(state)
         values = last if self.best is None else self._kept
-        return Chosen(
+        return Selection(
             values, self.best, state.step, self._report(values, last, state.step) if report else {},
             self.how.objective, self.how.steps, self.stopped, self.scorer.evaluations, self.scorer.seconds,
         )  # fmt: skip
@@ -160,7 +160,7 @@ class Chooser:
     # saving
 
     def plain(self) -> dict[str, Any]:
-        """The chooser's state for a checkpoint."""
+        """The selector's state for a checkpoint."""
         return {
             "best": self.best and self.best._asdict(), "latest": self.latest and self.latest._asdict(),
             "kept": dict(self._kept), "scored": self._scored, "seen": self._seen, "waited": self.waited,
@@ -177,7 +177,7 @@ class Chooser:
         self.scorer.evaluations, self.scorer.seconds = plain["evaluations"], plain["seconds"]
 
 
-def chosen_in(note: Any, how: Choose | None, engine: Engine, task: Task) -> Chosen | None:
+def saved_selection(note: Any, how: SelectionSettings | None, engine: Engine, task: Task) -> Selection | None:
     """The values to export, from a checkpoint's note: those chosen at the run's end, else the best so far.
 
     None for a run that does not choose.
@@ -185,7 +185,7 @@ def chosen_in(note: Any, how: Choose | None, engine: Engine, task: Task) -> Chos
     if how is None or not isinstance(note, dict):
         return None
     if note.get("chosen"):
-        return Chosen.read(note["chosen"])
-    chooser = Chooser(how, engine, task, lambda score: None)
-    chooser.load(note["choosing"])
-    return chooser.end(report=False)
+        return Selection.read(note["chosen"])
+    selector = Selector(how, engine, task, lambda score: None)
+    selector.load(note["selection"])
+    return selector.end(report=False)
