@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ..contracts.errors import RecoptError, StateError
 from . import groups as grouping
-from . import saving
 from .losses import one_number
-from .plan import Options, Stack, check_options, located
+from .stack_graph import Options, Stack, check_options, located
+from .state_dict import KEY, fitting, restored, saved, stacks
 from .towers import Scope, Towers, held_out
 
 Callback = Callable[[int, dict[str, float]], None]
@@ -189,18 +189,18 @@ class Optimizer(torch.optim.Optimizer):
 
     def describe(self) -> list[str]:
         """Each tower in stack notation."""
-        return saving.stacks(self._towers)
+        return stacks(self._towers)
 
     # saving
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on; plain containers, numbers and tensors (shared, as torch does)."""
-        told = saving.saved(self._towers, self.param_groups, self._steps)
-        self.state[saving.KEY] = told  # type: ignore[index]
+        told = saved(self._towers, self.param_groups, self._steps)
+        self.state[KEY] = told  # type: ignore[index]
         try:
             return super().state_dict()
         finally:
-            del self.state[saving.KEY]  # type: ignore[arg-type]
+            del self.state[KEY]  # type: ignore[arg-type]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue exactly where :meth:`state_dict` was taken.
@@ -210,10 +210,10 @@ class Optimizer(torch.optim.Optimizer):
                 :meth:`averaged`; nothing is changed then.
         """
         _check_home(self._away, "opt.load_state_dict()")
-        told = saving.fitting(state_dict, self._towers, self.param_groups)
-        states = saving.restored(self._towers, self.param_groups, told["towers"])
+        told = fitting(state_dict, self._towers, self.param_groups)
+        states = restored(self._towers, self.param_groups, told["towers"])
         super().load_state_dict(state_dict)
-        self.state.pop(saving.KEY, None)  # type: ignore[call-overload]
+        self.state.pop(KEY, None)  # type: ignore[call-overload]
         for tower, state in zip(self._towers.all, states, strict=True):
             tower.state = state
         self._steps = told["steps"]

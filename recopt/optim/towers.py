@@ -15,8 +15,8 @@ from ..rules.shards import local, shards_of
 from . import groups as grouping
 from .driver import Driver
 from .losses import one_number
-from .plan import Options, Stack, plan
 from .points import gradients, place, points_of, write_back
+from .stack_graph import Options, Stack, graph_of
 
 Scope = Literal["global", "group", "tensor"]
 Groups = Sequence[Mapping[str, Any]]
@@ -64,7 +64,7 @@ class Towers:
         each = [[i] for i in range(len(names))] if self.scope == "tensor" else [list(range(len(names)))]
         built: list[Driver] = []
         for indices in each:
-            graph = plan(asked[0], [names[i] for i in indices], self.options, asked[1])
+            graph = graph_of(asked[0], [names[i] for i in indices], self.options, asked[1])
             tensors = [groups[number]["params"][i] for i in indices]
             o, place = self.options, len(self.all) + len(built)
             tower = Driver(graph, points_of(tensors), fused=o.fused, seed=o.seed + place, shards=shards_of(tensors))

@@ -94,11 +94,11 @@ def test_a_run_and_a_loop_go_the_same_way(stack: str, settings: dict[int, dict[s
 def built(task: Any, stack: str, settings: Mapping[int, Mapping[str, Any]]) -> Any:
     """The engine on what ``recopt.Optimizer`` makes of ``stack``: a run goes on, so nothing starts afresh in either."""
     from recopt.engine.engine import Engine
-    from recopt.optim.plan import Options, plan
+    from recopt.optim.stack_graph import Options, graph_of
 
     levels = {n: dict(s) for n, s in settings.items()}
     names = [name for name, _ in task.model().named_parameters()]
-    graph = plan(stack, names, Options(None, None, None, levels, True, True, 0), {})
+    graph = graph_of(stack, names, Options(None, None, None, levels, True, True, 0), {})
     return Engine(task, graph, dtype=torch.float64, sink=engines.Recorder())
 
 

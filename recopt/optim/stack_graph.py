@@ -134,7 +134,7 @@ def check_options(options: Options, *, maximize: object, callback: object, log_e
         raise RecoptError(f"levels={levels!r} must read like {{2: {{'every': 5}}}}: settings by the level's number.")
 
 
-def plan(stack: Stack, names: Sequence[str], options: Options, overrides: Mapping[str, Any]) -> Graph:
+def graph_of(stack: Stack, names: Sequence[str], options: Options, overrides: Mapping[str, Any]) -> Graph:
     """The graph of a stack over parameters ``names``.
 
     Args:
