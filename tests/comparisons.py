@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from recopt.comparison.contenders import Competitor
+from recopt.comparison.competitors import Competitor
 from recopt.comparison.figures import Entry
 from recopt.contracts.task import Task
 from recopt.levels.graph import Graph

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import recopt
-from recopt.comparison import EACH, Row, make_compare_spec, read_compare_spec, read_rows, report_seeds
-from recopt.comparison.contenders import contender
+from recopt.comparison import EACH, Planned, make_compare_spec, plan_series, read_compare_spec, report_seeds
+from recopt.comparison.competitors import competitor
 from recopt.comparison.training import trainee
 from recopt.comparison.tuning import baseline
 from recopt.running.plan import replan
@@ -39,10 +39,10 @@ def test_every_spec_can_be_planned(path: Path) -> None:
         assert len(made.graph.levels) >= len(data.get("levels", []))
         return
     data = read_compare_spec(path)
-    rows = read_rows(data, str(path)) if EACH in data else [Row("", make_compare_spec(data, str(path)))]
+    rows = plan_series(data, str(path)) if EACH in data else [Planned("", make_compare_spec(data, str(path)))]
     for spec in (row.spec for row in rows):
         task = make_task(spec.task, report_seeds(spec)[0], spec.plugins)
-        names = [(trainee(one, spec) if one.run else contender(one, task, spec)).name for one in spec.stacks]
+        names = [(trainee(one, spec) if one.run else competitor(one, task, spec)).name for one in spec.stacks]
         names += [baseline(text, spec.plugins).text for text in spec.baselines]
         assert names
         assert len(set(names)) == len(names)

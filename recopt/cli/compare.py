@@ -13,7 +13,7 @@ from ..contracts.errors import RecoptError
 from .run import STORE
 
 if TYPE_CHECKING:
-    from ..comparison import CompareSpec, Comparison, Row, Series
+    from ..comparison import CompareSpec, Comparison, Planned, Series
 
 Command = Callable[..., Any]
 _KEPT = 8
@@ -81,30 +81,30 @@ def compare(
 
     Every baseline is tuned by the same number of trials, on tasks that are not used for the comparison.
     """
-    rows, single = _rows(spec, what)
-    from ..comparison import Trainer, carry_out, carry_out_each, save_series
+    planned, single = _planned(spec, what)
+    from ..comparison import Trainer, run_comparison, run_series, save_series
     from .compare_report import report, report_series
 
     _empty(output)
-    trainer = Trainer(store, not no_track)  # shared by all rows, so that nothing is trained twice
+    trainer = Trainer(store, not no_track)  # shared by all, so that nothing is trained twice
 
-    def one(row: Row) -> Comparison:
-        below = output / row.folder if output is not None and not single else output
+    def carry_out(one: Planned) -> Comparison:
+        below = output / one.folder if output is not None and not single else output
         with Bar() as bar:
-            called = name or (None if single else row.name)
-            return carry_out(row.spec, threads=threads, output=below, store=store, track=not no_track, name=called,
-                             trainer=trainer, progress=bar.show)  # fmt: skip
+            called = name or (None if single else one.name)
+            return run_comparison(one.spec, threads=threads, output=below, store=store, track=not no_track,
+                                  name=called, trainer=trainer, progress=bar.show)  # fmt: skip
 
     if single:
-        report(one(rows[0]), store)
+        report(carry_out(planned[0]), store)
         return
 
-    def told(row: Row, found: Comparison | str, series: Series) -> None:
-        report(found, store, row)
-        if output is not None:  # after each row, so that a later failure loses nothing
+    def told(one: Planned, found: Comparison | str, series: Series) -> None:
+        report(found, store, one.name)
+        if output is not None:  # after each comparison, so that a later failure loses nothing
             save_series(series, output)
 
-    report_series(carry_out_each(rows, one, told), output)
+    report_series(run_series(planned, carry_out, told), output)
 
 
 def _empty(output: Path | None) -> None:
@@ -118,14 +118,14 @@ def _empty(output: Path | None) -> None:
         raise RecoptError(f"{output} has other things in it: name a folder that is empty or does not exist.")
 
 
-def _rows(file: Path | None, what: dict[str, Any]) -> tuple[list[Row], bool]:
+def _planned(file: Path | None, what: dict[str, Any]) -> tuple[list[Planned], bool]:
     """The comparisons to run, and whether it is a single one."""
     task, stacks, trained = what.pop("task"), what.pop("stacks"), what.pop("trained")
     if task is None and file is None:
         raise RecoptError(
             "Give a task and stacks, as in: recopt compare quadratic 'adam/hypergradient'; or --spec FILE."
         )
-    from ..comparison import EACH, Row, make_compare_spec, read_compare_spec, read_rows
+    from ..comparison import EACH, Planned, make_compare_spec, plan_series, read_compare_spec
     from ..running.plan import task_named
 
     data = read_compare_spec(file) if file is not None else {}
@@ -140,9 +140,8 @@ def _rows(file: Path | None, what: dict[str, Any]) -> tuple[list[Row], bool]:
         over["stacks"] = [{"stack": stack} for stack in stacks]
     where = str(file) if file is not None else "what was given"
     if EACH not in data:
-        return [Row("", _with_trained(make_compare_spec({**data, **over}, where), trained))], True
-    rows = read_rows(data, where, over)
-    return [Row(row.name, _with_trained(row.spec, trained)) for row in rows], False
+        return [Planned("", _with_trained(make_compare_spec({**data, **over}, where), trained))], True
+    return [Planned(name, _with_trained(one, trained)) for name, one in plan_series(data, where, over)], False
 
 
 def _listed(text: str) -> list[str]:

@@ -13,61 +13,61 @@ from rich.table import Table
 from .report import console, hypers, short, table
 
 if TYPE_CHECKING:
-    from ..comparison import Comparison, Figures, Line, Row, Series
+    from ..comparison import Comparison, Figures, Series
     from ..running.statistics import Interval
 
 _SURE = 0.05
 
 
-def report(found: Comparison | str, store: str | None, row: Row | None = None) -> None:
-    """Print the tables and notes of a comparison, and its folder and record; or the reason why ``row`` was skipped."""
+def report(found: Comparison | str, store: str | None, name: str = "") -> None:
+    """Print the tables and notes of a comparison, its folder and record; or the reason why ``name`` was skipped."""
     out = console()
-    name = f"{row.name}: " if row else ""
+    called = f"{name}: " if name else ""
     if isinstance(found, str):
-        out.print(f"{name}not run here. {found}\n", markup=False, soft_wrap=True)
+        out.print(f"{called}not run here. {found}\n", markup=False, soft_wrap=True)
         return
     spec = found.spec
-    out.print(f"{name}{spec.task_text}  {spec.seeds:,} tasks, {spec.steps:,} steps", style="bold", markup=False)
+    out.print(f"{called}{spec.task_text}  {spec.seeds:,} tasks, {spec.steps:,} steps", style="bold", markup=False)
     what = "sum of the losses at the steps" if spec.measure == "sum" else "loss after the last step"
     both = ", over tasks and trainings where there are several" if any(f.trainings > 1 for f in found.figures) else ""
-    out.print(f"{what}; in brackets 95 % intervals{both}\n")
+    out.print(f"{what}; in brackets 95 % intervals{both}")
+    out.print(f"difference: from {found.reference}, task by task\n", markup=False, soft_wrap=True)
     out.print(_scores(found))
     out.print()
     out.print(_costs(found))
     out.print()
     for line in _words(found, store):
         out.print(line, markup=False, soft_wrap=True)
-    if row:
+    if name:
         out.print()
 
 
 def report_series(found: Series, output: Path | None) -> None:
     """Print the table of a series: each competitor relative to the reference of each comparison."""
-    out, names = console(), list(dict.fromkeys(line.name for line in found.lines))
-    references = {row.spec.reference for row in found.rows}
+    out, names = console(), found.names
+    references = {one.spec.reference for one in found.planned}
     whom = references.pop() if len(references) == 1 else "the reference of each"
     out.print(f"All of them, relative to {whom or 'the best tuned baseline of each'} (below 1 is better)", style="bold",
               markup=False)  # fmt: skip
-    rows = table("", *map(escape, names), right=tuple(range(1, len(names) + 1)))
-    for row in found.rows:
-        own = {line.name: line for line in found.lines if line.row == row.name}
-        cells = [_relative(own[name]) if name in own else "" for name in names] if own else ["not run here"]
-        rows.add_row(escape(row.name), *cells, *[""] * (len(names) - len(cells)))
-    out.print(rows)
+    lines = table("", *map(escape, names), right=tuple(range(1, len(names) + 1)))
+    for name, *cells in found.table(_relative):
+        lines.add_row(escape(name), *cells)
+    out.print(lines)
     if output is not None:
         out.print(f"folder  {output}", markup=False, soft_wrap=True)
 
 
-def _relative(line: Line) -> str:
-    interval = f" ({line.ratio_low:.3g}–{line.ratio_high:.3g})" if line.ratio_low != line.ratio_high else ""
-    lost = f" [red]{line.diverged:.0%} diverged[/]" if line.diverged else ""
-    return f"{line.ratio:.3g}{interval}{lost}"
+def _relative(f: Figures) -> str:
+    value, low, high = f.ratio
+    interval = f" ({low:.3g}–{high:.3g})" if low != high else ""
+    lost = f" [red]{f.diverged:.0%} diverged[/]" if f.diverged else ""
+    return f"{value:.3g}{interval}{lost}"
 
 
 def _scores(found: Comparison) -> Table:
     metric = next((key for key in found.figures[0].test if key != "loss"), "loss")
     tests = [f"test {metric}"] if any(f.test for f in found.figures) else []
-    heads = ("", "mean", "median", "last loss", *tests, "diverged", f"less {found.reference}", "better", "p")
+    heads = ("", "mean", "median", "last loss", *tests, "diverged", "difference", "better", "p")
     rows = table(*map(escape, heads), right=tuple(range(1, len(heads))))
     least = min(f.score[0].value for f in found.figures)
     for f in found.figures:
@@ -95,10 +95,11 @@ def _difference(f: Figures) -> list[str]:
 
 
 def _costs(found: Comparison) -> Table:
-    rows = table("", "chosen", "evaluations a run", "hypergradients", "to prepare", "pays from", right=(2, 3, 4, 5))
+    rows = table("", "tuned to", "evaluations a run", "hypergradients", "to prepare", "pays from", right=(2, 3, 4, 5))
     for entry, f in zip(found.entries, found.figures, strict=True):
-        chosen = {k: v for k, v in entry.competitor.chosen.items() if isinstance(v, float)}
-        words = [hypers(chosen)] + [str(v) for k, v in entry.competitor.chosen.items() if k == "schedule"]
+        tuned = entry.competitor.hyperparameters
+        words = [hypers({k: v for k, v in tuned.items() if isinstance(v, float)})]
+        words += [str(v) for k, v in tuned.items() if k == "schedule"]
         prepared = "unknown" if f.prepared is None else f"{f.prepared:,}"
         rows.add_row(escape(f.name), escape("  ".join(filter(None, words))), f"{f.evaluations:,.0f}",
                      f"{f.hypergradients:,.0f}", prepared, _pays(f))  # fmt: skip

@@ -14,20 +14,27 @@ from ..running.plan import plan, task_named
 from ..running.repeats import CAP, DIVERGED, Runs
 from ..stacks.blame import RunFailed
 from ..tracking.mlflow.store import RUNS, open_store
-from .contenders import Training
+from .compare_spec import (
+    BASELINES,
+    CompareSpec,
+    CompetitorSpec,
+    make_compare_spec,
+    read_compare_spec,
+    report_seeds,
+    tuning_seeds,
+)
+from .comparison import Comparison
+from .competitors import Training
 from .contest import prepare
-from .figures import Entry, Figures, break_even
+from .figures import Entry, Figures
 from .record import record, record_failure
-from .result import Comparison
-from .series import EACH, Line, Row, Series, carry_out_each, read_rows
-from .series import save as save_series
-from .spec import BASELINES, CompareSpec, Contender, make_compare_spec, read_compare_spec, report_seeds, tuning_seeds
+from .series import EACH, Planned, Series, plan_series, run_series, save_series
 from .training import Progress, Trainer
 
 __all__ = [
-    "BASELINES", "CAP", "DIVERGED", "EACH", "CompareSpec", "Comparison", "Contender", "Entry", "Figures", "Line",
-    "Row", "Runs", "Series", "Trainer", "Training", "break_even", "carry_out", "carry_out_each", "compare",
-    "make_compare_spec", "read_compare_spec", "read_rows", "report_seeds", "save_series", "tuning_seeds",
+    "BASELINES", "CAP", "DIVERGED", "EACH", "CompareSpec", "Comparison", "CompetitorSpec", "Entry", "Figures",
+    "Planned", "Runs", "Series", "Trainer", "Training", "compare", "make_compare_spec", "plan_series",
+    "read_compare_spec", "report_seeds", "run_comparison", "run_series", "save_series", "tuning_seeds",
 ]  # fmt: skip
 
 
@@ -44,7 +51,7 @@ def compare(
     Args:
         task: a name such as ``"quadratic(dim=10)"``, a ``.py`` file, or a :class:`recopt.Task`.
         stacks: in stack notation, folders that ``recopt export`` wrote, graphs, or mappings with ``stack``, ``name``,
-            ``settings`` and ``trained``, or with a ``run`` that trains one first (see :class:`Contender`).
+            ``settings`` and ``trained``, or with a ``run`` that trains one first (see :class:`CompetitorSpec`).
         seeds: number of test tasks; ``steps``: updates of each.
         baselines: rules to tune (see :func:`recopt.comparison.tuning.baseline`); none for stacks only.
         tune, tune_tasks: number of trials of each baseline, and of tasks that each trial is scored on.
@@ -69,8 +76,8 @@ def compare(
         "device": device, "dtype": dtype, "plugins": [str(folder) for folder in plugins],
     })  # fmt: skip
     made = None if isinstance(task, str) else task
-    return carry_out(spec, task=made, graphs=graphs, threads=threads, output=output, store=store, track=track,
-                     name=name, progress=progress)  # fmt: skip
+    return run_comparison(spec, task=made, graphs=graphs, threads=threads, output=output, store=store, track=track,
+                          name=name, progress=progress)  # fmt: skip
 
 
 def _in_words(stacks: str | Graph | Sequence[str | Graph | Mapping[str, Any]]) -> tuple[list[Any], dict[str, Graph]]:
@@ -80,7 +87,7 @@ def _in_words(stacks: str | Graph | Sequence[str | Graph | Mapping[str, Any]]) -
     return [f"stack {n}" if isinstance(item, Graph) else item for n, item in enumerate(given, 1)], graphs
 
 
-def carry_out(
+def run_comparison(
     spec: CompareSpec, *, task: Task | None = None, graphs: Mapping[str, Graph] | None = None,
     threads: int | None = None, output: str | Path | None = None, store: str | None = None, track: bool = True,
     name: str | None = None, progress: Progress | None = None, root: Path = RUNS, trainer: Trainer | None = None,

@@ -1,4 +1,4 @@
-"""One comparison, checked and ready: train the trainees, tune the baselines, run all competitors."""
+"""One comparison, checked and ready: train what is to be trained, tune the baselines, run all competitors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..levels.graph import Graph
 from ..running.repeats import Runs, RunSettings, repeated, run_all
 from ..running.start import place
 from ..stacks.build import make_task
-from .contenders import Competitor, contender, stacked
+from .compare_spec import CompareSpec, CompetitorSpec, report_seeds, tuning_seeds
+from .comparison import Comparison
+from .competitors import Competitor, competitor, stacked
 from .figures import Entry
-from .result import Comparison
-from .spec import CompareSpec, Contender, report_seeds, tuning_seeds
 from .training import Progress, Trainee, Trainer, trainee
-from .tuning import Baseline, Tuned, baseline, tune
+from .tuning import Baseline, baseline, tune
 
 
 @dataclass(frozen=True)
@@ -25,54 +25,53 @@ class Contest:
 
     Attributes:
         task: the family that all tasks are sampled from.
-        rivals: the stacks in the spec's order, as trainees where they are trained first.
+        stacks: the competitors in the spec's order, as trainees where they are trained first.
         baselines: the rules to tune.
         progress: called with a description of the work, the amount done, and the total.
     """
 
     spec: CompareSpec
     task: Task
-    rivals: Sequence[Competitor | Trainee]
+    stacks: Sequence[Competitor | Trainee]
     baselines: Sequence[Baseline]
     progress: Progress
 
     def train(self, trainer: Trainer) -> list[Competitor]:
-        """Train the trainees among the rivals. Errors are those of :meth:`Trainer.train`."""
-        return [trainer.train(one, self.progress) if isinstance(one, Trainee) else one for one in self.rivals]
+        """Train the trainees among the stacks. Errors are those of :meth:`Trainer.train`."""
+        return [trainer.train(one, self.progress) if isinstance(one, Trainee) else one for one in self.stacks]
 
-    def run(self, rivals: Sequence[Competitor]) -> Comparison:
-        """Run the (trained) ``rivals``, then tune and run each baseline.
+    def run(self, stacks: Sequence[Competitor]) -> Comparison:
+        """Run the (trained) ``stacks``, then tune and run each baseline.
 
         Raises:
             RecoptError: for a competitor that cannot work; RunFailed for an error in a strategy or task.
         """
-        entries = [Entry(rival, self._run(rival)) for rival in rivals]
-        tuned = []
+        entries, tuned = [Entry(one, self._run(one)) for one in stacks], list[Competitor]()
         for base in self.baselines:
-            tuned.append(best := self._tune(base))
-            entries.append(Entry(best.competitor, self._run(best.competitor), best.trials, best.score))
-        leader = min(tuned, key=lambda one: one.score).competitor.name if tuned else rivals[0].name
-        return Comparison(self.spec, entries, self.spec.reference or leader)
+            tuned.append(self._tune(base))
+            entries.append(Entry(tuned[-1], self._run(tuned[-1])))
+        leader = min(tuned, key=lambda one: one.tuning_score) if tuned else stacks[0]
+        return Comparison(self.spec, entries, self.spec.reference or leader.name)
 
     @property
     def _how(self) -> RunSettings:
         return RunSettings(self.spec.steps, self.spec.device, self.spec.dtype)
 
-    def _run(self, rival: Competitor) -> Runs:
-        graphs, seeds, parts = rival.graphs, report_seeds(self.spec), list[Runs]()
+    def _run(self, one: Competitor) -> Runs:
+        graphs, seeds, parts = one.graphs, report_seeds(self.spec), list[Runs]()
 
         def told(done: int) -> None:
-            self.progress(f"running {rival.name}", len(parts) * len(seeds) + done, len(graphs) * len(seeds))
+            self.progress(f"running {one.name}", len(parts) * len(seeds) + done, len(graphs) * len(seeds))
 
         for graph in graphs:
-            parts.append(run_all(rival.name, graph, self.task, seeds, self._how, progress=told))
+            parts.append(run_all(one.name, graph, self.task, seeds, self._how, progress=told))
         return repeated(parts)
 
-    def _tune(self, base: Baseline) -> Tuned:
+    def _tune(self, base: Baseline) -> Competitor:
         spec, seeds = self.spec, tuning_seeds(self.spec)
 
-        def score(rival: Competitor) -> float:
-            runs = run_all(rival.name, rival.graph, self.task, seeds, self._how, test=False)
+        def score(one: Competitor) -> float:
+            runs = run_all(one.name, one.graph, self.task, seeds, self._how, test=False)
             return float(runs.score(spec.measure).mean())
 
         def told(done: int) -> None:
@@ -92,23 +91,22 @@ def prepare(
     """
     place(spec.device)
     family = task or make_task(spec.task, report_seeds(spec)[0], spec.plugins)
-    rivals = [_rival(asked, family, spec, graphs or {}) for asked in spec.stacks]
-    bases = [baseline(text, spec.plugins) for text in spec.baselines]
-    _distinct([rival.name for rival in rivals] + [base.name for base in bases], spec.reference)
-    return Contest(spec, family, rivals, bases, progress or (lambda what, done, total: None))
+    stacks = [_competitor(asked, family, spec, graphs or {}) for asked in spec.stacks]
+    baselines = [baseline(text, spec.plugins) for text in spec.baselines]
+    names = [one.name for one in (*stacks, *baselines)]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecoptError(f"Two competitors are called '{name}': give one of them another 'name' in a spec.")
+    if spec.reference is not None and spec.reference not in names:
+        raise unknown("competitor", spec.reference, names, "as the 'reference'")
+    return Contest(spec, family, stacks, baselines, progress or (lambda what, done, total: None))
 
 
-def _rival(asked: Contender, task: Task, spec: CompareSpec, graphs: Mapping[str, Graph]) -> Competitor | Trainee:
+def _competitor(
+    asked: CompetitorSpec, task: Task, spec: CompareSpec, graphs: Mapping[str, Graph]
+) -> Competitor | Trainee:
     if asked.run is not None:
         return trainee(asked, spec)
     if graph := graphs.get(asked.stack or ""):
         return stacked(asked.name or graph.describe(), graph, spec)
-    return contender(asked, task, spec)
-
-
-def _distinct(names: Sequence[str], reference: str | None) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise RecoptError(f"Two competitors are called '{name}': give one of them another 'name' in a spec.")
-    if reference is not None and reference not in names:
-        raise unknown("competitor", reference, names, "as the 'reference'")
+    return competitor(asked, task, spec)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +10,18 @@ import numpy as np
 
 from ..running.repeats import Floats, Runs
 from ..running.statistics import Interval, Paired, crossed_interval, median_interval
-from .contenders import Competitor
-from .tuning import Trial
+from .competitors import Competitor
 
 _END = 0.05
+_NAN = Interval(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One competitor with its runs, and the ``trials`` of its tuning."""
+    """One competitor with its runs."""
 
     competitor: Competitor
     runs: Runs
-    trials: Sequence[Trial] = ()
-    tuning_score: float = math.nan
 
     @property
     def name(self) -> str:
@@ -53,6 +50,8 @@ class Figures:
         prepared: evaluations of tuning or meta-training; None if unknown.
         difference: from the reference, paired by task, and by training if both were trained from the same seeds (see
             :func:`recopt.running.statistics.crossed_paired`); None for the reference itself.
+        ratio: 1 + (mean of ``difference``) / (mean of the reference), with the interval of that difference; below 1 is
+            better.
         p: of ``difference``, corrected for the number of competitors (Holm).
         trainings: number of trainings. With several, intervals of means include the spread over trainings (see
             :func:`recopt.running.statistics.crossed_interval`), and medians are of the means over trainings.
@@ -70,21 +69,26 @@ class Figures:
     hypergradients: float
     prepared: int | None
     difference: Paired | None
+    ratio: Interval
     p: float | None
     break_even: float | None
     trainings: int = 1
 
 
 def figures_of(entry: Entry, base: Entry, measure: str, difference: Paired | None, p: float | None) -> Figures:
+    """The figures of ``entry`` beside the reference ``base``."""
     runs = entry.runs
     score, last = runs.by_task(runs.score(measure)), runs.by_task(runs.capped[:, -1])
+    scale, ratio = float(base.runs.score(measure).mean()), Interval(1.0, 1.0, 1.0)
+    if difference is not None:
+        ratio = Interval(*(1 + end / scale for end in difference.mean)) if scale else _NAN
     with np.errstate(invalid="ignore"):
         rose = ~(runs.losses[:, -1] <= runs.losses[:, 0])
     return Figures(
         entry.name, entry.competitor.kind, _middles(score), _middles(last),
         {key: crossed_interval(runs.by_task(x)) for key, x in runs.measured.items()},
         float(runs.diverged.mean()), float(rose.mean()), runs.evaluations, runs.hypergradients,
-        entry.competitor.prepared, difference, p, break_even(entry, base), runs.times,
+        entry.competitor.prepared, difference, ratio, p, break_even(entry, base), runs.times,
     )  # fmt: skip
 
 
@@ -107,15 +111,10 @@ def break_even(entry: Entry, base: Entry) -> float | None:
     mine, theirs = entry.competitor.prepared, base.competitor.prepared
     if entry is base or mine is None or theirs is None:
         return None
-    saved = base.runs.evaluations - _reaches(entry.runs, _ending(base.runs))
-    if saved <= 0:
-        return math.inf
-    return max(0.0, (mine - theirs) / saved)
-
-
-def _ending(runs: Runs) -> float:
-    middle = np.median(runs.capped, axis=0)
-    return float(middle[-max(1, round(_END * len(middle))) :].mean())
+    curve = np.median(base.runs.capped, axis=0)
+    target = float(curve[-max(1, round(_END * len(curve))) :].mean())
+    saved = base.runs.evaluations - _reaches(entry.runs, target)
+    return max(0.0, (mine - theirs) / saved) if saved > 0 else math.inf
 
 
 def _reaches(runs: Runs, target: float) -> float:
@@ -134,26 +133,15 @@ def bands(runs: Runs) -> dict[str, Floats]:
 
 def row(figures: Figures) -> dict[str, Any]:
     """The figures of one competitor as a flat row of a table."""
-    (mean, median), (final, final_median) = figures.score, figures.final
     found: dict[str, Any] = {"name": figures.name, "kind": figures.kind}
-    named = {"score": mean, "score_median": median, "final": final, "final_median": final_median}
-    for key, interval in {**named, **{f"test_{key}": x for key, x in figures.test.items()}}.items():
+    named = dict(zip(("score", "score_median", "final", "final_median"), (*figures.score, *figures.final), strict=True))
+    named |= {f"test_{key}": interval for key, interval in figures.test.items()} | {"ratio": figures.ratio}
+    if figures.difference is not None:
+        named |= {"difference_mean": figures.difference.mean, "difference_median": figures.difference.median}
+    for key, interval in named.items():
         found |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
     for key in ("diverged", "rose", "evaluations", "hypergradients", "prepared", "break_even", "trainings"):
         found[key] = getattr(figures, key)
     if figures.difference is not None:
-        for key in ("mean", "median"):
-            values = _ends(getattr(figures.difference, key))
-            found |= {f"difference_{key}{end}": value for end, value in values.items()}
         found |= {"lower_than_reference": figures.difference.lower, "p": figures.difference.p, "p_holm": figures.p}
     return found
-
-
-def _ends(interval: Interval) -> dict[str, float]:
-    """An interval by the suffixes of its columns."""
-    return {"": interval.value, "_low": interval.low, "_high": interval.high}
-
-
-def trial_rows(entry: Entry) -> list[dict[str, Any]]:
-    """The trials of an entry's tuning as rows."""
-    return [{**trial.values, "score": trial.score} for trial in entry.trials]

@@ -14,9 +14,9 @@ from ..contracts.errors import RecoptError
 from ..tracking.mlflow.store import RUNS
 from ..tracking.trace import Points
 from ..tracking.tracker import LevelInfo, Tracker
-from .figures import bands, row
-from .result import Comparison
-from .spec import CompareSpec, write_compare_spec
+from .compare_spec import CompareSpec, write_compare_spec
+from .comparison import Comparison
+from .figures import Entry, bands, row
 
 EXPERIMENT = "recopt compare"
 TRACEBACK = "traceback.txt"
@@ -28,7 +28,9 @@ def record(found: Comparison, store: str | None, name: str | None = None, root: 
     Raises:
         RecoptError: if the store cannot be opened or written.
     """
-    tracker = start(found, store, name, root)
+    infos = [_info(number, entry) for number, entry in enumerate(found.entries, 1)]
+    names, more = [entry.name for entry in found.entries], {"reference": found.reference}
+    tracker = _start(found.spec, names, more, infos, store, name, root)
     found.save(tracker.folder)
     points: list[Points] = []
     for number, (entry, figures) in enumerate(zip(found.entries, found.figures, strict=True), 1):
@@ -42,17 +44,14 @@ def record(found: Comparison, store: str | None, name: str | None = None, root: 
     return tracker
 
 
-def start(found: Comparison, store: str | None, name: str | None, root: Path) -> Tracker:
-    """Start the record of a comparison."""
-    infos = []
-    for number, entry in enumerate(found.entries, 1):
-        chosen = {key: str(value) for key, value in entry.competitor.chosen.items()}
-        chosen |= {"stack": entry.competitor.stack, "kind": entry.competitor.kind}
-        if runs := [one.run_id for one in entry.competitor.trainings if one.run_id]:
-            chosen["trained_by"] = ",".join(runs)
-        infos.append(LevelInfo(number, entry.name, entry.name, "task", chosen))
-    return _start(found.spec, [entry.name for entry in found.entries], {"reference": found.reference}, infos,
-                  store, name, root)  # fmt: skip
+def _info(number: int, entry: Entry) -> LevelInfo:
+    """The nested run of a competitor."""
+    made = entry.competitor
+    params = {key: str(value) for key, value in made.hyperparameters.items()}
+    params |= {"stack": made.graph.describe(), "kind": made.kind}
+    if runs := [one.run_id for one in made.trainings if one.run_id]:
+        params["trained_by"] = ",".join(runs)
+    return LevelInfo(number, entry.name, entry.name, "task", params)
 
 
 def record_failure(spec: CompareSpec, store: str | None, name: str | None, root: Path) -> Path | None:
@@ -77,9 +76,8 @@ def _start(
     name: str | None, root: Path,
 ) -> Tracker:  # fmt: skip
     against = " | ".join(names)
-    params = {"task": spec.task_text, "stack": against, **more}
-    params |= {key: str(getattr(spec, key)) for key in
-               ("steps", "seeds", "seed", "tune", "tune_tasks", "measure", "guards", "device", "dtype")}  # fmt: skip
+    kept = ("steps", "seeds", "seed", "tune", "tune_tasks", "measure", "guards", "device", "dtype")
+    params = {"task": spec.task_text, "stack": against, **more, **{key: str(getattr(spec, key)) for key in kept}}
     title = name or f"compare {Path(spec.task.name).stem}"
     tags = {"recopt.task": spec.task.name, "recopt.stack": against, "recopt.kind": "comparison"}
     return Tracker.start(store, experiment=EXPERIMENT, name=title, params=params, tags=tags, levels=infos,

@@ -1,4 +1,4 @@
-"""Training of contenders by ordinary runs, whose exported values are then compared, fixed."""
+"""Training of competitors by ordinary runs, whose exported values are then compared, fixed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..running.repeats import held_at
 from ..running.spec import LARGEST_SEED
 from ..stacks.blame import RunFailed
 from ..tracking.mlflow.store import RUNS
-from .contenders import Competitor, Training, guarded
-from .spec import CompareSpec, Contender
+from .compare_spec import CompareSpec, CompetitorSpec
+from .competitors import Competitor, Training, guarded
 
 if TYPE_CHECKING:
     from ..running.result import Result
@@ -28,21 +28,21 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Trainee:
-    """A contender to train: its name, a plan for each training, and whether guards act in the comparison."""
+    """A competitor to train: its name, a plan for each training, and whether guards act in the comparison."""
 
     name: str
     plans: tuple[Plan, ...]
     guards: bool
 
 
-def trainee(asked: Contender, spec: CompareSpec) -> Trainee:
-    """The trainee of a contender that has a run.
+def trainee(asked: CompetitorSpec, spec: CompareSpec) -> Trainee:
+    """The trainee of a spec that has a run.
 
     Raises:
         RecoptError: for a run that cannot work, does not train the rule that moves the task, or has too large a seed.
     """
     assert asked.run is not None
-    where = f"the run of '{asked.name or asked.stack or asked.run.get('stack') or 'a contender'}'"
+    where = f"the run of '{asked.name or asked.stack or asked.run.get('stack') or 'a competitor'}'"
     data = {"device": spec.device, "dtype": spec.dtype, "plugins": [], **asked.run}
     if isinstance(data["plugins"], list):
         data["plugins"] = [*data["plugins"], *spec.plugins]
@@ -63,7 +63,7 @@ def trainee(asked: Contender, spec: CompareSpec) -> Trainee:
 
 
 class Trainer:
-    """Trains contenders; a run that several contenders or comparisons share is made once.
+    """Trains competitors; a run that several competitors or comparisons share is made once.
 
     Every run is recorded as by ``recopt run``, in the store of the comparison.
     """

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..levels.level import Schedule
 from ..levels.notation import Term, parse
 from ..stacks.named import Named
 from ..stacks.plugins import load_strategy
-from .contenders import Competitor, rule
+from .competitors import Competitor, TuningTrial, rule
 
 SCHEDULE = "schedule"
 SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
@@ -106,24 +106,6 @@ class Baseline:
         return rule(self.name, named, steps, values.get(SCHEDULE, self.schedule), guards, self.plugins)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One setting, its position in the ranges, and its score (lower is better)."""
-
-    values: Mapping[str, Any]
-    units: tuple[float, ...]
-    score: float
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The result of tuning: the best competitor, all trials in order, and the best score."""
-
-    competitor: Competitor
-    trials: Sequence[Trial] = field(repr=False)
-    score: float
-
-
 def baseline(text: str, plugins: Sequence[str] = ()) -> Baseline:
     """Parse a baseline: ``adam``, ``sgd(momentum=0.9)[lr]``, ``adam(schedule=cosine)[lr]``.
 
@@ -168,24 +150,23 @@ def _term(text: str) -> Term:
 def tune(
     base: Baseline, trials: int, steps: int, seed: int, score: Callable[[Competitor], float], tasks: int,
     guards: bool = False, progress: Callable[[int], None] = lambda done: None,
-) -> Tuned:  # fmt: skip
+) -> Competitor:  # fmt: skip
     """Tune ``base`` by ``trials`` trials, each scored by ``score`` on ``tasks`` tasks of ``steps`` updates."""
-    search, found = Search(base, trials, seed), list[Trial]()
+    search, found = TuningSearch(base, trials, seed), list[TuningTrial]()
     for number in range(trials):
         units, schedule = search.next(number, found)
         values: dict[str, Any] = {n: RANGES[n].value(u) for n, u in zip(base.axes, units, strict=True)}
         values[SCHEDULE] = schedule
-        found.append(Trial(values, units, score(base.competitor(values, steps, guards))))
+        found.append(TuningTrial(values, units, score(base.competitor(values, steps, guards))))
         progress(number + 1)
     best = min(found, key=lambda trial: trial.score)
-    made = base.competitor(best.values, steps, guards)
     ends = [name for name, u in zip(base.axes, best.units, strict=True) if not _EDGE <= u <= 1 - _EDGE]
     notes = tuple(f"The best {name} lies at an end of its range." for name in ends)
-    made = Competitor(made.name, made.graph, "baseline", trials * tasks * steps, made.chosen, notes)
-    return Tuned(made, found, best.score)
+    made = base.competitor(best.values, steps, guards)
+    return replace(made, prepared=trials * tasks * steps, notes=notes, trials=found)
 
 
-class Search:
+class TuningSearch:
     """Proposes settings: first over the whole range of learning rates, then ever closer to the best."""
 
     def __init__(self, base: Baseline, trials: int, seed: int) -> None:
@@ -194,7 +175,7 @@ class Search:
         self._free = SCHEDULE in base.tuned
         self._reach = np.array([_REACH.get(name, 0.5) for name in base.axes])
 
-    def next(self, number: int, found: Sequence[Trial]) -> tuple[tuple[float, ...], Schedule]:
+    def next(self, number: int, found: Sequence[TuningTrial]) -> tuple[tuple[float, ...], Schedule]:
         """The next setting to try: its position in the ranges, and its schedule."""
         if number < self._wide:
             return self._scan(number)

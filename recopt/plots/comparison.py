@@ -1,4 +1,4 @@
-"""The plot of a comparison: loss curves with bands, and the score of each competitor with its interval."""
+"""The plots of comparisons: loss curves with bands, scores with intervals, and a series of them side by side."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Okabe & Ito (2008): colours that people with any kind of colour vision can tell apart; lines differ in dashes too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+from .style import COLOURS, INK, figure, heading, labelled, plain, spread_out
+
 _DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
-_INK = "#333333"
-_LOG_FROM = 20.0
+_WIDE = 3.0
+"""The ratio of scores from which a series gets a logarithmic axis."""
+_INSIDE = 6
+"""The most competitors for which the legend of a series stands inside the plot."""
+_NAME = 34
+"""Characters of a name in a plot."""
 
 
 class Curve(NamedTuple):
@@ -28,47 +32,70 @@ class Curve(NamedTuple):
     mean: tuple[float, float, float]
     median: tuple[float, float, float]
 
-    @property
-    def label(self) -> str:
-        """The name, shortened if it is long."""
-        return self.name if len(self.name) <= 34 else f"{self.name[:31]} …"
-
 
 def plot(title: str, steps: int, measure: str, shown: Sequence[Curve]) -> Any:
-    """A ``matplotlib.figure.Figure`` with an Agg canvas: ``figure.savefig(path)``.
+    """A ``matplotlib.figure.Figure`` of a comparison: ``figure.savefig(path)``.
 
     Args:
         measure: the name of the score, in words.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    made = figure(11, max(4.2, 1.6 + 0.42 * len(shown)))
+    heading(made, title)
+    curves, scores = made.subplots(1, 2, width_ratios=(3, 2))
+    _curves(plain(curves), shown, steps)
+    _scores(plain(scores), shown, measure)
+    return made
 
-    many = len(shown)
-    figure = Figure(figsize=(11, max(4.2, 1.6 + 0.42 * many)), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=12, color=_INK, x=0.01, ha="left")
-    curves, scores = figure.subplots(1, 2, width_ratios=(3, 2))
-    _curves(curves, shown, steps)
-    _scores(scores, shown, measure)
-    return figure
+
+def plot_series(rows: Sequence[str], ratios: Mapping[str, Mapping[str, tuple[float, float, float]]], whom: str) -> Any:
+    """A ``matplotlib.figure.Figure`` with a group for each comparison; 1 is the reference's score in that one.
+
+    Args:
+        rows: the comparisons.
+        ratios: by competitor and comparison, the ratio to the reference's score with the ends of its interval.
+        whom: the reference in words.
+    """
+    from matplotlib.ticker import FuncFormatter
+
+    many = len(ratios)
+    made = figure(max(7.0, 1.3 * len(rows) + 3), 4.6)
+    axes = plain(made.subplots())
+    for n, (name, own) in enumerate(ratios.items()):
+        at = np.array([k for k, row in enumerate(rows) if row in own]) + 0.6 * ((n + 0.5) / many - 0.5)
+        middle, low, high = np.array([own[row] for row in rows if row in own]).T
+        reach = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))
+        # Points without lines between them: the comparisons have no order.
+        axes.errorbar(at, middle, yerr=reach, fmt="o", color=colour(n), markersize=5, elinewidth=1.8,
+                      label=_short(name))  # fmt: skip
+    axes.axhline(1.0, color="#777777", linewidth=0.8, zorder=0)
+    for k in range(1, len(rows)):
+        axes.axvline(k - 0.5, color="#CCCCCC", linewidth=0.8, zorder=0)
+    axes.set_xlim(-0.5, len(rows) - 0.5)
+    axes.grid(False, axis="x")
+    if spread_out([ratio for own in ratios.values() for ratio, *_ in own.values()], _WIDE):
+        axes.set_yscale("log")
+        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            which(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xticks(range(len(rows)), [row.replace(", ", ",\n") for row in rows])
+    labelled(axes, f"Score relative to {whom} (below 1 is better), with 95 % intervals", "")
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if many > _INSIDE else {}
+    axes.legend(fontsize=8, frameon=False, **beside)
+    return made
 
 
 def _curves(axes: Any, shown: Sequence[Curve], last: int) -> None:
-    drawn = [one.bands for one in shown]
-    for n, kept in enumerate(drawn if len(drawn) <= len(_COLOURS) else []):  # more bands would hide the curves
-        steps = np.arange(len(kept["median"]))
-        axes.fill_between(steps, kept["quartile1"], kept["quartile3"], color=colour(n), alpha=0.13, linewidth=0)
-    for n, (one, kept) in enumerate(zip(shown, drawn, strict=True)):
-        steps = np.arange(len(kept["median"]))
-        axes.plot(steps, kept["median"], color=colour(n), linestyle=dashes(n), linewidth=1.7,
-                  label=one.label)  # fmt: skip
-    middle = np.concatenate([kept["median"] for kept in drawn])
-    if middle.min() > 0 and middle.max() / middle.min() >= _LOG_FROM:
-        low = min(kept["quartile1"].min() for kept in drawn)
+    banded = len(shown) <= len(COLOURS)  # more bands would hide the curves
+    for n, one in enumerate(shown):
+        steps, kept = np.arange(len(one.bands["median"])), one.bands
+        if banded:
+            axes.fill_between(steps, kept["quartile1"], kept["quartile3"], color=colour(n), alpha=0.13, linewidth=0)
+        axes.plot(steps, kept["median"], color=colour(n), linestyle=dashes(n), linewidth=1.7, label=_short(one.name))
+    middle = np.concatenate([one.bands["median"] for one in shown])
+    if spread_out(middle):
+        low = min(one.bands["quartile1"].min() for one in shown)
         axes.set_yscale("log")
         axes.set_ylim(max(low, middle.min() / 10), None)
-    bands_too = ", and the middle half of the tasks" if len(drawn) <= len(_COLOURS) else ""
-    plain(axes, f"Training loss: median{bands_too}", "step")
+    labelled(axes, f"Training loss: median{', and the middle half of the tasks' if banded else ''}", "step")
     axes.set_xlim(0, last)
     axes.legend(fontsize=8, frameon=False)
 
@@ -82,30 +109,24 @@ def _scores(axes: Any, shown: Sequence[Curve], measure: str) -> None:
         axes.plot(mean, place, "o", color=colour(n), markersize=6)
         axes.plot(median, place, "|", color=colour(n), markersize=10, markeredgewidth=2)
         axes.annotate(f"{mean:.4g}", (mean, place), xytext=(0, 7), textcoords="offset points", fontsize=8,
-                      color=_INK, ha="center")  # fmt: skip
-    axes.set_yticks(range(len(rows)), [shown[n].label for n in rows])
+                      color=INK, ha="center")  # fmt: skip
+    axes.set_yticks(range(len(rows)), [_short(shown[n].name) for n in rows])
     axes.set_ylim(-0.6, len(rows) - 0.2)
-    values = [interval[0] for one in shown for interval in (one.mean, one.median)]
-    if min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
+    axes.margins(x=0.12)
+    if spread_out([interval[0] for one in shown for interval in (one.mean, one.median)]):
         axes.set_xscale("log")
-    plain(axes, f"{measure}: mean (●, 95 %) and median (|)", "")
+    labelled(axes, f"{measure}: mean (●, 95 %) and median (|)", "")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME else f"{name[: _NAME - 3]} …"
 
 
 def colour(n: int) -> str:
     """The colour of competitor ``n``."""
-    return _COLOURS[n % len(_COLOURS)]
+    return COLOURS[n % len(COLOURS)]
 
 
 def dashes(n: int) -> Any:
     """The dashes of competitor ``n``, which differ between competitors of the same colour."""
-    return _DASHES[(n % len(_COLOURS) + n // len(_COLOURS)) % len(_DASHES)]
-
-
-def plain(axes: Any, title: str, x: str) -> None:
-    """Set a title, a label of x, a pale grid, and no frame."""
-    axes.set_title(title, fontsize=10, color=_INK, loc="left")
-    axes.set_xlabel(x, fontsize=9, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=_INK)
+    return _DASHES[(n % len(COLOURS) + n // len(COLOURS)) % len(_DASHES)]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..tracking.trace import Points, Trace
-from .style import BAD, INK, PALE, curve, label, legend, mark_divergence, plain, scale, some
+from .style import BAD, INK, PALE, curve, figure, heading, label, legend, mark_divergence, plain, scale, some
 
 FIGURES = frozenset(
     {
@@ -74,31 +74,25 @@ def save_plots(trace: Trace, folder: Path, title: str = "", levels: Mapping[int,
 
 def _figure(run: list[Points], wide: list[Draw], small: list[Draw], title: str, note: str) -> Any:
     """Panels one below the other: each of ``wide`` in a row of its own, ``small`` up to three in a row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     across = min(3, max(1, len(small)))
     heights = [3.4, *[2.6] * (len(wide) - 1)][: len(wide)] + [2.3] * -(-len(small) // across)
-    layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
-    figure = Figure(figsize=(9.5, max(2.0, sum(heights) + 0.5)), layout=layout)
-    FigureCanvasAgg(figure)
+    made = figure(9.5, max(2.0, sum(heights) + 0.5))
     if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold", color=INK, x=0.012, ha="left")
+        heading(made, title)
     if note:
-        figure.supxlabel("\n".join(textwrap.wrap(note, 130)), fontsize=8, color=PALE, x=0.012, ha="left")
+        made.supxlabel("\n".join(textwrap.wrap(note, 130)), fontsize=8, color=PALE, x=0.012, ha="left")
     if not heights:
-        return figure
-    grid = figure.add_gridspec(len(heights), 6, height_ratios=heights)
+        return made
+    grid = made.add_gridspec(len(heights), 6, height_ratios=heights)
     for row, draw in enumerate(wide):
-        draw(plain(figure.add_subplot(grid[row, :])))
+        draw(plain(made.add_subplot(grid[row, :])))
     for n, draw in enumerate(small):
         at = n % across * (6 // across)
-        draw(plain(figure.add_subplot(grid[len(wide) + n // across, at : at + 6 // across])))
+        draw(plain(made.add_subplot(grid[len(wide) + n // across, at : at + 6 // across])))
     end = _end(run)
-    for axes in figure.axes:
+    for axes in made.axes:
         axes.set_xlim(-0.015 * end, 1.015 * max(end, 1))
-    return figure
+    return made
 
 
 def _curves(run: list[Points], names: Mapping[int, str]) -> list[Draw]:

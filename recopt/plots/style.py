@@ -1,7 +1,12 @@
-"""Elements of the plots of runs: columns as lines and bands, scales, labels, legends."""
+"""Elements of all plots: figures, columns as lines and bands, scales, labels, legends.
+
+Drawn with matplotlib's own objects, without pyplot: no global state, no window, safe in any thread.
+"""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +15,28 @@ from ..tracking.thinning import Floats, Ints
 from ..tracking.trace import Points
 
 BAD, INK, PALE = "#B00020", "#333333", "#767676"
+# Okabe & Ito (2008): colours that people with any kind of colour vision can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MANY = 3000
 """Longer columns are drawn as a band and a smoothed line."""
 LOG_FROM = 20.0
 """The ratio of the largest to the smallest value from which a positive column gets a logarithmic axis."""
+
+
+def figure(width: float, height: float) -> Any:
+    """A ``matplotlib.figure.Figure`` of so many inches with an Agg canvas."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    return made
+
+
+def heading(made: Any, title: str) -> None:
+    """Put a title above a figure, in as many lines as its width asks for."""
+    lines = textwrap.wrap(title, int(10 * made.get_figwidth()))
+    made.suptitle("\n".join(lines), fontsize=12, fontweight="bold", color=INK, x=0.01, ha="left")
 
 
 def plain(axes: Any) -> Any:
@@ -88,10 +111,16 @@ def mark_divergence(axes: Any, column: Points) -> None:
         )
 
 
+def spread_out(values: Sequence[float] | Floats, ratio: float = LOG_FROM) -> bool:
+    """Whether finite values are positive and so far apart that they want a logarithmic axis."""
+    found = np.asarray(values, np.float64)
+    found = found[np.isfinite(found)]
+    return bool(len(found)) and bool(found.min() > 0) and bool(found.max() / found.min() >= ratio)
+
+
 def scale(axes: Any, columns: list[Floats]) -> bool:
     """Make the axis logarithmic if all values are positive and far apart. Returns True if it is."""
-    values = np.concatenate([column[np.isfinite(column)] for column in columns])
-    log = bool(len(values)) and bool(values.min() > 0) and bool(values.max() / values.min() >= LOG_FROM)
+    log = spread_out(np.concatenate(columns))
     if log:
         axes.set_yscale("log")
     else:
@@ -99,12 +128,17 @@ def scale(axes: Any, columns: list[Floats]) -> bool:
     return log
 
 
+def labelled(axes: Any, title: str, x: str) -> None:
+    """Set a title and a label of x."""
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
+    axes.set_xlabel(x, fontsize=8, color=PALE)
+
+
 def label(axes: Any, title: str, y: str, colour: str = PALE) -> None:
     """Set a title, a label of y, and whole steps along x."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axes.set_title(title, fontsize=10, color=INK, loc="left")
-    axes.set_xlabel("step", fontsize=8, color=PALE)
+    labelled(axes, title, "step")
     axes.set_ylabel(y, fontsize=8, color=colour)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))

@@ -59,7 +59,7 @@ def _nested(root: str, told: dict[str, Any]) -> None:
     scores = {run.data.tags["recopt.strategy"]: run.data.metrics["score"] for run in nested}
     assert scores == pytest.approx({e["name"]: e["score"] for e in told["entries"]})
     adam = next(run for run in nested if run.data.tags["recopt.strategy"] == "tuned adam")
-    assert float(adam.data.params["lr"]) == told["entries"][2]["chosen"]["lr"]
+    assert float(adam.data.params["lr"]) == told["entries"][2]["hyperparameters"]["lr"]
     curve = store.client.get_metric_history(adam.info.run_id, "loss_median")
     assert [point.value for point in curve] == pytest.approx(told["entries"][2]["curve"]["median"])
 
@@ -168,7 +168,7 @@ def test_a_series_runs_each_row_and_says_which_data_are_missing(
             scores.setdefault(run["name"], []).append(float(run["score"]))
         means = [float(np.mean(values)) for values in scores.values()]
         assert [len(values) for values in scores.values()] == [count, count]
-        assert [float(line["mean"]) for line in own] == pytest.approx(means)
+        assert [float(line["score"]) for line in own] == pytest.approx(means)
         assert [float(line["ratio"]) for line in own] == pytest.approx([means[0] / means[1], 1])
     assert "| letters | not run here |  |" in (tmp_path / "out/series.md").read_text()
     assert (tmp_path / "out/series.png").stat().st_size > 5_000

@@ -1,4 +1,4 @@
-"""``recopt compare`` with contenders that are trained first."""
+"""``recopt compare`` with competitors that are trained first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recopt.comparison import read_compare_spec, read_rows
+from recopt.comparison import plan_series, read_compare_spec
 from recopt.comparison.training import trainee
 from recopt.running.session import Session
 from recopt.tracking.mlflow.runs import list_runs
@@ -81,7 +81,7 @@ def test_an_interrupted_training_stops_the_comparison(
 
 def test_the_shipped_ablation_can_begin() -> None:
     path = Path(__file__).parents[2] / "runs" / "experiment-7-ablation.yaml"
-    first, second = read_rows(read_compare_spec(path), str(path))
+    first, second = plan_series(read_compare_spec(path), str(path))
     assert first.spec.stacks == second.spec.stacks and first.spec.reference == first.spec.stacks[0].name
     made = [trainee(asked, first.spec) for asked in first.spec.stacks]
     specs = [one.plans[0].spec for one in made]

@@ -1,4 +1,4 @@
-"""Contenders that are trained first, once or from several seeds."""
+"""Competitors that are trained first, once or from several seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import recopt
-from recopt.comparison import Trainer, carry_out, compare, make_compare_spec, report_seeds
+from recopt.comparison import Trainer, compare, make_compare_spec, report_seeds, run_comparison
 from recopt.contracts.errors import RecoptError
 from recopt.running import repeats
 from recopt.running.plan import plan
@@ -25,7 +25,7 @@ RUN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_contender_with_a_run_is_trained_and_then_held_still() -> None:
+def test_a_competitor_with_a_run_is_trained_and_then_held_still() -> None:
     shown: list[tuple[str, int, int]] = []
     found = compare("quadratic(dim=3)", [{"run": RUN, "name": "mine"}], baselines=["sgd[lr]"], **FAST,
                     progress=lambda *what: shown.append(what))  # fmt: skip
@@ -61,7 +61,7 @@ def test_repeated_trainings_are_one_entry_with_the_spread_of_both() -> None:
     assert mine.competitor.prepared == np.mean([one.evaluations for one in mine.competitor.trainings])
 
 
-def test_contenders_trained_from_the_same_seeds_are_paired_by_them() -> None:
+def test_competitors_trained_from_the_same_seeds_are_paired_by_them() -> None:
     other = {**RUN, "settings": [*RUN["settings"], "mlp_rule.nominal=0.5"]}
     runs = {"base": RUN, "one": other, "two": {**other, "seed": 1}}
     asked = [{"run": run, "name": name, "repeat": 2} for name, run in runs.items()]
@@ -89,9 +89,9 @@ def test_a_trainer_trains_each_run_once(monkeypatch: pytest.MonkeyPatch) -> None
     asked = [{"run": RUN, "name": "one", "repeat": 2}, {"run": RUN, "name": "same"}]
     spec = {"task": "quadratic(dim=3)", "stacks": asked, "baselines": [], "seeds": 4, "steps": 5}
     trainer = Trainer(track=False)
-    one = carry_out(make_compare_spec(spec), track=False, trainer=trainer)
+    one = run_comparison(make_compare_spec(spec), track=False, trainer=trainer)
     np.testing.assert_array_equal(one["one"].runs.losses[:4], one["same"].runs.losses)
-    other = carry_out(make_compare_spec({**spec, "task": "quadratic(dim=2)", "guards": True}), track=False,
+    other = run_comparison(make_compare_spec({**spec, "task": "quadratic(dim=2)", "guards": True}), track=False,
                       trainer=trainer)  # fmt: skip
     assert seeds == [0, 1]
     assert [x.guard for e in (one, other) for x in e["one"].competitor.graph.levels] == [False, True]

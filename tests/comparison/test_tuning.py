@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from recopt.comparison import compare, make_compare_spec, report_seeds, tuning_seeds
-from recopt.comparison.contenders import Competitor
+from recopt.comparison.competitors import Competitor
 from recopt.comparison.tuning import RANGES, baseline, tune
 from recopt.contracts.errors import RecoptError
 from recopt.contracts.task import Batch, Split, Task
@@ -60,39 +60,39 @@ def test_tuning_finds_the_best_rate_of_a_bowl() -> None:
     # Hessian 2·dim·I: the rate 1 / (2 dim) = 0.125 ends in one step.
     task = Quadratic(dim=4, conditioning=1.0)
     found = compare(task, baselines=["sgd[lr]"], **{**FAST, "tune": 40})
-    assert found["tuned sgd[lr]"].competitor.chosen["lr"] == pytest.approx(0.125, rel=0.05)
+    assert found["tuned sgd[lr]"].competitor.hyperparameters["lr"] == pytest.approx(0.125, rel=0.05)
     assert found["tuned sgd[lr]"].competitor.prepared == 40 * 4 * 8
 
 
 def test_all_baselines_have_the_same_number_of_trials() -> None:
     found = compare(Quadratic(dim=2), baselines=["sgd", "nesterov", "rmsprop", "adam", "adamw"], **FAST)
-    assert {len(e.trials) for e in found.entries} == {3}
+    assert {len(e.competitor.trials) for e in found.entries} == {3}
     assert {e.competitor.prepared for e in found.entries} == {3 * 4 * 8}
-    assert set(found["tuned adamw"].competitor.chosen) == {"lr", "beta1", "beta2", "weight_decay", "schedule"}
-    assert found["tuned nesterov"].competitor.chosen["nesterov"] is True
-    assert found.reference == min(found.entries, key=lambda e: e.tuning_score).name
+    assert set(found["tuned adamw"].competitor.hyperparameters) == {"lr", "beta1", "beta2", "weight_decay", "schedule"}
+    assert found["tuned nesterov"].competitor.hyperparameters["nesterov"] is True
+    assert found.reference == min(found.entries, key=lambda e: e.competitor.tuning_score).name
 
 
 def test_both_schedules_are_tried_and_the_search_closes_in() -> None:
     base = baseline("adam")
 
-    def score(rival: Competitor) -> float:
-        far = abs(math.log(rival.chosen["lr"] / 0.3)) + abs(rival.chosen["beta1"] - 0.7)
-        return far + (rival.chosen["schedule"] == "constant")
+    def score(one: Competitor) -> float:
+        far = abs(math.log(one.hyperparameters["lr"] / 0.3)) + abs(one.hyperparameters["beta1"] - 0.7)
+        return far + (one.hyperparameters["schedule"] == "constant")
 
     found = tune(base, 60, 100, 0, score, 1)
     assert {trial.values["schedule"] for trial in found.trials[:4]} == {"constant", "cosine"}
-    assert found.competitor.chosen["schedule"] == "cosine"
-    assert found.competitor.graph.levels[0].horizon == 100
-    assert found.competitor.chosen["lr"] == pytest.approx(0.3, rel=0.15)
-    assert found.score == min(trial.score for trial in found.trials) < 0.2
+    assert found.hyperparameters["schedule"] == "cosine"
+    assert found.graph.levels[0].horizon == 100
+    assert found.hyperparameters["lr"] == pytest.approx(0.3, rel=0.15)
+    assert found.tuning_score == min(trial.score for trial in found.trials) < 0.2
     again = tune(base, 60, 100, 0, score, 1)
     assert [t.values for t in again.trials] == [t.values for t in found.trials]
 
 
 def test_a_best_value_at_the_end_of_its_range_is_told() -> None:
-    found = tune(baseline("sgd[lr]"), 30, 10, 0, lambda rival: -float(rival.chosen["lr"]), 1)
-    assert found.competitor.notes == ("The best lr lies at an end of its range.",)
+    found = tune(baseline("sgd[lr]"), 30, 10, 0, lambda one: -float(one.hyperparameters["lr"]), 1)
+    assert found.notes == ("The best lr lies at an end of its range.",)
 
 
 def test_baselines_in_words() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from recopt.comparison import EACH, make_compare_spec, read_rows
+from recopt.comparison import EACH, make_compare_spec, plan_series
 from recopt.comparison.contest import prepare
 from recopt.contracts.errors import RecoptError
 from recopt.running.plan import plan, relocated, replan
@@ -38,7 +38,7 @@ def run(data: dict[str, Any]) -> None:
 
 def compare(data: dict[str, Any]) -> None:
     if EACH in data:
-        for row in read_rows(data, "s.yaml"):
+        for row in plan_series(data, "s.yaml"):
             prepare(row.spec)
     else:
         prepare(make_compare_spec(data, "s.yaml"))

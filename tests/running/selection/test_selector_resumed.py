@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recopt.comparison import Contender, make_compare_spec
-from recopt.comparison.contenders import contender
+from recopt.comparison import CompetitorSpec, make_compare_spec
+from recopt.comparison.competitors import competitor
 from recopt.engine.checkpoint import load
 from recopt.running.checkpoints import CHECKPOINT
 from recopt.running.export import write_export
@@ -66,7 +66,7 @@ def test_a_run_made_longer_is_the_unbroken_one(tmp_path: Path, monkeypatch: pyte
     # Choosing is part of what the values took.
     assert short.chosen is not None
     total, spec = short.budget.total, make_compare_spec({"task": "quadratic"})
-    prepared = contender(Contender(stack=str(short.folder / "export")), "quadratic", spec).prepared
+    prepared = competitor(CompetitorSpec(stack=str(short.folder / "export")), "quadratic", spec).prepared
     assert prepared == total.loss + total.gradient + short.chosen.evaluations
     data = first.spec.model_dump(mode="json")
     result = Session(replan(data, steps=60), RunOptions(resume=short.run_id)).run()

@@ -19,8 +19,8 @@ from ..stacks.plugins import is_export
 BASELINES = ("sgd", "nesterov", "rmsprop", "adam", "adamw")
 
 
-def _contender(value: object) -> object:
-    """A contender as a mapping: text becomes a ``stack``, and the file of a ``run`` its contents."""
+def _competitor(value: object) -> object:
+    """A competitor as a mapping: text becomes a ``stack``, and the file of a ``run`` its contents."""
     if isinstance(value, str):
         return {"stack": value}
     if isinstance(value, Mapping) and isinstance(value.get("run"), str):
@@ -29,7 +29,7 @@ def _contender(value: object) -> object:
     return value
 
 
-class Contender(BaseModel):
+class CompetitorSpec(BaseModel):
     """A stack, the folder of an export, or a run that trains a stack before the comparison.
 
     Attributes:
@@ -84,7 +84,7 @@ class CompareSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: NamedOrText
-    stacks: list[Annotated[Contender, BeforeValidator(_contender)]] = []
+    stacks: list[Annotated[CompetitorSpec, BeforeValidator(_competitor)]] = []
     baselines: list[str] = list(BASELINES)
     steps: Annotated[int, Field(ge=1), NO_SWITCH] = 100
     seeds: Annotated[int, Field(ge=2, le=MOST_TASKS), NO_SWITCH] = 100
@@ -120,7 +120,7 @@ def tuning_seeds(spec: CompareSpec) -> list[int]:
     return [2_000_000_000 + MOST_TASKS * spec.seed + n for n in range(spec.tune_tasks)]
 
 
-_KNOWN = {"": CompareSpec.model_fields, "stacks": Contender.model_fields, "task": Named.model_fields}
+_KNOWN = {"": CompareSpec.model_fields, "stacks": CompetitorSpec.model_fields, "task": Named.model_fields}
 
 
 def make_compare_spec(data: Mapping[str, Any], where: str = "the comparison") -> CompareSpec:
@@ -147,7 +147,7 @@ def read_compare_spec(path: Path) -> dict[str, Any]:
     if (found := sorted(RUNS & data.keys())) and not COMPARES & data.keys():
         raise RecoptError(
             f"In {path} '{found[-1]}' belongs to a run, not to a comparison: give the file to 'recopt run --spec', or "
-            "name it in a comparison as the 'run' of a contender."
+            "name it in a comparison as the 'run' of a competitor."
         )
     each = data.get("each")
     for one in [data, *(each if isinstance(each, list) else [])]:
@@ -174,7 +174,7 @@ def write_compare_spec(spec: CompareSpec) -> str:
     """``spec`` as complete YAML that repeats the comparison."""
     data = spec.model_dump(mode="json")
     data["task"] = spec.task_text if not spec.task.domains and not spec.task.name.endswith(".py") else data["task"]
-    plain = Contender().model_dump()
+    plain = CompetitorSpec().model_dump()
     data["stacks"] = [{k: v for k, v in item.items() if v != plain[k]} for item in data["stacks"]]
     if data["reference"] is None:
         del data["reference"]

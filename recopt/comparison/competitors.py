@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,9 @@ from ..stacks.exported import Trained, read_folder
 from ..stacks.fetch import read_export
 from ..stacks.named import Named, written
 from ..stacks.plugins import is_export
-from .spec import CompareSpec, Contender
+from .compare_spec import CompareSpec, CompetitorSpec
 
-Kind = Literal["stack", "export", "trained", "baseline"]
+_UNKNOWN = "The cost of its training is unknown: give 'trained'."
 
 
 class Training(NamedTuple):
@@ -32,29 +33,37 @@ class Training(NamedTuple):
     run_id: str | None = None
 
 
+class TuningTrial(NamedTuple):
+    """One setting of a baseline, its position in the ranges, and its score (lower is better)."""
+
+    values: Mapping[str, Any]
+    units: tuple[float, ...]
+    score: float
+
+
 @dataclass(frozen=True)
 class Competitor:
     """A participant in a comparison.
 
     Attributes:
         name: its name in tables and pictures.
-        graph: its levels.
         kind: ``stack`` (run as given), ``export`` or ``trained`` for the comparison (both with fixed values), or tuned
             ``baseline``.
-        prepared: evaluations spent on tuning or meta-training; None if unknown.
-        chosen: the hyperparameters of a baseline.
+        prepared: evaluations spent on tuning or meta-training (the mean over ``trainings``); None if unknown.
+        hyperparameters: those of a baseline.
         notes: remarks for the reader, in sentences.
-        trainings: those made for the comparison; ``graph`` is then from the first one, and ``prepared`` their mean
-            cost.
+        trainings: those made for the comparison; ``graph`` is then from the first one.
+        trials: of a baseline's tuning, in order.
     """
 
     name: str
     graph: Graph
-    kind: Kind = "stack"
+    kind: Literal["stack", "export", "trained", "baseline"] = "stack"
     prepared: int | None = 0
-    chosen: Mapping[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     trainings: tuple[Training, ...] = ()
+    trials: Sequence[TuningTrial] = field(default=(), repr=False)
 
     @property
     def graphs(self) -> list[Graph]:
@@ -62,29 +71,33 @@ class Competitor:
         return [training.graph for training in self.trainings] or [self.graph]
 
     @property
-    def stack(self) -> str:
-        """The graph in stack notation."""
-        return self.graph.describe()
+    def tuning_score(self) -> float:
+        """The best score in tuning; NaN if it was not tuned."""
+        return min((trial.score for trial in self.trials), default=math.nan)
 
 
-def contender(asked: Contender, task: str | Task, spec: CompareSpec) -> Competitor:
-    """A competitor from a spec: a stack or the folder of an export; those to train first are in :mod:`.training`.
+def competitor(asked: CompetitorSpec, task: str | Task, spec: CompareSpec) -> Competitor:
+    """The competitor of a spec: a stack or the folder of an export; :mod:`.training` has those to train first.
 
     Raises:
         RecoptError: for an unknown name or setting, a graph that cannot work, or one with episodes that are too short.
     """
     assert asked.stack is not None
     folder = Path(asked.stack)
-    if is_export(folder):
-        if asked.settings:
-            raise RecoptError(f"'{folder}' is an export, which has no settings to change: leave them out.")
-        return _exported(asked, folder, spec.guards)
-    made = plan(task, asked.stack, seed=spec.seed, settings=asked.settings, plugins=spec.plugins or None).graph
-    return stacked(asked.name or asked.stack, made, spec, asked.trained)
+    if not is_export(folder):
+        made = plan(task, asked.stack, seed=spec.seed, settings=asked.settings, plugins=spec.plugins or None).graph
+        return stacked(asked.name or asked.stack, made, spec, asked.trained)
+    if asked.settings:
+        raise RecoptError(f"'{folder}' is an export, which has no settings to change: leave them out.")
+    graph = held_still(*read_export(folder), spec.guards)
+    prepared = asked.trained if asked.trained is not None else read_folder(folder).spent
+    return Competitor(
+        asked.name or folder.name, graph, "export", prepared, notes=() if prepared is not None else (_UNKNOWN,)
+    )
 
 
 def stacked(name: str, graph: Graph, spec: CompareSpec, trained: int | None = None) -> Competitor:
-    """A graph as a competitor. Arguments and errors are those of :func:`contender`."""
+    """A graph as a competitor. Arguments and errors are those of :func:`competitor`."""
     for number, level in enumerate(graph.levels, 1):
         shortest = level.length(0)
         if shortest is not None and shortest < spec.steps:
@@ -94,26 +107,13 @@ def stacked(name: str, graph: Graph, spec: CompareSpec, trained: int | None = No
             )
     learned = [slot for slot, s in graph.slots.items() if s.learned and not isinstance(s, Trained)]
     notes = [f"'{learned[0]}' starts untrained."] if learned else []
-    exports = {type(s).export.folder: type(s).export for s in graph.slots.values() if isinstance(s, Trained)}
-    spent = [export.spent for export in exports.values()]
-    if trained is None:
-        trained = None if None in spent else sum(n for n in spent if n is not None)
-        notes += [_UNKNOWN] if None in spent else []
+    exports = {type(s).export.folder: type(s).export.spent for s in graph.slots.values() if isinstance(s, Trained)}
+    if trained is None and None in exports.values():
+        notes.append(_UNKNOWN)
+    elif trained is None:
+        trained = sum(spent for spent in exports.values() if spent is not None)
     still = exports and all(level.moves == TASK for level in graph.levels)
-    kind: Kind = "export" if still else "stack"
-    return Competitor(name, guarded(graph, spec.guards), kind, trained, notes=tuple(notes))
-
-
-_UNKNOWN = "The cost of its training is unknown: give 'trained'."
-
-
-def _exported(asked: Contender, folder: Path, guards: bool) -> Competitor:
-    """The levels of an export that move the task, with the trained values fixed."""
-    levels, strategies = read_export(folder)
-    graph = held_still(levels, strategies, guards)
-    prepared = asked.trained if asked.trained is not None else read_folder(folder).spent
-    notes = () if prepared is not None else (_UNKNOWN,)
-    return Competitor(asked.name or folder.name, graph, "export", prepared, notes=notes)
+    return Competitor(name, guarded(graph, spec.guards), "export" if still else "stack", trained, notes=tuple(notes))
 
 
 def rule(
@@ -131,5 +131,5 @@ def guarded(graph: Graph, guards: bool) -> Graph:
     """``graph`` with its guards unchanged, or all off."""
     if guards:
         return graph
-    return Graph([level.model_copy(update={"guard": False}) for level in graph.levels], graph.slots,
-                 labels=graph.labels)  # fmt: skip
+    levels = [level.model_copy(update={"guard": False}) for level in graph.levels]
+    return Graph(levels, graph.slots, labels=graph.labels)

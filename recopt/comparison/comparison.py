@@ -1,0 +1,160 @@
+"""A finished comparison: every competitor's runs and figures, its picture and its files.
+
+``comparison.yaml`` repeats it, ``comparison.json`` has everything but the single runs, ``table.csv`` a row per
+competitor, ``runs.csv`` a row per run, ``curves.csv`` the bands of the curves, and ``comparison.png`` the picture.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..contracts.errors import RecoptError
+from ..running.repeats import CAP, DIVERGED
+from ..running.statistics import crossed_paired, holm
+from .compare_spec import CompareSpec, report_seeds, tuning_seeds, write_compare_spec
+from .figures import Entry, Figures, bands, figures_of, row
+
+
+@dataclass
+class Comparison:
+    """A finished comparison.
+
+    Attributes:
+        spec: the spec that repeats it.
+        entries: competitors with their runs, in the given order: stacks, then baselines.
+        reference: name of the competitor that the others are compared with; by default the best baseline on the tuning
+            tasks (not on the test tasks), or the first competitor if there is no baseline.
+        folder, run_id: its folder and the id of its record; None if there is none.
+    """
+
+    spec: CompareSpec
+    entries: list[Entry] = field(repr=False)
+    reference: str
+    folder: Path | None = None
+    run_id: str | None = None
+
+    def __getitem__(self, name: str) -> Entry:
+        """The entry of that name. Raises KeyError if there is none."""
+        return {entry.name: entry for entry in self.entries}[name]
+
+    @cached_property
+    def figures(self) -> list[Figures]:
+        """The figures of every competitor, in the order of ``entries``."""
+        base, measure = self[self.reference], self.spec.measure
+        scores = {e.name: e.runs.by_task(e.runs.score(measure)) for e in self.entries}
+        pairs = {
+            e.name: crossed_paired(scores[e.name], scores[base.name], matched=e.seeds == base.seeds)
+            for e in self.entries
+            if e is not base
+        }
+        corrected = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
+        return [figures_of(e, base, measure, pairs.get(e.name), corrected.get(e.name)) for e in self.entries]
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks on the competitors, with the mean score of each training where there are several."""
+        found = []
+        for entry in self.entries:
+            found += [f"{entry.name}: {note}" for note in entry.competitor.notes]
+            if (count := len(entry.seeds)) > 1:
+                means = entry.runs.by_task(entry.runs.score(self.spec.measure)).mean(1)
+                told = ", ".join(f"{mean:.4g} (seed {seed})" for mean, seed in zip(means, entry.seeds, strict=True))
+                found.append(f"{entry.name}: trained {count} times, with means {told}.")
+        return found
+
+    def plot(self) -> Any:
+        """A matplotlib figure: curves with bands, and each competitor's mean score with its interval."""
+        from ..plots.comparison import Curve, plot
+
+        spec = self.spec
+        curves = [Curve(e.name, bands(e.runs), *f.score) for e, f in zip(self.entries, self.figures, strict=True)]
+        what = "Sum of the losses" if spec.measure == "sum" else "Loss after the last step"
+        return plot(f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps", spec.steps, what, curves)
+
+    def plain(self) -> dict[str, Any]:
+        """The figures, tuning trials and curves, for JSON; NaN becomes None, and infinities become text."""
+        spec = self.spec
+        tested, tuned = report_seeds(spec), tuning_seeds(spec)
+        found: dict[str, Any] = _clean({
+            "spec": spec.model_dump(mode="json"), "reference": self.reference,
+            "capped_at": CAP, "diverged_above": DIVERGED,
+            "report_seeds": [tested[0], tested[-1]], "tuning_seeds": [tuned[0], tuned[-1]] if spec.baselines else None,
+            "tuning_evaluations_each": spec.tune * spec.tune_tasks * spec.steps if spec.baselines else 0,
+            "entries": [_plain(e, f) for e, f in zip(self.entries, self.figures, strict=True)],
+        })  # fmt: skip
+        return found
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the files listed at the top of this module into ``folder``, and return it.
+
+        Raises:
+            RecoptError: if the folder cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "comparison.yaml").write_text(write_compare_spec(self.spec))
+            (folder / "comparison.json").write_text(json.dumps(self.plain(), indent=1, allow_nan=False) + "\n")
+            write_table(folder / "table.csv", [row(figures) for figures in self.figures])
+            write_table(folder / "runs.csv", [line for entry in self.entries for line in _runs(self.spec, entry)])
+            write_table(folder / "curves.csv", [line for entry in self.entries for line in _curve(entry)])
+            self.plot().savefig(folder / "comparison.png", dpi=150)
+        except OSError as why:
+            raise RecoptError(f"{folder} cannot be written ({why.strerror}): choose another place.") from None
+        return folder
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``rows`` as CSV, with the columns of all of them."""
+    rows = list(rows)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for one in rows for key in one)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _plain(entry: Entry, figures: Figures) -> dict[str, Any]:
+    made = entry.competitor
+    trainings = [{"seed": t.seed, "evaluations": t.evaluations, "run_id": t.run_id} for t in made.trainings]
+    return {
+        **row(figures), "stack": made.graph.describe(), "hyperparameters": dict(made.hyperparameters),
+        "notes": list(made.notes), "tuning_score": made.tuning_score, "restored": entry.runs.restored,
+        "seconds": entry.runs.seconds, "trials": [{**trial.values, "score": trial.score} for trial in made.trials],
+        **({"trained": trainings} if trainings else {}),
+        "curve": {key: values.tolist() for key, values in bands(entry.runs).items()},
+    }  # fmt: skip
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def _runs(spec: CompareSpec, entry: Entry) -> Iterable[dict[str, Any]]:
+    runs, seeds = entry.runs, report_seeds(spec)
+    score, diverged = runs.score(spec.measure), runs.diverged
+    for n in range(len(score)):
+        trained = {"trained_from": entry.seeds[n // len(seeds)]} if entry.seeds else {}
+        yield {
+            "name": entry.name, **trained, "seed": seeds[n % len(seeds)], "score": score[n],
+            "first": runs.losses[n, 0], "final": runs.losses[n, -1], "diverged": int(diverged[n]),
+            **{f"test_{key}": values[n] for key, values in runs.test.items()},
+        }  # fmt: skip
+
+
+def _curve(entry: Entry) -> list[dict[str, Any]]:
+    kept = bands(entry.runs)
+    columns = zip(*kept.values(), strict=True)
+    return [{"name": entry.name, "step": n, **dict(zip(kept, values, strict=True))} for n, values in enumerate(columns)]
