@@ -15,7 +15,6 @@ from ..levels.averages import folded, share
 from ..levels.level import TASK
 from ..levels.registry import TRANSFORMS
 from ..levels.state import Part, RunState, Signal, Window
-from ..levels.transforms import OF_TENSORS
 from ..rules.columns import ColumnMover, Sums
 from ..rules.shards import Shards
 from ..rules.tensors import TensorMover
@@ -137,7 +136,7 @@ class Bottom:
                 guard.taken_back(state.guard, n)
 
     def forget(self, state: RunState, number: int) -> None:
-        """Drop a level's last update, and what closed derivatives know of those before: no signal is to be of them."""
+        """Drop a level's last update, and the windows over it: no signal is to be of what is not there any more."""
         own = state.levels[number]
         own.live = []
         for part in own.parts:
@@ -145,9 +144,10 @@ class Bottom:
             part.kept.pop("update", None)
         if self.setting.tasks > 1:
             return  # the windows of the other tasks go on
+        for part in own.parts:
+            part.strategy, part.normal = trees.detach(part.strategy), trees.detach(part.normal)
         for n in self.carriers.above[number]:
-            for records in state.levels[n].window.records:
-                records[:] = [record for record in records if record.loss is not None]
+            state.levels[n].window = Window.empty(len(self.carriers.graph.subjects[n]))
 
     # means
 
@@ -200,7 +200,7 @@ class Bottom:
             mine, grads = present(part, point, signal.grads)
             if not grads:
                 continue
-            read, part.normal = normalize(OF_TENSORS, grads, part.normal, None)
+            read, part.normal = normalize(grads, part.normal, None)
             mover.step(part, mine, read, numbers, factor)
             reads += read
         state.slots[TASK].version += 1
@@ -245,8 +245,6 @@ class Bottom:
             numbers.leaves[rate] = leaf  # the open tape runs over what it was
             return
         self.forget(state, number)
-        for n in self.carriers.above[number]:
-            state.levels[n].window = Window.empty(len(self.carriers.graph.subjects[n]))
 
     def size(self, point: Params) -> float:
         """The norm of tensors that a level moves, or of tensors of a root mean square of FLOOR if they are smaller."""

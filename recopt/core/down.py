@@ -14,7 +14,6 @@ from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.level import TASK
 from ..levels.state import LevelState, Numbers, Pair, Part, Record, RunState, Signal
-from ..levels.transforms import OF_NUMBERS
 from ..rules.numbers import NumberMover
 from ..rules.tensors import TensorMover
 from . import guard
@@ -96,7 +95,7 @@ class Down:
         slot: Any = state.slots[level.moves]
         by: Any = state.slots[level.by]
         coords = slot.coords
-        read, part.normal = place.normalize(OF_NUMBERS, signal.grads or [], part.normal, signal.bound)
+        read, part.normal = place.normalize(signal.grads or [], part.normal, signal.bound)
         update = place.mover.step(part, [coords[i] for i in index], read, by.value)
         if not math.isfinite(sum(update)):
             _count(own, "skipped")

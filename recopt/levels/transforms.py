@@ -1,6 +1,6 @@
 """Transforms of a signal before a strategy reads it: pure functions, one text for tensors and for plain numbers.
 
-Each is ``(maths, signal, state, bound) -> (signal, state)``, of one task and any shapes; differentiable, so it acts
+Each is ``(signal, state, bound) -> (signal, state)``, of one task and any shapes; differentiable, so it acts
 on the tape where the level is taped. ``bound`` is the product of the norms whose cosine the signal measures. A new one
 is a function of its own, registered by :func:`transform`; a level asks for it by its name (``normalize: name``).
 """
@@ -8,6 +8,7 @@ is a function of its own, registered by :func:`transform`; a level asks for it b
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..contracts.strategy import State
 from .registry import TRANSFORMS
 
+LEAST = sys.float_info.min
 CLIP_NORM = 1.0
 RMS_DECAY = 0.99
 LOG_SIGN_P = 10.0
@@ -25,110 +27,72 @@ CLIP_EACH, CLIP_KNOWN = 3.0, 10.0
 counts; ``rms_all`` takes the second for both."""
 
 
-class TensorMaths:
-    """The arithmetic of transforms on tensors."""
+def _mean(g: Any) -> Any:
+    return g.mean() if isinstance(g, Tensor) else g
 
-    def mean_square(self, g: Tensor) -> Tensor:
-        return (g * g).mean()
 
-    def mean(self, g: Tensor) -> Tensor:
-        return g.mean()
+def _norm(signal: list[Any]) -> Any:
+    """The norm of all tensors together, at least the root of the least number above 0."""
+    squares: list[Any] = [g * g for g in signal]
+    return _root(
+        _least(torch.stack([s.sum() for s in squares]).sum() if isinstance(squares[0], Tensor) else sum(squares))
+    )
 
-    def total(self, signal: list[Tensor]) -> Tensor:
-        return torch.stack([(g * g).sum() for g in signal]).sum()
 
-    def zero(self, g: Tensor) -> Tensor:
-        return torch.zeros_like(g.sum())
+def _zero(g: Any) -> Any:
+    return torch.zeros_like(g.sum()) if isinstance(g, Tensor) else 0.0
 
-    def least(self, x: Tensor) -> Tensor:
-        # The least number whose square root is exact enough: signals may be as small as 1e-12 and still mean something.
+
+def _least(x: Any) -> Any:
+    """``x``, or the least number above 0: signals may be as small as 1e-12 and still mean something."""
+    if isinstance(x, Tensor):
         return x.clamp_min(torch.finfo(x.dtype).tiny)
+    return x if x > LEAST else LEAST
 
-    def root(self, x: Tensor) -> Tensor:
-        return x.sqrt()
 
-    def minimum(self, a: Tensor, b: Any) -> Tensor:
+def _root(x: Any) -> Any:
+    return x.sqrt() if isinstance(x, Tensor) else math.sqrt(x)
+
+
+def _log(x: Any) -> Any:
+    return x.log() if isinstance(x, Tensor) else math.log(x)
+
+
+def _sign(x: Any) -> Any:
+    return x.sign() if isinstance(x, Tensor) else (x > 0) - (x < 0)
+
+
+def _smaller(a: Any, b: Any) -> Any:
+    if isinstance(a, Tensor):
         return torch.minimum(a, b) if isinstance(b, Tensor) else a.clamp_max(b)
-
-    def maximum(self, a: Tensor, b: Any) -> Tensor:
-        return torch.maximum(a, b) if isinstance(b, Tensor) else a.clamp_min(b)
-
-    def positive(self, test: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-        return torch.where(test > 0, yes, no)
-
-    def size(self, g: Tensor) -> Tensor:
-        return g.abs()
-
-    def sign(self, g: Tensor) -> Tensor:
-        return g.sign()
-
-    def log(self, x: Tensor) -> Tensor:
-        return x.log()
+    return a if a < b else b
 
 
-class NumberMaths:
-    """The same of plain numbers, each of which stands for a tensor of one entry."""
-
-    tiny = 2.2250738585072014e-308
-
-    def mean_square(self, g: float) -> float:
-        return g * g
-
-    def mean(self, g: float) -> float:
-        return g
-
-    def total(self, signal: list[float]) -> float:
-        return sum(g * g for g in signal)
-
-    def zero(self, g: float) -> float:
-        return 0.0
-
-    def least(self, x: float) -> float:
-        return x if x > self.tiny else self.tiny
-
-    def root(self, x: float) -> float:
-        return math.sqrt(x)
-
-    def minimum(self, a: float, b: float) -> float:
-        return a if a < b else b
-
-    def maximum(self, a: float, b: float) -> float:
-        return a if a > b else b
-
-    def positive(self, test: float, yes: float, no: float) -> float:
-        return yes if test > 0 else no
-
-    def size(self, g: float) -> float:
-        return abs(g)
-
-    def sign(self, g: float) -> float:
-        return (g > 0) - (g < 0)
-
-    def log(self, x: float) -> float:
-        return math.log(x)
+def _known(test: Any, yes: Any, no: Any) -> Any:
+    """``yes`` where ``test`` is above 0, else ``no``."""
+    return torch.where(test > 0, yes, no) if isinstance(test, Tensor) else yes if test > 0 else no
 
 
-OF_TENSORS, OF_NUMBERS = TensorMaths(), NumberMaths()
-Transform = Callable[[Any, list[Any], State, Any], tuple[list[Any], State]]
+Transform = Callable[[list[Any], State, Any], tuple[list[Any], State]]
 transform = TRANSFORMS.register
 """Registers a function as a transform under a name."""
 
 
 @transform("none")
-def none(maths: Any, signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
+def none(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
     """The signal as it is."""
     return signal, state
 
 
 @transform("clip")
-def clip(maths: Any, signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
+def clip(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
     """g · min(1, 1/‖g‖): the norm over all tensors is at most 1."""
-    factor = maths.minimum(CLIP_NORM / maths.root(maths.least(maths.total(signal))), 1.0)
+    factor = _smaller(CLIP_NORM / _norm(signal), 1.0)
     return [g * factor for g in signal], state
 
 
 @transform("clip_each")
-def clip_each(maths: Any, signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
+def clip_each(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
     """Each entry within ±3 s, s the running root mean square per tensor of the signals before; otherwise as it is.
 
     The mean (decay 0.99, bias-corrected; of the first signal itself as long as there was none but zeros) counts
@@ -136,35 +100,35 @@ def clip_each(maths: Any, signal: list[Any], state: State, bound: Any) -> tuple[
     a factor of 10⁵ is followed within 40 steps. It bounds outliers and leaves the scale: whether the loss's scale
     matters depends on the rule that reads the signal (it does not to Adam).
     """
-    weight = state["weight"] if "weight" in state else maths.zero(signal[0])
-    before = state.get("square") or [maths.zero(g) for g in signal]
+    weight = state["weight"] if "weight" in state else _zero(signal[0])
+    before = state.get("square") or [_zero(g) for g in signal]
     out, square = [], []
     for v, g in zip(before, signal, strict=True):
-        known = v / maths.least(weight)
-        size = maths.least(maths.positive(known, known, maths.mean_square(g)))
-        limit = CLIP_EACH * maths.root(size)
-        out.append(maths.minimum(maths.maximum(g, -limit), limit))
-        counted = maths.mean(maths.minimum(g * g, CLIP_KNOWN**2 * size))
+        known = v / _least(weight)
+        size = _least(_known(known, known, _mean(g * g)))
+        limit = CLIP_EACH * _root(size)
+        out.append(_smaller(-_smaller(-g, limit), limit))
+        counted = _mean(_smaller(g * g, CLIP_KNOWN**2 * size))
         square.append(RMS_DECAY * v + (1 - RMS_DECAY) * counted)
     return out, {"weight": RMS_DECAY * weight + (1 - RMS_DECAY), "square": square}
 
 
 @transform("rms")
-def rms(maths: Any, signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
+def rms(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
     """g / sqrt(v̂), per tensor, v the running mean of mean(g²) (decay 0.99, bias-corrected); zero stays zero."""
     steps = state.get("steps", 0) + 1
-    before = state.get("square") or [maths.zero(g) for g in signal]
+    before = state.get("square") or [_zero(g) for g in signal]
     correction = 1 - RMS_DECAY**steps
     out, square = [], []
     for last, g in zip(before, signal, strict=True):
-        v = RMS_DECAY * last + (1 - RMS_DECAY) * maths.mean_square(g)
-        out.append(g / maths.root(maths.least(v / correction)))
+        v = RMS_DECAY * last + (1 - RMS_DECAY) * _mean(g * g)
+        out.append(g / _root(_least(v / correction)))
         square.append(v)
     return out, {"steps": steps, "square": square}
 
 
 @transform("rms_all")
-def rms_all(maths: Any, signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
+def rms_all(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
     """g / sqrt(v), per tensor, v the mean of mean(g²) over all signals so far; zero stays zero.
 
     Unlike ``rms`` it does not forget, so that signals which fade as training goes on stay small: the rule that reads
@@ -173,42 +137,43 @@ def rms_all(maths: Any, signal: list[Any], state: State, bound: Any) -> tuple[li
     wild step nor silences those after it.
     """
     steps = state.get("steps", 0) + 1
-    before = state.get("square") or [maths.zero(g) for g in signal]
-    out, square, least = [], [], maths.least
+    before = state.get("square") or [_zero(g) for g in signal]
+    out, square = [], []
     for last, g in zip(before, signal, strict=True):
-        size = maths.mean_square(g)
-        counted = maths.positive(last, maths.minimum(size, CLIP_KNOWN**2 * last), size)
+        size = _mean(g * g)
+        counted = _known(last, _smaller(size, CLIP_KNOWN**2 * last), size)
         v = last + (counted - last) / steps
-        short = least(counted / least(size))
-        out.append(g * maths.root(short / least(v)))
+        short = _least(counted / _least(size))
+        out.append(g * _root(short / _least(v)))
         square.append(v)
     return out, {"steps": steps, "square": square}
 
 
 @transform("unit")
-def unit(maths: Any, signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
+def unit(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
     """g / ‖g‖ over all tensors; zero stays zero."""
-    length = maths.root(maths.least(maths.total(signal)))
+    length = _norm(signal)
     return [g / length for g in signal], state
 
 
 @transform("cosine")
-def cosine(maths: Any, signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
+def cosine(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
     """g / (‖cotangents‖ ‖updates‖): for a log learning rate, the cosine of updates and what came after them."""
     if bound is None:
         raise ValueError("cosine needs a bound")
-    scale = maths.least(bound)
+    scale = _least(bound)
     return [g / scale for g in signal], state
 
 
 @transform("log_sign")
-def log_sign(maths: Any, signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
+def log_sign(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
     """log|g|/p, or 0 below e⁻ᵖ, with the sign of g: Andrychowicz et al. 2016, App. A, p = 10, as one number.
 
     The pair (log|g|/p, sign g) is folded into sign(g) · max(0, 1 + log|g|/p), which is 0 at e⁻ᵖ and 1 at 1.
     """
     floor = math.exp(-LOG_SIGN_P)
-    return [maths.sign(g) * (1 + maths.log(maths.maximum(maths.size(g), floor)) / LOG_SIGN_P) for g in signal], state
+    sizes = [-_smaller(-abs(g), -floor) for g in signal]
+    return [_sign(g) * (1 + _log(s) / LOG_SIGN_P) for g, s in zip(signal, sizes, strict=True)], state
 
 
 def bounded(deltas: list[Any], sizes: list[Any], trust: float) -> list[Any]:
@@ -216,9 +181,6 @@ def bounded(deltas: list[Any], sizes: list[Any], trust: float) -> list[Any]:
 
     A hyperparameter's coordinate counts as 1: it is a logarithm or a logit, whose size says nothing.
     """
-    tiny = torch.finfo(deltas[0].dtype).tiny
-    length = torch.stack([(d * d).sum() for d in deltas]).sum().clamp_min(tiny).sqrt()
-    squares = [(p * p).sum() if p.ndim else torch.ones_like(p) for p in sizes]
-    limit = trust * torch.stack(squares).sum().clamp_min(tiny).sqrt()
-    factor = (limit / length).clamp_max(1.0)
+    limit = trust * _norm([p if p.ndim else torch.ones_like(p) for p in sizes])
+    factor = (limit / _norm(deltas)).clamp_max(1.0)
     return [d * factor for d in deltas]

@@ -13,7 +13,7 @@ from ..contracts.strategy import Params, State
 from ..levels.state import Numbers, Part
 from .numbers import NumberSpace, reads
 from .ops import FOREACH, TENSORS, Term
-from .rule import Rule, penalized
+from .rule import Rule, penalized, step
 
 CHUNK = 1 << 22
 """Elements worked on at once: bounds what temporaries cost to 16 MiB each, whatever the model's size."""
@@ -162,9 +162,7 @@ class ColumnMover:
         points = part.kept.get("point", part.kept["raw"])
         for _, held, (g, p, c) in chunks(part.kept["before"], part.kept["raw"], points, cotangents):
             with torch.enable_grad():
-                g = penalized(self.rule, TENSORS, g, p, hyper)  # noqa: PLW2901
-                after = self.rule.advance(TENSORS, g, p, held, hyper)
-                update = TENSORS.total(self.rule.delta(TENSORS, g, p, after, hyper))
+                update, _ = step(self.rule, TENSORS, g, p, held, hyper)
             live = [(u, x) for u, x in zip(update, c, strict=True) if u.requires_grad]
             found = torch.autograd.grad([u for u, _ in live], list(leaves.values()), [x for _, x in live],
                                         allow_unused=True) if live else [None] * len(leaves)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +13,9 @@ from ..contracts.domains import Domain, Positive, Unit
 from ..contracts.strategy import State, Strategy
 from ..contracts.trees import tree_map
 from ..levels.state import Numbers, Part
-from .dual import Dual, plain, slope
-from .ops import NUMBERS, NumberOps
-from .rule import Rule, penalized
+from .dual import Dual, slope
+from .ops import NUMBERS
+from .rule import Rule, penalized, step
 
 LIMITS: dict[type, float] = {Positive: 80.0, Unit: 30.0}
 """Bounds on coordinates: beyond them (1e±35; 1e-13 from either end) there is no natural value in floating point."""
@@ -56,6 +56,7 @@ class NumberSpace:
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
         self.names = [name for name, _ in strategy.named_parameters()]
+        self.places: dict[str | None, int] = {name: i for i, name in enumerate(self.names)}
         self.domains = [strategy._domains.get(name, Domain()) for name in self.names]
         self.limits = [LIMITS.get(type(domain), math.inf) for domain in self.domains]
         self.bounded = [type(domain) is not Domain for domain in self.domains]
@@ -83,27 +84,12 @@ class NumberSpace:
     def spread(self, numbers: Numbers, name: str | None, along: float) -> list[float]:
         """Derivatives by all coordinates where ``name`` · ∂/∂name is ``along`` and the others' are 0."""
         out = [0.0] * len(self.names)
-        if name in self.names:
-            i = self.names.index(name)
-            value, slope = numbers.value[name], numbers.slopes[i]
+        i = self.places.get(name)
+        if i is not None:
+            # Where it is a logarithm, its slope is its value.
+            value, slope = numbers.value[self.names[i]], numbers.slopes[i]
             out[i] = along if slope == value else along * slope / value if value else NOT_A_NUMBER
         return out
-
-
-class _Watched(list[float]):
-    """A column that notes whether anybody looks at it."""
-
-    seen = False
-
-    def __iter__(self) -> Iterator[float]:
-        self.seen = True
-        return super().__iter__()
-
-
-class _Plain(NumberOps):
-    """Numbers that nobody differentiates, as columns are."""
-
-    differentiates = False
 
 
 class Reads(NamedTuple):
@@ -120,27 +106,43 @@ class Reads(NamedTuple):
     point: bool
 
 
+class _Noting:
+    """The vocabulary on numbers that nobody differentiates, as columns are; it notes what it is given."""
+
+    differentiates = False
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def __getattr__(self, word: str) -> Callable[..., Any]:
+        def noted(*given: Any, **named: Any) -> Any:
+            self.seen += [*given, *named.values()]
+            return getattr(NUMBERS, word)(*given, **named)
+
+        return noted
+
+
 def reads(rule: Rule) -> Reads:
     """The inputs that the texts of ``rule`` read."""
     hyper = NumberSpace(rule).first().value
-    grads, before, point = _Watched([1.0]), _Watched([1.0]), _Watched([1.0])
-    after = rule.advance(NUMBERS, _Watched([1.0]), before, plain_state(rule, 1), hyper)
-    terms = rule.delta(_Plain(), grads, point, after, hyper)
+    ops: Any = _Noting()
+    grads, before, point = float("1.5"), float("1.25"), float("1.125")  # objects of their own
+    after = rule.advance(ops, float("1.5"), before, entry_state(rule), hyper)
+    terms = rule.delta(ops, grads, point, after, hyper)
     others = [t for t in terms if t.numer is not point or t.denom is not None]
-    if others:
-        NUMBERS.total(others)
-    anywhere = before.seen or point.seen or len(others) < len(terms) or rule.penalty() is not None
-    return Reads(grads.seen, point.seen, anywhere)
+    found = {id(x) for x in (*ops.seen, *(x for term in others for x in (term.numer, term.denom)))}
+    anywhere = id(before) in found or id(point) in found or len(others) < len(terms) or rule.penalty() is not None
+    return Reads(id(grads) in found, id(point) in found, anywhere)
 
 
-def plain_state(rule: Rule, size: int) -> State:
-    """The state of a rule before its first step on ``size`` numbers, in floats."""
-    found = rule.init([torch.zeros((), dtype=torch.float64) for _ in range(size)])
-    return tree_map(Tensor.item, found)
+def entry_state(rule: Rule) -> State:
+    """The state of a rule before its first step on one number, in floats."""
+    found = tree_map(Tensor.item, rule.init([torch.zeros((), dtype=torch.float64)]))
+    return {name: value[0] if isinstance(value, list) else value for name, value in found.items()}
 
 
 class NumberMover:
-    """A rule at work on a few numbers, with the closed derivative of its last updates.
+    """A rule at work on a few numbers, each by itself, with the closed derivative of its last updates.
 
     The update's derivative by ``rule.linear`` is the update divided by it; by others, that of the same texts on
     :class:`Dual` numbers.
@@ -152,10 +154,9 @@ class NumberMover:
 
     def __init__(self, rule: Rule, space: NumberSpace, moved: frozenset[str], window: int) -> None:
         self.rule, self.space, self.window = rule, space, window
-        self.linear = rule.linear if rule.linear in moved else None
-        self.others = sorted(moved - {rule.linear})
-        self.penalty = rule.penalty()
-        self._at = space.names.index(self.linear) if self.linear is not None else None
+        self.others = {name: space.places[name] for name in sorted(moved - {rule.linear})}
+        self._penalized = rule.penalty() is not None
+        self._rate = rule.linear if rule.linear in moved else None
 
     def needs(self) -> set[str]:
         """Names of the entries that a part keeps after a step, besides the rule's state."""
@@ -163,40 +164,37 @@ class NumberMover:
 
     def begin(self, point: Sequence[float]) -> State:
         """The rule's state before the first step."""
-        return plain_state(self.rule, len(point))
+        return {"each": [entry_state(self.rule) for _ in point]}
 
     def step(self, part: Part, point: list[float], grads: list[float], hyper: Mapping[str, float]) -> list[float]:
         """The update; NaN where the arithmetic fails."""
+        rule, states, update, kept = self.rule, part.strategy["each"], [], part.kept
+        after = []
         try:
-            update, after = self._update(point, grads, part.strategy, hyper)
+            for p, g, before in zip(point, grads, states, strict=True):
+                if self._penalized:
+                    g = penalized(rule, NUMBERS, g, p, hyper)  # noqa: PLW2901
+                state = rule.advance(NUMBERS, g, p, before, hyper)
+                update.append(NUMBERS.total(rule.delta(NUMBERS, g, p, state, hyper)))
+                after.append(state)
             if self.others:
-                part.kept["tangents"] = [
-                    self._tangent(name, point, grads, part.strategy, hyper) for name in self.others
-                ]
-            part.strategy = after
+                kept["tangents"] = [self._tangents(name, point, grads, states, hyper) for name in self.others]
+            part.strategy = {"each": after}
         except FAILS:
             update = [NOT_A_NUMBER] * len(point)
         if self.window:
             more = self.window > 1 and part.recorded
-            part.kept["way"] = [a + b for a, b in zip(part.kept["way"], update, strict=True)] if more else update
+            kept["way"] = [a + b for a, b in zip(kept["way"], update, strict=True)] if more else update
             part.recorded = part.recorded + 1 if self.window > 1 else 1
         return update
 
-    def _update(
-        self, point: list[Any], grads: list[Any], state: State, hyper: Mapping[str, Any]
-    ) -> tuple[list[Any], State]:
-        rule = self.rule
-        if self.penalty is not None:
-            grads = penalized(rule, NUMBERS, grads, point, hyper)
-        after = rule.advance(NUMBERS, grads, point, state, hyper)
-        return NUMBERS.total(rule.delta(NUMBERS, grads, point, after, hyper)), after
-
-    def _tangent(
-        self, name: str, point: list[float], grads: list[float], state: State, hyper: Mapping[str, float]
+    def _tangents(
+        self, name: str, point: list[float], grads: list[float], states: list[State], hyper: Mapping[str, float]
     ) -> list[float]:
-        """∂update/∂name, the state before held fixed."""
-        update, _ = self._update(point, grads, state, {**hyper, name: Dual(hyper[name], 1.0)})
-        return [slope(u) for u in update]
+        """∂update/∂name, the states before held fixed."""
+        at = {**hyper, name: Dual(hyper[name], 1.0)}
+        rows = zip(grads, point, states, strict=True)
+        return [slope(step(self.rule, NUMBERS, g, p, state, at)[0]) for g, p, state in rows]
 
     def shorten(self, part: Part, update: Sequence[float], keep: float) -> list[float]:
         """``keep`` of the last update, which takes its place in what derivatives are made from."""
@@ -215,16 +213,11 @@ class NumberMover:
         along = 0.0
         for u, s in zip(part.kept["way"], signal, strict=True):
             along += u * s
-        out = [0.0] * len(numbers.coords)
-        if self._at is not None:
-            # Where the rate is a logarithm, its slope is its value.
-            rate, value = numbers.slopes[self._at], numbers.value[self.space.names[self._at]]
-            out[self._at] = along if rate == value else along * rate / value if value else NOT_A_NUMBER
-        for name, tangents in zip(self.others, part.kept.get("tangents", ()), strict=False):
-            i = self.space.names.index(name)
+        out = self.space.spread(numbers, self._rate, along)
+        for i, tangents in zip(self.others.values(), part.kept.get("tangents", ()), strict=False):
             out[i] = numbers.slopes[i] * sum(t * s for t, s in zip(tangents, signal, strict=True))
         return out
 
     def length(self, part: Part) -> float:
         """The norm of the last update."""
-        return math.sqrt(sum(plain(u) ** 2 for u in part.kept["way"]))
+        return math.hypot(*part.kept["way"])

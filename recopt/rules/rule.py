@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 from torch import Generator
 
-from ..contracts.settings import Hyper, declared
 from ..contracts.strategy import Params, State, Strategy, Trial
 from .ops import TENSORS, Column, Ops, Scalar, Term
 
@@ -62,26 +61,21 @@ class Rule(Strategy):
         """One step from the gradients of the first trial."""
         grads = trials[0].grads
         assert grads is not None
-        hyper = {name: getattr(self, name) for name in _hypers(type(self))}
-        grads = penalized(self, TENSORS, grads, point, hyper)
-        after = self.advance(TENSORS, grads, point, state, hyper)
-        return TENSORS.total(self.delta(TENSORS, grads, point, after, hyper)), after
-
-
-_NAMES: dict[type, tuple[str, ...]] = {}
-
-
-def _hypers(owner: type) -> tuple[str, ...]:
-    """The names of a rule's hyperparameters, looked up once."""
-    if owner not in _NAMES:
-        _NAMES[owner] = tuple(declared(owner, Hyper))
-    return _NAMES[owner]
+        hyper = {name: getattr(self, name) for name in self._domains}
+        return step(self, TENSORS, grads, point, state, hyper)
 
 
 def penalized(rule: Rule, ops: Ops, grads: Column, point: Column, hyper: Hypers) -> Column:
     """``grads`` with the gradient of the rule's L2 penalty."""
     weight = rule.penalty()
     return grads if weight is None else ops.add(grads, point, hyper[weight])
+
+
+def step(rule: Rule, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> tuple[Column, State]:
+    """The update of a rule, and its state after it, by its texts."""
+    grads = penalized(rule, ops, grads, point, hyper)
+    after = rule.advance(ops, grads, point, state, hyper)
+    return ops.total(rule.delta(ops, grads, point, after, hyper)), after
 
 
 def text_of(strategy: Strategy) -> Rule | None:

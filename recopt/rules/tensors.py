@@ -16,7 +16,7 @@ from ..levels.counts import closed, has_counts, opened
 from ..levels.level import Level
 from ..levels.registry import TRANSFORMS
 from ..levels.state import Signal
-from ..levels.transforms import OF_TENSORS, bounded
+from ..levels.transforms import bounded
 
 
 @dataclass
@@ -90,7 +90,7 @@ class TensorMover:
 
         def one(point: Params, loss: Any, grads: Params, states: tuple[State, State]) -> tuple[Any, ...]:
             strategy, normal = opened(states, point[0].dtype if mapped else None) if by_turns else states
-            read, after = normalize(OF_TENSORS, grads, normal, signal.bound)
+            read, after = normalize(grads, normal, signal.bound)
             delta, state = module(point, [Trial(point, loss, read)], strategy, rng)
             if level.trust is not None:
                 delta = bounded(delta, point, level.trust)

@@ -159,7 +159,7 @@ def test_such_rules_conform(rule: type[Rule]) -> None:
 @pytest.fixture
 def half() -> Iterator[str]:
     @transform("half")
-    def halved(maths: Any, signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
+    def halved(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
         return [g * 0.5 for g in signal], state
 
     yield "half"

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from recopt.levels.transforms import OF_TENSORS, TRANSFORMS
+from recopt.levels.transforms import TRANSFORMS
 
 SIGNAL = [torch.tensor([3.0, 0.0], dtype=torch.float64), torch.tensor(-4.0, dtype=torch.float64)]
 
 
 def of(name: str, signal: list[Tensor], bound: float | None = None) -> list[Tensor]:
     at = None if bound is None else torch.tensor(bound, dtype=signal[0].dtype)
-    return TRANSFORMS[name](OF_TENSORS, signal, {}, at)[0]
+    return TRANSFORMS[name](signal, {}, at)[0]
 
 
 def flat(signal: list[Tensor]) -> list[float]:
@@ -37,7 +37,7 @@ def test_formulas() -> None:
 def test_rms_is_a_corrected_running_mean() -> None:
     state, squares = {}, []
     for k in range(1, 6):
-        (out,), state = TRANSFORMS["rms"](OF_TENSORS, [torch.tensor([float(k)], dtype=torch.float64)], state, None)
+        (out,), state = TRANSFORMS["rms"]([torch.tensor([float(k)], dtype=torch.float64)], state, None)
         squares.append(float(k) ** 2)
         weights = [0.01 * 0.99 ** (k - 1 - i) for i in range(k)]
         mean = sum(w * s for w, s in zip(weights, squares, strict=True)) / (1 - 0.99**k)
@@ -48,7 +48,7 @@ def test_rms_all_is_a_mean_over_all_that_was() -> None:
     state, squares = {}, []
     for value in (2.0, -1.0, 3.0, 0.5, -0.1):
         signal = [torch.tensor([value, 0.0], dtype=torch.float64)]
-        (out,), state = TRANSFORMS["rms_all"](OF_TENSORS, signal, state, None)
+        (out,), state = TRANSFORMS["rms_all"](signal, state, None)
         squares.append(value**2 / 2)
         mean = sum(squares) / len(squares)
         assert out.tolist() == pytest.approx([value / math.sqrt(mean), 0.0], rel=1e-12)
@@ -60,7 +60,7 @@ def test_signals_that_fade_stay_small_under_rms_all_alone() -> None:
         state = {}
         for step in range(2000):
             size = torch.tensor(1.0 if step < 200 else 0.01, dtype=torch.float64)
-            (out,), state = TRANSFORMS[name](OF_TENSORS, [size], state, None)
+            (out,), state = TRANSFORMS[name]([size], state, None)
         left[name] = float(out)
     assert left["rms"] == pytest.approx(1.0, rel=1e-3)
     assert left["rms_all"] == pytest.approx(0.01 / math.sqrt((200 + 1800 * 1e-4) / 2000), rel=1e-9)
@@ -69,10 +69,10 @@ def test_signals_that_fade_stay_small_under_rms_all_alone() -> None:
 def test_a_signal_that_is_far_off_is_shortened_and_does_not_silence_the_rest() -> None:
     rms_all, state = TRANSFORMS["rms_all"], {}
     for _ in range(100):
-        _, state = rms_all(OF_TENSORS, [torch.tensor(1.0, dtype=torch.float64)], state, None)
-    (out,), state = rms_all(OF_TENSORS, [torch.tensor(-1e9, dtype=torch.float64)], state, None)
+        _, state = rms_all([torch.tensor(1.0, dtype=torch.float64)], state, None)
+    (out,), state = rms_all([torch.tensor(-1e9, dtype=torch.float64)], state, None)
     assert float(out) == pytest.approx(-10 / math.sqrt(200 / 101), rel=1e-12)
-    (out,), state = rms_all(OF_TENSORS, [torch.tensor(1.0, dtype=torch.float64)], state, None)
+    (out,), state = rms_all([torch.tensor(1.0, dtype=torch.float64)], state, None)
     assert float(out) == pytest.approx(1 / math.sqrt(201 / 102), rel=1e-12)
 
 
@@ -80,12 +80,12 @@ def test_an_entry_that_is_far_off_is_clipped_and_hardly_remembered() -> None:
     clip_each, state = TRANSFORMS["clip_each"], {}
     usual = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
     for _ in range(5):
-        (out,), state = clip_each(OF_TENSORS, [usual], state, None)
+        (out,), state = clip_each([usual], state, None)
         assert torch.equal(out, usual)
-    (out,), state = clip_each(OF_TENSORS, [torch.tensor([1.0, -1e6, 0.5, -0.5], dtype=torch.float64)], state, None)
+    (out,), state = clip_each([torch.tensor([1.0, -1e6, 0.5, -0.5], dtype=torch.float64)], state, None)
     assert out.tolist() == pytest.approx([1.0, -3.0, 0.5, -0.5], rel=1e-12)
     # Within 10 times the root mean square: √((0.05 · 1 + 0.0096 · 25.375) / 0.06) in place of 2 · 10⁵.
-    (out,), state = clip_each(OF_TENSORS, [usual * 100], state, None)
+    (out,), state = clip_each([usual * 100], state, None)
     weight = 1 - 0.99**6
     mean = (0.99 * (1 - 0.99**5) + 0.01 * (1 + 100 + 0.25 + 0.25) / 4) / weight
     assert out.tolist() == pytest.approx([3 * math.sqrt(mean) * s for s in (1, -1, 1, -1)], rel=1e-12)
@@ -95,7 +95,7 @@ def test_a_lasting_rise_is_followed() -> None:
     clip_each, state = TRANSFORMS["clip_each"], {}
     for k in range(60):
         size = 1.0 if k < 20 else 1e5
-        (out,), state = clip_each(OF_TENSORS, [torch.tensor(size, dtype=torch.float64)], state, None)
+        (out,), state = clip_each([torch.tensor(size, dtype=torch.float64)], state, None)
         assert float(out) <= size
     assert float(out) == 1e5
 
@@ -103,8 +103,8 @@ def test_a_lasting_rise_is_followed() -> None:
 def test_signals_of_zero_at_first_do_not_stop_what_comes() -> None:
     clip_each, state = TRANSFORMS["clip_each"], {}
     for _ in range(10):
-        _, state = clip_each(OF_TENSORS, [torch.zeros(2)], state, None)
-    (out,), _ = clip_each(OF_TENSORS, [torch.tensor([5.0, -1.0])], state, None)
+        _, state = clip_each([torch.zeros(2)], state, None)
+    (out,), _ = clip_each([torch.tensor([5.0, -1.0])], state, None)
     assert out.tolist() == [5.0, -1.0]
 
 
@@ -113,8 +113,8 @@ def test_clip_each_keeps_the_scale(power: int) -> None:
     clip_each, states = TRANSFORMS["clip_each"], [{}, {}]
     for k in range(1, 20):
         signal = [torch.tensor([1.0, -float(k**3), 2.0], dtype=torch.float64)]
-        (a,), states[0] = clip_each(OF_TENSORS, signal, states[0], None)
-        (b,), states[1] = clip_each(OF_TENSORS, [signal[0] * 10.0**power], states[1], None)
+        (a,), states[0] = clip_each(signal, states[0], None)
+        (b,), states[1] = clip_each([signal[0] * 10.0**power], states[1], None)
         torch.testing.assert_close(b, a * 10.0**power, rtol=1e-12, atol=0)
 
 
@@ -128,7 +128,7 @@ def test_running_normalizers_are_differentiable_through_their_past(name: str) ->
     def last(signals: Tensor) -> Tensor:
         state, out = {}, []
         for signal in signals:
-            found, state = TRANSFORMS[name](OF_TENSORS, [signal], state, None)
+            found, state = TRANSFORMS[name]([signal], state, None)
             out += found
             active.append(not torch.equal(found[0], signal))
         return torch.stack(out)
