@@ -41,7 +41,8 @@ def _about(row: RunRow) -> list[str]:
     tests = {key: value for key, value in row.metrics.items() if key.startswith("test_")}
     metric = next((key for key in tests if key != "test_loss"), "test_loss")
     test = f"{metric.removeprefix('test_')} {short(tests[metric])}" if metric in tests else ""
-    final = short(row.metrics["final_loss"]) if "final_loss" in row.metrics else ""
+    loss = row.metrics.get("final_loss", row.metrics.get("loss"))  # a run that is not over has no summary yet
+    final = short(loss) if loss is not None else ""
     seconds = f"{row.seconds:.0f}" if row.seconds is not None else ""
     steps = f"{row.metrics['steps']:.0f}" if "steps" in row.metrics else ""
     return [escape(Path(row.params.get("task", "")).name), escape(row.params.get("stack", row.name)),

@@ -7,9 +7,14 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
 
 class Interrupts:
-    """Handles Ctrl-C and SIGTERM: the first sets ``asked``, the second stops at once."""
+    """Handles Ctrl-C, SIGTERM and SIGHUP: the first sets ``asked``, the second stops at once.
+
+    A signal that the process was started to ignore, as by ``nohup``, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -17,8 +22,9 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for sign in (signal.SIGINT, signal.SIGTERM):
-                self._before[sign] = signal.signal(sign, self._ask)
+            for sign in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
+                if signal.getsignal(sign) is not signal.SIG_IGN:
+                    self._before[sign] = signal.signal(sign, self._ask)
         return self
 
     def _ask(self, sign: int, frame: FrameType | None) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ..engine.engine import Engine
 from ..plots.graph import draw_file
 from ..stacks.exported import Trained
 from ..tracking.trace import Trace
 from ..tracking.tracker import LevelInfo, Status, Tracker
 from .export import copy_sources, copy_trained
 from .plan import Plan
-from .result import level_summary, summary
-from .selection.scores import Selection
+from .result import Result, level_summary, summary
 from .spec import Spec, write_spec
 
 TRACEBACK = "traceback.txt"
@@ -82,23 +80,22 @@ class RunRecorder:
             return None
         return path
 
-    def end(
-        self, status: Status, engine: Engine | None = None, before: dict[str, float] | None = None,
-        after: dict[str, float] | None = None, chosen: Selection | None = None, *, at_once: bool = False,
-    ) -> None:  # fmt: skip
-        """End the record.
+    def stop(self, status: Status, *, points: bool = True) -> None:
+        """End the record of a run that may be resumed.
 
         Args:
-            engine: the run's engine, for its budget and hyperparameters; None if it could not be made.
-            before, after: measurements at both ends, if made; ``chosen``: the exported values, if they were chosen.
-            at_once: leave out the last points of the trace, which may be incomplete.
+            points: whether to send the rest of the trace, which is incomplete if a step was cut short.
         """
-        if self.tracker is None:
-            return
-        if not at_once:
+        if self.tracker:
+            self.tracker.log(self.trace.drain() if points else [])
+            self.tracker.finish(status)
+
+    def finish(self, result: Result) -> None:
+        """End the record of a run that is over, with its summary at its last step."""
+        if self.tracker:
             self.tracker.log(self.trace.drain(last=True))
-        found = summary(engine, self.trace, before or {}, after or {}, chosen) if engine else {}
-        self.tracker.finish(status, found, level_summary(engine) if engine else {})
+            last = result.engine.state.step
+            self.tracker.finish("FINISHED", summary(result), level_summary(result.engine), step=last)
 
 
 def _params(plan: Plan, stack: str) -> dict[str, str]:

@@ -82,12 +82,9 @@ class Result:
         return plot_run(self.trace, self.stack, {n: x.by for n, x in enumerate(self.engine.levels, 1)})
 
 
-def summary(
-    engine: Engine, trace: Trace, before: dict[str, float], after: dict[str, float], chosen: Selection | None = None
-) -> dict[str, float]:
+def summary(result: Result) -> dict[str, float]:
     """The summary metrics of a run, one number per key."""
-    losses = trace.series(0, "loss")[1]
-    total = engine.budget.total
+    engine, losses, total = result.engine, result.losses, result.budget.total
     found = {
         "steps": float(engine.state.step),
         "final_loss": float(losses[-1]) if len(losses) else float("nan"),
@@ -98,12 +95,13 @@ def summary(
         "gradient_evaluations": float(total.gradient),
         "hypergradient_evaluations": float(total.hypergradient),
         "seconds": total.seconds,
+        "diverged": float(result.diverged),
         "restored": float(engine.state.guard.counts.get("restored", 0) if engine.state.guard else 0),
     }
-    found |= {f"before_{k}": v for k, v in before.items()} | {f"test_{k}": v for k, v in after.items()}
-    for number, values in found_hyperparameters(engine, chosen).items():
+    found |= {f"before_{k}": v for k, v in result.before.items()} | {f"test_{k}": v for k, v in result.after.items()}
+    for number, values in found_hyperparameters(engine, result.chosen).items():
         found |= {f"level{number}_{k}": v for k, v in values.items()}
-    return found | (chosen.summary() if chosen else {})
+    return found | (result.chosen.summary() if result.chosen else {})
 
 
 def level_summary(engine: Engine) -> dict[int, dict[str, float]]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ..contracts.errors import RecoptError
 from ..engine.engine import Engine
@@ -66,7 +65,7 @@ class Session:
         first_step: the step at which it started or resumed.
 
     Raises:
-        RecoptError: from the constructor, before anything is recorded, for a plan that cannot work.
+        RecoptError: from the constructor, for a plan that cannot work; nothing is recorded then.
         RunFailed: from the constructor, if setting up a user's task or strategy fails.
     """
 
@@ -83,8 +82,6 @@ class Session:
             with self._blamed():
                 self.checkpoints.load(start)
         self.first_step = self.step
-        if options.track:
-            _begin(self.recorder, plan, options)
 
     @property
     def step(self) -> int:
@@ -104,6 +101,8 @@ class Session:
             KeyboardInterrupt: if interrupted twice; the run can be resumed from its last checkpoint.
         """
         with Interrupts() as interrupts:
+            if self.options.track:
+                _begin(self.recorder, self.plan, self.options)
             try:
                 if self.step == 0 and not self.held_out.before:
                     self._first()
@@ -111,9 +110,9 @@ class Session:
                     with self._blamed():
                         self.engine.step()
                     self._between()
-                return self._finish("FINISHED" if self.over else "KILLED")
+                return self._end()
             except KeyboardInterrupt:
-                self.recorder.end("KILLED", self.engine, self.held_out.before, at_once=True)
+                self.recorder.stop("KILLED", points=False)
                 raise
             except RunFailed as why:
                 kept = self._fail()
@@ -124,13 +123,13 @@ class Session:
                 raise
 
     def _first(self) -> None:
-        """Measure, score and save before the first step."""
+        """Save, measure and score before the first step, and save what was measured."""
+        self._save()
         with self._blamed():
             self.held_out.measure("test")
             if self.selector:
                 self.selector.score(self.engine.state)
-        if self.recorder.folder:
-            self.checkpoints.save(self.recorder.folder)
+        self._save()
 
     def _between(self) -> None:
         """Measure, score, report and save after a step, as due."""
@@ -142,28 +141,40 @@ class Session:
         if self.options.progress:
             self.options.progress(self)
         self.recorder.keep_up()
-        if self.recorder.folder and self.checkpoints.due:
+        if self.checkpoints.due:
+            self._save()
+
+    def _save(self) -> None:
+        if self.recorder.folder:
             self.checkpoints.save(self.recorder.folder)
 
-    def _finish(self, status: Literal["FINISHED", "KILLED"]) -> Result:
-        engine, folder, before = self.engine, self.recorder.folder, self.held_out.before
-        if folder:
-            self.checkpoints.save(folder)
-        engine.hand_on()
+    def _end(self) -> Result:
+        """The result of a run that is over or interrupted, after its record is complete.
+
+        An interrupted run may be resumed, so only what can no longer be taken back is recorded of it: no trial that is
+        still open, no measurement at its end, and no summary.
+        """
+        engine, folder, over = self.engine, self.recorder.folder, self.over
+        self._save()
+        if over:
+            engine.hand_on()
         with self._blamed():
-            # An interrupted run may be resumed, so this measurement is not recorded.
-            after = self.held_out.measure("test", record=status == "FINISHED")
-            chosen = self.selector.end(report=status == "FINISHED") if self.selector else None
-        if folder:
-            names = {number: level.by for number, level in enumerate(self.spec.levels, 1)}
-            self.checkpoints.finish(folder, chosen)
-            save_plots(self.trace, folder, self.plan.graph.describe(), names)
-            write_export(engine, self.spec, folder / "export", self.trace, chosen)
-        self.recorder.end(status, engine, before, after, chosen)
-        return Result(
-            self.spec, self.plan.graph.describe(), self.trace, before, after, by_slot(engine, chosen), engine.budget,
-            status, engine, self.recorder.run_id, folder, chosen,
+            after = self.held_out.measure("test", record=over)
+            chosen = self.selector.end(report=over) if self.selector else None
+        stack = self.plan.graph.describe()
+        result = Result(
+            self.spec, stack, self.trace, self.held_out.before, after, by_slot(engine, chosen), engine.budget,
+            "FINISHED" if over else "KILLED", engine, self.recorder.run_id, folder, chosen,
         )  # fmt: skip
+        if folder:
+            self.checkpoints.finish(folder, chosen)
+            save_plots(self.trace, folder, stack, {n: level.by for n, level in enumerate(self.spec.levels, 1)})
+            write_export(engine, self.spec, folder / "export", self.trace, chosen)
+        if over:
+            self.recorder.finish(result)
+        else:
+            self.recorder.stop("KILLED")
+        return result
 
     @contextmanager
     def _blamed(self) -> Iterator[None]:
@@ -181,7 +192,7 @@ class Session:
         if kept:
             with suppress(RecoptError):  # a state that cannot be saved, possibly the cause of the failure
                 self.checkpoints.save(kept.parent)
-        self.recorder.end("FAILED", self.engine, self.held_out.before)
+        self.recorder.stop("FAILED")
         return kept
 
 
@@ -214,7 +225,7 @@ def _set_up(plan: Plan, options: RunOptions, recorder: RunRecorder) -> Engine:
         if options.track and not options.resume:
             _begin(recorder, plan, options)
         kept = recorder.keep(traceback.format_exc())
-        recorder.end("FAILED")
+        recorder.stop("FAILED")
         where = f" The traceback is in {kept}." if kept else ""
         raise RunFailed(_failure(why, "Setting up the run", plan) + where) from why
     return engine

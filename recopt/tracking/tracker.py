@@ -46,7 +46,7 @@ class Tracker:
         self._remote = local is None
         self.folder = local or store.workplace(self.run_id)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._post, self._diverged = Post(store, store.spools / f"{self.run_id}.jsonl", notify), False
+        self._post = Post(store, store.spools / f"{self.run_id}.jsonl", notify)
         self._latest: dict[tuple[str, str], int] = {}
         self._published: dict[str, tuple[int, int]] = {}
 
@@ -102,7 +102,7 @@ class Tracker:
         """Record points; those up to the last step that the store has of a column are skipped.
 
         Values that are not finite are recorded as NaN, a gap in the curve (MLflow would store 1.8e308 and spoil
-        the axis). ``diverged`` is recorded as 1 at the first step with a loss that is not finite.
+        the axis).
         """
         now, batches = int(time.time() * 1000), dict[str, list[list[Any]]]()
         for level, name, steps, values in points:
@@ -112,9 +112,6 @@ class Tracker:
                 if step <= known:
                     continue
                 batch.append([key, _finite(value), now, step])
-                if not math.isfinite(value) and not self._diverged and "loss" in name:
-                    self._diverged = True
-                    batches.setdefault(self.run_id, []).append(["diverged", 1.0, now, step])
             if len(steps):
                 self._latest[run, key] = max(known, int(steps[-1]))
         for run, batch in batches.items():
@@ -143,16 +140,19 @@ class Tracker:
             self._post.keep({"run": self.run_id, "folder": str(self.folder), "files": changed})
 
     def finish(
-        self, status: Status, summary: Mapping[str, float], levels: Mapping[int, Mapping[str, float]] | None = None
-    ) -> None:
+        self, status: Status, summary: Mapping[str, float] | None = None,
+        levels: Mapping[int, Mapping[str, float]] | None = None, *, step: int = 0,
+    ) -> None:  # fmt: skip
         """End the run and its levels.
 
-        ``summary`` becomes metrics of the run, with ``diverged`` 0 or 1; ``levels`` those of its levels' runs.
+        ``summary`` becomes metrics of the run at ``step``, ``levels`` those of its levels' runs; what the record has
+        of that step, from an earlier process too, is kept.
         """
         now = int(time.time() * 1000)
         own = {self.levels[number]: values for number, values in (levels or {}).items()}
-        for run, last in {self.run_id: {"diverged": float(self._diverged), **summary}, **own}.items():
-            points = [[metric_name(key), _finite(value), now, 0] for key, value in last.items()]
+        for run, last in {self.run_id: summary or {}, **own}.items():
+            named = {metric_name(key): _finite(value) for key, value in last.items()}
+            points = [[key, v, now, step] for key, v in named.items() if self._latest.get((run, key), -1) < step]
             self._post.keep({"run": run, "points": points})
         self.publish()
         for run in [*self.levels.values(), self.run_id]:

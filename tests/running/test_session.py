@@ -113,7 +113,7 @@ def test_a_failing_strategy_leaves_a_failed_run_with_traceback_and_checkpoint() 
     assert row.folder is not None
     assert "lost\nmy way." in (row.folder / "traceback.txt").read_text()
     assert (row.folder / "checkpoint.safetensors").is_file()
-    assert np.isfinite(row.metrics["final_loss"])
+    assert np.isfinite(row.metrics["loss"])
 
 
 @pytest.mark.parametrize("wrong", [{"device": "tpu9"}, {"dtype": "float16"}, {"steps": 0}, {"tasks": 0}, {"seed": -1}])
