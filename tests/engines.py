@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from recopt.contracts.strategy import Strategy
 from recopt.contracts.task import Batch, Split, Task
 from recopt.engine.engine import Engine
+from recopt.engine.model import Swapped
 from recopt.levels.graph import Graph
 from recopt.levels.level import TASK, Level
 from recopt.levels.notation import levels_of, parse
@@ -121,3 +122,9 @@ def losses(made: Engine) -> list[float]:
     sink = made.sink
     assert isinstance(sink, Recorder)
     return sink.series(0, "loss")
+
+
+def loss_at(made: Engine, params: Sequence[Tensor], batch: Any) -> Tensor:
+    """The loss of an engine's first task at other parameters, with its graph."""
+    slot, family = made.state.task, made.family
+    return Swapped(family.module(slot.draw)).loss(family.members(slot)[0], params, slot.buffers, batch)[0]

@@ -70,7 +70,7 @@ class Engine:
         self.tower = self._tower()
         self.trials = Trials(self.tower, self, closed=self._ends, weight=self.imitation.weight)
         self.tower.search_with(self.trials)
-        self.evaluator = Evaluator(self.family)
+        self.evaluator = Evaluator(self.family, bool(self.tower.carriers.exact))
         self.source = self._source(each)
         stagger = Stagger(self.tower, self.family, self.source, self.imitation)
         self.surroundings.episodes = Episodes(self.tower, self.family, stagger, self.surroundings.log)
@@ -109,7 +109,7 @@ class Engine:
             self.evaluator, lambda: self.budget, home=lambda: self.state, index=tower.slots.index,
             payer=self.trials.payer,
             log=lambda state, values: self.surroundings.log(state, -1, values),
-            gradients=any(graph.order(n) for n in graph.movers[TASK]), in_place=tower.setting.in_place,
+            gradients=any(graph.order(n) for n in graph.movers[TASK]),
             pairs=bool(tower.carriers.exact), each=each,
         )  # fmt: skip
 
@@ -181,8 +181,8 @@ class Engine:
         for name in self.graph.slots:
             self.tower.slots.leaves(self.state, name)
         task = self.state.slots[TASK]
-        if self.tower.setting.in_place and isinstance(task, SlotState):
-            self.family.drawn(task.draw).live.bind(task)
+        if isinstance(task, SlotState):
+            self.evaluator.bind(task)
         for number, own in enumerate(self.state.levels):
             if own.live and self.levels[number].moves == TASK:
                 own.stamp = stamp(self.tower.slots.point(self.state, number))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,105 +15,126 @@ from ..contracts.strategy import Params
 from ..contracts.task import Split
 from ..levels.state import SlotState
 from .family import Family
-from .model import attends, twice_differentiable
-from .randomness import seeded
+from .probe import UNREACHED, Probe
+from .randomness import undone_if_it_fails
+from .ways import Grads, InPlace, Way
+
+T = TypeVar("T")
 
 
 class Evaluator:
-    """Evaluates the tasks of a family, in the run's dtype and on its device."""
+    """Evaluates the tasks of a family, in the run's dtype and on its device.
 
-    def __init__(self, family: Family) -> None:
-        self.family = family
+    Args:
+        exact: whether a level differentiates through the gradients of the task.
+
+    Raises:
+        RecoptError: from the constructor, for a model that cannot be evaluated so.
+    """
+
+    def __init__(self, family: Family, exact: bool) -> None:
+        self.family, self.exact = family, exact
+        self.quietly = Quietly(family)
+        self._told: set[str] = set()
+        self._checked = False
+        self.way(0)
+
+    def way(self, draw: int) -> Way:
+        """The way in which the tasks of a draw are evaluated, chosen when it is first asked for."""
+        drawn = self.family.drawn(draw)
+        if drawn.way is None:
+            if self.exact or self.family.batched:
+                probe = Probe(self.family, draw, self.exact)
+                drawn.way = probe.way()
+                for note in probe.notes:
+                    self._tell(note)
+            else:
+                drawn.way = InPlace(self.family.module(draw))
+        return drawn.way  # type: ignore[no-any-return]
+
+    def bind(self, slot: SlotState) -> None:
+        """Let the slot share its memory with the model, where that is moved in place."""
+        way = self.way(slot.draw)
+        if isinstance(way, InPlace):
+            way.live.bind(slot)
 
     def batch(self, slot: SlotState, index: int, split: Split) -> Any:
         """Batch ``index`` of the slot's tasks, counted from the start of each; a list of them if there are many."""
         pairs = zip(self.family.members(slot), self.family.starts(slot), strict=True)
-        found = [self.place(task.batch(index - start.seen, split)) for task, start in pairs]
+        found = [self.family.place(task.batch(index - start.seen, split)) for task, start in pairs]
         return found if self.family.batched else found[0]
 
-    def place(self, batch: Any) -> Any:
-        """A batch on the run's device, floats in its dtype."""
-        return trees.tree_map(self._there, batch)
+    def loss(self, slot: SlotState, batch: Any) -> Tensor:
+        """The loss at the slot's value, 0-dimensional or one per task, without a graph; buffers are moved on."""
+        kept = slot.buffers
 
-    def _there(self, leaf: Tensor) -> Tensor:
-        device, dtype = self.family.device, self.family.dtype if leaf.is_floating_point() else leaf.dtype
-        if leaf.dtype == dtype and leaf.device == device:
-            return leaf
-        return leaf.to(device, dtype, non_blocking=True)
+        def back() -> None:
+            slot.buffers = kept
 
-    def losses(self, slot: SlotState, params: Params, batch: Any) -> tuple[Tensor, list[Tensor]]:
-        """The loss at ``params``, 0-dimensional or one per task, and the buffers after it."""
-        tasks, drawn = self.family.members(slot), self.family.drawn(slot.draw)
-        if not self.family.batched:
-            return drawn.loss(tasks[0], params, slot.buffers, batch)
-        if not tasks[0].vectorize:
-            found = [
-                drawn.loss(task, [p[n] for p in params], [b[n] for b in slot.buffers], batch[n])
-                for n, task in enumerate(tasks)
-            ]
-            return trees.stack(found)
-        _ = drawn.patched  # made now: nothing can be made inside a mapped call
-        mapped = torch.func.vmap(lambda p, b, x: drawn.loss(tasks[0], p, b, x), randomness="different")
-        loss, buffers = mapped(params, slot.buffers, trees.stack(batch))
-        # Nothing of the mapped call may stay in the module.
-        drawn.load([p[0].detach() for p in params], [b[0].detach() for b in slot.buffers])
-        return loss, buffers
-
-    def live(self, slot: SlotState, batch: Any) -> Tensor:
-        """The loss at the slot's value, by the model itself, which shares its memory with the slot."""
-        live = self.family.drawn(slot.draw).live
-        loss = self.family.members(slot)[0].loss(live.bind(slot), batch)
-        live.settle(slot)
-        return loss
-
-    def live_at(self, slot: SlotState, params: Params, batch: Any) -> Tensor:
-        """The loss at other parameters than the slot's, by the model itself; without a graph."""
-        with self.family.drawn(slot.draw).live.elsewhere(slot, params) as module, torch.no_grad():
-            return self.family.members(slot)[0].loss(module, batch)
-
-    def live_gradient(self, slot: SlotState, batch: Any) -> tuple[Tensor, list[Tensor | None]]:
-        """Loss and gradient by the model itself; None for parameters that the loss does not reach."""
-        with torch.enable_grad():
-            loss = self.live(slot, batch)
-        params = self.family.drawn(slot.draw).live.params
-        return loss.detach(), self._reached(loss, params, False)
-
-    def gradient(self, slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Params, list[Tensor]]:
-        """Loss, gradient and buffers at the slot's value; with a graph through it, or none at all."""
-        params = slot.params if graph else [p.detach() for p in slot.params]
-        params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
-        plain = not (graph and self._attention(slot, params, batch))
-        with nullcontext() if plain else twice_differentiable(), torch.enable_grad():
-            loss, buffers = self.losses(slot, params, batch)
-            found = self._reached(loss, params, graph)
-            grads = [torch.zeros_like(p) if g is None else g for g, p in zip(found, params, strict=True)]
-        return (loss if graph else loss.detach()), grads, trees.detach(buffers)
-
-    def _reached(self, loss: Tensor, params: Sequence[Tensor], graph: bool) -> list[Tensor | None]:
-        """The gradients of what the loss reaches; None for the others.
-
-        Raises:
-            RecoptError: if it reaches nothing.
-        """
-        found: list[Tensor | None]
-        found = list(torch.autograd.grad(loss.sum(), params, create_graph=graph, allow_unused=True))
-        if all(g is None for g in found):
-            raise RecoptError(
-                "The loss reaches no parameter of the model, so nothing would be trained. With tasks side by side, or "
-                "an exact level (second_order), it must call the model itself, as in model(x): put the work into the "
-                "model's forward, or run one task without exact levels."
-            )
-        return found
-
-    def _attention(self, slot: SlotState, params: Params, batch: Any) -> bool:
-        """True if the model uses attention; found out once for each patched model."""
-        patched = self.family.drawn(slot.draw).patched
-        if patched.attends is None:
-            with seeded(None, self.family.device), torch.no_grad():
-                patched.attends = attends(lambda: self.losses(slot, params, batch))
-        return patched.attends
+        if self.quietly.inside is None:
+            kept = [b.clone() for b in slot.buffers]
+        tasks = self.family.members(slot)
+        return self.quietly(lambda: self.way(slot.draw).loss(tasks, slot, batch), back)
 
     def value(self, slot: SlotState, params: Params, batch: Any) -> Tensor:
-        """The loss at ``params`` alone, without a graph."""
-        with torch.no_grad():
-            return self.losses(slot, [p.detach() for p in params], batch)[0]
+        """The loss at other parameters than the slot's, which stays as it is; without a graph."""
+        tasks = self.family.members(slot)
+        return self.quietly(lambda: self.way(slot.draw).loss_at(tasks, slot, params, batch))
+
+    def gradient(self, slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Grads]:
+        """Loss and gradient at the slot's value, with a graph through it or none at all; buffers are moved on.
+
+        The gradient is None for parameters that the loss does not reach, which are told of once.
+
+        Raises:
+            RecoptError: if it reaches none.
+        """
+        loss, grads = self.way(slot.draw).gradient(self.family.members(slot), slot, batch, graph)
+        if not self._checked:
+            self._check(slot, grads)
+        return loss, grads
+
+    def _check(self, slot: SlotState, grads: Sequence[Tensor | None]) -> None:
+        self._checked = True
+        names = self.family.drawn(slot.draw).names
+        lost = [f"'{name}'" for name, g in zip(names, grads, strict=True) if g is None]
+        if len(lost) == len(names):
+            raise RecoptError(UNREACHED)
+        if lost:
+            more = f" and {len(lost) - 5} others" if len(lost) > 5 else ""
+            self._tell(f"The loss does not reach {', '.join(lost[:5])}{more}: not trained as long as it does not.")
+
+    def _tell(self, note: str) -> None:
+        if note not in self._told:
+            self._told.add(note)
+            warnings.warn(note, ModelNote, stacklevel=2)
+
+
+class ModelNote(UserWarning):
+    """A model that is not evaluated in the usual way, or not trained as a whole."""
+
+
+class Quietly:
+    """Calls without a graph, but for losses that differentiate inside (of physics, of an adversary).
+
+    Attributes:
+        inside: whether they do; None as long as that is not known.
+    """
+
+    def __init__(self, family: Family) -> None:
+        self.device = family.device
+        self.inside: bool | None = None
+
+    def __call__(self, call: Callable[[], T], back: Callable[[], None] = lambda: None) -> T:
+        """The answer of ``call``, without a graph; ``back`` takes back what a failed attempt has changed."""
+        if self.inside is None:
+            try:
+                with undone_if_it_fails(self.device), torch.no_grad():
+                    out = call()
+                self.inside = False
+                return out
+            except RuntimeError:
+                self.inside = True
+                back()
+        with torch.set_grad_enabled(self.inside):
+            return trees.detach(call())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..contracts import trees
 from ..contracts.errors import RecoptError
@@ -16,53 +16,26 @@ from ..contracts.strategy import Params
 from ..contracts.task import Task
 from ..levels.seeds import mix
 from ..levels.state import SlotState, Start
-from .live import Live
-from .model import Patched
 from .randomness import seeded
 
 
 @dataclass
 class Drawn:
-    """The tasks of one draw, which run side by side, and what their models have in common.
+    """The tasks of one draw, which run side by side.
 
-    ``names`` are those of the parameters that may be moved, ``moving`` says which of all parameters they are,
-    and the models are made when they are first asked for.
+    ``names`` are those of the parameters that may be moved, ``moving`` says which of all parameters they are, and
+    ``way`` is the way in which they are evaluated, once one was chosen (see :mod:`recopt.engine.ways`).
     """
 
     tasks: list[Task]
     names: list[str]
     moving: list[bool]
-    _patched: Patched | None = None
-    _make: Callable[[], nn.Module] | None = None
-    _live: Live | None = None
+    way: Any = None
 
-    @property
-    def patched(self) -> Patched:
-        """The model as a function of its parameters."""
-        if self._patched is None:
-            assert self._make is not None
-            self._patched = Patched(self._make())
-        return self._patched
-
-    @property
-    def live(self) -> Live:
-        """The model itself."""
-        if self._live is None:
-            assert self._make is not None
-            self._live = Live(self._make())
-        return self._live
-
-    def load(self, params: Params, buffers: list[Tensor]) -> nn.Module:
-        """The patched model with these values (of one task)."""
+    def joined(self, params: Params, buffers: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The values of one task in the order of ``parameters()``, and of ``buffers()``."""
         moved, still = iter(params), iter(buffers)
-        values = [next(moved) if moving else next(still) for moving in self.moving]
-        return self.patched.load(values, list(still))
-
-    def loss(self, task: Task, params: Params, buffers: list[Tensor], batch: Any) -> tuple[Tensor, list[Tensor]]:
-        """The loss of one task at these values, 0-dimensional, and the buffers after it."""
-        loss = task.loss(self.load(params, buffers), batch)
-        kept = len(self.moving) - len(params)
-        return loss, [*buffers[:kept], *self.patched.buffers()]
+        return [next(moved) if moving else next(still) for moving in self.moving], list(still)
 
 
 class Family:
@@ -89,12 +62,10 @@ class Family:
             module = self._made(tasks[0])
             names = [n for n, p in module.named_parameters() if p.requires_grad]
             found = Drawn(tasks, names, [p.requires_grad for p in module.parameters()])
-            same = type(self.task).draw is Task.draw and self._found
-            if same:
+            if type(self.task).draw is Task.draw and self._found:
                 before = next(iter(self._found.values()))
-                found._patched, found._live, found._make = before._patched, before._live, before._make
+                found.way = before.way
                 found.names = before.names if before.names == names else names
-            found._make = found._make or partial(self._made, tasks[0])
             self._found[draw] = found
         return found
 
@@ -117,7 +88,7 @@ class Family:
         """
         if type(self.task).draw is Task.draw:
             return
-        if len({_kind(self.task.draw(self._seeds(draw))[0]) for draw in draws}) > 1:
+        if len({kind(self.task.draw(self._seeds(draw))[0]) for draw in draws}) > 1:
             raise RecoptError(
                 "With 'stagger' tasks of several draws run side by side, and the draws of this family differ in kind: "
                 "drop it, or take one kind of task."
@@ -130,10 +101,22 @@ class Family:
     def _made(self, task: Task) -> nn.Module:
         with seeded(task.seed, self.device):
             module = task.model()
-        odd = next((name for name, p in module.named_parameters() if p.is_complex()), None)
-        if odd:
-            raise RecoptError(f"The model's parameter '{odd}' is complex: hold its real and imaginary part as two.")
-        return module.to(self.device, self.dtype)
+            _check(module)
+            module = module.to(self.device, self.dtype)
+            if any(is_lazy(t) for t in (*module.parameters(), *module.buffers())):
+                _fill(module, task, self.place(task.batch(0, "train")))
+        return module
+
+    def place(self, batch: Any) -> Any:
+        """A batch on the run's device, floats in its dtype."""
+
+        def there(leaf: Tensor) -> Tensor:
+            dtype = self.dtype if leaf.is_floating_point() else leaf.dtype
+            if leaf.dtype == dtype and leaf.device == self.device:
+                return leaf
+            return leaf.to(self.device, dtype, non_blocking=True)
+
+        return trees.tree_map(there, batch)
 
     def fresh(self, draw: int, starts: Sequence[Start] = ()) -> SlotState:
         """The task slot at the start of a draw; or of some of its tasks, each of the draw that ``starts`` says."""
@@ -147,6 +130,28 @@ class Family:
         return SlotState(params, buffers, draw=draw, starts=list(starts))
 
 
-def _kind(task: Task) -> tuple[Any, ...]:
-    within = [_kind(value) for value in vars(task).values() if isinstance(value, Task)]
+def kind(task: Task) -> tuple[Any, ...]:
+    """The class and options of a task, and of those that it holds."""
+    within = [kind(value) for value in vars(task).values() if isinstance(value, Task)]
     return (type(task), repr(getattr(task, "_options", None)), *within)
+
+
+def _check(module: nn.Module) -> None:
+    """Raise RecoptError for a model with parameters that cannot be moved."""
+    if not isinstance(module, nn.Module):
+        raise RecoptError(f"The task's model() gives a {type(module).__name__}: give a torch.nn.Module.")
+    for name, p in module.named_parameters():
+        if p.is_complex():
+            raise RecoptError(f"The model's parameter '{name}' is complex: hold its real and imaginary part as two.")
+
+
+def _fill(module: nn.Module, task: Task, batch: Any) -> None:
+    """Give lazy layers their shapes, by a first call that leaves nothing else behind."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    task.loss(module, batch)
+    for m, training in modes:
+        m.training = training
+    left = next((n for n, t in (*module.named_parameters(), *module.named_buffers()) if is_lazy(t)), None)
+    if left:
+        raise RecoptError(f"The shape of the lazy '{left}' is not known after a first batch: the loss must use it.")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts.strategy import Params
 from ..levels.state import SlotState
+from .model import buffer_places
 
 
 class Live:
@@ -23,42 +23,46 @@ class Live:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.params = [p for p in module.parameters() if p.requires_grad]
-        self._places = [(m, name) for m in module.modules() for name, b in m._buffers.items() if b is not None]
+        self._places = [places[0] for places in buffer_places(module)]
         self._views = [p.detach() for p in self.params]
         self._fixed = [p.detach() for p in module.parameters() if not p.requires_grad]
 
+    def put(self, params: Sequence[Tensor], buffers: Sequence[Tensor]) -> nn.Module:
+        """The module at these values, which are copied; ``buffers`` are those of :meth:`still`."""
+        with torch.no_grad():
+            for mine, value in zip([*self._views, *self.still()], [*params, *buffers], strict=True):
+                if value is not mine:
+                    mine.copy_(value)
+        return self.module
+
     def bind(self, slot: SlotState) -> nn.Module:
         """The module at the value of ``slot``, which takes the module's memory for its own."""
-        for i, (view, value) in enumerate(zip(self._views, slot.params, strict=True)):
-            if value is not view:
-                view.copy_(value)
-                slot.params[i] = view
-        for i, (mine, value) in enumerate(zip(self._still(), slot.buffers, strict=True)):
-            if value is not mine:
-                mine.copy_(value)
-                slot.buffers[i] = mine
-        return self.module
+        module = self.put(slot.params, slot.buffers)
+        slot.params[:], slot.buffers[:] = self._views, self.still()
+        return module
 
     @contextmanager
     def elsewhere(self, slot: SlotState, params: Params) -> Iterator[nn.Module]:
         """The module at ``params`` for a while; the value of ``slot`` is put back in the end."""
-        module = self.bind(slot)
+        self.bind(slot)
         kept = [[t.clone() for t in side] for side in (self._views, slot.buffers)]
         try:
-            with torch.no_grad():
-                for view, value in zip(self._views, [p.clone() for p in params], strict=True):
-                    view.copy_(value)
-            yield module
+            yield self.put([p.clone() for p in params], slot.buffers)
         finally:
-            slot.buffers[:] = self._still()
-            for mine, value in zip([*self._views, *slot.buffers], [*kept[0], *kept[1]], strict=True):
-                mine.copy_(value)
+            self.put(*kept)
+            slot.buffers[:] = self.still()
 
-    def settle(self, slot: SlotState) -> None:
-        """After a call: a module may have put other tensors in the place of its buffers."""
-        slot.buffers[:] = self._still()
+    def still(self) -> list[Tensor]:
+        """The tensors that do not move: parameters without gradients, then the buffers, which a call may replace."""
+        return [*self._fixed, *(owner._buffers[name] for owner, name in self._places)]  # type: ignore[list-item]
 
-    def _still(self) -> list[Tensor]:
-        """The tensors that do not move: parameters without gradients, then the buffers."""
-        buffers: list[Any] = [owner._buffers[name] for owner, name in self._places]
-        return [*self._fixed, *buffers]
+    def gradient(self, loss: Tensor) -> list[Tensor | None]:
+        """The gradients of ``loss`` by what moves, as ``loss.backward()`` leaves them; None where it does not reach."""
+        for p in self.params:
+            p.grad = None
+        if loss.requires_grad:
+            loss.sum().backward()
+        grads = [p.grad for p in self.params]
+        for p in self.params:
+            p.grad = None
+        return [g.to_dense() if g is not None and g.layout is not torch.strided else g for g in grads]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..contracts.strategy import Params
-from ..contracts.task import Split
+from ..contracts.task import Split, Task
 from ..levels.state import RunState
 from .engine import Engine
 from .randomness import seeded
@@ -61,14 +64,18 @@ def measure_each(engine: Engine, split: Split, state: RunState | None = None) ->
     """As :func:`measure`, of each task by itself."""
     found: list[dict[str, float]] = []
     tasks = engine.family.members((state or engine.state).task)
-    with seeded(0, engine.device), torch.no_grad():
+    quietly, place = engine.evaluator.quietly, engine.family.place
+    with seeded(0, engine.device):
         for task, module in zip(tasks, models(engine, state), strict=True):
             module.eval()
             count, sums = task.batches(split), dict[str, float]()
             for index in range(count):
-                batch = engine.evaluator.place(task.batch(index, split))
-                values = {"loss": task.loss(module, batch), **task.metrics(module, batch)}
+                values = quietly(partial(_figures, task, module, place(task.batch(index, split))))
                 for key, value in values.items():
                     sums[key] = sums.get(key, 0.0) + float(value) / count
             found.append(sums)
     return found
+
+
+def _figures(task: Task, module: nn.Module, batch: Any) -> dict[str, Tensor]:
+    return {"loss": task.loss(module, batch), **task.metrics(module, batch)}

@@ -1,7 +1,8 @@
-"""The only file that imports ``higher``: modules as functions of their parameters and buffers.
+"""A model as a function of its parameters and buffers. The only file that imports ``higher``.
 
 ``higher`` (Grefenstette et al. 2019, 1910.01727) patches a module so that its parameters are replaced by
-tensors that carry a graph. Its optimizers are not used: see docs/higher.md for what is wrong with them.
+tensors that carry a graph. Its optimizers are not used: see docs/higher.md for what is wrong with them. It makes
+modules anew, so hooks and references to parts are lost; ``torch.func.functional_call`` keeps them.
 """
 
 from __future__ import annotations
@@ -11,40 +12,40 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from ..contracts.errors import RecoptError
+from ..contracts.task import Task
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import higher
 
+Places = list[tuple[nn.Module, str]]
+Answer = tuple[Tensor, list[Tensor]]
+
 
 class Patched:
-    """A module patched once, then called with any parameters and buffers.
+    """A module patched once by ``higher``, then called with any parameters and buffers.
 
     Args:
         module: left untouched. Its class and submodules may be anything ``higher`` can patch.
-
-    Attributes:
-        attends: whether it uses attention, whose fused kernels have no second derivative; None if nobody looked yet.
 
     Raises:
         RecoptError: if the module is compiled or already patched.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        if any(hasattr(m, "_orig_mod") for m in module.modules()):
-            raise RecoptError("A compiled model cannot be patched: give the model itself, before torch.compile.")
+        refuse_compiled(module)
         if hasattr(module, "fast_params"):
             raise RecoptError("This model is already patched by higher: give the model itself.")
         # No initial copy (it would cut a self-loop's gradient), and no history of past parameters.
         self.module: Any = higher.monkeypatch(module, copy_initial_weights=False, track_higher_grads=False)
-        self.attends: bool | None = None
-        self._places = [(m, name) for m in self.module.modules() for name, b in m._buffers.items() if b is not None]
+        self._places = buffer_places(self.module, module)
         self._weights = [(m._parameters, name) for m in self.module.modules() for name in m._param_names]
 
     def load(self, values: Sequence[Tensor], buffers: Sequence[Tensor] = ()) -> nn.Module:
@@ -52,17 +53,89 @@ class Patched:
 
         Buffers are cloned, since a module may change them in place (batch statistics).
         """
-        # What update_params does, without its checks: a task may read a weight without calling the model.
-        self.module.fast_params = values
+        # What update_params does, without its checks: a task may read a weight, or call a part, and not the model.
+        self.module._refill_params_box(values)
         for (owner, name), value in zip(self._weights, self.module._expand_params(values), strict=True):
             owner[name] = value
-        for (module, name), buffer in zip(self._places, buffers, strict=False):
-            module._buffers[name] = buffer.clone()
+        for places, buffer in zip(self._places, buffers, strict=False):
+            value = buffer.clone()
+            for module, name in places:
+                module._buffers[name] = value
         return self.module  # type: ignore[no-any-return]
 
     def buffers(self) -> list[Tensor]:
         """The buffers as the last call left them, in the order that :meth:`load` takes."""
-        return [owner._buffers[name] for owner, name in self._places]
+        return [places[0][0]._buffers[places[0][1]] for places in self._places]  # type: ignore[misc]
+
+    def loss(self, task: Task, values: Sequence[Tensor], buffers: Sequence[Tensor], batch: Any) -> Answer:
+        """The loss of ``task`` at these values, and the buffers after it."""
+        return task.loss(self.load(values, buffers), batch), self.buffers()
+
+
+class Swapped:
+    """A module with other tensors in the place of its own for the time of a call (``torch.func.functional_call``).
+
+    Hooks stay, those on parameters too, and so does what refers to the module's parts, but not what refers to its
+    tensors themselves.
+
+    Raises:
+        RecoptError: if the module is compiled.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        refuse_compiled(module)
+        self._call = _Call(module)
+        self._names = [name for name, _ in self._call.named_parameters()]
+        self._buffer_names = [name for name, _ in self._call.named_buffers()]
+        self._hooks = [tuple((p._backward_hooks or {}).values()) for p in module.parameters()]
+
+    def loss(self, task: Task, values: Sequence[Tensor], buffers: Sequence[Tensor], batch: Any) -> Answer:
+        """The loss of ``task`` at these values, and the buffers after it."""
+        mine = [_hooked(v, hooks) if hooks else v for v, hooks in zip(values, self._hooks, strict=True)]
+        given = dict(zip(self._names, mine, strict=True))
+        given |= {name: b.clone() for name, b in zip(self._buffer_names, buffers, strict=True)}
+        loss = torch.func.functional_call(self._call, given, (task, batch))
+        return loss, [given[name] for name in self._buffer_names]
+
+
+class _Call(nn.Module):
+    """The loss of a model, whether or not it calls the model's own ``forward``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, task: Task, batch: Any) -> Tensor:
+        return task.loss(self.model, batch)
+
+
+def _hooked(value: Tensor, hooks: Sequence[Callable[[Tensor], Tensor | None]]) -> Tensor:
+    if not value.requires_grad:
+        return value
+    alias = value.view_as(value)  # so that the hooks are not on the value for good
+    for hook in hooks:
+        alias.register_hook(hook)
+    return alias
+
+
+def buffer_places(module: nn.Module, like: nn.Module | None = None) -> list[Places]:
+    """The places of each buffer in the order of ``buffers()``; several where modules share one.
+
+    Args:
+        like: the module that ``module`` was made from, which says what is shared.
+    """
+    found: dict[int, Places] = {}
+    for mine, other in zip(module.modules(), (like or module).modules(), strict=True):
+        for name, buffer in other._buffers.items():
+            if buffer is not None:
+                found.setdefault(id(buffer), []).append((mine, name))
+    return list(found.values())
+
+
+def refuse_compiled(module: nn.Module) -> None:
+    """Raise RecoptError if ``module``, or a part of it, is compiled."""
+    if any(hasattr(m, "_orig_mod") for m in module.modules()):
+        raise RecoptError("A compiled model cannot be patched: give the model itself, before torch.compile.")
 
 
 class _Watch(TorchFunctionMode):
@@ -85,6 +158,6 @@ def attends(call: Callable[[], object]) -> bool:
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Attention kernels that have a second derivative; the fused ones have none."""
-    with sdpa_kernel(SDPBackend.MATH):
+    """Kernels that have a second derivative: fused attention and cuDNN's recurrent layers have none."""
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
         yield

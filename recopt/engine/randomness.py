@@ -57,6 +57,18 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         _write(generators, before)
 
 
+@contextmanager
+def undone_if_it_fails(device: torch.device) -> Iterator[None]:
+    """Torch's global generators are put back if an error passes through."""
+    generators = _generators(device)
+    before = _read(generators)
+    try:
+        yield
+    except Exception:
+        _write(generators, before)
+        raise
+
+
 def _generators(device: torch.device) -> list[Generator]:
     """The CPU's, and that of ``device`` if it is a CUDA one."""
     if device.type != "cuda":

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..contracts.strategy import Params
 from ..core.evaluation import Evaluation
 from ..levels.level import TASK
-from ..levels.state import RunState, Signal, SlotState
+from ..levels.state import Pair, RunState, Signal, SlotState
 from .budget import Budget
 from .evaluate import Evaluator
+from .ways import Grads
 
 Payer = Callable[[RunState], int]
 
@@ -27,7 +27,6 @@ class Source:
         payer: the level (0-based) that an evaluation is charged to.
         log: adds a point to the record of the task.
         gradients: whether a level of the task reads them.
-        in_place: whether the model itself is evaluated.
         pairs: whether an exact level reads the gradients with the points.
         each: whether the record also holds the loss of each task.
     """
@@ -35,23 +34,22 @@ class Source:
     def __init__(
         self, evaluator: Evaluator, budget: Callable[[], Budget], *, home: Callable[[], RunState],
         index: Callable[[RunState, int], list[int]], payer: Payer, log: Callable[[RunState, dict[str, Any]], None],
-        gradients: bool, in_place: bool, pairs: bool,
-        each: bool,
+        gradients: bool, pairs: bool, each: bool,
     ) -> None:  # fmt: skip
         self.evaluator, self.budget, self.home = evaluator, budget, home
         self.index, self.payer, self.log = index, payer, log
-        self.gradients, self.in_place, self.pairs, self.each = gradients, in_place, pairs, each
+        self.gradients, self.pairs, self.each = gradients, pairs, each
 
     def evaluate(self, state: RunState, graph: bool) -> Evaluation:
         """The task at its present point on its next batch; ``graph``: its gradient is differentiated once more."""
         slot = _task(state)
         batch = self.evaluator.batch(slot, slot.seen, "train")
-        loss, grads, slot.buffers = self._found(state, slot, batch, graph)
+        loss, grads = self._found(state, slot, batch, graph)
         slot.seen += 1
         plain = loss.detach()
         each = {"losses": plain} if self.each else {}
         self.log(state, {"loss": plain.mean() if plain.ndim else plain, **each})
-        pairs = [(t, g) for t, g in zip(slot.params, grads or [], strict=False) if g is not None] if self.pairs else []
+        pairs = _pairs(slot, grads) if self.pairs else []
         return self.around(Evaluation(loss, grads, pairs), graph)
 
     def around(self, found: Evaluation, graph: bool = False) -> Evaluation:
@@ -70,19 +68,16 @@ class Source:
         """The task on the held-out batch that goes with the present one."""
         slot = _task(state)
         batch = self.evaluator.batch(slot, slot.seen - 1, "valid")
-        buffers = [b.clone() for b in slot.buffers]
-        loss, grads, _ = self._found(state, slot, batch, graph)
-        if self.in_place:
-            for b, value in zip(slot.buffers, buffers, strict=True):
-                b.copy_(value)
+        kept = [b.clone() for b in slot.buffers]
+        loss, grads = self._found(state, slot, batch, graph)
+        slot.buffers = kept
         self.log(state, {"valid_loss": loss.detach().mean()})
-        return Signal(loss, grads, [(t, g) for t, g in zip(slot.params, grads or [], strict=False) if g is not None])
+        return Signal(loss, grads, _pairs(slot, grads))
 
-    def first(self, state: RunState, part: SlotState) -> tuple[Tensor, list[Tensor | None] | None]:
+    def first(self, state: RunState, part: SlotState) -> tuple[Tensor, Grads | None]:
         """The loss and gradient of the tasks in ``part`` at their start, on the batch of the present evaluation."""
         batch = self.evaluator.batch(part, _task(state).seen - 1, "train")
-        loss, grads, part.buffers = self._found(state, part, batch, False)
-        return loss, grads
+        return self._found(state, part, batch, False)
 
     def _score(self, state: RunState, number: int, point: Params) -> Tensor:
         """The loss, on the batch of the present evaluation, of another point for a level of the task."""
@@ -93,29 +88,20 @@ class Source:
             params[i] = value
         tasks = self.evaluator.family.count
         self.budget().spend(self.payer(state), loss=tasks)
-        if not self.in_place:
-            return self.evaluator.value(slot, params, batch)
-        return self.evaluator.live_at(slot, params, batch)
+        return self.evaluator.value(slot, params, batch)
 
-    def _found(
-        self, state: RunState, slot: SlotState, batch: Any, graph: bool
-    ) -> tuple[Tensor, list[Tensor | None] | None, list[Tensor]]:
-        """The loss, the gradient if a level reads it (with a graph through it or none at all), the buffers after."""
-        tasks = len(slot.starts) or self.evaluator.family.count
-        payer, spent = self.payer(state), self.budget()
+    def _found(self, state: RunState, slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Grads | None]:
+        """The loss, and the gradient if a level reads it (with a graph through it or none at all)."""
+        tasks, payer = len(slot.starts) or self.evaluator.family.count, self.payer(state)
         if self.gradients:
-            spent.spend(payer, gradient=tasks)
-            if self.in_place:
-                loss, found = self.evaluator.live_gradient(slot, batch)
-                return loss, found, slot.buffers
-            loss, grads, buffers = self.evaluator.gradient(slot, batch, graph)
-            return loss, list(grads), buffers
-        spent.spend(payer, loss=tasks)
-        with torch.no_grad():
-            if self.in_place:
-                return self.evaluator.live(slot, batch), None, slot.buffers
-            loss, buffers = self.evaluator.losses(slot, slot.params, batch)
-        return loss, None, buffers
+            self.budget().spend(payer, gradient=tasks)
+            return self.evaluator.gradient(slot, batch, graph)
+        self.budget().spend(payer, loss=tasks)
+        return self.evaluator.loss(slot, batch), None
+
+
+def _pairs(slot: SlotState, grads: Grads | None) -> list[Pair]:
+    return [(t, g) for t, g in zip(slot.params, grads or [], strict=False) if g is not None]
 
 
 def _task(state: RunState) -> SlotState:

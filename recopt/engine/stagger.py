@@ -91,8 +91,9 @@ class Stagger:
         own.before, own.score = None, None
         assert pending is not None
         loss = pending.loss.index_copy(0, index, first.loss.to(pending.loss))
+        begun = [(first.grads or [])[i] for i in where] if pending.grads else []
         grads = pending.grads and [
-            g.index_copy(0, index, (first.grads or [])[i]) for i, g in zip(where, pending.grads, strict=True)
+            _replaced(g, new, index, self.family.count) for g, new in zip(pending.grads, begun, strict=True)
         ]
         bad = None if pending.bad is None else pending.bad.index_fill(0, index, False)
         state.pending[number] = Signal(loss, grads, bad=bad)
@@ -109,7 +110,8 @@ class Stagger:
         if state.guard is None or not self.tower.bottom.guarded:
             return
         guard.renewed(state.guard, places)
-        norms = trees.norm(first.grads or [], batched=True).tolist() if first.grads else [0.0] * len(places)
+        reached = [g for g in first.grads or [] if g is not None]
+        norms = trees.norm(reached, batched=True).tolist() if reached else [0.0] * len(places)
         verdicts = guard.judge_some(state.guard, places, first.loss.tolist(), norms)
         state.good = [*state.good]
         for n, verdict in zip(places, verdicts, strict=True):
@@ -124,10 +126,18 @@ class Stagger:
             pending = state.pending[number]
             assert pending is not None
             where = torch.tensor(list(stuck), device=pending.loss.device)
-            grads = pending.grads and [g.index_fill(0, where, 0.0) for g in pending.grads]
+            grads = pending.grads and [g if g is None else g.index_fill(0, where, 0.0) for g in pending.grads]
             bad = torch.zeros_like(pending.loss, dtype=torch.bool) if pending.bad is None else pending.bad
             loss = pending.loss.index_fill(0, where, guard.EXPLODE)
             state.pending[number] = Signal(loss, grads, bad=bad.index_fill(0, where, True))
+
+
+def _replaced(grads: Tensor | None, new: Tensor | None, index: Tensor, tasks: int) -> Tensor | None:
+    """Gradients over tasks with those of some replaced; None is flat where the losses of other tasks reach."""
+    if new is None:
+        return grads if grads is None else grads.index_fill(0, index, 0.0)
+    whole = new.new_zeros((tasks, *new.shape[1:])) if grads is None else grads
+    return whole.index_copy(0, index, new)
 
 
 def _laps(phase: float, place: int, tasks: int) -> int:

@@ -94,6 +94,7 @@ def task(kind: str) -> Sequences:
     return made
 
 
+@pytest.mark.filterwarnings("ignore:The loss does not reach 'unused")
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("rule", TORCH)
 def test_one_level_equals_torch(kind: str, rule: str) -> None:
@@ -123,6 +124,7 @@ def test_one_level_equals_torch(kind: str, rule: str) -> None:
         torch.testing.assert_close(b, c, rtol=1e-11, atol=1e-13, msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:The loss does not reach 'unused")
 @pytest.mark.parametrize("kind", MODELS)
 def test_models_in_exact_unrolls(kind: str) -> None:
     made = engines.engine(task(kind), "sgd(lr=0.1)/adam(lr=0.1)", {2: {**EXACT, "every": 3}})

@@ -263,7 +263,7 @@ def measured(made: Engine) -> list[list[float]]:
     batch = made.evaluator.batch(slot, slot.seen - 1, "train")
     ours = made.evaluator.value(slot, slot.params, batch).tolist()
     plain = [
-        task.loss(module, made.evaluator.place(task.batch(slot.seen - 1 - start.seen))).item()
+        task.loss(module, made.family.place(task.batch(slot.seen - 1 - start.seen))).item()
         for task, module, start in zip(made.family.members(slot), models(made), slot.starts, strict=True)
     ]
     assert ours == pytest.approx(plain, rel=1e-12)

@@ -16,6 +16,7 @@ from recopt.engine.engine import Engine
 from recopt.levels.graph import Graph
 from recopt.levels.level import Level
 
+from .. import engines
 from ..differences import EXACT, engine, signal_of
 
 
@@ -30,11 +31,10 @@ def by_hand(steps: int, second_order: bool) -> list[Tensor]:
     for t in range(steps + 1):
         batch = made.evaluator.batch(made.state.slots["task"], t, "train")
         point = theta if second_order and t else [p.detach().requires_grad_() for p in theta]
-        loss, _ = made.evaluator.losses(made.state.slots["task"], point, batch)
+        loss = engines.loss_at(made, point, batch)
         grads = torch.autograd.grad(loss, point, create_graph=second_order)
         if t:
-            real_, _ = made.evaluator.losses(made.state.slots["task"], theta, batch)
-            total = total + real_ / steps
+            total = total + engines.loss_at(made, theta, batch) / steps
         if t < steps:
             if not second_order or t == 0:
                 grads = tuple(g.detach() for g in grads)

@@ -61,7 +61,7 @@ def on_task(made: Engine, split: Any) -> Look:
 
     def look(count: int, point: Params) -> tuple[Tensor, Params]:
         leaves = [p.clone().requires_grad_() for p in point]
-        loss, _ = made.evaluator.losses(slot, leaves, made.evaluator.batch(slot, count, split))
+        loss = engines.loss_at(made, leaves, made.evaluator.batch(slot, count, split))
         return loss.detach(), list(torch.autograd.grad(loss, leaves))
 
     return look

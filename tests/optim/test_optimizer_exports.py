@@ -45,7 +45,7 @@ def test_an_exported_rule_makes_the_updates_that_it_makes_in_the_engine(stack: s
     model = engine.family.module(0)
     optimizer = recopt.Optimizer(model.parameters(), str(folder))
     for step in range(12):
-        loss = task.loss(model, engine.evaluator.place(task.batch(step)))
+        loss = task.loss(model, engine.family.place(task.batch(step)))
         assert float(loss.detach()) == pytest.approx(losses[step], rel=1e-12)
         optimizer.zero_grad()
         loss.backward()

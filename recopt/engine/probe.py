@@ -1,0 +1,192 @@
+"""The choice of a way to evaluate tasks side by side, or differentiated through: by comparison with plain torch.
+
+``higher`` is taken where it gives torch's losses and gradients, ``torch.func.functional_call`` where only that does.
+What neither can do is looped over, each task by its own model, or refused where a level differentiates through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contracts.errors import RecoptError
+from ..contracts.strategy import Params
+from ..levels.state import SlotState, Start
+from .family import Family
+from .live import Live
+from .model import Patched, Swapped, attends, refuse_compiled
+from .randomness import seeded
+from .ways import Function, Grads, OneByOne, Way
+
+Found = list[tuple[Tensor, Grads]]
+"""Loss and gradients of one task at the two points of a probe."""
+Maker = type[Patched] | type[Swapped]
+MAKERS: dict[str, Maker] = {"higher": Patched, "torch.func.functional_call": Swapped}
+REACH = 0.01
+"""The step from a probe's first point to its second, relative to the mean size of each tensor's entries, or 0.1."""
+UNREACHED = (
+    "The loss reaches no parameter of the model, so nothing would be trained: compute it by the model that is given."
+)
+CHECKPOINTED = "activations are recomputed or moved (torch.utils.checkpoint), at other values by then: turn that off"
+
+
+@dataclass
+class Probe:
+    """A probe of the ways to evaluate the tasks of one draw, on their first batches.
+
+    Args:
+        exact: whether a level differentiates through the gradients of the task.
+    """
+
+    family: Family
+    draw: int
+    exact: bool
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.drawn, self.starts = self.family.drawn(self.draw), [Start(n, self.draw, 0) for n in range(2)]
+        self.tasks = self.drawn.tasks[:2]
+        self.batches = [self.family.place(task.batch(0, "train")) for task in self.tasks]
+
+    def way(self) -> Way:
+        """The way that is chosen; ``notes`` then say what is out of the ordinary with it.
+
+        Raises:
+            RecoptError: if there is none.
+        """
+        family, faults, found = self.family, dict[str, str](), None
+        mappable = family.batched and self.tasks[0].vectorize
+        makers = MAKERS if self.exact or mappable else {}
+        if self.exact:
+            refuse_compiled(family.module(self.draw))
+        self.wanted = [self.by_torch(n) for n in range(len(self.tasks))] if makers else []
+        unmapped = ""
+        for name, maker in makers.items():
+            faults[name], fused = self._fault(partial(self._by_function, maker, 1), self.wanted[:1])
+            if faults[name]:
+                continue
+            mapped = mappable and not (unmapped := unmapped or self._unmappable(maker))
+            if mapped or self.exact:
+                found = Function(
+                    maker(family.module(self.draw)), self.drawn, many=family.batched, mapped=mapped, attends=fused
+                )
+                break
+        if self.exact and found is None:
+            reasons = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+            raise RecoptError(
+                "An exact level (second_order) needs the model as a function of its parameters, and gradients then "
+                f"differ from torch's ({reasons}): let the model read its parameters anew in every call, or leave "
+                "second_order out."
+            )
+        if mappable and not (found and found.mapped):
+            why = unmapped or next(reversed(faults.values()))
+            self.notes.append(f"Tasks side by side are evaluated one after the other, as they cannot be mapped: {why}.")
+        elif found and isinstance(found.model, Swapped):
+            self.notes.append(f"The model is called by torch.func.functional_call, not by higher: {faults['higher']}.")
+        return found or OneByOne([family.module(self.draw, n) for n in range(family.count)])
+
+    def by_torch(self, n: int, seed: int = 0, calm: bool = False) -> Found:
+        """Losses and gradients of task ``n`` by its own model; ``calm``: in evaluation mode."""
+        live, slot = Live(self._module(n, calm)), self._slot(n)
+        found: Found = []
+        for point in _points(slot.params):
+            with seeded(seed, self.family.device), torch.enable_grad():
+                loss = self.tasks[n].loss(live.put(point, slot.buffers), self.batches[n])
+                found.append((loss.detach(), live.gradient(loss)))
+        if all(g is None for _, grads in found for g in grads):
+            raise RecoptError(UNREACHED)
+        return found
+
+    def _module(self, n: int, calm: bool) -> Any:
+        module = self.family.module(self.draw, n)
+        return module.eval() if calm else module
+
+    def _slot(self, n: int) -> SlotState:
+        slot = self.family.fresh(self.draw, [self.starts[n]])
+        return SlotState([p[0] for p in slot.params], [b[0] for b in slot.buffers]) if self.family.batched else slot
+
+    def _by_function(self, maker: Maker, count: int, calm: bool = False) -> tuple[list[Found], bool]:
+        """Likewise of the first ``count`` tasks, by one model; and whether that uses fused kernels."""
+        many = count > 1
+        function = Function(maker(self._module(0, calm)), self.drawn, many=many, mapped=many, attends=True)
+        slots, found = [self._slot(n) for n in range(count)], [Found() for _ in range(count)]
+        fused = False
+        for points in zip(*(_points(slot.params) for slot in slots), strict=True):
+            params, buffers = ((_stacked(v) if many else v[0]) for v in (points, [s.buffers for s in slots]))
+            at = SlotState(params, buffers)
+            made: list[tuple[Tensor, Grads]] = []
+
+            def call(at: SlotState = at, made: list[tuple[Tensor, Grads]] = made) -> None:
+                batch = self.batches if many else self.batches[0]
+                made.append(function.gradient(self.tasks, at, batch, self.exact))
+
+            with seeded(0, self.family.device), torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTED):
+                fused = attends(call) or fused
+            loss, grads = made[0][0].detach(), [g if g is None else g.detach() for g in made[0][1]]
+            for n, mine in enumerate(found):
+                mine.append((loss[n], [g if g is None else g[n] for g in grads]) if many else (loss, grads))
+        return found, fused
+
+    def _fault(self, found: Callable[[], tuple[list[Found], bool]], wanted: Sequence[Found]) -> tuple[str, bool]:
+        """A fault of what ``found`` gives, empty if there is none; and whether it uses fused kernels."""
+        try:
+            mine, fused = found()
+        except Exception as why:
+            text = " ".join(str(why).split()).partition(". ")[0].removesuffix(".")
+            return (text if text == CHECKPOINTED else f"{type(why).__name__}: {text[:150]}"), False
+        for one, other in zip(mine, wanted, strict=True):
+            if fault := difference(one, other, self.drawn.names):
+                return fault, fused
+        return "", fused
+
+    def _unmappable(self, maker: Maker) -> str:
+        """The reason why tasks cannot be mapped; empty if they can."""
+        if not self._is_random(calm=False):
+            return self._fault(partial(self._by_function, maker, 2), self.wanted)[0]
+        # Each task draws for itself, so that only models at rest can be compared, if they are at rest then.
+        tried = self._fault(lambda: (self._by_function(maker, 2)[0][:0], False), [])[0]
+        if tried or self._is_random(calm=True):
+            return tried
+        wanted = [self.by_torch(n, calm=True) for n in range(2)]
+        return self._fault(partial(self._by_function, maker, 2, calm=True), wanted)[0]
+
+    def _is_random(self, calm: bool) -> bool:
+        one, other = (self.by_torch(0, seed, calm) for seed in (0, 1))
+        return bool(difference(one, other, self.drawn.names))
+
+
+def difference(found: Found, wanted: Found, names: Sequence[str]) -> str:
+    """The first difference between two results in one place, empty if there is none but rounding."""
+    for (loss, grads), (other, theirs) in zip(found, wanted, strict=True):
+        close = max(1e4 * torch.finfo(other.dtype).eps, 1e-9)
+        if not torch.allclose(loss.double(), other.double(), rtol=close, atol=close * 1e-3, equal_nan=True):
+            return f"the loss is {float(loss):.6g} and not {float(other):.6g}"
+        total = sum(float(w.double().norm()) for w in theirs if w is not None)
+        for name, g, w in zip(names, grads, theirs, strict=True):
+            if g is None or w is None:
+                if (g is None) != (w is None):
+                    return f"the loss {'does not reach' if g is None else 'reaches'} '{name}'"
+                continue
+            a, b = (torch.nan_to_num(t.double()) for t in (g, w))
+            if float((a - b).norm()) > close * (float(b.norm()) + 0.01 * total):
+                return f"the gradient by '{name}' is another"
+    return ""
+
+
+def _stacked(values: Sequence[Params]) -> Params:
+    return [torch.stack(column) for column in zip(*values, strict=True)]
+
+
+def _points(start: Params) -> tuple[Params, Params]:
+    """The start of one task, and a point near it."""
+    generator = torch.Generator().manual_seed(0)
+    near = []
+    for p in start:
+        noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+        near.append(p + REACH * max(float(p.abs().double().sum()) / max(p.numel(), 1), 0.1) * noise)
+    return [p.clone() for p in start], near
