@@ -95,11 +95,12 @@ class Down:
         slot: Any = state.slots[level.moves]
         by: Any = state.slots[level.by]
         coords = slot.coords
-        read, part.normal = place.normalize(signal.grads or [], part.normal, signal.bound)
+        read, normal = place.normalize(signal.grads or [], part.normal, signal.bound)
         update = place.mover.step(part, [coords[i] for i in index], read, by.value)
         if not math.isfinite(sum(update)):
             _count(own, "skipped")
             return
+        part.normal = normal
         if level.trust is not None:
             limit, length = level.trust * math.sqrt(len(update)), math.sqrt(sum(u * u for u in update))
             update = [u * (limit / length) for u in update] if length > limit else update

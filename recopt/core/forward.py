@@ -58,9 +58,12 @@ class Forward:
         own, taped = state.levels[number], self.carriers.taped[number]
         point = self.held(state, number)
         kept = self._kept(own, point, signal, factors, rng) if taped and self.setting.remake else None
+        before = [(part.strategy, part.normal) for part in own.parts]
         with torch.set_grad_enabled(taped):
             answer, read = self.answers(state, number, signal, point, rng)
             if self._spoilt(number, answer):
+                for part, (strategy, normal) in zip(own.parts, before, strict=True):
+                    part.strategy, part.normal = strategy, normal
                 return None
             update = self._with_null_step(state, number, signal, point, self._limited(signal, answer, factors))
             keep = self._keep(state, number, point, update, factors[0])

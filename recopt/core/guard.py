@@ -5,6 +5,8 @@
   are halved from then on (they recover by 2 % a step).
 - A loss above ten times the largest of the first ten is an explosion: the last update is taken back likewise. If the
   next loss is as high, it was not the update (harder data, another weight): losses are compared with that from then on.
+- A finite gradient whose squares overflow is taken for an explosion too; if the next one is as large, it is shortened
+  until they do not, and used.
 - Where a level above tunes the rate of one task, without an exact level, no update is longer than a fifth of what it
   moves (the root
   mean square of the tensors, all together, or 0.01 if they are smaller). It is cut back and the rate lowered to match,
@@ -92,18 +94,25 @@ def judge_some(memory: Guard, places: Sequence[int], losses: Sequence[float], no
     return [_judge(memory, n, loss, norm) for n, loss, norm in zip(places, losses, norms, strict=True)]
 
 
-def judge(memory: Guard, losses: Sequence[float] | None, norms: Sequence[float]) -> list[Verdict]:
-    """The verdicts on an evaluation, by its losses (None: not told) and its gradients' norms; ``memory`` follows."""
-    return [_judge(memory, n, None if losses is None else losses[n], norm) for n, norm in enumerate(norms)]
+def judge(
+    memory: Guard, losses: Sequence[float] | None, norms: Sequence[float], overflows: bool = False
+) -> list[Verdict]:
+    """The verdicts on an evaluation, by its losses (None: not told) and its gradients' norms; ``memory`` follows.
+
+    Args:
+        overflows: whether the gradient is finite and its squares were not, before it was shortened.
+    """
+    return [_judge(memory, n, None if losses is None else losses[n], norm, overflows) for n, norm in enumerate(norms)]
 
 
-def _judge(memory: Guard, n: int, loss: float | None, norm: float) -> Verdict:
+def _judge(memory: Guard, n: int, loss: float | None, norm: float, overflows: bool = False) -> Verdict:
     good = math.isfinite(norm) and (loss is None or math.isfinite(loss))
-    exploded = good and loss is not None and memory.seen[n] >= FIRST and loss > EXPLODE * memory.reference[n]
-    if exploded and memory.exploded[n] and loss is not None:
-        memory.reference[n], exploded = abs(loss), False
+    known = loss is not None and memory.seen[n] >= FIRST
+    exploded = good and (overflows or (known and loss is not None and loss > EXPLODE * memory.reference[n]))
+    if exploded and memory.exploded[n]:
+        exploded, memory.reference[n] = False, memory.reference[n] if loss is None else abs(loss)
         count(memory, "resized")
-    memory.exploded[n] = exploded
+    memory.exploded[n] = exploded or (good and overflows)
     if good and not exploded:
         if not memory.bad_run[n]:
             memory.strikes[n] = 0
@@ -153,10 +162,13 @@ def due(memory: Guard, level: int, rate: float, norm: float, scale: float) -> bo
     if found is None or memory.steps <= YOUNG:
         return True
     last = Check(*found)
-    grown = rate - last.rate
-    grown += math.log(max(norm, TINY) / max(last.norm, TINY)) + math.log(max(scale, TINY) / max(last.scale, TINY))
+    grown = rate - last.rate + _log(norm) - _log(last.norm) + _log(scale) - _log(last.scale)
     long = last.ratio > 0 and grown > 0 and math.log(last.ratio) + grown > math.log(0.5)
     return long or memory.steps >= last.step + PERIOD
+
+
+def _log(x: float) -> float:
+    return math.log(max(x, TINY))
 
 
 def excess(deltas: Sequence[float], bounded: Sequence[bool]) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..contracts.strategy import Params
 from ..levels.level import TASK
 from ..levels.state import RunState, Signal
-from ..rules.reading import read
+from ..rules.reading import Reading, read, shortened
 from . import guard
 from .bottom import Bottom
 from .carriers import Carriers
@@ -36,6 +36,7 @@ class Up:
         self.levels, self.tasks = carriers.levels, carriers.setting.tasks
         self.task_levels = carriers.graph.movers[TASK]
         self.uppers = [n for n, x in enumerate(self.levels) if x.moves != TASK]
+        self._shortens = bottom.guarded and self.tasks == 1 and not bottom.shards and not carriers.exact
         self.trials: Trials | None = None
 
     def __call__(self, state: RunState, found: Evaluation) -> int:
@@ -68,23 +69,32 @@ class Up:
 
     def _judge(self, state: RunState, found: Evaluation) -> list[Verdict]:
         """Read all numbers of the evaluation at once, since each read from a device is a wait for it; then judge."""
-        grads = [g for g in found.grads or [] if g is not None]
-        cotangents = found.after if found.after is not None else self._filled(state, found.grads)
-        measured = {n: self.bottom.measure(state, n, self._cotangents(state, n, found, cotangents))
-                    for n in self.bottom.numbers if self.bottom.measures(state, n)}  # fmt: skip
-        reading = read(grads, found.loss, measured, self.bottom.shards, self.tasks)
+        reading, overflows = self._read(state, found), False
+        if math.isinf(reading.norms[0]) and self._shortens and found.grads:
+            short = shortened(found.grads)
+            if short is not None:
+                found.grads, overflows = short, True
+                reading = self._read(state, found)
         state.sums, state.norm = reading.sums, sum(reading.norms) / len(reading.norms)
         if state.guard is None:
             state.guard = guard.first(self.tasks)
         if not self.bottom.guarded:
             return [Verdict.GOOD] * self.tasks
         was, acts = guard.frozen(state.guard), dict(state.guard.counts)
-        verdicts = guard.judge(state.guard, reading.losses, reading.norms)
+        verdicts = guard.judge(state.guard, reading.losses, reading.norms, overflows)
         back = [v is Verdict.BACK for v in verdicts]
         if any(back):
             self.bottom.take_back(state, back)
         self._tell(state, acts, was)
         return verdicts
+
+    def _read(self, state: RunState, found: Evaluation) -> Reading:
+        """Losses, norms, and the sums that closed derivatives need."""
+        grads = [g for g in found.grads or [] if g is not None]
+        cotangents = found.after if found.after is not None else self._filled(state, found.grads)
+        measured = {n: self.bottom.measure(state, n, self._cotangents(state, n, found, cotangents))
+                    for n in self.bottom.numbers if self.bottom.measures(state, n)}  # fmt: skip
+        return read(grads, found.loss, measured, self.bottom.shards, self.tasks)
 
     def _filled(self, state: RunState, grads: Sequence[Tensor | None] | None) -> Params:
         if grads is None:

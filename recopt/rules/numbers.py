@@ -167,7 +167,7 @@ class NumberMover:
         return {"each": [entry_state(self.rule) for _ in point]}
 
     def step(self, part: Part, point: list[float], grads: list[float], hyper: Mapping[str, float]) -> list[float]:
-        """The update; NaN where the arithmetic fails."""
+        """The update. Where the arithmetic fails it is not finite, and nothing is remembered of it."""
         rule, states, update, kept = self.rule, part.strategy["each"], [], part.kept
         after = []
         try:
@@ -177,11 +177,14 @@ class NumberMover:
                 state = rule.advance(NUMBERS, g, p, before, hyper)
                 update.append(NUMBERS.total(rule.delta(NUMBERS, g, p, state, hyper)))
                 after.append(state)
-            if self.others:
-                kept["tangents"] = [self._tangents(name, point, grads, states, hyper) for name in self.others]
-            part.strategy = {"each": after}
+            tangents = [self._tangents(name, point, grads, states, hyper) for name in self.others]
         except FAILS:
-            update = [NOT_A_NUMBER] * len(point)
+            return [NOT_A_NUMBER] * len(point)
+        if not math.isfinite(sum(update)):
+            return update
+        part.strategy = {"each": after}
+        if tangents:
+            kept["tangents"] = tangents
         if self.window:
             more = self.window > 1 and part.recorded
             kept["way"] = [a + b for a, b in zip(kept["way"], update, strict=True)] if more else update

@@ -51,8 +51,19 @@ def read(
     return Reading(losses, [_norm(values[:count])], found)
 
 
+def shortened(grads: Sequence[Tensor | None]) -> list[Tensor | None] | None:
+    """Gradients whose squares overflow, all shortened alike until they do not; None if they are not finite."""
+    there = [g.detach() for g in grads if g is not None and g.numel()]
+    largest = max((float(g.abs().max()) for g in there), default=math.inf)
+    if not math.isfinite(largest):
+        return None
+    room = min(torch.finfo(g.dtype).max for g in there) ** 0.5 / 8
+    keep = room / sum(g.numel() for g in there) ** 0.5 / largest
+    return [None if g is None else g * keep for g in grads]
+
+
 def _norm(values: Sequence[float]) -> float:
-    return math.sqrt(sum(n * n for n in values))
+    return math.hypot(*values)
 
 
 def _numbers(parts: Sequence[Tensor]) -> list[float]:
