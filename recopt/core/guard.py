@@ -5,8 +5,8 @@
   are halved from then on (they recover by 2 % a step).
 - A loss above ten times the largest of the first ten is an explosion: the last update is taken back likewise. If the
   next loss is as high, it was not the update (harder data, another weight): losses are compared with that from then on.
-- A finite gradient whose squares overflow is taken for an explosion too; if the next one is as large, it is shortened
-  until they do not, and used.
+- A finite gradient whose squares overflow is skipped; if the next one is as large, it is shortened until they do not,
+  and used.
 - Where a level above tunes the rate of one task, without an exact level, no update is longer than a fifth of what it
   moves (the root
   mean square of the tensors, all together, or 0.01 if they are smaller). It is cut back and the rate lowered to match,
@@ -123,7 +123,7 @@ def _judge(memory: Guard, n: int, loss: float | None, norm: float, overflows: bo
     memory.bad_run[n] += 1
     memory.strikes[n] += 1
     count(memory, "skipped")
-    return Verdict.BACK if exploded or memory.bad_run[n] >= PERSISTS else Verdict.SKIP
+    return Verdict.BACK if (exploded and not overflows) or memory.bad_run[n] >= PERSISTS else Verdict.SKIP
 
 
 def taken_back(memory: Guard, n: int) -> None:
