@@ -1,4 +1,4 @@
-"""Work in two processes of one group, over gloo, that ends whatever happens to them."""
+"""Work in two processes of one group, over gloo, that ends whatever happens to them; folders that are traps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ import torch
 
 WAIT = 240
 """Seconds, for busy machines; they take ten on an idle one."""
+
+
+TRAPS = ("random", "json", "logging", "mlflow", "numpy", "sqlite3", "uvicorn", "click", "torch/__init__")
+
+
+def trap(folder: Path) -> Path:
+    """Lay modules into ``folder`` that a process which imports from there runs; each adds a line to the file."""
+    told = folder / "executed.txt"
+    for name in TRAPS:
+        file = folder / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"with open({str(told)!r}, 'a') as told:\n    print({name!r}, file=told)\n")
+    return told
 
 
 def _enter(rank: int, meeting: str, work: Callable[[int], Any], results: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import rich_click as click
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import Notice, RecoptError
 from . import compare, new, plugins, run, runs
 
 click.rich_click.COMMAND_GROUPS = {
@@ -75,6 +75,6 @@ def _refuse(text: str, status: int = MISTAKE) -> int:
 def _quieten() -> None:
     """Show recopt's warnings in one line each, and hide those of libraries."""
     warnings.simplefilter("ignore")
-    warnings.filterwarnings("default", message="(Strategy|Task) '.*' is taken from ")
+    warnings.filterwarnings("default", category=Notice)
     warnings.filterwarnings("default", message="'.*' is left as it is from step ")
     warnings.showwarning = lambda message, *_, **__: click.echo(f"Note: {message}", err=True)

@@ -18,6 +18,10 @@ class DataMissing(RecoptError):
     """Data are not on this machine and cannot be fetched."""
 
 
+class Notice(UserWarning):
+    """A fact that the user should know of, in one sentence; the command line shows it."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` if a known name is close, else `` Known: …``, ready to append."""
     names = sorted(known)

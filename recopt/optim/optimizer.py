@@ -26,8 +26,6 @@ from .state_dict import KEY, fitting, restored, saved, stacks
 from .towers import Scope, Towers, held_out
 
 Callback = Callable[[int, dict[str, float]], None]
-DEFAULT_STACK = "adam/adagrad(lr=1)[lr]"
-"""Knob-free: the start value of Adam's rate hardly matters, and the 1 is the unit of its logarithm (see docs)."""
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -67,7 +65,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], stack: Stack | None = None, *, depth: int | None = None, scope: Scope = "group",
+        self, params: Iterable[Any], stack: Stack = None, *, depth: int | None = None, scope: Scope = "group",
         normalize: str | None = None, every: int | None = None, levels: Mapping[int, Mapping[str, Any]] | None = None,
         maximize: bool = False, guard: bool = True, average: bool | float = False, fused: bool = True,
         callback: Callback | None = None, log_every: int = 1, seed: int = 0, store: str | None = None, **settings: Any,
@@ -79,7 +77,7 @@ class Optimizer(torch.optim.Optimizer):
         self._callback, self._log_every = callback, log_every
         self._towers = Towers(options, scope)
         self._store = store
-        self._stack = located(DEFAULT_STACK if stack is None else stack, store)
+        self._stack = located(stack, store)
         self._settings = settings
         self._steps, self._away = 0, False
         found = grouping.listed(params)

@@ -17,8 +17,12 @@ from ..levels.notation import Term, levels_of, parse
 from ..stacks.build import make_strategy
 from ..stacks.fetch import export_folder, fetch_export, is_reference, read_export
 from ..stacks.named import Named
+from ..stacks.plugins import shipped_folder
 
-Stack = str | Path | Strategy | Sequence[str | Strategy]
+Stack = str | Path | Strategy | Sequence[str | Strategy] | None
+"""None: ``DEFAULT_STACK``."""
+DEFAULT_STACK = "adam/adagrad(lr=1)[lr]"
+"""Knob-free: the start value of Adam's rate hardly matters, and the 1 is the unit of its logarithm (see docs)."""
 _SETTABLE = ("every", "normalize", "objective", "only", "on", "trust", "gradient", "average")
 _OBJECTIVES = ("mean", "sum", "last")
 
@@ -45,8 +49,8 @@ def layers_of(stack: Stack, depth: int | None) -> tuple[list[list[Term]], dict[s
         # What was learned moves the task; the levels that taught it stay behind.
         layers = [[Term(x.by, x.by, only=x.only) for x in levels if x.moves == TASK]]
         own = {term.slot: own[term.slot] for term in layers[0]}
-    elif isinstance(stack, str | Path):
-        layers = parse(str(stack))
+    elif stack is None or isinstance(stack, str | Path):
+        layers = parse(DEFAULT_STACK if stack is None else str(stack))
     else:
         layers = []
         if isinstance(stack, type) or not isinstance(stack, Strategy | Sequence):
@@ -174,7 +178,10 @@ def _made(term: Term, extra: Mapping[str, Any], seed: int, stack: Stack) -> Stra
     if not isinstance(domains, Mapping) or not all(isinstance(d, str) for pair in domains.items() for d in pair):
         raise RecoptError(f"domains={domains!r} must read like {{'lr': 'positive'}}: domains by the setting's name.")
     named = Named(name=term.name, domains=dict(domains), settings=settings)
-    return make_strategy(term.slot, named, seed, where=f"in '{stack}'" if isinstance(stack, str) else "in the stack")
+    # The default is of the shipped strategies, whatever there is in ./strategies.
+    folders = [shipped_folder("strategies")] if stack is None else []
+    where = f"in '{stack}'" if isinstance(stack, str) else "in the stack"
+    return make_strategy(term.slot, named, seed, folders, where)
 
 
 def _written(term: Term) -> str:

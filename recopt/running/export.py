@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -17,15 +16,13 @@ from torch import Tensor
 from ..engine.engine import Engine
 from ..engine.measure import models, settled
 from ..stacks.exported import CARD, FORMAT, PLUGINS, VALUES, Trained
-from ..stacks.plugins import STACK, shipped_folder, source_of
+from ..stacks.plugins import STACK, shipped_folder, sources_of
 from ..tracking.trace import Trace
 from .card import card_of
 from .selection.scores import Selection
 from .spec import Spec
 
 MODEL = "model.safetensors"
-FROM_FILE = "recopt_plugin_"
-"""The prefix of the module names of plugins that were loaded from a file."""
 
 
 def write_export(
@@ -83,44 +80,20 @@ def _model(engine: Engine) -> dict[str, Tensor]:
 
 
 def copy_sources(plugin: type, folder: Path) -> Path | None:
-    """Copy a user's plugin file, and the modules that it imports from its own folder, into ``folder``.
+    """Copy a user's plugin, and the modules that it imports from its own folder, into ``folder``, as they were run.
 
     Returns:
         The copy of the plugin's file; None for a plugin of recopt or an installed package, or one without a file.
     """
-    if not plugin.__module__.startswith(FROM_FILE):
+    sources = sources_of(plugin)
+    own = next(iter(sources), None)
+    if own is None or own.parent == shipped_folder("strategies").resolve():
         return None
-    path, text = source_of(plugin)
-    if path.parent.resolve() == shipped_folder("strategies").resolve():
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    copy = folder / path.name
-    copy.write_text(text)
-    for name in _imported(text):
-        _copy_module(name, path.parent, folder)
-    return copy
-
-
-def _copy_module(name: str, source: Path, folder: Path) -> None:
-    file, package = source / f"{name}.py", source / name
-    if file.is_file() and not (folder / file.name).exists():
-        text = file.read_text()
-        (folder / file.name).write_text(text)
-        for other in _imported(text):
-            _copy_module(other, source, folder)
-    elif (package / "__init__.py").is_file() and not (folder / name).exists():
-        shutil.copytree(package, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-
-
-def _imported(text: str) -> list[str]:
-    """The top-level names of the modules that a source file imports."""
-    names = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.append(node.module)
-    return [name.partition(".")[0] for name in names]
+    for file, content in sources.items():
+        copy = folder / file.relative_to(own.parent)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(content)
+    return folder / own.name
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -18,7 +18,7 @@ from ..levels.notation import levels_of, parse
 from ..levels.seeds import mix
 from .blame import RunFailed, blame
 from .named import Named, explain
-from .plugins import load_strategy, load_task
+from .plugins import Places, load_strategy, load_task
 
 _SETTING = re.compile(r"(?:level(?P<level>\d+)|(?P<slot>task|[A-Za-z_]\w*))\.(?P<key>\w+)")
 
@@ -34,7 +34,7 @@ def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
         raise RunFailed(f"{blame(why, f'Making the task {named.name!r}', [made])}.") from why
 
 
-def make_strategy(slot: str, named: Named, seed: int, folders: Sequence[str] = (), where: str = "") -> Strategy:
+def make_strategy(slot: str, named: Named, seed: int, folders: Places = (), where: str = "") -> Strategy:
     """A strategy with initial meta-parameters drawn from ``seed`` and its slot's name; errors name ``where``."""
     made = load_strategy(named.name, folders, where or f"in slot '{slot}'")
     with torch.random.fork_rng(devices=[]):

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from .. import tasks
-from ..contracts.errors import RecoptError, unknown
-from .plugin_file import OTHER, Kind, base_of, class_in, class_in_file, one_line
+from ..contracts.errors import Notice, RecoptError, unknown
+from .plugin_file import OTHER, Kind, base_of, class_in, class_in_file, one_line, summary_in
 
 PathLike = str | Path
 Places = PathLike | Sequence[PathLike]
@@ -22,6 +22,7 @@ Read = Callable[[Path, str], type]
 
 _GROUPS: dict[Kind, str] = {"strategy": "recopt.strategies", "task": "recopt.tasks"}
 _NAME = re.compile(r"[A-Za-z][\w.-]*")
+LOCAL, SHIPPED = "./strategies", "shipped"
 STACK = "stack.json"
 """The file that marks a folder as an export of trained strategies."""
 
@@ -37,7 +38,7 @@ class Candidate:
     origin: str
     load: Callable[[], type | None]
     path: Path | None = None
-    summary: str | None = None  # given where it is known without importing
+    summary: Callable[[], str] | None = None  # where it can be known without importing
 
 
 def shipped_folder(name: Literal["strategies", "runs"]) -> Path:
@@ -73,21 +74,21 @@ def candidates(kind: Kind, folders: Places, read: Read | None = None) -> Iterato
         if is_export(given) and read:
             yield _one(kind, canonical(given.resolve().name), [given], f"{given}", read)
         elif given.is_dir():
-            beside = given.resolve() != shipped_folder("strategies").resolve()
-            yield from _in_folder(kind, given, f"{given}", read, beside)
+            shipped = given.resolve() == shipped_folder("strategies").resolve()
+            yield from _in_folder(kind, given, SHIPPED if shipped else f"{given}", read, beside=not shipped)
         elif given.is_file() and given.suffix == ".py":
             yield Candidate(canonical(given.stem), f"{given}", partial(class_in_file, kind, given), given)
         else:
             raise RecoptError(f"Plugins cannot be read from '{given}': give a folder or a .py file that exists.")
     if kind == "task":
         for name in tasks.names():
-            yield Candidate(canonical(name), "shipped", partial(tasks.get, name), summary=tasks.describe(name))
+            yield Candidate(canonical(name), SHIPPED, partial(tasks.get, name), None, partial(tasks.describe, name))
     else:
-        local, shipped = Path("strategies"), shipped_folder("strategies")
-        if local.is_dir() and local.resolve() != shipped.resolve():
-            found = _in_folder(kind, local, "./strategies", read)
-            yield from (candidate for candidate in found if not _is_copy(candidate.path, shipped))
-        yield from _in_folder(kind, shipped, "shipped", read, beside=False)
+        local, home = Path("strategies"), shipped_folder("strategies")
+        if local.is_dir() and local.resolve() != home.resolve():
+            found = _in_folder(kind, local, LOCAL, read)
+            yield from (candidate for candidate in found if not _is_copy(candidate.path, home))
+        yield from _in_folder(kind, home, SHIPPED, read, beside=False)
     yield from _installed(kind, read)
 
 
@@ -105,20 +106,22 @@ def _one(kind: Kind, name: str, paths: list[Path], origin: str, read: Read | Non
     """The file or export at ``paths[0]``; it cannot be loaded if other ``paths`` have the same name."""
     path = paths[0]
     load: Callable[[], type | None] = partial(class_in_file, kind, path, beside)
+    # Nobody asked that these be run:
+    summary: Callable[[], str] | None = partial(summary_in, path) if origin in (LOCAL, SHIPPED) else None
     if len(paths) > 1:
-        load = partial(_refuse, f"{path} and {paths[1].name} have the same name, '{name}': rename one.")
+        load = summary = partial(_refuse, f"{path} and {paths[1].name} have the same name, '{name}': rename one.")
     elif not _NAME.fullmatch(name):
-        load = partial(_refuse, f"'{name}' cannot be written in a stack: rename {path}.")
+        load = summary = partial(_refuse, f"'{name}' cannot be written in a stack: rename {path}.")
     elif read and is_export(path):
-        load = partial(_read, kind, path, name, read)
-    return Candidate(name, origin, load, path)
+        load, summary = partial(_read, kind, path, name, read), None
+    return Candidate(name, origin, load, path, summary)
 
 
 def _read(kind: Kind, folder: Path, name: str, read: Read) -> type | None:
     return read(folder, name) if kind == "strategy" else None
 
 
-def _refuse(text: str) -> None:
+def _refuse(text: str) -> NoReturn:
     raise RecoptError(text)
 
 
@@ -171,10 +174,6 @@ def canonical(name: str) -> str:
     return name.replace("_", "-")
 
 
-class ShadowedPlugin(UserWarning):
-    """Another plugin of the same name is not used."""
-
-
 def find(kind: Kind, name: str, folders: Places = (), where: str = "", read: Read | None = None) -> type:
     """The class of the plugin called ``name``, or the one in the file ``name`` if that ends in ``.py``.
 
@@ -190,17 +189,30 @@ def find(kind: Kind, name: str, folders: Places = (), where: str = "", read: Rea
     places = list(candidates(kind, folders, read))
     matching = [c for c in places if c.name == canonical(name)]
     for i, candidate in enumerate(matching):
-        found = candidate.load()
+        found = load_announced(kind, candidate, matching[i + 1 :])
         if found is not None:
-            if others := shadowed(candidate, matching[i + 1 :]):
-                text = f"{kind.capitalize()} '{candidate.name}' is taken from {candidate.origin}, not {others[0]}."
-                warnings.warn(text, ShadowedPlugin, stacklevel=3)
             return found
     if matching or any(c.name == canonical(name) for c in candidates(OTHER[kind], folders, read)):
         place = f" {where}" if where else ""
         raise RecoptError(f"'{name}'{place} is a {OTHER[kind]}, not a {kind}.")
     files = [f"{name}.py"] if Path(f"{name}.py").is_file() else []
     raise unknown(kind, name, [*(c.name for c in places), *files], where)
+
+
+def load_announced(kind: Kind, candidate: Candidate, others: Iterable[Candidate]) -> type | None:
+    """The class of ``candidate``, with a :class:`Notice` if it is taken from ./strategies, or instead of others.
+
+    Nobody names ./strategies, so what is there is announced before it runs.
+    """
+    hidden = [origin for origin in shadowed(candidate, others) if (candidate.origin, origin) != (SHIPPED, LOCAL)]
+    text = f"{kind.capitalize()} '{candidate.name}' is taken from {candidate.origin}"
+    text += f", not {hidden[0]}." if hidden else "."
+    if candidate.origin == LOCAL:
+        warnings.warn(text, Notice, stacklevel=4)
+    found = candidate.load()
+    if found is not None and hidden and candidate.origin != LOCAL:
+        warnings.warn(text, Notice, stacklevel=4)
+    return found
 
 
 def _load_path(kind: Kind, path: Path, where: str) -> type:

@@ -9,10 +9,10 @@ name is taken:
 3. what comes with recopt;
 4. the entry points ``recopt.strategies`` and ``recopt.tasks`` of installed packages.
 
-So a user's file comes before a shipped one of the same name, with a :class:`ShadowedPlugin` warning, and an
-installed package never changes the meaning of a name. A path that ends in ``.py`` is taken as it is. Only the file
-that is asked for is run; a user's folder is added at the end of ``sys.path``, so that a plugin may import the files
-beside it.
+So a user's file comes before a shipped one of the same name, and an installed package never changes the meaning of a
+name. A :class:`recopt.contracts.errors.Notice` says so, and whatever is taken from ``./strategies``, before it is run.
+A path that ends in ``.py`` is taken as it is. Only the file that is asked for is run, and what it imports from its
+own folder, which comes first there; folders share no module. Listings read ``./strategies`` and run nothing in it.
 
 A folder that ``recopt export`` wrote is a strategy too, in each of these places, by the folder's name and with its
 trained values. In an installed package, it is a folder inside the package that the entry point names.
@@ -28,18 +28,20 @@ from typing import TYPE_CHECKING, cast
 
 from ..contracts.errors import RecoptError, unknown
 from .places import (
+    LOCAL,
+    SHIPPED,
     STACK,
     Candidate,
     Places,
-    ShadowedPlugin,
     candidates,
     canonical,
     find,
     is_export,
+    load_announced,
     shadowed,
     shipped_folder,
 )
-from .plugin_file import Kind, class_in_file, source_of
+from .plugin_file import Kind, class_in_file, source_of, sources_of
 
 if TYPE_CHECKING:
     from ..contracts.strategy import Strategy
@@ -50,7 +52,6 @@ __all__ = [
     "Kind",
     "Places",
     "PluginInfo",
-    "ShadowedPlugin",
     "canonical",
     "is_export",
     "is_known",
@@ -61,6 +62,7 @@ __all__ = [
     "load_task",
     "shipped_folder",
     "source_of",
+    "sources_of",
 ]
 
 
@@ -126,9 +128,9 @@ def load_any(name: str, folders: Places = ()) -> tuple[Kind, type]:
         return "strategy", _trained(folder, canonical(folder.resolve().name))
     kinds: tuple[Kind, Kind] = ("strategy", "task")
     for kind in kinds:
-        for candidate in candidates(kind, folders, _trained):
-            found = candidate.load() if candidate.name == canonical(name) else None
-            if found is not None:
+        matching = [c for c in candidates(kind, folders, _trained) if c.name == canonical(name)]
+        for i, candidate in enumerate(matching):
+            if (found := load_announced(kind, candidate, matching[i + 1 :])) is not None:
                 return kind, found
     raise unknown("strategy or task", name, {c.name for kind in kinds for c in candidates(kind, folders, _trained)})
 
@@ -176,15 +178,17 @@ def _first_info(kind: Kind, group: list[Candidate]) -> PluginInfo | None:
     for i, candidate in enumerate(group):
         info = PluginInfo(candidate.name, kind, candidate.origin, candidate.path)
         info = replace(info, shadows=tuple(shadowed(candidate, group[i + 1 :])))
-        if candidate.summary is not None:
-            return replace(info, summary=candidate.summary)
         try:
+            if candidate.summary is not None:
+                return replace(info, summary=candidate.summary())
+            from .exported import Trained, read_folder  # here, since it imports torch
+
+            if candidate.origin in (LOCAL, SHIPPED) and candidate.path is not None:
+                return replace(info, summary=read_folder(candidate.path).card.partition("\n")[0], trained=True)
             found = candidate.load()
         except RecoptError as why:
             return replace(info, problem=str(why))
         if found is not None:
-            from .exported import Trained  # here, since it imports torch
-
             return replace(info, summary=_summary(found), trained=issubclass(found, Trained))
     return None
 

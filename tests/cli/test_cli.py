@@ -18,7 +18,8 @@ from ..commands import RULE, SHORT, STEPS, Done, Recopt, write
 def test_a_plugin_that_is_no_python_is_named_with_its_line(recopt: Recopt, tmp_path: Path) -> None:
     write("x = 1\ndef (:\n", "strategies/broken.py")
     done = recopt("run", "digits", "broken")
-    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert (done.status, done.err.count("\n")) == (2, 2)
+    assert done.err.startswith("Note: Strategy 'broken' is taken from ./strategies.\nError: ")
     assert re.search(r"strategies/broken.py, line 2: this is not Python \(invalid syntax\)", done.err)
     listed = recopt("strategies")
     assert listed.status == 0
@@ -30,7 +31,7 @@ def test_a_plugin_that_is_no_python_is_named_with_its_line(recopt: Recopt, tmp_p
 def test_an_error_in_a_strategy_fails_the_run_and_keeps_traceback_and_checkpoint(recopt: Recopt) -> None:
     write(RULE.format(body="raise ValueError('too late')"), "strategies/mine.py")
     done = recopt("run", "quadratic", "mine")
-    assert (done.status, done.out, done.err.count("\n")) == (1, "", 1)
+    assert (done.status, done.out, done.err.count("\n")) == (1, "", 2)
     assert re.search(r"Step 1 failed in .*strategies/mine.py, line 7, with ValueError: too late\. The traceback is in",
                      done.err)  # fmt: skip
     folder = Path(done.err.split("The traceback is in ")[1].strip().removesuffix(".")).parent

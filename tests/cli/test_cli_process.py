@@ -20,7 +20,10 @@ from recopt.cli import main
 from recopt.contracts.errors import RecoptError
 from recopt.engine.checkpoint import check
 from recopt.tracking.mlflow.runs import list_runs
+from recopt.tracking.mlflow.sender import Sender
 from recopt.tracking.trace import Trace, load_trace
+
+from ..processes import trap
 
 RECOPT = [sys.executable, "-m", "recopt"]
 SEARCH = ("run", "quadratic", "adam(lr=0.1)/hypergradient/annealing", "--set", "level3.every=15", "--seed", "2")
@@ -156,3 +159,15 @@ def test_a_terminal_shows_progress_and_a_pipe_does_not(tmp_path: Path) -> None:
     assert re.search(r"2  sgd +lr 0\.05", text)
     assert b"finished, 150 steps" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_in_the_current_folder_is_what_recopt_and_its_sender_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executed = trap(tmp_path)
+    recopt(tmp_path, "run", "quadratic", "sgd", "--steps", "3", "--no-track")
+    monkeypatch.chdir(tmp_path)
+    sender = Sender(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, tmp_path / "none.jsonl")
+    sender.finish()
+    sender.close()
+    assert not executed.exists()

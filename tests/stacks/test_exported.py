@@ -12,13 +12,13 @@ import torch
 
 import recopt
 from recopt import Graph, Level, Strategy
+from recopt.contracts.errors import Notice
 from recopt.running.export import write_export
 from recopt.running.session import Options, Session
 from recopt.stacks import places
 from recopt.stacks.exported import Trained, read_folder
 from recopt.stacks.fetch import read_export
 from recopt.stacks.plugins import (
-    ShadowedPlugin,
     is_known,
     list_strategies,
     list_tasks,
@@ -105,7 +105,7 @@ def test_shipped_exports_are_no_different(
         warnings.simplefilter("error")
         load_strategy("learned-tiny")
     (here / "strategies/learned-tiny/card.md").write_text("Another.")
-    with pytest.warns(ShadowedPlugin, match=r"taken from ./strategies, not shipped"):
+    with pytest.warns(Notice, match=r"taken from ./strategies, not shipped"):
         assert load_strategy("learned-tiny").__doc__ == "Another."
 
 
@@ -200,14 +200,13 @@ def test_a_file_of_the_same_name_does_not_change_it(here: Path, put: Callable[[s
     before = values(read_export(folder)[1]["lstm"])
     Path("strategies").mkdir()
     Path("strategies/lstm.py").write_text(RULE)
-    with pytest.warns(ShadowedPlugin):
-        after = values(read_export(folder)[1]["lstm"])
+    after = values(read_export(folder)[1]["lstm"])
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_folder_may_be_called_as_what_it_was_made_of(here: Path, put: Callable[[str], Path]) -> None:
     put("mine/lstm")
-    with pytest.warns(ShadowedPlugin, match="'lstm' is taken from mine, not shipped"):
+    with pytest.warns(Notice, match="'lstm' is taken from mine, not shipped"):
         rule = load_strategy("lstm", "mine")
     assert issubclass(rule, Trained) and same(rule(), read_export(Path("mine/lstm"))[1]["lstm"])
 

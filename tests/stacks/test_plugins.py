@@ -8,11 +8,13 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
+import recopt
 from recopt import RecoptError, Strategy, Task
+from recopt.contracts.errors import Notice
 from recopt.stacks import places
 from recopt.stacks.plugins import (
-    ShadowedPlugin,
     is_known,
     list_strategies,
     list_tasks,
@@ -55,12 +57,12 @@ def test_a_name_is_the_files_with_either_dash(here: Path, shipped: Path) -> None
 def test_a_given_folder_goes_before_the_current_directorys_before_the_shipped(here: Path, shipped: Path) -> None:
     assert first_line(load_strategy("plain")) == "The shipped one."
     write(here / "strategies" / "plain.py", doc="The local one.")
-    with pytest.warns(ShadowedPlugin, match="Strategy 'plain' is taken from ./strategies, not shipped."):
+    with pytest.warns(Notice, match="Strategy 'plain' is taken from ./strategies, not shipped."):
         local = load_strategy("plain")
     write(here / "mine" / "plain.py", doc="The given one.")
-    with pytest.warns(ShadowedPlugin, match="is taken from mine, not ./strategies."):
+    with pytest.warns(Notice, match="is taken from mine, not ./strategies."):
         given = load_strategy("plain", ["mine"])
-    with pytest.warns(ShadowedPlugin, match=r"is taken from .*plain.py, not mine."):
+    with pytest.warns(Notice, match=r"is taken from .*plain.py, not mine."):
         assert first_line(load_strategy("plain", [shipped / "plain.py", "mine"])) == "The shipped one."
     assert [first_line(c) for c in (local, given)] == ["The local one.", "The given one."]
 
@@ -152,20 +154,6 @@ def test_only_what_is_asked_for_runs_and_no_bytecode_is_left(here: Path) -> None
     assert sorted(p.name for p in (here / "mine").iterdir()) == ["good.py", "other.py"]
 
 
-def test_a_plugin_imports_what_lies_beside_it_and_shipped_folders_stay_off_the_path(here: Path, shipped: Path) -> None:
-    write(here / "mine" / "_nets_of_mine.py", "WIDTH = 3")
-    write(
-        here / "mine" / "task.py",
-        TASK + "    def model(self):\n        import _nets_of_mine\n        return _nets_of_mine",
-    )
-    assert load_task("mine/task.py")().model().WIDTH == 3
-    write(here / "strategies" / "local.py")
-    load_strategy("local")
-    load_strategy("plain")
-    assert str(here / "strategies") in sys.path
-    assert str(shipped) not in sys.path
-
-
 def test_dataclasses_and_private_or_imported_classes_do_not_confuse(here: Path) -> None:
     text = (
         "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom recopt import Strategy, Task\n"
@@ -199,15 +187,31 @@ def test_what_is_known_is_told_without_running_it(here: Path) -> None:
 
 def test_a_broken_plugin_is_listed_with_its_reason_among_the_others(here: Path, shipped: Path) -> None:
     write(here / "strategies" / "broken.py", "def f(:")
-    write(here / "strategies" / "fails.py", "1 / 0")
-    write(here / "strategies" / "_helper.py", "1 / 0")
-    write(here / "strategies" / "plain.py", "import not_there_at_all")
-    found = {info.name: info for info in list_strategies()}
+    write(here / "mine" / "fails.py", "1 / 0")
+    write(here / "mine" / "_helper.py", "1 / 0")
+    write(here / "mine" / "plain.py", "import not_there_at_all")
+    found = {info.name: info for info in list_strategies("mine")}
     assert sorted(found) == ["broken", "fails", "plain"]
     assert "broken.py, line 1: this is not Python" in (found["broken"].problem or "")
     assert "ZeroDivisionError: division by zero" in (found["fails"].problem or "")
     assert "no module 'not_there_at_all'" in (found["plain"].problem or "")
     assert found["plain"].shadows == ("shipped",)
+
+
+def test_what_nobody_asked_for_is_listed_without_running_it_and_announced_before_it_runs(here: Path) -> None:
+    write(here / "strategies" / "own.py", f'print("it runs")\n{STRATEGY}'.format(name="Own", doc="Does much."))
+    write(here / "strategies" / "adam.py", "raise SystemError('nobody asked for it')")
+    found = {info.name: info for info in list_strategies()}
+    assert (found["own"].summary, found["own"].problem) == ("Does much.", None)
+    assert found["adam"].problem is None and found["adam"].shadows == ("shipped",)
+    recopt.Optimizer([torch.zeros(1, requires_grad=True)])  # its own default is of shipped strategies
+    with pytest.warns(Notice, match="^Strategy 'own' is taken from ./strategies.$"):
+        load_strategy("own")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(here / "strategies" / "never.py", "raise SystemError('it is run unannounced')")
+        with pytest.raises(Notice):
+            load_strategy("never")
 
 
 def test_a_listing_tells_the_file_the_origin_and_the_first_line(here: Path, shipped: Path) -> None:

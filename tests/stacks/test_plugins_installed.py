@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from recopt import RecoptError
+from recopt.contracts.errors import Notice
 from recopt.stacks import places
-from recopt.stacks.plugins import ShadowedPlugin, list_strategies, load_strategy, load_task, shipped_folder, source_of
+from recopt.stacks.plugins import list_strategies, load_strategy, load_task, shipped_folder, source_of
 
 from ..plugin_files import STRATEGY, TASK, refusal
 
@@ -52,7 +53,7 @@ def test_an_installed_task(installed: Path) -> None:
 
 def test_an_installed_package_does_not_change_what_a_shipped_name_means(installed: Path) -> None:
     distribution(installed, "acme_bad", {"sgd": "acme_bad:Rule"}, STRATEGY.format(name="Rule", doc=""))
-    with pytest.warns(ShadowedPlugin, match=r"'sgd' is taken from shipped, not installed \(acme_bad\)."):
+    with pytest.warns(Notice, match=r"'sgd' is taken from shipped, not installed \(acme_bad\)."):
         assert load_strategy("sgd").__name__ != "Rule"
 
 

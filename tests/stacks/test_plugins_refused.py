@@ -62,7 +62,8 @@ def test_places_that_are_not_there(here: Path) -> None:
         ),
         ("raise KeyError", "{path}, line 1: the file fails when it is imported (KeyError)."),
         ("import sys\nsys.exit(3)", "{path}, line 2: the file exits when it is imported; put what it runs under"),
-        ("from .other import x", "{path}, line 1: the file fails when it is imported (ImportError: attempted relative"),
+        ("from .other import x", "{path}, line 1: there is no module 'other': install it, or put other.py beside"),
+        ("from ..other import x", "{path}, line 1: a plugin can import what is installed and what is beside it: put"),
     ],
 )
 def test_a_file_that_cannot_be_used(here: Path, text: str, expected: str) -> None:

@@ -23,7 +23,7 @@ EVERY = 0.5  # seconds between two readings of the spool
 FIRST_WAIT, LONGEST_WAIT = 30.0, 600.0  # seconds before a store that failed is tried again; doubles each time
 LAST = 60.0  # seconds for the remaining records at the end, if the store takes them
 AWAY = 3  # the exit status if the store does not answer
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from recopt.tracking.mlflow.sender import main; main()"
+_CODE = "import sys; sys.path.append(sys.argv[1]); from recopt.tracking.mlflow.sender import main; main()"
 
 
 class Sender:
@@ -31,7 +31,8 @@ class Sender:
 
     def __init__(self, uri: str, root: Path, path: Path) -> None:
         package = Path(__file__).parents[3]
-        command = [sys.executable, "-c", _CODE, str(package), uri, str(root), str(path)]
+        # -P: nothing in the current folder is what it imports.
+        command = [sys.executable, "-P", "-c", _CODE, str(package), uri, str(root), str(path)]
         # In a session of its own: a Ctrl-C is for the run, which then tells this process to finish.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -97,10 +99,14 @@ def _free_port(host: str, port: int | None) -> int:
 
 def _serve(store: Store, host: str, port: int) -> subprocess.Popen[bytes]:
     """Start the server in a session of its own, so that Ctrl-C reaches it only through this process, and once."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--host", host,
-               "--port", str(port), "--workers", "1"]  # fmt: skip
+    # Nothing in the runs folder is what the server imports: uvicorn would put the current folder before all others.
+    spec = importlib.util.find_spec("mlflow")
+    assert spec is not None and spec.origin is not None
+    home = str(Path(spec.origin).parents[1])
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--host", host,
+               "--port", str(port), "--workers", "1", "--uvicorn-opts", shlex.join(["--app-dir", home])]  # fmt: skip
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
-             "PYTHONWARNINGS": "ignore"}  # fmt: skip
+             "PYTHONWARNINGS": "ignore", "PYTHONSAFEPATH": "1"}  # fmt: skip
     log = (store.root / "ui.log").open("wb")
     with log:
         return subprocess.Popen(

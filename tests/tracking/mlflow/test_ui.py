@@ -22,6 +22,8 @@ from recopt.tracking.mlflow.ui import PORTS, _await, _free_port, _serve, _stop, 
 from recopt.tracking.trace import Points
 from recopt.tracking.tracker import LevelInfo, Tracker
 
+from ...processes import trap
+
 pytestmark = pytest.mark.slow
 LEVELS = [LevelInfo(1, "sgd", "sgd", "task")]
 
@@ -138,6 +140,7 @@ def test_the_pages_are_linked_at_the_run_and_ctrl_c_or_a_kill_ends_all_of_the_se
 ) -> None:
     tracker = record(tmp_path / "runs")
     tracker.finish("FINISHED", {})
+    executed = trap(tmp_path / "runs")
     port = any_port()
     command = [sys.executable, "-W", "error", "-c", UI, str(tmp_path / "runs"), str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -149,6 +152,7 @@ def test_the_pages_are_linked_at_the_run_and_ctrl_c_or_a_kill_ends_all_of_the_se
     process.send_signal(sign)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
+    assert not executed.exists()
     with socket.socket() as left:
         assert left.connect_ex(("127.0.0.1", port)) != 0
 
