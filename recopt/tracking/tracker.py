@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..contracts.errors import RecoptError
-from .mlflow.outbox import Post
-from .mlflow.store import PARENT, RUNS, Store, metric_name, open_store, unopened
+from .mlflow.address import unopened
+from .mlflow.outbox import Outbox
+from .mlflow.store import PARENT, RUNS, Store, metric_name, open_store
 from .trace import Points
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -46,7 +47,7 @@ class Tracker:
         self._remote = local is None
         self.folder = local or store.workplace(self.run_id)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._post = Post(store, store.spools / f"{self.run_id}.jsonl", notify)
+        self._outbox = Outbox(store, store.spools / f"{self.run_id}.jsonl", notify)
         self._latest: dict[tuple[str, str], int] = {}
         self._published: dict[str, tuple[int, int]] = {}
 
@@ -61,7 +62,7 @@ class Tracker:
         Args:
             store: an address, or None for ``mlflow.db`` in ``root_dir``.
             params: the run's; cut at 6,000 characters, the most that MLflow keeps.
-            notify: called once, with one sentence, if the store stops answering; default: print to stderr.
+            notify: called with one sentence for each kind of trouble that the store makes; default: print to stderr.
 
         Raises:
             RecoptError: if the store cannot be opened or written, or there is no run to resume.
@@ -82,16 +83,16 @@ class Tracker:
         except RecoptError:
             raise
         except Exception as why:
-            raise RecoptError(unopened(opened.uri, why)) from why
-        tracker._post.keep({"run": tracker.run_id, "alive": list(runs.values())})
-        tracker._post.send_others(2.0)
+            raise unopened(opened.address, why) from None
+        tracker._outbox.keep({"run": tracker.run_id, "alive": list(runs.values())})
+        tracker._outbox.send_others(2.0)
         return tracker
 
     def _catch_up(self) -> None:
         """Find the last recorded step of each column, sent or not, and fetch the run's files if they are elsewhere."""
         runs = [self.run_id, *self.levels.values()]
         # Unsent points first: an earlier process that still sends may move them to the store meanwhile.
-        self._latest = self._post.unsent_steps()
+        self._latest = self._outbox.unsent_steps()
         for run in runs:
             for key, step in self.store.last_steps(run).items():
                 self._latest[run, key] = max(step, self._latest.get((run, key), -1))
@@ -116,11 +117,11 @@ class Tracker:
                 self._latest[run, key] = max(known, int(steps[-1]))
         for run, batch in batches.items():
             for start in range(0, len(batch), _BATCH):
-                self._post.keep({"run": run, "points": batch[start : start + _BATCH]})
+                self._outbox.keep({"run": run, "points": batch[start : start + _BATCH]})
 
     def flush(self) -> None:
         """Start to send the points logged so far; returns at once. A short run sends them at its end."""
-        self._post.flush()
+        self._outbox.flush()
 
     def publish(self) -> None:
         """Send the new and changed files in ``folder`` to a store elsewhere; a local store reads them there itself.
@@ -137,7 +138,7 @@ class Tracker:
         changed = [name for name, state in files.items() if self._published.get(name) != state]
         self._published = files
         if changed:
-            self._post.keep({"run": self.run_id, "folder": str(self.folder), "files": changed})
+            self._outbox.keep({"run": self.run_id, "folder": str(self.folder), "files": changed})
 
     def finish(
         self, status: Status, summary: Mapping[str, float] | None = None,
@@ -153,11 +154,11 @@ class Tracker:
         for run, last in {self.run_id: summary or {}, **own}.items():
             named = {metric_name(key): _finite(value) for key, value in last.items()}
             points = [[key, v, now, step] for key, v in named.items() if self._latest.get((run, key), -1) < step]
-            self._post.keep({"run": run, "points": points})
+            self._outbox.keep({"run": run, "points": points})
         self.publish()
         for run in [*self.levels.values(), self.run_id]:
-            self._post.keep({"run": run, "end": status, "time": now})
-        self._post.finish()
+            self._outbox.keep({"run": run, "end": status, "time": now})
+        self._outbox.finish()
 
     def _place(self, level: int, key: str) -> tuple[str, str]:
         if level == 0:

@@ -57,9 +57,9 @@ def test_what_a_store_that_is_away_did_not_take_is_sent_by_the_next_run(root: Pa
 def test_a_resumed_run_does_not_double_what_was_not_sent_before_it_was_killed(root: Path) -> None:
     killed = started(root)
     killed.log(points(range(700)))
-    assert killed._post._spool.send(killed.store.take, 60)
+    assert killed._outbox._spool.send(killed.store.take, 60)
     killed.log(points(range(700, 1500)))
-    killed._post._spool.close(remove=False)  # as when the process is gone
+    killed._outbox._spool.close(remove=False)  # as when the process is gone
     again = started(root, resume=killed.run_id)
     again.log(points(range(2000)))
     again.finish("FINISHED", {})
@@ -76,24 +76,6 @@ def test_a_server_that_says_nothing_costs_seconds(root: Path, monkeypatch: pytes
             open_store(f"http://127.0.0.1:{silent.getsockname()[1]}", root, create=True)
         assert time.monotonic() - begin < 60  # MLflow left to itself waits four minutes
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ  # a program's own mlflow waits as long as it did
-
-
-def test_a_disk_that_is_full_does_not_stop_the_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    tracker = started(root, notify=told.append)
-
-    def full(record: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(tracker._post._spool, "append", full)
-        tracker.log(points(range(10)))
-        tracker.log(points(range(10, 20)))
-    tracker.log(points(range(20, 30)))
-    tracker.finish("FINISHED", {})
-    assert len(told) == 1
-    assert "cannot be written (No space left on device): the run goes on" in told[0]
-    assert [step for step, _ in history(tracker.store, tracker.run_id, "loss")] == list(range(20, 30))
 
 
 # the process beside a long run
@@ -175,7 +157,7 @@ def test_a_run_deleted_in_the_meantime_does_not_block_the_others(root: Path) -> 
 def test_sending_is_exact_after_a_half_written_line_and_a_lost_mark(root: Path) -> None:
     tracker = started(root)
     tracker.log(points(range(1500)))
-    spool = tracker._post._spool
+    spool = tracker._outbox._spool
     assert spool.send(tracker.store.take, 60)
     assert spool.waiting() == 0
     spool.close(remove=False)
@@ -194,7 +176,7 @@ def test_a_spool_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(BlockingIOError):
         Spool(tmp_path / "a.jsonl")
     spool.append({"run": "r"})
-    assert _spool.replay(tmp_path, lambda record: None, 1.0)
+    assert _spool.send_left(tmp_path, lambda record: None, 1.0)
     assert spool.path.exists()
     spool.close(remove=True)
     assert list(tmp_path.iterdir()) == []
@@ -217,8 +199,8 @@ def test_a_file_system_without_locks_will_do(root: Path, monkeypatch: pytest.Mon
     alive.log(points(range(20)))
     lost = started(root)
     lost.log(points(range(30)))
-    lost._post._spool.close(remove=False)
-    os.utime(lost._post._spool.path, (0, 0))  # as when nothing came for a day
+    lost._outbox._spool.close(remove=False)
+    os.utime(lost._outbox._spool.path, (0, 0))  # as when nothing came for a day
     alive.finish("FINISHED", {})
     assert len(history(tracker.store, alive.run_id, "loss")) == 20
     assert len(history(tracker.store, lost.run_id, "loss")) == 30

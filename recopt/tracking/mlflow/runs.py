@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...contracts.errors import RecoptError, did_you_mean
-from .store import RUNS, Store, open_store, unopened
-from .store_uri import shown
+from .address import shown, unopened
+from .store import RUNS, Store, open_store
 
 T = TypeVar("T")
 _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".cloudpickle"}
@@ -155,7 +155,7 @@ def _asked(store: Store, ask: Callable[[], T]) -> T:
     except RecoptError:
         raise
     except Exception as why:
-        raise RecoptError(unopened(store.uri, why)) from why
+        raise unopened(store.address, why) from None
 
 
 def _roots(store: Store, condition: str, limit: int | None = None) -> list[RunRow]:
@@ -206,9 +206,11 @@ def _find(store: Store, ref: str) -> RunRow:
         return begun[0]
     if begun:
         many = ", ".join(f"{row.id[:12]} ({row.name})" for row in begun[:5])
-        raise RecoptError(f"{len(begun)} runs in {shown(store.uri)} begin with '{ref}': {many}; give more of the id.")
+        raise RecoptError(
+            f"{len(begun)} runs in {shown(store.address)} begin with '{ref}': {many}; give more of the id."
+        )
     known = [row.name for row in rows if row.name][:20]
-    raise RecoptError(f"There is no run '{ref}' in {shown(store.uri)}.{did_you_mean(ref, dict.fromkeys(known))}")
+    raise RecoptError(f"There is no run '{ref}' in {shown(store.address)}.{did_you_mean(ref, dict.fromkeys(known))}")
 
 
 def _register(store: Store, files: Sequence[Path], folder: Path, named: tuple[str, str | None], run: str) -> str:
@@ -237,7 +239,7 @@ def _source(store: Store, ref: str) -> str:
     versions = store.client.search_model_versions(f"name = '{name}'")
     if not versions:
         known = [model.name for model in store.client.search_registered_models()]
-        raise RecoptError(f"There is no model '{name}' in {shown(store.uri)}.{did_you_mean(name, known)}")
+        raise RecoptError(f"There is no model '{name}' in {shown(store.address)}.{did_you_mean(name, known)}")
     if alias is None:
         chosen = [v for v in versions if number is None or str(v.version) == number]
         if not chosen:

@@ -1,65 +1,75 @@
-"""A process beside a long run that sends its records, so that the run itself spends no time on it.
+"""A process beside a long run that sends its messages, so that the run itself spends no time on it.
 
 MLflow needs about 100 µs of Python for each point. In the run's own process, that would take more than half of the
 time of a run with thirty columns and five milliseconds per step. The process ends when its standard input is closed,
-so also when the run is killed, after it has sent the remaining records.
+so also when the run is killed, after it has sent the remaining messages.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from ...contracts.errors import RecoptError
-from .spool import Outbox, Unreachable
+from .address import Unopened
+from .spool import Message, SpoolReader, Unreachable, send_left, spool_folder
 
 EVERY = 0.5  # seconds between two readings of the spool
 FIRST_WAIT, LONGEST_WAIT = 30.0, 600.0  # seconds before a store that failed is tried again; doubles each time
-LAST = 60.0  # seconds for the remaining records at the end, if the store takes them
-AWAY = 3  # the exit status if the store does not answer
-_CODE = "import sys; sys.path.append(sys.argv[1]); from recopt.tracking.mlflow.sender import main; main()"
+LAST = 60.0  # seconds for the remaining messages at the end, if the store takes them
+UNREACHED = 3  # the exit status if the store does not answer
+# "-P" and this finder: nothing but recopt itself is imported from where recopt is, nor from the current folder.
+_CODE = """
+import importlib.machinery, importlib.util, sys
+spec = importlib.machinery.PathFinder.find_spec("recopt", [sys.argv[1]])
+sys.modules["recopt"] = recopt = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(recopt)
+from recopt.tracking.mlflow.sender import main
+main()
+"""
 
 
 class Sender:
-    """The process that sends the spool at ``path`` to the store at ``uri``. Raises OSError if it cannot be started."""
+    """The process that sends the spool at ``path`` to the store at ``address``. Raises OSError if it does not start."""
 
-    def __init__(self, uri: str, root: Path, path: Path) -> None:
-        package = Path(__file__).parents[3]
-        # -P: nothing in the current folder is what it imports.
-        command = [sys.executable, "-P", "-c", _CODE, str(package), uri, str(root), str(path)]
+    def __init__(self, address: str, root: Path, path: Path) -> None:
+        command = [sys.executable, "-P", "-c", _CODE, str(Path(__file__).parents[3])]
         # In a session of its own: a Ctrl-C is for the run, which then tells this process to finish.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
+        # Not as arguments, which every user of the machine can read: an address may hold a password.
+        self._process.stdin.write(json.dumps([address, str(root), str(path)]).encode() + b"\n")
+        self._process.stdin.flush()
 
-    def trouble(self) -> str:
-        """The store's last failure to answer since the last call, in words; empty if there was none."""
+    def troubles(self) -> list[tuple[str, str]]:
+        """What went wrong since the last call: pairs of ``away`` or ``refused`` and the reason in a few words."""
         assert self._process.stdout is not None
-        lines = (self._process.stdout.read() or b"").decode().splitlines()
-        return lines[-1] if lines else ""
+        return [tuple(json.loads(line)) for line in (self._process.stdout.read() or b"").splitlines()]
 
     def finish(self) -> bool:
-        """Make the process send the remaining records and end. False if the store does not answer."""
+        """Make the process send the remaining messages and end. False if the store does not answer."""
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()
         try:
-            status = self._process.wait(LAST + 30.0)
+            return self._process.wait(LAST + 30.0) != UNREACHED
         except subprocess.TimeoutExpired:
-            status = AWAY
+            return False
         finally:
             if self._process.poll() is None:
                 self._process.kill()
                 self._process.wait()
-        return status != AWAY
 
     def close(self) -> None:
         """Close the process's pipes, after :meth:`finish`."""
@@ -68,11 +78,11 @@ class Sender:
 
 
 def main() -> None:
-    """Send until standard input is closed; arguments: the package's folder, store, runs folder, spool."""
+    """Send until standard input is closed; its first line names the store, the runs folder and the spool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError, AttributeError):
         os.nice(5)  # training goes first
-    uri, root, path = sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
+    address, root, path = json.loads(sys.stdin.buffer.readline())
     over = threading.Event()
 
     def listen() -> None:
@@ -80,28 +90,36 @@ def main() -> None:
         over.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    sys.exit(_send(uri, root, Outbox(path), over))
+    sys.exit(_send(address, Path(root), SpoolReader(Path(path)), over))
 
 
-def _send(uri: str, root: Path, outbox: Outbox, over: threading.Event) -> int:
+def _send(address: str, root: Path, spool: SpoolReader, over: threading.Event) -> int:
     from .store import open_store
 
-    take, wait, again_at = None, FIRST_WAIT, 0.0
+    take: Callable[[Message], None] | None = None
+    wait, again_at = FIRST_WAIT, 0.0
     while True:
         last = over.wait(EVERY)
         if not last and time.monotonic() < again_at:
             continue
         try:
-            take = take or open_store(uri, root).take
-            if outbox.send(take, LAST if last else EVERY) and last:
-                return 0
-            wait = FIRST_WAIT
+            take = take or open_store(address, root).take
+            done, wait = spool.send(take, LAST if last else EVERY), FIRST_WAIT
+            if done and not last:
+                send_left(spool_folder(root, address), take, EVERY)
         except FileNotFoundError:  # the run is over and has removed it
             return 0
-        except (Unreachable, RecoptError) as why:
-            print(why, flush=True)
+        except (Unreachable, Unopened) as why:
+            _tell("away", why.reason if isinstance(why, Unopened) else str(why))
             again_at, wait = time.monotonic() + wait, min(LONGEST_WAIT, 2 * wait)
             if last:
-                return AWAY
+                return UNREACHED
+        if spool.refused:
+            _tell("refused", spool.refused)
+            spool.refused = ""
         if last:
             return 0
+
+
+def _tell(kind: str, reason: str) -> None:
+    print(json.dumps([kind, reason]), flush=True)

@@ -1,6 +1,6 @@
-"""The spool: records on their way to a store, kept in a local file until the store has them.
+"""The spool: messages on their way to a store, kept in a local file until the store has them.
 
-Every record of a run goes through here, whether the store answers or not. A record is idempotent (a point
+Every message of a run goes through here, whether the store answers or not. A message is idempotent (a point
 carries its own time stamp, by which a store knows it again), so it may be sent twice. A spool that outlives
 its run is sent by the next run on the same store.
 """
@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from .address import identity
+
 fcntl: Any
 try:
     import fcntl
@@ -23,17 +25,18 @@ except ImportError:  # pragma: no cover - Windows, where an open file cannot be 
     fcntl = None
 
 _DAY = 86400.0  # seconds until a spool counts as abandoned, where files cannot be locked
-Record = dict[str, Any]
-"""``run`` (id) and one of ``points`` [[key, value, milliseconds, step], …], ``files`` (with the ``folder`` they are
-relative to), ``end`` (a status, with its ``time``), or ``alive`` (the ids of all runs that start or resume here)."""
+Message = dict[str, Any]
+"""``run`` (id) and one of ``points`` [[key, value, milliseconds, step], …] (with ``copy``, a run and a prefix, to be
+written there too), ``files`` (with the ``folder`` they are relative to), ``tags``, ``end`` (a status, with its
+``time``), or ``alive`` (the ids of all runs that start or resume here)."""
 
 
 class Unreachable(Exception):
-    """The store cannot take a record now, but may later. The message says why, in a few words."""
+    """The store cannot take a message now, but may later. The text says why, in a few words."""
 
 
 class Refused(Exception):
-    """The store will never take this record (its run was deleted, say)."""
+    """The store will never take this message (its run was deleted, say)."""
 
 
 def try_lock(file: IO[Any]) -> bool | None:
@@ -60,26 +63,30 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def spool_folder(root: Path, uri: str) -> Path:
-    """The folder of the spools of the store at ``uri``, below the runs folder ``root``."""
-    return root / ".spool" / hashlib.sha256(uri.encode()).hexdigest()[:12]
+def spool_folder(root: Path, address: str) -> Path:
+    """The folder, below the runs folder ``root``, of the spools of the store at ``address``, whatever its password."""
+    return root / ".spool" / hashlib.sha256(identity(address).encode()).hexdigest()[:12]
 
 
-class Outbox:
-    """The sending side of a spool: reads records from the file's mark on, and moves the mark."""
+class SpoolReader:
+    """The sending side of a spool: reads messages from the file's mark on, and moves the mark.
+
+    Attributes:
+        refused: the last reason for which the store refused a message, which is then left out; empty if it took all.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._mark = path, path.with_suffix(".sent")
+        self.path, self.refused, self._mark = path, "", path.with_suffix(".sent")
 
     def waiting(self) -> int:
         """The number of bytes that are not sent yet."""
         return self.path.stat().st_size - self._sent()
 
-    def send(self, take: Callable[[Record], None], seconds: float) -> bool:
-        """Give unsent records to ``take`` in order, for about ``seconds``. True if none is left.
+    def send(self, take: Callable[[Message], None], seconds: float) -> bool:
+        """Give unsent messages to ``take`` in order, for about ``seconds``. True if none is left.
 
         Raises:
-            Unreachable: if ``take`` does; the records that it took before are not sent again.
+            Unreachable: if ``take`` does; the messages that it took before are not sent again.
         """
         until, sent = time.monotonic() + seconds, self._sent()
         start = sent
@@ -91,15 +98,23 @@ class Outbox:
                     if not line.endswith(b"\n"):  # the end, or a line still being written
                         return True
                     with suppress(ValueError):  # a line cut short when its writer was killed
-                        _give(json.loads(line), take)
+                        self.give(json.loads(line), take)
                     sent += len(line)
             return sent == self.path.stat().st_size
         finally:
             if sent > start:
-                self._mark.write_text(str(sent))
+                with suppress(OSError):  # a full disk: they are sent again, which changes nothing
+                    self._mark.write_text(str(sent))
 
-    def unsent(self) -> Iterator[Record]:
-        """The records that are not sent yet."""
+    def give(self, message: Message, take: Callable[[Message], None]) -> None:
+        """Give one message to ``take``, and remember if it is refused."""
+        try:
+            take(message)
+        except Refused as why:
+            self.refused = str(why)
+
+    def unsent(self) -> Iterator[Message]:
+        """The messages that are not sent yet."""
         with self.path.open("rb") as file:
             file.seek(self._sent())
             for line in file:
@@ -113,8 +128,8 @@ class Outbox:
             return 0
 
 
-class Spool(Outbox):
-    """One run's records, in a file of JSON lines; a second file holds the number of bytes sent.
+class Spool(SpoolReader):
+    """One run's messages, in a file of JSON lines; a second file holds the number of bytes sent.
 
     Raises:
         BlockingIOError: if another process, still alive, owns this spool.
@@ -124,25 +139,37 @@ class Spool(Outbox):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
         self._owned = try_lock(self._file)
         if self._owned is False:
             self._file.close()
             raise BlockingIOError(f"{path} is in use")
-        self._end_last_line()
+        with path.open("rb") as file:  # a line cut short when its writer was killed is a line of its own
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
+                self._write(b"\n")
 
-    def append(self, record: Record) -> None:
-        """Keep ``record`` until it is sent. Values may be NaN."""
-        self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
-        self._file.flush()
+    def append(self, message: Message) -> None:
+        """Keep ``message``, whose values may be NaN, until it is sent. Raises OSError if it cannot be written."""
+        self._write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        size, left = os.fstat(self._file.fileno()).st_size, memoryview(line)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(size)
+            raise
 
     def close(self, remove: bool) -> None:
         """Close the file, and ``remove`` it if all was sent."""
-        if remove and os.name == "posix":
-            self._unlink()
+        if os.name != "posix":
+            self._file.close()  # else it cannot be removed
+        if remove:
+            self.path.unlink(missing_ok=True)
+            self._mark.unlink(missing_ok=True)
         self._file.close()
-        if remove and os.name != "posix":
-            self._unlink()
 
     def in_use(self) -> bool:
         """True if another process may still write here: locks do not work, and the file is less than a day old."""
@@ -154,24 +181,14 @@ class Spool(Outbox):
         with self.path.open("rb") as file:
             for line in file if self._owned else ():
                 with suppress(ValueError):
-                    record = json.loads(line)
-                    alive |= set(record.get("alive", ()))
-                    alive -= {record["run"]} if "end" in record else set()
+                    message = json.loads(line)
+                    alive |= set(message.get("alive", ()))
+                    alive -= {message["run"]} if "end" in message else set()
         return alive
 
-    def _end_last_line(self) -> None:
-        with self.path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
-                self._file.write("\n")
-                self._file.flush()
 
-    def _unlink(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._mark.unlink(missing_ok=True)
-
-
-def replay(folder: Path, take: Callable[[Record], None], seconds: float) -> bool:
-    """Send the records that earlier runs left in ``folder``, for about ``seconds``. True if none is left.
+def send_left(folder: Path, take: Callable[[Message], None], seconds: float) -> bool:
+    """Send the messages that earlier runs left in ``folder``, for about ``seconds``. True if none is left.
 
     Raises:
         Unreachable: if ``take`` does.
@@ -184,20 +201,14 @@ def replay(folder: Path, take: Callable[[Record], None], seconds: float) -> bool
             spool = Spool(path)
         except OSError:
             continue
-        if spool.in_use():
-            spool.close(remove=False)
-            continue
         done = False
         try:
+            if spool.in_use():
+                continue
             done = spool.send(take, until - time.monotonic())
             for run in spool.killed() if done else ():
-                _give({"run": run, "end": "KILLED", "time": int(path.stat().st_mtime * 1000)}, take)
+                spool.give({"run": run, "end": "KILLED", "time": int(path.stat().st_mtime * 1000)}, take)
         finally:
             spool.close(remove=done)
         clear = clear and done
     return clear
-
-
-def _give(record: Record, take: Callable[[Record], None]) -> None:
-    with suppress(Refused):
-        take(record)

@@ -8,17 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import re
-import urllib.parse
-import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 from ...contracts.errors import RecoptError
-from .spool import Record, Refused, Unreachable, locked, spool_folder
-from .store_uri import Locked, check_sqlite, in_words, local_file, resolve_store, shown
+from .address import Locked, check_server, check_sqlite, in_words, local_file, resolve_store, shown, unopened
+from .spool import Message, Refused, Unreachable, locked, spool_folder
 
 RUNS = Path("runs")
 PARENT = "mlflow.parentRunId"
@@ -31,19 +30,20 @@ _SETTINGS = {  # a user's own values take precedence
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-_GONE_FOR_GOOD = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
+_MISSING = "RESOURCE_DOES_NOT_EXIST"
+_REFUSALS = {"INVALID_PARAMETER_VALUE", _MISSING, "INVALID_STATE", "BAD_REQUEST"}
 
 
 class Store:
     """An opened store. ``client`` is an ``mlflow.MlflowClient``; make stores with :func:`open_store`."""
 
-    def __init__(self, uri: str, root: Path, client: Any) -> None:
-        self.uri, self.root, self.client = uri, root, client
+    def __init__(self, address: str, root: Path, client: Any) -> None:
+        self.address, self.root, self.client = address, root, client
 
     @property
     def spools(self) -> Path:
-        """The folder of records that could not be sent yet."""
-        return spool_folder(self.root, self.uri)
+        """The folder of messages that could not be sent yet."""
+        return spool_folder(self.root, self.address)
 
     def experiment(self, name: str) -> str:
         """The id of the experiment ``name``, made if it is missing, with its artifacts in a folder below ``root``.
@@ -53,20 +53,22 @@ class Store:
         """
         place = self.root / "artifacts" / re.sub(r"[^\w.-]+", "_", name)
         known = self.client.get_experiment_by_name(name)
-        was = local_artifacts(known.artifact_location) if known and not self.uri.startswith("http") else None
+        was = local_artifacts(known.artifact_location) if known and not self.address.startswith("http") else None
         if was is not None and was != place and not was.parent.exists():
             name = f"{name} in {self.root}"
             known = self.client.get_experiment_by_name(name)
         if known is None:
             try:
-                location = None if self.uri.startswith("http") else place.as_uri()
+                location = None if self.address.startswith("http") else place.as_uri()
                 return str(self.client.create_experiment(name, artifact_location=location))
             except Exception:  # another process may have made it since
                 known = self.client.get_experiment_by_name(name)
                 if known is None:
                     raise
         if known.lifecycle_stage != "active":
-            raise RecoptError(f"The experiment '{name}' was deleted in {shown(self.uri)}: restore it, or name another.")
+            raise RecoptError(
+                f"The experiment '{name}' was deleted in {shown(self.address)}: restore it, or name another."
+            )
         return str(known.experiment_id)
 
     def folder(self, info: Any) -> Path | None:
@@ -81,40 +83,59 @@ class Store:
         """The local folder of the files of a run whose artifacts are elsewhere, to be sent from there."""
         return self.root / "local" / run
 
-    def take(self, record: Record) -> None:
-        """Write one record of a spool.
+    def take(self, message: Message) -> None:
+        """Write one message of a spool.
 
         Raises:
             Unreachable: if the store does not answer, or cannot write now.
-            Refused: if the store will never take the record.
+            Refused: if the store will never take the message.
         """
+        run = message["run"]
         try:
-            run = record["run"]
-            if points := record.get("points"):
-                metric = _mlflow().entities.Metric
-                self.client.log_batch(run, metrics=[metric(k, v, at, step) for k, v, at, step in points])
-            for name in record.get("files", []):
-                file = Path(record["folder"]) / name
-                if file.is_file():  # it may have been removed since
-                    where = Path(name).parent.as_posix()
-                    self.client.log_artifact(run, str(file), None if where == "." else where)
-            if status := record.get("end"):
-                self.client.set_terminated(run, status, record["time"])
+            self._write(run, message)
         except Exception as why:
-            if getattr(why, "error_code", "") in _GONE_FOR_GOOD:
-                raise Refused(_reason(why)) from why
-            raise Unreachable(_reason(why)) from why
+            raise (Refused if self._for_good(run, why) else Unreachable)(in_words(why, self.address)) from None
+
+    def _write(self, run: str, message: Message) -> None:
+        metric = _mlflow().entities.Metric
+        if points := message.get("points"):
+            parent, prefix = message.get("copy", (None, ""))
+            self.client.log_batch(run, metrics=[metric(*point) for point in points])
+            if parent:
+                self.client.log_batch(parent, metrics=[metric(prefix + key, *rest) for key, *rest in points])
+        for name in message.get("files", []):
+            file = Path(message["folder"]) / name
+            if file.is_file():  # it may have been removed since
+                where = Path(name).parent.as_posix()
+                self.client.log_artifact(run, str(file), None if where == "." else where)
+        for key, value in message.get("tags", {}).items():
+            self.client.set_tag(run, key, value)
+        if status := message.get("end"):
+            self.client.set_terminated(run, status, message["time"])
+
+    def _for_good(self, run: str, why: Exception) -> bool:
+        """True if the store would refuse again: only if it has lost the run, or calls a value invalid.
+
+        A server that is starting, or a proxy before it, may answer that it does not know a run, or with "bad request".
+        """
+        code = getattr(why, "error_code", "")
+        if code not in _REFUSALS:
+            return False
+        try:
+            return bool(self.client.get_run(run).info.lifecycle_stage != "active") or code == "INVALID_PARAMETER_VALUE"
+        except Exception as other:
+            return getattr(other, "error_code", "") == _MISSING
 
     def run(self, run: str) -> Any:
         """The ``mlflow.entities.Run`` with id ``run``. Raises RecoptError if there is none, or it was deleted."""
         try:
             found = self.client.get_run(run)
         except Exception as why:
-            if getattr(why, "error_code", "") not in _GONE_FOR_GOOD:
+            if getattr(why, "error_code", "") not in _REFUSALS:
                 raise
-            raise RecoptError(f"There is no run {run} in {shown(self.uri)}: 'recopt runs' lists them.") from None
+            raise RecoptError(f"There is no run {run} in {shown(self.address)}: 'recopt runs' lists them.") from None
         if found.info.lifecycle_stage != "active":
-            raise RecoptError(f"Run {run} was deleted in {shown(self.uri)}: restore it there first.")
+            raise RecoptError(f"Run {run} was deleted in {shown(self.address)}: restore it there first.")
         return found
 
     def log_params(self, run: str, values: Mapping[str, str]) -> None:
@@ -137,21 +158,23 @@ def open_store(store: str | None = None, root: Path = RUNS, create: bool = False
         RecoptError: if it cannot be opened, with the reason and the remedy in one sentence.
     """
     root = root.absolute()  # a run may change the working directory
-    uri = resolve_store(store, root)
-    lock = spool_folder(root, uri).with_suffix(".lock")
-    if (file := local_file(uri)) is not None:
+    address = resolve_store(store, root)
+    lock = spool_folder(root, address).with_suffix(".lock")
+    if (file := local_file(address)) is not None:
         _check(file, create, lock)
     try:
+        if file is None and not address.startswith("http"):
+            check_server(address)
         with locked(lock) if create else nullcontext(), _quiet():
-            client = _mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client = _mlflow().MlflowClient(tracking_uri=address, registry_uri=address)
             client.search_experiments(max_results=1)
-    except OSError as why:
-        raise RecoptError(f"The runs folder {root} cannot be written to ({why.strerror}): choose another.") from None
-    except ModuleNotFoundError as why:
-        raise RecoptError(f"The store {shown(uri)} needs the package '{why.name}': install it.") from None
     except Exception as why:
-        raise RecoptError(unopened(uri, why)) from why
-    return Store(uri, root, _Polite(client))
+        if isinstance(why, OSError) and why.filename:  # a file of ours, not the store
+            raise RecoptError(
+                f"The runs folder {root} cannot be written to ({why.strerror}): choose another."
+            ) from None
+        raise unopened(address, why) from None
+    return Store(address, root, _Polite(client))
 
 
 def _check(file: Path, create: bool, lock: Path) -> None:
@@ -171,26 +194,11 @@ def metric_name(key: str) -> str:
     return re.sub(r"/{2,}", "/", clean).strip("/")[:250] or "_"
 
 
-def local_artifacts(uri: str) -> Path | None:
+def local_artifacts(place: str) -> Path | None:
     """The local folder that an artifact address names; None if it is not on this machine."""
-    if re.match(r"(?!file:)\w[\w+-]+:", uri):
-        return None
-    path = urllib.parse.urlparse(uri).path if uri.startswith("file:") else uri
-    return Path(urllib.request.url2pathname(path))
-
-
-def unopened(uri: str, why: Exception) -> str:
-    """One sentence on a store that could not be opened because of ``why``."""
-    if uri.startswith("http"):
-        return f"The tracking server {shown(uri)} does not answer ({_reason(why)}): start it, or name no store."
-    if "out-of-date database schema" in str(why):
-        return f"The store {shown(uri)} has an out-of-date schema: back it up and run 'mlflow db upgrade {shown(uri)}'."
-    return f"The store {shown(uri)} cannot be opened ({_reason(why)}): mend it, or give another."
-
-
-def _reason(why: Exception) -> str:
-    """The cause of an error, in a few words."""
-    return in_words(" ".join(str(getattr(why, "message", why)).split()))
+    if place.startswith("file:"):
+        return Path(url2pathname(re.sub(r"^file:(//[^/]*)?", "", place)))
+    return None if re.match(r"\w[\w+-]+:", place) else Path(place)
 
 
 def _cut(value: str) -> str:

@@ -20,9 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ...contracts.errors import RecoptError
+from .address import shown, web_address
 from .runs import find_run, list_runs
 from .store import RUNS, Store, open_store
-from .store_uri import shown
 
 PORTS = range(5000, 5020)
 _START = 120.0  # seconds until the server must answer; it takes about five, on a busy machine thirty
@@ -52,8 +52,8 @@ def ui(
     """
     opened = open_store(store, root_dir)
     page = _page(opened, store, run, root_dir)
-    if opened.uri.startswith("http"):
-        _show(f"{opened.uri}/{page}", say, browser)
+    if opened.address.startswith("http"):
+        _show(f"{web_address(opened.address)}/{page}", say, browser)
         return
     chosen = _free_port(host, port)
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{chosen}"
@@ -76,7 +76,7 @@ def _page(store: Store, given: str | None, run: str | None, root: Path) -> str:
         return f"#/experiments/{found.experiment}/runs/{found.id}"
     latest = list_runs(given, 1, root)
     if not latest:
-        raise RecoptError(f"There are no runs yet in {shown(store.uri)}: start one with 'recopt run'.")
+        raise RecoptError(f"There are no runs yet in {shown(store.address)}: start one with 'recopt run'.")
     return f"#/experiments/{latest[0].experiment}/runs"
 
 
@@ -99,25 +99,19 @@ def _free_port(host: str, port: int | None) -> int:
 
 def _serve(store: Store, host: str, port: int) -> subprocess.Popen[bytes]:
     """Start the server in a session of its own, so that Ctrl-C reaches it only through this process, and once."""
-    # Nothing in the runs folder is what the server imports: uvicorn would put the current folder before all others.
-    spec = importlib.util.find_spec("mlflow")
-    assert spec is not None and spec.origin is not None
-    home = str(Path(spec.origin).parents[1])
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--host", host,
-               "--port", str(port), "--workers", "1", "--uvicorn-opts", shlex.join(["--app-dir", home])]  # fmt: skip
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
-             "PYTHONWARNINGS": "ignore", "PYTHONSAFEPATH": "1"}  # fmt: skip
-    log = (store.root / "ui.log").open("wb")
-    with log:
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    told = {
+        "MLFLOW_BACKEND_STORE_URI": store.address,  # every user of the machine can read arguments
+        "MLFLOW_ARTIFACTS_DESTINATION": (store.root / "mlartifacts").as_uri(),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore",
+    }  # fmt: skip
+    store.spools.mkdir(parents=True, exist_ok=True)
+    with (store.root / "ui.log").open("wb") as log:
         return subprocess.Popen(
-            command,
-            env={**os.environ, **quiet},
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
+            command, env={**os.environ, **told}, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             start_new_session=True,
-            cwd=store.root,
-        )
+            cwd=store.spools,  # the server imports what is in its folder: here are no modules of the user's
+        )  # fmt: skip
 
 
 def _await(server: subprocess.Popen[bytes], address: str) -> None:

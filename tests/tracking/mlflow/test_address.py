@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from recopt.contracts.errors import RecoptError
-from recopt.tracking.mlflow import spool, store_uri
+from recopt.tracking.mlflow import address as addresses
+from recopt.tracking.mlflow import spool
 from recopt.tracking.mlflow import store as tracking
 from recopt.tracking.mlflow.runs import list_runs
 from recopt.tracking.mlflow.store import open_store
@@ -39,7 +40,7 @@ def closed_port() -> int:
         ("sqlite:///FOLDER/words.db", "is not a database"),
         ("sqlite:///FOLDER/other.db", "is the database of another program"),
         ("sqlite:////proc/none/mlflow.db", "cannot be made"),
-        ("mysql+nodriver://u:secret@127.0.0.1/x", "mysql+nodriver://u:…@127.0.0.1/x"),
+        ("mysql+nodriver://u:secret@127.0.0.1/x", "mysql+nodriver://…@127.0.0.1/x"),
         ("http://127.0.0.1:PORT", "does not answer (it refused the connection)"),
     ],
 )
@@ -81,7 +82,7 @@ def test_a_store_that_may_not_be_written_is_refused_at_once(
     def readonly(path: Path, **how: Any) -> sqlite3.Connection:  # whoever runs the tests may be root
         return whole(f"file:{path}?mode=ro", uri=True, **how)
 
-    monkeypatch.setattr(store_uri.sqlite3, "connect", readonly)
+    monkeypatch.setattr(addresses.sqlite3, "connect", readonly)
     begin = time.monotonic()
     with pytest.raises(RecoptError, match=r"mlflow.db cannot be opened \(it.* may not be written to\): give sqlite:"):
         open_store(f"sqlite:///{path}", tmp_path / "runs", create=True)
@@ -119,7 +120,7 @@ def test_a_locked_store_is_refused_within_seconds(
 ) -> None:
     path = tmp_path / "mlflow.db"
     table(path)
-    monkeypatch.setattr(store_uri, "_PATIENCE", 0.2)
+    monkeypatch.setattr(addresses, "_PATIENCE", 0.2)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(RecoptError, match="another program has it locked"):
@@ -127,7 +128,7 @@ def test_a_locked_store_is_refused_within_seconds(
 
 
 def test_one_of_ours_that_makes_the_tables_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_uri, "_PATIENCE", 0.1)
+    monkeypatch.setattr(addresses, "_PATIENCE", 0.1)
     path, root = tmp_path / "mlflow.db", tmp_path / "runs"
     open_store(f"sqlite:///{path}", root, create=True)
     waits = threading.Event()
@@ -150,7 +151,7 @@ def test_one_of_ours_that_makes_the_tables_is_waited_for(tmp_path: Path, monkeyp
         assert begun.wait(60)
         opened = ThreadPoolExecutor(1).submit(open_store, f"sqlite:///{path}", root, True)
         made.join(60)
-    assert opened.result(60).uri.endswith("mlflow.db")
+    assert opened.result(60).address.endswith("mlflow.db")
 
 
 def test_looking_into_an_empty_file_makes_no_tables(tmp_path: Path) -> None:
@@ -159,4 +160,4 @@ def test_looking_into_an_empty_file_makes_no_tables(tmp_path: Path) -> None:
     with pytest.raises(RecoptError, match="There are no runs yet: the store .* is empty"):
         list_runs(f"sqlite:///{path}")
     assert path.stat().st_size == 0
-    assert list_runs(open_store(f"sqlite:///{path}", tmp_path, create=True).uri) == []
+    assert list_runs(open_store(f"sqlite:///{path}", tmp_path, create=True).address) == []
