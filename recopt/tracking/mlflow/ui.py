@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -104,6 +102,7 @@ def _serve(store: Store, host: str, port: int) -> subprocess.Popen[bytes]:
         "MLFLOW_BACKEND_STORE_URI": store.address,  # every user of the machine can read arguments
         "MLFLOW_ARTIFACTS_DESTINATION": (store.root / "mlartifacts").as_uri(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore",
+        "PYTHONSAFEPATH": "1",
     }  # fmt: skip
     store.spools.mkdir(parents=True, exist_ok=True)
     with (store.root / "ui.log").open("wb") as log:
