@@ -67,11 +67,15 @@ STORE = click.option("--store", metavar="URI",
 )
 @STORE
 @click.option("--resume", metavar="RUN", help="Resume a run, by its id, the beginning of its id, or its name.")
+@click.option("--previous", is_flag=True, help="With --resume: go on from the checkpoint before the last one.")
 @click.option("--name", help="Name of the run in listings.")
 @click.option("--no-track", is_flag=True, help="Record nothing.")
 @click.option("--save-every", type=click.FloatRange(0), default=15.0, show_default=True, metavar="SECONDS",
               callback=_number, help="Seconds between two checkpoints.")  # fmt: skip
-def run(resume: str | None, store: str | None, name: str | None, no_track: bool, save_every: float, **what: Any) -> int:
+def run(
+    resume: str | None, previous: bool, store: str | None, name: str | None, no_track: bool, save_every: float,
+    **what: Any,
+) -> int:  # fmt: skip
     """Train TASK with STACK, a stack of strategies, innermost first.
 
     TASK is a name (see recopt tasks) with options in brackets, as 'digits(net=cnn)', or a file, my_task.py.
@@ -82,7 +86,9 @@ def run(resume: str | None, store: str | None, name: str | None, no_track: bool,
     """
     run_id = None
     if resume is not None:
-        made, run_id = _resumed(resume, store, name, no_track, what)
+        made, run_id = _resumed(resume, previous, store, name, no_track, what)
+    elif previous:
+        raise RecoptError("--previous is for a run that is resumed: give --resume RUN too.")
     else:
         made = _planned(what)
     from ..running.session import RunOptions, Session
@@ -155,22 +161,25 @@ def _planned(what: dict[str, Any]) -> Plan:
     return replan(relocated(read_spec(spec), spec.parent), where=str(spec), **what)
 
 
-def _resumed(ref: str, store: str | None, name: str | None, no_track: bool, what: dict[str, Any]) -> tuple[Plan, str]:
+def _resumed(
+    ref: str, previous: bool, store: str | None, name: str | None, no_track: bool, what: dict[str, Any]
+) -> tuple[Plan, str]:  # fmt: skip
     """The plan of a recorded run, with more steps if given, and the run's id."""
     given = [key for key, value in what.items() if value not in (None, ()) and key not in ("steps", "device")]
     given += ["name"] * (name is not None) + ["no-track"] * no_track
     if given:
         shown = {"task": "TASK", "stack": "STACK", "settings": "--set"}.get(given[0], f"--{given[0]}")
         raise RecoptError(f"--resume continues a run unchanged: leave {shown} out (--steps and --device may be given).")
-    from ..engine.checkpoint import check
-    from ..running.checkpoints import CHECKPOINT
+    from ..running.checkpoints import go_back, step_in
     from ..running.plan import relocated, replan
     from ..running.spec_file import read_spec
     from ..tracking.mlflow.runs import find_run, working_folder
 
     found = find_run(store, ref)
     folder = working_folder(found, store)
-    step = check(folder / CHECKPOINT)
+    if previous:
+        go_back(folder)
+    step = step_in(folder)
     data = relocated(read_spec(folder / "spec.yaml"), folder)
     steps = what["steps"] or data.get("steps", 0)
     if step > steps or (step == steps and found.status == "FINISHED"):  # otherwise its end is still to be done

@@ -14,6 +14,10 @@ class StateError(RecoptError, RuntimeError):
     """A call that is right by itself, at a moment or in a state in which it cannot be answered."""
 
 
+class Damaged(RecoptError):
+    """A saved file is not as it was written."""
+
+
 class DataMissing(RecoptError):
     """Data are not on this machine and cannot be fetched."""
 

@@ -14,14 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..contracts.errors import RecoptError
+from ..contracts.digests import digest
+from ..contracts.errors import Damaged, RecoptError
 from ..levels import state as state_module
 from ..levels.level import TASK
 from ..levels.state import RunState
 from .budget import Budget
 from .engine import Engine
 
-FORMAT = "1"
+FORMAT = "2"
 _CLASSES = {
     c.__name__: c
     for c in vars(state_module).values()
@@ -90,7 +91,6 @@ def save(engine: Engine, path: Path, note: Any = None) -> None:
     pack([own.parts for own in engine.state.levels], {})  # told now, and not when they are in a clean moment
     found: dict[int, tuple[str, Tensor]] = {}
     header = {
-        "format": FORMAT,
         "step": engine.state.step,
         "replay": engine.replay,
         "budget": engine.budget.plain(),
@@ -102,7 +102,8 @@ def save(engine: Engine, path: Path, note: Any = None) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
     try:
-        save_file(tensors, temporary, metadata={"recopt": json.dumps(header)})
+        text = json.dumps(header)
+        save_file(tensors, temporary, metadata={"format": FORMAT, "recopt": text, "sha256": _digest(text, tensors)})
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -110,8 +111,15 @@ def save(engine: Engine, path: Path, note: Any = None) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
+def _digest(header: str, tensors: dict[str, Tensor]) -> str:
+    """The digest of all that a checkpoint holds."""
+    named = {f"{name} {t.dtype} {tuple(t.shape)}": t for name, t in tensors.items()}
+    values = [(name, t.reshape(-1).view(torch.uint8).numpy()) for name, t in named.items()]
+    return digest([("", header.encode()), *values])
+
+
 def check(path: Path) -> int:
-    """The step that a checkpoint was written at. Raises RecoptError if there is none, or it is damaged."""
+    """The step that a checkpoint was written at. Raises RecoptError if there is none, Damaged if it is damaged."""
     return int(_open(path)[0]["step"])
 
 
@@ -120,40 +128,28 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise RecoptError(f"There is no checkpoint at {path}: the run wrote none, or it was moved.")
     try:
         with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {})["recopt"])
+            about = file.metadata() or {}
+            form, text, known = about["format"], about["recopt"], about["sha256"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as why:
-        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged ({why}).") from None
-    if not isinstance(header, dict):
-        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (its header is no mapping).")
-    if header.get("format") != FORMAT:
-        raise RecoptError(
-            f"{path} has format {header.get('format')}, and this recopt reads {FORMAT}: use the one that wrote it."
-        )
-    if not isinstance(header.get("step"), int):
-        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (it does not say its step).")
-    return header, tensors
-
-
-def _state(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> RunState:
-    try:
-        state = unpack(header["state"], tensors, device)
-        _, _, _ = int(header["step"]), int(header["replay"]), Budget.from_plain(header["budget"])
-    except (KeyError, TypeError, ValueError, AttributeError) as why:
-        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged ({why!r}).") from None
-    if not isinstance(state, RunState):
-        raise RecoptError(f"{path} is no checkpoint of recopt, or it is damaged (it holds no state).")
-    return state
+    except KeyError:
+        raise Damaged(f"{path} is damaged, or no checkpoint of this version of recopt.") from None
+    except (SafetensorError, OSError, ValueError) as why:
+        raise Damaged(f"{path} is damaged, or no checkpoint of recopt ({why}).") from None
+    if form != FORMAT:
+        raise Damaged(f"{path} has format {form}, and this recopt reads {FORMAT}: use the one that wrote it.")
+    if _digest(text, tensors) != known:
+        raise Damaged(f"{path} is damaged: what it holds is not what was written.")
+    return json.loads(text), tensors
 
 
 def load(engine: Engine, path: Path) -> Any:
     """Bring ``engine``, made from the same spec, to where the checkpoint was written; the note kept with it.
 
     Raises:
-        RecoptError: if there is no checkpoint, it is damaged, or it belongs to another graph or task.
+        RecoptError: if there is no checkpoint, or it belongs to another graph or task; Damaged if it is damaged.
     """
     header, tensors = _open(path)
-    state = _state(path, header, tensors, engine.device)
+    state: RunState = unpack(header["state"], tensors, engine.device)
     # The tasks of another draw may have models of another structure.
     task = engine.family.fresh(state.slots[TASK].draw)
     own = {**engine.state.slots, TASK: task}
@@ -171,4 +167,4 @@ def load(engine: Engine, path: Path) -> Any:
 def read(path: Path) -> tuple[RunState, int]:
     """The state in a checkpoint (its last clean moment), on the CPU, and the step it was written at."""
     header, tensors = _open(path)
-    return _state(path, header, tensors, torch.device("cpu")), header["step"]
+    return unpack(header["state"], tensors, torch.device("cpu")), header["step"]

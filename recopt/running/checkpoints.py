@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import Damaged, Notice, RecoptError
 from ..engine import checkpoint
 from ..engine.engine import Engine
 from ..tracking.trace import Trace, load_trace, save_trace
 from .selection.scores import Selection
 from .selection.selector import Selector
+from .spec import Spec
 
 CHECKPOINT, TRACE = "checkpoint.safetensors", "trace.npz"
+_BEFORE = ".before-"
+"""The prefix of the files of the checkpoint before the last one; a dot, so that they are not sent to a server."""
 _SHARE = 20
 """Checkpoints take at most 1 / ``_SHARE`` of the run's time."""
+_FREE = {"steps", "device", "plugins", "measure", "choose"}
+"""Fields of a spec that may be others when a run is resumed: they do not change what the run computes."""
 
 
 class Checkpoints:
-    """Saves and restores a run.
+    """Saves and restores a run; keeps the last checkpoint and the one before it.
 
     Args:
         trace: the run's trace, from :func:`saved_trace`.
@@ -31,8 +41,8 @@ class Checkpoints:
         seconds: least time between two checkpoints; longer if one takes more than 5 % of it.
     """
 
-    def __init__(self, engine: Engine, trace: Trace, selector: Selector | None, seconds: float) -> None:
-        self.engine, self.trace, self.selector, self.seconds = engine, trace, selector, seconds
+    def __init__(self, spec: Spec, engine: Engine, trace: Trace, selector: Selector | None, seconds: float) -> None:
+        self.spec, self.engine, self.trace, self.selector, self.seconds = spec, engine, trace, selector, seconds
         self._next = time.monotonic() + seconds
         self._note: dict[str, Any] = {}
 
@@ -49,8 +59,14 @@ class Checkpoints:
         """
         begin = time.monotonic()
         with _explained(folder):
+            # The trace first: a longer one than a checkpoint needs serves it, if the run is killed between the two.
+            for name in (TRACE, CHECKPOINT):
+                _keep(folder / name)
             save_trace(self.trace, folder / TRACE)
-            self._note = {"trace": self.trace.lengths(), "selection": self.selector.plain() if self.selector else None}
+            self._note = {
+                "trace": self.trace.lengths(), "selection": self.selector.plain() if self.selector else None,
+                "spec": _fixed(self.spec), "threads": torch.get_num_threads(),
+            }  # fmt: skip
             checkpoint.save(self.engine, folder / CHECKPOINT, note=self._note)
         end = time.monotonic()
         self._next = end + max(self.seconds, _SHARE * (end - begin))
@@ -66,13 +82,81 @@ class Checkpoints:
             save_trace(self.trace, folder / TRACE)
 
     def load(self, folder: Path) -> None:
-        """Restore the run from the checkpoint in ``folder``. Raises RecoptError if there is none."""
+        """Restore the run from the checkpoint in ``folder``.
+
+        Raises:
+            RecoptError: if there is none, or it is of another run; Damaged if it is damaged, or its trace is.
+        """
         note = checkpoint.load(self.engine, folder / CHECKPOINT)
-        if not isinstance(note, dict):  # a checkpoint from before runs could choose values
-            note = {"trace": note}
-        if self.selector and note.get("selection"):
+        mine = _fixed(self.spec)
+        if odd := [key for key in mine if mine[key] != note["spec"][key]]:
+            raise RecoptError(
+                f"The checkpoint {folder / CHECKPOINT} is of a run with another '{odd[0]}': resume it with the "
+                "spec.yaml that it was started with, or start a new run."
+            )
+        if self.selector and note["selection"]:
             self.selector.load(note["selection"])
-        self.trace.truncate(note["trace"] or [])
+        self.trace.truncate(note["trace"])
+        if self.trace.lengths() != note["trace"]:
+            raise Damaged(f"{folder / TRACE} ends before the checkpoint beside it.")
+        if (now := torch.get_num_threads()) != note["threads"]:
+            warnings.warn(
+                f"The run was made with {note['threads']} threads of torch, and goes on with {now}: sums may be "
+                f"rounded otherwise from here on (OMP_NUM_THREADS={note['threads']} keeps them).",
+                Notice,
+                stacklevel=2,
+            )
+
+
+def _fixed(spec: Spec) -> dict[str, Any]:
+    """The fields of a spec that a resumed run must share with the one that it goes on from, as JSON."""
+    found = spec.model_dump(mode="json", exclude=_FREE)
+    found["task"]["name"] = Path(found["task"]["name"]).name  # the copy beside the spec may be taken
+    kept: dict[str, Any] = json.loads(json.dumps(found))
+    return kept
+
+
+def _keep(path: Path) -> None:
+    """Keep the file ``path`` as the one before, without a moment at which there is none."""
+    if not path.is_file():
+        return
+    draft = path.with_name(f"{_BEFORE}{path.name}.part")
+    draft.unlink(missing_ok=True)
+    try:
+        os.link(path, draft)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, draft)
+    draft.replace(path.with_name(_BEFORE + path.name))
+
+
+def step_in(folder: Path) -> int:
+    """The step of the checkpoint in ``folder``. Raises RecoptError if there is none, Damaged if it is damaged."""
+    with offered(folder):
+        return checkpoint.check(folder / CHECKPOINT)
+
+
+def go_back(folder: Path) -> None:
+    """Put the checkpoint before the last one in its place. Raises RecoptError if there is none, Damaged as above."""
+    if not (folder / (_BEFORE + CHECKPOINT)).is_file():
+        raise RecoptError(f"There is one checkpoint in {folder}, and none before it: leave --previous out.")
+    checkpoint.check(folder / (_BEFORE + CHECKPOINT))
+    load_trace(folder / (_BEFORE + TRACE))
+    for name in (TRACE, CHECKPOINT):
+        (folder / (_BEFORE + name)).replace(folder / name)
+
+
+@contextmanager
+def offered(folder: Path) -> Iterator[None]:
+    """Turn Damaged into an error that offers the checkpoint before, if that is whole."""
+    try:
+        yield
+    except Damaged as why:
+        try:
+            step = checkpoint.check(folder / (_BEFORE + CHECKPOINT))
+            load_trace(folder / (_BEFORE + TRACE))
+        except RecoptError:
+            raise RecoptError(f"{why} No checkpoint before it is whole: restore it, or start a new run.") from why
+        raise RecoptError(f"{why} The one before it, of step {step:,}, is whole: add --previous.") from why
 
 
 @contextmanager

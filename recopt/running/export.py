@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..engine.engine import Engine
 from ..engine.measure import models, settled
-from ..stacks.exported import CARD, FORMAT, PLUGINS, VALUES, Trained
+from ..stacks.exported import CARD, FORMAT, PLUGINS, VALUES, Trained, digest_of
 from ..stacks.plugins import STACK, shipped_folder, sources_of
 from ..tracking.trace import Trace
 from .card import card_of
@@ -59,8 +59,10 @@ def write_export(
         "strategies": strategies,
         "levels": [level.model_dump(mode="json", exclude_none=True) for level in spec.levels],
         **({"chosen": chosen.facts()} if chosen else {}),
-        "digests": {VALUES: hashlib.sha256((folder / VALUES).read_bytes()).hexdigest()},
     }
+    # As it is read again: lists for tuples, text for paths.
+    described = json.loads(json.dumps(described))
+    described["digests"] = {VALUES: hashlib.sha256(save(values)).hexdigest(), STACK: digest_of(described)}
     if model:
         _replace(folder / MODEL, lambda path: path.write_bytes(save(_model(engine))))
     _replace(folder / CARD, lambda path: path.write_text(card_of(engine, spec, trace, chosen), encoding="utf-8"))

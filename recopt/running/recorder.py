@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import torch
+
 from ..plots.graph import draw_file
 from ..stacks.exported import Trained
 from ..tracking.trace import Trace
@@ -111,7 +113,8 @@ def _params(plan: Plan, stack: str) -> dict[str, str]:
         chosen |= {f"{slot}.{key}": str(value) for key, value in named.settings.items()}
     return {
         "task": spec.task.name, "stack": stack, "depth": str(len(spec.levels)), "steps": str(spec.steps),
-        "seed": str(spec.seed), "tasks": str(spec.tasks), "device": spec.device, "dtype": spec.dtype, **chosen,
+        "seed": str(spec.seed), "tasks": str(spec.tasks), "device": spec.device, "dtype": spec.dtype,
+        "threads": str(torch.get_num_threads()), **chosen,
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from ..stacks.blame import RunFailed, blame
 from ..tracking.mlflow.runs import find_run, working_folder
 from ..tracking.mlflow.store import RUNS
 from ..tracking.trace import Trace
-from .checkpoints import Checkpoints, saved_trace
+from .checkpoints import Checkpoints, offered, saved_trace
 from .export import write_export
 from .interrupts import Interrupts
 from .measurements import Measurements
@@ -72,14 +72,15 @@ class Session:
     def __init__(self, plan: Plan, options: RunOptions) -> None:
         self.plan, self.options, self.spec = plan, options, plan.spec
         start = _start(options)
-        self.trace = saved_trace(start, self.spec.steps)
+        with offered(start or Path()):
+            self.trace = saved_trace(start, self.spec.steps)
         self.recorder = RunRecorder(self.trace)
         self.engine = _set_up(plan, options, self.recorder)
         self.selector = _selector(plan, self.engine, self.trace)
         self.held_out = Measurements(self.engine, self.trace, self.spec.measure or 0)
-        self.checkpoints = Checkpoints(self.engine, self.trace, self.selector, options.save_seconds)
+        self.checkpoints = Checkpoints(self.spec, self.engine, self.trace, self.selector, options.save_seconds)
         if start:
-            with self._blamed():
+            with self._blamed(), offered(start):
                 self.checkpoints.load(start)
         self.first_step = self.step
 

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..contracts.errors import RecoptError
+from ..contracts.digests import digest
+from ..contracts.errors import Damaged, RecoptError
 from ..contracts.strategy import Strategy
 from ..levels.level import TASK, Level
 from .named import Named, explain, in_words
@@ -42,7 +43,7 @@ class Described(BaseModel):
         strategies: by slot; a user's own are in the folder's ``plugins/``.
         levels: those that move the task, and those that trained their strategies.
         chosen: how the run selected the values; None for the values at the run's end.
-        digests: the SHA-256 of files beside it.
+        digests: those of ``strategies.safetensors`` and of this content, by file; none if it was written by hand.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -217,12 +218,19 @@ def read_folder(folder: Path) -> Export:
     if lost or not any(level.moves == TASK for level in described.levels):
         what = f"it lacks the strategy '{lost[0]}'" if lost else "nothing in it moves a task"
         raise RecoptError(f"{folder / STACK} is not as recopt writes it ({what}): {_REMEDY}.")
-    if described.digests.get(VALUES) not in (None, hashlib.sha256(raw).hexdigest()):
-        raise RecoptError(f"{folder / VALUES} is not the file that {STACK} was written with: {_REMEDY}.")
+    for name, known in described.digests.items():
+        if known != {VALUES: hashlib.sha256(raw).hexdigest(), STACK: digest_of(told)}.get(name):
+            raise Damaged(f"{folder / name} is not as it was written with the rest of the export: {_REMEDY}.")
     broken = [name for name, value in values.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise RecoptError(f"{folder / VALUES} has numbers in '{broken[0]}' that are not finite: train the rule again.")
     return Export(folder, described, values)
+
+
+def digest_of(told: Mapping[str, Any]) -> str:
+    """The digest of the content of ``stack.json``, without the digests in it."""
+    rest = {key: value for key, value in told.items() if key != "digests"}
+    return digest([(STACK, json.dumps(rest, sort_keys=True).encode())])
 
 
 def blank_card(rules: str, task: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contracts.errors import RecoptError
+from ..contracts.digests import digest
+from ..contracts.errors import Damaged, RecoptError
 from .thinning import Floats, Ints, Thinning
 
 if TYPE_CHECKING:
@@ -205,7 +205,9 @@ def save_trace(trace: Trace, path: Path) -> None:
     try:
         with draft.open("wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-                for name, array in _arrays(trace):
+                arrays = dict(_arrays(trace))
+                archive.comment = _digest(arrays)
+                for name, array in arrays.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, array, allow_pickle=False)
             file.flush()
@@ -219,27 +221,37 @@ def load_trace(path: Path, total: int | None = None, limit: int = 2000) -> Trace
     """The trace saved at ``path``; ``total`` and ``limit`` as for :class:`Trace`.
 
     Raises:
-        RecoptError: if there is no such file, or it is not a trace.
+        RecoptError: if there is no such file; Damaged if it is not as :func:`save_trace` wrote it.
     """
-    trace = Trace(total, limit)
     try:
         with zipfile.ZipFile(path) as archive:
-            found: dict[tuple[int, int], dict[str, NDArray[Any]]] = {}
-            for name in archive.namelist():
-                at = re.fullmatch(r"level(\d+)/rows(\d+)/(steps|values/.*)\.npy", name, re.DOTALL)
-                if at is None:
-                    raise ValueError(name)
-                array = np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
-                found.setdefault((int(at[1]), int(at[2])), {})[at[3]] = array
-        for (level, _), arrays in found.items():
-            steps = arrays.pop("steps")
-            keys = tuple(key.removeprefix("values/") for key in arrays)
-            trace._rows[level, keys] = _Rows(keys, chunks=[_Chunk(steps, list(arrays.values()))])
+            arrays = {
+                name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
+                for name in archive.namelist()
+            }
+            whole = archive.comment == _digest(arrays)
     except FileNotFoundError:
         raise RecoptError(f"There is no trace at {path}.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as why:
-        raise RecoptError(f"{path} is not a readable trace ({why}): remove it, or restore it from the store.") from why
+    except Exception as why:  # damage makes readers of archives raise anything
+        raise Damaged(f"{path} is damaged, or no trace of recopt ({why}).") from why
+    if not whole:
+        raise Damaged(f"{path} is damaged: what it holds is not what was written.")
+    trace, columns = Trace(total, limit), dict[str, dict[str, NDArray[Any]]]()
+    for name, array in arrays.items():
+        level, rows, column = name.split("/", 2)
+        columns.setdefault(f"{level}/{rows}", {})[column] = array
+    for where, values in columns.items():
+        steps = values.pop("steps")
+        at = int(where.partition("/")[0].removeprefix("level"))
+        keys = tuple(key.removeprefix("values/") for key in values)
+        trace._rows[at, keys] = _Rows(keys, chunks=[_Chunk(steps, list(values.values()))])
     return trace
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    return digest(
+        (f"{name} {array.dtype} {array.shape}", array.reshape(-1).view(np.uint8)) for name, array in arrays.items()
+    ).encode()
 
 
 def _arrays(trace: Trace) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -161,13 +160,9 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(RecoptError, match="damaged"):
         checkpoint.load(made, damaged)
     save_file({"x": torch.zeros(2)}, damaged)
-    with pytest.raises(RecoptError, match="no checkpoint of recopt"):
+    with pytest.raises(RecoptError, match="no checkpoint of this version of recopt"):
         checkpoint.load(made, damaged)
-    for header in ("[]", "3", '{"format": "1"}', '{"format": "1", "step": 0, "replay": 0, "budget": [], "state": 4}'):
-        save_file({"x": torch.zeros(2)}, damaged, metadata={"recopt": header})
-        with pytest.raises(RecoptError, match=r"damaged"):
-            checkpoint.load(made, damaged)
-    save_file({"x": torch.zeros(2)}, damaged, metadata={"recopt": json.dumps({"format": "99"})})
+    save_file({"x": torch.zeros(2)}, damaged, metadata={"format": "99", "recopt": "", "sha256": ""})
     with pytest.raises(RecoptError, match="format 99"):
         checkpoint.load(made, damaged)
     for other in ("one level", "three kinds"):

@@ -28,6 +28,7 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def edited(folder: Path) -> None:
         told = json.loads((folder / "stack.json").read_text())
         change(told)
+        told.pop("digests", None)  # as who edits an export by hand may do
         (folder / "stack.json").write_text(json.dumps(told))
 
     return edited
@@ -39,7 +40,7 @@ def other_values(change: Callable[[dict[str, torch.Tensor]], object], digest: bo
         change(found)
         save_file(found, folder / "strategies.safetensors")
         if not digest:
-            edit(lambda told: told.pop("digests"))(folder)
+            edit(lambda told: None)(folder)
 
     return edited
 
@@ -56,7 +57,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "other values": (
         other_values(lambda v: v["lstm/scale"].add_(1), digest=True),
-        "strategies.safetensors is not the file that stack.json was written with: export the run again",
+        "strategies.safetensors is not as it was written with the rest of the export: export the run again",
     ),
     "not finite": (other_values(lambda v: v["lstm/scale"].fill_(float("nan"))), "numbers in 'lstm/scale' that are not"),
     "missing": (other_values(lambda v: v.pop("lstm/scale")), "does not fit 'lstm': scale is missing or of another"),

@@ -199,7 +199,7 @@ def test_a_file_that_is_no_trace_is_refused_in_one_sentence(tmp_path: Path, cont
     with pytest.raises(RecoptError, match="There is no trace at"):
         load_trace(path)
     path.write_bytes(content)
-    with pytest.raises(RecoptError, match="is not a readable trace"):
+    with pytest.raises(RecoptError, match="is damaged, or no trace"):
         load_trace(path)
 
 
@@ -208,5 +208,5 @@ def test_a_pickle_in_a_trace_is_not_opened(tmp_path: Path) -> None:
     np.save(bad, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
     with zipfile.ZipFile(path, "w") as archive:
         archive.write(bad, "level0/rows0/steps.npy")
-    with pytest.raises(RecoptError, match="is not a readable trace"):
+    with pytest.raises(RecoptError, match="is damaged, or no trace"):
         load_trace(path)
