@@ -248,7 +248,7 @@ def _size(values: Sequence[Any], batched: bool) -> Any:
     """The norm, the mean over tasks."""
     if values and not isinstance(values[0], Tensor):
         return math.sqrt(sum(v * v for v in values))
-    return _mean(trees.norm([v.detach() for v in values], batched))
+    return _mean(trees.norm(values, batched))
 
 
 def _mean(value: Any) -> Any:

@@ -125,7 +125,9 @@ class Function:
             loss, buffers = self.found(tasks, params, slot.buffers, batch)
             if not loss.requires_grad:
                 return loss, [None] * len(params)
-            grads = list(torch.autograd.grad(loss.sum(), params, create_graph=graph, allow_unused=True))
+            grads = list(
+                torch.autograd.grad(loss.sum() if loss.ndim else loss, params, create_graph=graph, allow_unused=True)
+            )
         slot.buffers = trees.detach(buffers)
         return (loss if graph else loss.detach()), [g if g is None else g.to_dense() for g in grads]
 

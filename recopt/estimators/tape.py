@@ -39,10 +39,18 @@ def _scored(level: Level, records: Sequence[Record], start: Record | None) -> tu
     value, weights = score(level.objective or "mean", losses, start.loss if start else None)
     share = 1 / value.numel()
     pairs = [
-        [(t, c * _spread(weight * share, c)) for t, c in record.pairs]
+        _weighted(record.pairs, weight * share)
         for record, weight in zip([start or Record([], []), *records], weights, strict=True)
     ]
     return value.mean(), pairs
+
+
+def _weighted(pairs: Sequence[Pair], weight: Tensor) -> list[Pair]:
+    """``pairs`` with their cotangents times ``weight``."""
+    if weight.ndim or not pairs:
+        return [(t, c * _spread(weight, c)) for t, c in pairs]
+    taped, cotangents = zip(*pairs, strict=True)
+    return list(zip(taped, torch._foreach_mul(cotangents, weight), strict=True))
 
 
 def _penalty(level: Level, records: Sequence[Record]) -> tuple[Tensor, list[Pair]]:
