@@ -54,7 +54,8 @@ def compare(
             ``settings`` and ``trained``, or with a ``run`` that trains one first (see :class:`CompetitorSpec`).
         seeds: number of test tasks; ``steps``: updates of each.
         baselines: rules to tune (see :func:`recopt.comparison.tuning.baseline`); none for stacks only.
-        tune, tune_tasks: number of trials of each baseline, and of tasks that each trial is scored on.
+        tune: number of trials of each baseline.
+        tune_tasks: number of tasks that each trial is scored on.
         measure: the score to compare and to tune for: the ``sum`` of the losses, or the ``final`` one.
         seed: selects the tasks; see :func:`report_seeds`.
         reference: the competitor to compare the others with; the best baseline if not given.

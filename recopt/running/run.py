@@ -29,7 +29,8 @@ def run(
         depth: repeat the last strategy of the stack up to this depth.
         tasks: number of tasks to train side by side.
         settings: ``"level2.every=20"``, ``"adam.lr=0.1"``, ``"task.batch_size=64"`` …
-        device, dtype: ``"cpu"``, ``"cuda"`` …; ``"float32"`` or ``"float64"``.
+        device: ``"cpu"``, ``"cuda"`` …
+        dtype: ``"float32"`` or ``"float64"``.
         measure: steps between two measurements on held-out data; 0 measures only at the start and the end.
         choose: how to choose the exported values: ``"every=500, tasks=64, patience=5"`` or a mapping (see
             :class:`recopt.running.spec.SelectionSettings`); None exports the last ones.

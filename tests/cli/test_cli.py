@@ -252,7 +252,7 @@ def examples(file: str) -> list[str]:
     return [found for found in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "\nstack: " in found]
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/levels.md"])
+@pytest.mark.parametrize("file", ["docs/levels.md"])
 def test_the_spec_in_the_docs_runs(recopt: Recopt, file: str) -> None:
     [text] = examples(file)
     write(text, "spec.yaml")

@@ -1,0 +1,75 @@
+"""The README's picture, measured: `python docs/pictures.py` trains and draws it again, in about two minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+
+import torch
+from matplotlib import pyplot as plt
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import recopt
+
+RATES = [10.0**exponent for exponent in range(-7, 4)]
+SEEDS = range(5)
+STEPS = 400
+TRAIN = 1_500
+BLUE, GREY = "#3949ab", "#8d99a6"
+
+Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """scikit-learn's 1,797 digits: pixels in [0, 1], labels."""
+    x, y = load_digits(return_X_y=True)
+    return torch.tensor(x / 16, dtype=torch.float32), torch.tensor(y)
+
+
+def train(make: Make, seed: int) -> tuple[list[float], float]:
+    """The learning rates of one run that :class:`recopt.Optimizer` reports, and its accuracy on the last 297 digits."""
+    x, y = digits()
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    optimizer, rates = make(model.parameters()), []
+    batches = torch.Generator().manual_seed(seed)
+    for _ in range(STEPS):
+        rows = torch.randint(TRAIN, (64,), generator=batches)
+        optimizer.zero_grad()
+        cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+        if isinstance(optimizer, recopt.Optimizer):
+            rates.append(optimizer.hyperparameters()["adam.lr"])
+    return rates, (model(x[TRAIN:]).argmax(1) == y[TRAIN:]).float().mean().item()
+
+
+def ways(make: Callable[[float], Make]) -> tuple[list[list[float]], list[list[float]]]:
+    """For each start rate: the rates on the way in the first seed, and the accuracies of all seeds."""
+    runs = [[train(make(rate), seed) for seed in SEEDS] for rate in RATES]
+    return [of[0][0] for of in runs], [[accuracy for _, accuracy in of] for of in runs]
+
+
+def main() -> None:
+    """Train, then write docs/images/starts.png."""
+    rates, ours = ways(lambda rate: lambda params: recopt.Optimizer(params, f"adam(lr={rate})/adagrad[lr]"))
+    _, adam = ways(lambda rate: lambda params: torch.optim.Adam(params, lr=rate))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.4), layout="constrained")
+    for values, colour, name, height in ((adam, GREY, "torch.optim.Adam", 0.17), (ours, BLUE, "recopt.Optimizer", 0.84)):
+        left.fill_between(RATES, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2, lw=0)
+        left.plot(RATES, [median(v) for v in values], "o-", color=colour, lw=2, ms=4)
+        left.text(20, height, name, color=colour, ha="center", weight="bold")
+    left.set(xscale="log", ylim=(0, 1), xlabel="learning rate at the start", title="Accuracy after 400 steps, five seeds")
+    for start, way in zip(RATES, rates, strict=True):
+        right.plot(range(STEPS + 1), [start, *way], color=BLUE, alpha=0.7, lw=1.4)
+    right.set(yscale="log", xlabel="step", title="Its learning rate, from eleven starts")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.title.set_fontsize(11)
+    figure.savefig(Path(__file__).parent / "images" / "starts.png", dpi=160)
+
+
+if __name__ == "__main__":
+    main()
