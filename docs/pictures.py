@@ -57,11 +57,13 @@ def main() -> None:
     rates, ours = ways(lambda rate: lambda params: recopt.Optimizer(params, f"adam(lr={rate})/adagrad[lr]"))
     _, adam = ways(lambda rate: lambda params: torch.optim.Adam(params, lr=rate))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.4), layout="constrained")
-    for values, colour, name, height in ((adam, GREY, "torch.optim.Adam", 0.17), (ours, BLUE, "recopt.Optimizer", 0.84)):
+    lines = (adam, GREY, "torch.optim.Adam", 0.17), (ours, BLUE, "recopt.Optimizer", 0.84)
+    for values, colour, name, height in lines:
         left.fill_between(RATES, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2, lw=0)
         left.plot(RATES, [median(v) for v in values], "o-", color=colour, lw=2, ms=4)
         left.text(20, height, name, color=colour, ha="center", weight="bold")
-    left.set(xscale="log", ylim=(0, 1), xlabel="learning rate at the start", title="Accuracy after 400 steps, five seeds")
+    left.set(xscale="log", ylim=(0, 1), xlabel="learning rate at the start")
+    left.set_title("Accuracy after 400 steps, five seeds")
     for start, way in zip(RATES, rates, strict=True):
         right.plot(range(STEPS + 1), [start, *way], color=BLUE, alpha=0.7, lw=1.4)
     right.set(yscale="log", xlabel="step", title="Its learning rate, from eleven starts")
