@@ -138,26 +138,32 @@ def refuse_compiled(module: nn.Module) -> None:
         raise RecoptError("A compiled model cannot be patched: give the model itself, before torch.compile.")
 
 
-class _Watch(TorchFunctionMode):
-    """Notes whether attention is called."""
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """``torch._weight_norm``, whose own second derivative is wrong, in plain operations."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
-    seen: bool = False
+
+FUSED: dict[Any, Callable[..., Any] | None] = {
+    scaled_dot_product_attention: None, multi_head_attention_forward: None,
+    torch.lstm: None, torch.gru: None, torch.rnn_tanh: None, torch.rnn_relu: None, torch._weight_norm: _weight_norm,
+}  # fmt: skip
+"""Functions whose fused kernels have no second derivative or a wrong one, and what stands for them if not a setting."""
+
+
+class _Plain(TorchFunctionMode):
+    """Notes whether fused functions are called, and puts plain ones in their place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (scaled_dot_product_attention, multi_head_attention_forward):
-            self.seen = True
-        return func(*args, **(kwargs or {}))
-
-
-def attends(call: Callable[[], object]) -> bool:
-    """True if ``call`` uses attention, whose fused kernels have no second derivative."""
-    with _Watch() as watch:
-        call()
-    return bool(watch.seen)
+        self.seen = self.seen or func in FUSED
+        return (FUSED.get(func) or func)(*args, **(kwargs or {}))
 
 
 @contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Kernels that have a second derivative: fused attention and cuDNN's recurrent layers have none."""
-    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
-        yield
+def twice_differentiable() -> Iterator[_Plain]:
+    """Kernels that have a second derivative in the place of fused ones; ``seen`` says whether there were any."""
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False), _Plain() as plain:
+        yield plain

@@ -7,7 +7,8 @@ What neither can do is looped over, each task by its own model, or refused where
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..contracts.strategy import Params
 from ..levels.state import SlotState, Start
 from .family import Family
 from .live import Live
-from .model import Patched, Swapped, attends, refuse_compiled
+from .model import Patched, Swapped, refuse_compiled, twice_differentiable
 from .randomness import seeded
 from .ways import Function, Grads, OneByOne, Way
 
@@ -27,8 +28,9 @@ Found = list[tuple[Tensor, Grads]]
 """Loss and gradients of one task at the two points of a probe."""
 Maker = type[Patched] | type[Swapped]
 MAKERS: dict[str, Maker] = {"higher": Patched, "torch.func.functional_call": Swapped}
-REACH = 0.01
-"""The step from a probe's first point to its second, relative to the mean size of each tensor's entries, or 0.1."""
+REACH, WIDTH = 0.01, 1e-5
+"""The step from a probe's first point to its second, over the mean size of each tensor's entries (0.1 if that is less);
+half the width of differences."""
 UNREACHED = (
     "The loss reaches no parameter of the model, so nothing would be trained: compute it by the model that is given."
 )
@@ -73,15 +75,20 @@ class Probe:
             mapped = mappable and not (unmapped := unmapped or self._unmappable(maker))
             if mapped or self.exact:
                 found = Function(
-                    maker(family.module(self.draw)), self.drawn, many=family.batched, mapped=mapped, attends=fused
+                    maker(family.module(self.draw)), self.drawn, many=family.batched, mapped=mapped, fused=fused
                 )
                 break
+        if self.exact and found:
+            with suppress(Exception):  # of a model that is no other than in float32
+                self._check_second(type(found.model))
         if self.exact and found is None:
-            reasons = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+            reasons = "; ".join(
+                f"{' and '.join(n for n in faults if faults[n] == f)}: {f}" for f in dict.fromkeys(faults.values())
+            )
             raise RecoptError(
-                "An exact level (second_order) needs the model as a function of its parameters, and gradients then "
-                f"differ from torch's ({reasons}): let the model read its parameters anew in every call, or leave "
-                "second_order out."
+                "An exact level (second_order) needs the model as a function of its parameters that can be "
+                f"differentiated twice, and this one is not ({reasons}): leave second_order out, or let its parts read "
+                "their parameters anew in every call, by operations that have second derivatives."
             )
         if mappable and not (found and found.mapped):
             why = unmapped or next(reversed(faults.values()))
@@ -113,24 +120,61 @@ class Probe:
     def _by_function(self, maker: Maker, count: int, calm: bool = False) -> tuple[list[Found], bool]:
         """Likewise of the first ``count`` tasks, by one model; and whether that uses fused kernels."""
         many = count > 1
-        function = Function(maker(self._module(0, calm)), self.drawn, many=many, mapped=many, attends=True)
+        function = Function(maker(self._module(0, calm)), self.drawn, many=many, mapped=many, fused=False)
         slots, found = [self._slot(n) for n in range(count)], [Found() for _ in range(count)]
         fused = False
         for points in zip(*(_points(slot.params) for slot in slots), strict=True):
             params, buffers = ((_stacked(v) if many else v[0]) for v in (points, [s.buffers for s in slots]))
-            at = SlotState(params, buffers)
-            made: list[tuple[Tensor, Grads]] = []
-
-            def call(at: SlotState = at, made: list[tuple[Tensor, Grads]] = made) -> None:
-                batch = self.batches if many else self.batches[0]
-                made.append(function.gradient(self.tasks, at, batch, self.exact))
-
-            with seeded(0, self.family.device), torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTED):
-                fused = attends(call) or fused
-            loss, grads = made[0][0].detach(), [g if g is None else g.detach() for g in made[0][1]]
+            at = SlotState([p.requires_grad_() for p in params], buffers)
+            with (
+                seeded(0, self.family.device),
+                torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTED),
+                twice_differentiable() as plain,
+            ):
+                loss, grads = function.gradient(self.tasks, at, self.batches if many else self.batches[0], self.exact)
+                if self.exact:
+                    _again(at.params, grads)
+            fused = fused or plain.seen
+            loss, grads = loss.detach(), [g if g is None else g.detach() for g in grads]
             for n, mine in enumerate(found):
                 mine.append((loss[n], [g if g is None else g[n] for g in grads]) if many else (loss, grads))
         return found, fused
+
+    def _check_second(self, maker: Maker) -> None:
+        """Tell if derivatives of the gradient are not those of its differences, which are looked at in float64."""
+        family = Family(self.family.task, 1, self.family.seed, self.family.device, torch.float64)
+        double = replace(self, family=family, notes=[])
+        slot, way = double._slot(0), Function(
+            maker(family.module(self.draw)), double.drawn, many=False, mapped=False, fused=True)  # fmt: skip
+        point = [p.requires_grad_() for p in _points(slot.params)[1]]
+        with seeded(0, family.device):
+            _, grads = way.gradient(double.tasks, SlotState(point, slot.buffers), double.batches[0], True)
+        dice = torch.Generator().manual_seed(1)
+        by = [torch.randn(p.shape, generator=dice, dtype=p.dtype).to(p) for p in point]
+        # Only where gradients lead: a row that padding keeps still is never left.
+        along = [
+            torch.zeros_like(p) if g is None else g.detach() * (1 + 0.1 * b)
+            for p, g, b in zip(point, grads, by, strict=True)
+        ]
+        size = max(max((float(w.abs().max()) for w in along if w.numel()), default=0.0), 1e-30)
+        along = [w / size for w in along]
+        slopes = torch.autograd.grad(_product(grads, by), point, allow_unused=True) if _live(grads) else []
+        found = float(_product(slopes, along))
+
+        def at(width: float) -> float:
+            live = Live(family.module(self.draw))
+            there = [p.detach() + width * w for p, w in zip(point, along, strict=True)]
+            with seeded(0, family.device), torch.enable_grad():
+                loss = double.tasks[0].loss(live.put(there, slot.buffers), double.batches[0])
+                return float(_product(live.gradient(loss), by))
+
+        near, far = ((at(w) - at(-w)) / (2 * w) for w in (WIDTH / 3, WIDTH))
+        off = abs(found - near)
+        if off > 1e-5 * (abs(found) + abs(near)) + 1e-7 and off > 10 * abs(near - far):  # else there is an edge
+            self.notes.append(
+                f"An exact level gets {found:.4g} for a second derivative of the loss that differences say is "
+                f"{near:.4g}: it stops short where the model does (detach, no_grad, rounding, hooks on gradients)."
+            )
 
     def _fault(self, found: Callable[[], tuple[list[Found], bool]], wanted: Sequence[Found]) -> tuple[str, bool]:
         """A fault of what ``found`` gives, empty if there is none; and whether it uses fused kernels."""
@@ -138,7 +182,8 @@ class Probe:
             mine, fused = found()
         except Exception as why:
             text = " ".join(str(why).split()).partition(". ")[0].removesuffix(".")
-            return (text if text == CHECKPOINTED else f"{type(why).__name__}: {text[:150]}"), False
+            plain = text == CHECKPOINTED or isinstance(why, RecoptError)
+            return (text if plain else f"{type(why).__name__}: {text[:150]}"), False
         for one, other in zip(mine, wanted, strict=True):
             if fault := difference(one, other, self.drawn.names):
                 return fault, fused
@@ -176,6 +221,24 @@ def difference(found: Found, wanted: Found, names: Sequence[str]) -> str:
             if float((a - b).norm()) > close * (float(b.norm()) + 0.01 * total):
                 return f"the gradient by '{name}' is another"
     return ""
+
+
+def _again(params: Params, grads: Grads) -> None:
+    """Differentiate ``grads`` once more. Raises what torch raises if it cannot."""
+    if any(p._version for p in params):
+        raise RecoptError("it changes its parameters in place")
+    if _live(grads):
+        whole = torch.stack([g.sum() for g in grads if g is not None and g.requires_grad]).sum()
+        torch.autograd.grad(whole, params, allow_unused=True)
+
+
+def _live(grads: Grads) -> bool:
+    return any(g is not None and g.requires_grad for g in grads)
+
+
+def _product(one: Sequence[Tensor | None], other: Params) -> Tensor:
+    terms = [(a * b).sum() for a, b in zip(one, other, strict=False) if a is not None]
+    return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
 def _stacked(values: Sequence[Params]) -> Params:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -105,11 +106,11 @@ class Function:
     Args:
         many: whether tensors have a leading dimension, of tasks.
         mapped: whether the tasks are mapped (``torch.func.vmap``).
-        attends: whether the model uses kernels that have no second derivative.
+        fused: whether the model uses kernels that have no second derivative, or a wrong one.
     """
 
-    def __init__(self, model: Patched | Swapped, drawn: Drawn, *, many: bool, mapped: bool, attends: bool) -> None:
-        self.model, self.drawn, self.many, self.mapped, self.attends = model, drawn, many, mapped, attends
+    def __init__(self, model: Patched | Swapped, drawn: Drawn, *, many: bool, mapped: bool, fused: bool) -> None:
+        self.model, self.drawn, self.many, self.mapped, self.fused = model, drawn, many, mapped, fused
 
     def loss(self, tasks: Sequence[Task], slot: SlotState, batch: Any) -> Tensor:
         loss, slot.buffers = self.found(tasks, slot.params, slot.buffers, batch)
@@ -121,7 +122,7 @@ class Function:
     def gradient(self, tasks: Sequence[Task], slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Grads]:
         params = slot.params if graph else [p.detach() for p in slot.params]
         params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
-        with twice_differentiable() if graph and self.attends else nullcontext(), torch.enable_grad():
+        with twice_differentiable() if graph and self.fused else nullcontext(), torch.enable_grad():
             loss, buffers = self.found(tasks, params, slot.buffers, batch)
             if not loss.requires_grad:
                 return loss, [None] * len(params)
@@ -145,7 +146,9 @@ class Function:
             return self._one(tasks[0], params, buffers, trees.refill(batch[0], leaves))
 
         stacked = [torch.stack(column) for column in zip(*map(trees.tensors, batch), strict=True)]
-        loss, after = torch.func.vmap(one, randomness="different")(params, buffers, *stacked)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")  # where torch loops over one operation
+            loss, after = torch.func.vmap(one, randomness="different")(params, buffers, *stacked)
         if isinstance(self.model, Patched):  # nothing of the mapped call may stay in the module
             self.model.load(*self.drawn.joined([p[0].detach() for p in params], [b[0].detach() for b in buffers]))
         return loss, after

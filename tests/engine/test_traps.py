@@ -160,7 +160,6 @@ class Attentive(engines.Regression):
         return torch.randn(4, 4, 8, generator=g), torch.randn(4, 1, generator=g)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_attention_in_an_exact_unroll(tasks: int) -> None:
     made = engines.engine(
