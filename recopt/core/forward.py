@@ -68,7 +68,7 @@ class Forward:
             update = self._with_null_step(state, number, signal, point, self._limited(signal, answer, factors))
             keep = self._keep(state, number, point, update, factors[0])
             update = _times(update, [keep])
-            new = list(torch._foreach_add(point, update))
+            new = [p + u for p, u in zip(point, update, strict=True)]
         forgotten = keep < 1 and self.carriers.rates[number] is not None and self.carriers.windows[number] > 1
         if forgotten:  # a window is at one rate, and the next one begins here
             new, update, kept = trees.detach(new), trees.detach(update), None

@@ -47,10 +47,7 @@ def _scored(level: Level, records: Sequence[Record], start: Record | None) -> tu
 
 def _weighted(pairs: Sequence[Pair], weight: Tensor) -> list[Pair]:
     """``pairs`` with their cotangents times ``weight``."""
-    if weight.ndim or not pairs:
-        return [(t, c * _spread(weight, c)) for t, c in pairs]
-    taped, cotangents = zip(*pairs, strict=True)
-    return list(zip(taped, torch._foreach_mul(cotangents, weight), strict=True))
+    return [(t, c * _spread(weight, c)) for t, c in pairs]
 
 
 def _penalty(level: Level, records: Sequence[Record]) -> tuple[Tensor, list[Pair]]:
