@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..contracts.errors import RecoptError
-from ..contracts.settings import Option, declared, plain_name
+from ..contracts.settings import Option, declared
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task
 from ..levels.graph import Graph
@@ -18,8 +18,8 @@ from ..stacks.build import make_level, make_strategies, make_task, stack_levels,
 from ..stacks.exported import Trained
 from ..stacks.fetch import export_folder, is_reference
 from ..stacks.named import Named, deepen, named_of, strategies_of
-from ..stacks.plugins import canonical, is_export, is_known, source_of
-from ..tasks import name_of
+from ..stacks.origin import check_apart, check_digests, digests, name_of
+from ..stacks.plugins import canonical, is_export, is_known
 from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, SelectionSettings, Spec, make_spec, parsed_choice
 
 
@@ -59,17 +59,18 @@ def plan(task: str | Path | Task, stack: str | Path | Graph, *, depth: int | Non
     if isinstance(task, str) and isinstance(stack, str):
         return replan({}, task=task, stack=stack, depth=depth, settings=settings, **fields)
     fields = {key: value for key, value in fields.items() if value is not None}
+    folders = fields.get("plugins", ())
     if isinstance(stack, str):
         spec, graph, _ = replan({}, task="quadratic", stack=stack, depth=depth, settings=settings, **fields)
         strategies: Mapping[str, Named] = spec.strategies
     else:
         if depth is not None or settings:
             raise RecoptError("'depth' and 'settings' are for a stack in words: put them into the graph's levels.")
-        graph, strategies = stack, {slot: _strategy_in_words(s) for slot, s in stack.slots.items()}
-    named = task_named(task) if isinstance(task, str) else _task_in_words(task)
+        graph, strategies = stack, {slot: _strategy_in_words(s, folders) for slot, s in stack.slots.items()}
+    named = task_named(task) if isinstance(task, str) else _task_in_words(task, folders)
     spec = make_spec({**fields, "task": named, "strategies": strategies, "levels": graph.levels})
     made = make_task(named, spec.seed, spec.plugins) if isinstance(task, str) else task
-    return Plan(_complete(spec, graph), graph, made)
+    return Plan(_complete(spec, graph, made), graph, made)
 
 
 def replan(
@@ -177,7 +178,7 @@ def resolve(data: Mapping[str, Any], where: str = "the spec") -> Plan:
             )
     task = make_task(spec.task, spec.seed, spec.plugins)
     graph = Graph(spec.levels, slots, labels=spec.labels)
-    return Plan(_complete(spec, graph), graph, task)
+    return Plan(_complete(spec, graph, task), graph, task)
 
 
 def _with_teachers(spec: Spec) -> Spec:
@@ -195,12 +196,18 @@ def _with_teachers(spec: Spec) -> Spec:
     return spec.model_copy(update={"strategies": strategies, "levels": levels})
 
 
-def _complete(spec: Spec, graph: Graph) -> Spec:
+def _complete(spec: Spec, graph: Graph, task: Task) -> Spec:
+    strategies = {slot: type(strategy) for slot, strategy in graph.slots.items()}
+    check_apart(strategies.values())
+    now = digests(
+        (spec.task.name, type(task)), [(spec.strategies[slot].name, found) for slot, found in strategies.items()]
+    )
+    check_digests(spec.digests, now)
     every = spec.measure if spec.measure is not None else max(1, spec.steps // 10)
     filled = {slot: named.model_copy(update={"settings": {**named.settings, **graph.strides[slot]}})
               for slot, named in spec.strategies.items() if slot in graph.strides}  # fmt: skip
     return spec.model_copy(update={"levels": graph.levels, "measure": every, "choose": _chooses(spec, graph),
-                                   "strategies": {**spec.strategies, **filled}})  # fmt: skip
+                                   "strategies": {**spec.strategies, **filled}, "digests": now})  # fmt: skip
 
 
 def _chooses(spec: Spec, graph: Graph) -> SelectionSettings | None:
@@ -218,23 +225,16 @@ def _chooses(spec: Spec, graph: Graph) -> SelectionSettings | None:
     return spec.choose.model_copy(update={"every": spec.choose.every or max(1, spec.steps // 20)})
 
 
-def _strategy_in_words(strategy: Strategy) -> Named:
-    name = strategy.name if isinstance(strategy, Trained) else _file_name(type(strategy))
+def _strategy_in_words(strategy: Strategy, folders: Sequence[str]) -> Named:
     settings = {key: value for key, value in strategy._made_with.items() if key != "domains"}
-    return Named(name=name, settings=settings, domains=dict(strategy._made_with["domains"] or {}))
+    domains = dict(strategy._made_with["domains"] or {})
+    return Named(name=name_of("strategy", type(strategy), folders), settings=settings, domains=domains)
 
 
-def _task_in_words(task: Task) -> Named:
+def _task_in_words(task: Task, folders: Sequence[str]) -> Named:
     options = declared(type(task), Option)
     settings = {key: value for key, value in task._options.items() if value != options[key].default}
-    return Named(name=name_of(type(task)) or _file_name(type(task)), settings=settings)
-
-
-def _file_name(plugin: type) -> str:
-    try:
-        return source_of(plugin)[0].stem.replace("_", "-")
-    except RecoptError:
-        return plain_name(plugin)
+    return Named(name=name_of("task", type(task), folders), settings=settings)
 
 
 def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -248,14 +248,22 @@ def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     named = {"name": task} if isinstance(task, str) and task.endswith(".py") else task
     if isinstance(named, Mapping) and str(named.get("name")).endswith(".py"):
         out["task"] = {**named, "name": _beside(str(named["name"]), folder, "task")}
+    strategies = out.get("strategies")
+    if isinstance(strategies, Mapping):
+        strategies = out["strategies"] = {slot: _moved(value, folder) for slot, value in strategies.items()}
     kept, given = folder / "plugins" / "strategies", out.get("plugins") or []
     if kept.is_dir() and isinstance(given, list):
         there = [place for place in given if Path(str(place)).exists()]
-        strategies = out.get("strategies")
         names = [_plain_name(value) for value in strategies.values()] if isinstance(strategies, Mapping) else []
         lost = any(not is_known("strategy", name, there) for name in names if name)
         out["plugins"] = [*there, str(kept)] if lost else there
     return out
+
+
+def _moved(value: object, folder: Path) -> object:
+    if isinstance(value, Mapping) and str(value.get("name")).endswith(".py"):
+        return {**value, "name": _beside(str(value["name"]), folder, "strategies")}
+    return value
 
 
 def _plain_name(value: object) -> str:

@@ -51,9 +51,9 @@ class RunRecorder:
             RecoptError: if the store cannot be opened, or has no run ``resume``.
         """
         spec, graph, _ = plan
-        stack = graph.describe()
+        stack, title = graph.describe(), Path(spec.task.name.rpartition(":")[2]).stem
         tracker = Tracker.start(
-            store, experiment=experiment, name=name or f"{Path(spec.task.name).stem} {stack}",
+            store, experiment=experiment, name=name or f"{title} {stack}",
             params=_params(plan, stack), tags={"recopt.stack": stack, "recopt.task": spec.task.name},
             levels=_levels(spec), resume=resume, root_dir=root,
         )  # fmt: skip

@@ -73,6 +73,7 @@ class Spec(BaseModel):
         measure: steps between two measurements on held-out data; 0 measures only at the start and the end.
         choose: how to choose the exported values; None exports the last ones.
         plugins: folders and files with strategies and tasks, searched first.
+        digests: those of the sources of the user's own plugins, by kind and name; recorded, and compared when repeated.
 
     In a file, ``stack`` may replace ``strategies`` and ``levels``: see :func:`recopt.running.plan.replan`.
     """
@@ -91,6 +92,7 @@ class Spec(BaseModel):
     measure: Annotated[int, Field(ge=0), NO_SWITCH] | None = None
     choose: Annotated[SelectionSettings, BeforeValidator(parsed_choice)] | None = None
     plugins: list[str] = []
+    digests: dict[str, str] = {}
 
     @property
     def labels(self) -> dict[str, str]:
@@ -124,7 +126,7 @@ def write_spec(spec: Spec) -> str:
     data["levels"] = [{k: v for k, v in level.items() if v is not None and v != []} for level in data["levels"]]
     data["strategies"] = {k: _trimmed(v) for k, v in data["strategies"].items()}
     data["task"] = _trimmed(data["task"])
-    data = {key: value for key, value in data.items() if key != "choose" or value is not None}
+    data = {key: value for key, value in data.items() if key not in ("choose", "digests") or value}
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
 
 

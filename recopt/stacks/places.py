@@ -186,6 +186,11 @@ def find(kind: Kind, name: str, folders: Places = (), where: str = "", read: Rea
     """
     if name.endswith(".py"):
         return _load_path(kind, Path(name), where)
+    if ":" in name:
+        raise RecoptError(
+            f"The {kind} '{name}' is a class that was given from Python, which no name finds: put it into a file of "
+            "its own, and give that."
+        )
     places = list(candidates(kind, folders, read))
     matching = [c for c in places if c.name == canonical(name)]
     for i, candidate in enumerate(matching):

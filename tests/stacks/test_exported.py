@@ -14,7 +14,7 @@ import recopt
 from recopt import Graph, Level, Strategy
 from recopt.contracts.errors import Notice
 from recopt.running.export import write_export
-from recopt.running.session import Options, Session
+from recopt.running.session import RunOptions, Session
 from recopt.stacks import places
 from recopt.stacks.exported import Trained, read_folder
 from recopt.stacks.fetch import read_export
@@ -242,7 +242,7 @@ def test_trained_on_from_an_export_it_needs_that_no_more(here: Path, put: Callab
 
     again = replan(relocated(read_spec(result.folder / "spec.yaml"), result.folder), steps=22)  # from the copy kept
     assert isinstance(again.graph.slots["my_rule"], Trained)
-    assert Session(again, Options(resume=result.run_id)).run().status == "FINISHED"
+    assert Session(again, RunOptions(resume=result.run_id)).run().status == "FINISHED"
     assert sorted(path.name for path in kept.iterdir()) == ["card.md", "stack.json", "strategies.safetensors"]
 
 
