@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..contracts.errors import RecoptError
-from ..contracts.settings import Hyper, Option, declared
-from ..levels.level import TASK
-from ..levels.state import Numbers
-from .driver import Driver
+from ..contracts.errors import RecoptError, StateError, unknown
 
+Group = Mapping[str, Any]
+Groups = Sequence[Group]
+STATE = "recopt"
+"""The key, in the first group, of what a state_dict says of the towers besides tensors."""
 _ELSEWHERE = frozenset({"betas", "momentum", "weight_decay"})
 """Settings that other optimizers keep in their groups, and that people set there, whatever the strategy calls them."""
-_OURS = ("params", "param_names", "stack", "maximize", "initial_lr", "name", "lr_start")
+_OURS = ("params", "param_names", "stack", "maximize", "initial_lr", "name", "lr_start", STATE)
+_TWO = ("beta1", "beta2")
+"""The two of torch's ``betas``."""
 
 
-def checked(group: Any, others: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
+def checked(group: Any, others: Groups, number: int) -> dict[str, Any]:
     """``group`` as a new dict with a list of tensors (or names and tensors).
 
     Raises:
-        RecoptError: if it is empty, has a tensor twice, or shares one with another group.
+        RecoptError: if it has no list of tensors, or shares one with another group.
     """
     if not isinstance(group, dict) or "params" not in group:
         what = f"one with {', '.join(map(repr, group))}" if isinstance(group, dict) else type(group).__name__
@@ -35,14 +39,10 @@ def checked(group: Any, others: Sequence[Mapping[str, Any]], number: int) -> dic
     if isinstance(given, set):
         raise RecoptError(f"Group {number} has its params in a set, whose order is not fixed: use a list.")
     params = [given] if isinstance(given, Tensor) else list(given)
-    if not params:
-        raise RecoptError(f"Group {number} is empty: give it parameters or leave it out.")
     tensors = [p[1] if isinstance(p, tuple) else p for p in params]
     for other, taken in enumerate({id(p) for p in g["params"]} for g in others):
         if any(id(p) in taken for p in tensors):
             raise RecoptError(f"Groups {other} and {number} share a tensor: each may be in one group only.")
-    if len({id(p) for p in tensors}) < len(tensors):
-        raise RecoptError(f"Group {number} has a tensor twice: give each once (tied parameters are one tensor).")
     return {**group, "params": params}
 
 
@@ -63,63 +63,101 @@ def listed(params: Any) -> Any:
     return found
 
 
-def settings_of(group: dict[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the strategies of level 1 for this group: its own ones (taken out of it) before the common ones."""
-    own = {key: group.pop(key) for key in [k for k in group if k not in _OURS]}
-    return {**common, **{key: value for key, value in own.items() if value is not None}}
+def settings_of(group: dict[str, Any], common: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Settings of the strategies of level 1 for this group: its own ones (taken out of it) before the common ones.
+
+    Args:
+        known: names of the settings that those have. Of the others, what the caller keeps in a group stays there.
+
+    Raises:
+        RecoptError: for the likes of ``momentun``.
+    """
+    names = {*known, "lr", "domains", *(["betas"] if known >= set(_TWO) else [])}  # type: ignore[operator]
+    for key in group.keys() - names - set(_OURS):
+        if key in _ELSEWHERE or difflib.get_close_matches(str(key), names, n=1, cutoff=0.8):
+            raise unknown("setting", key, known, "in a group")
+    own = {key: group.pop(key) for key in [k for k in group if k in names]}
+    found = {key: plain(v) for key, v in {**common, **{k: v for k, v in own.items() if v is not None}}.items()}
+    if "betas" in names and "betas" in found:
+        betas = found.pop("betas")
+        if not isinstance(betas, Sequence) or len(betas) != len(_TWO):
+            raise RecoptError(f"betas={betas!r} must be two numbers, like (0.9, 0.999).")
+        found = {**dict(zip(_TWO, map(plain, betas), strict=True)), **found}
+    return found
+
+
+def plain(value: Any) -> Any:
+    """A number out of a tensor or numpy's scalar; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) in ((), (1,)) else value
+
+
+def later(known: frozenset[str]) -> frozenset[str]:
+    """Names of what would change nothing if it were written into a group later."""
+    return (_ELSEWHERE | known).difference(_OURS, ["lr"])
 
 
 @dataclass(frozen=True)
 class Made:
-    """The settings that a group was made with; later changes of its dict do not alter them.
+    """A group as it was made.
 
     Attributes:
-        count: of its tensors.
-        settings: names of what its strategies of level 1 can be given.
-        rate: the first one's ``lr``, or 1 if it has none: what a scheduler sees at first.
+        params: its tensors, ``names`` theirs.
+        stack, settings: the levels over it; settings are of the strategies of level 1.
+        later: names of what would change nothing if it were written into the group by now.
     """
 
-    count: int
-    settings: frozenset[str]
-    rate: float
+    params: tuple[Tensor, ...]
+    names: tuple[str, ...]
+    stack: Any
+    settings: Mapping[str, Any]
+    later: frozenset[str]
 
 
-def made_of(group: Mapping[str, Any], tower: Driver) -> Made:
-    """The settings of ``group``, which ``tower`` moves."""
-    slots = [tower.graph.levels[n].by for n in tower.graph.movers[TASK]]
-    kinds = [type(tower.graph.slots[slot]) for slot in slots]
-    names = {name for kind in kinds for setting in (Hyper, Option) for name in declared(kind, setting)}
-    settings = (_ELSEWHERE | names).difference(_OURS, ["lr"])
-    first = tower.state.slots[slots[0]]
-    rate = first.value.get("lr", 1.0) if isinstance(first, Numbers) else 1.0
-    return Made(len(group["params"]), settings, float(rate))
+def check_alone() -> None:
+    """Raise RecoptError in the hands of torch's ZeroRedundancyOptimizer, which gives each process some of the tensors.
 
-
-def check_untouched(groups: Sequence[Mapping[str, Any]], made: Sequence[Made]) -> None:
-    """Raise RecoptError for what was written into a group later and would be ignored: settings, tensors, groups."""
-    if len(groups) != len(made):
-        raise RecoptError(f"There were {len(made)} groups and now there are {len(groups)}: use opt.add_param_group.")
-    for number, (group, was) in enumerate(zip(groups, made, strict=True)):
-        if not was.settings.isdisjoint(group):
-            name = min(was.settings.intersection(group))
+    Nothing in what it passes says so: its towers would see the gradients of their own tensors only, and drift apart.
+    """
+    for frame, _ in traceback.walk_stack(None):
+        if type(frame.f_locals.get("self")).__name__ == "ZeroRedundancyOptimizer":
             raise RecoptError(
+                "ZeroRedundancyOptimizer gives each process some of the tensors, and each would tune a rate of its "
+                "own: shard with FSDP2 (fully_shard), or use DistributedDataParallel alone."
+            )
+
+
+def check_untouched(groups: Groups, made: Sequence[Made]) -> None:
+    """Raise StateError for what was written into a group later and would be ignored: settings, tensors, groups."""
+    if len(groups) != len(made):
+        raise StateError(f"There were {len(made)} groups and now there are {len(groups)}: use opt.add_param_group.")
+    for number, (group, was) in enumerate(zip(groups, made, strict=True)):
+        if not was.later.isdisjoint(group):
+            name = min(was.later.intersection(group))
+            raise StateError(
                 f"Group {number}: '{name}' was set after the group was made and would change nothing (of a group only "
                 f"lr and maximize are read later): delete it there, and make an optimizer with {name}=… instead."
             )
-        if len(group["params"]) != was.count:
-            raise RecoptError(
-                f"Group {number} was made of {was.count} tensors and has {len(group['params'])} now: add tensors by "
-                "opt.add_param_group({'params': …})."
+        if len(group["params"]) != len(was.params):
+            raise StateError(
+                f"Group {number} was made of {len(was.params)} tensors and has {len(group['params'])} now: add tensors "
+                "by opt.add_param_group({'params': …})."
             )
 
 
-def factor(group: Mapping[str, Any]) -> float:
+def same_tensors(groups: Groups, made: Sequence[Made]) -> bool:
+    """True if the groups hold the tensors that they were made of."""
+    return all(a is b for group, was in zip(groups, made, strict=False)
+               for a, b in zip(group["params"], was.params, strict=False))  # fmt: skip
+
+
+def factor(group: Group) -> float:
     """The factor on the updates of level 1 that a scheduler asks for: the group's rate relative to the start.
 
     Raises:
         RecoptError: if the rate is no finite number.
     """
     rate = group.get("lr")
-    if isinstance(rate, bool) or not isinstance(rate, int | float | Tensor) or not math.isfinite(float(rate)):
+    number = plain(rate)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         raise RecoptError(f"A group's 'lr' was set to {rate!r}: it must be a finite number.")
-    return float(rate) / float(group["lr_start"])
+    return number / float(group["lr_start"])

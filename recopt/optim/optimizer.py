@@ -16,19 +16,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..contracts.errors import RecoptError, StateError
 from . import groups as grouping
-from .losses import one_number
+from .points import Observed, held_out, one_number
 from .stack_graph import Options, Stack, check_options, located
-from .state_dict import KEY, fitting, restored, saved, stacks
-from .towers import Scope, Towers, held_out
+from .state_dict import Saved, stacks
+from .towers import Scope, Towers
 
 Callback = Callable[[int, dict[str, float]], None]
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Saved):
     """A tower of strategies over a model's parameters.
 
     Args:
@@ -75,12 +75,11 @@ class Optimizer(torch.optim.Optimizer):
         options = Options(depth, normalize, every, levels or {}, guard, fused, seed, average)
         check_options(options, maximize=maximize, callback=callback, log_every=log_every)
         self._callback, self._log_every = callback, log_every
-        self._towers = Towers(options, scope)
-        self._store = store
-        self._stack = located(stack, store)
-        self._settings = settings
-        self._steps, self._away = 0, False
+        self._towers, self._observed = Towers(options, scope), Observed()
+        self._stack, self._settings, self._store = located(stack, store), settings, store
+        self._away = False
         found = grouping.listed(params)
+        grouping.check_alone()
         super().__init__(found, {"lr": None, "maximize": maximize})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -90,20 +89,16 @@ class Optimizer(torch.optim.Optimizer):
             RecoptError: if it is empty, shares a tensor with another group, or has an unknown setting.
         """
         group = grouping.checked(param_group, self.param_groups, len(self.param_groups))
-        stack = group.get("stack")
-        own = grouping.settings_of(group, self._settings if stack is None else {})
+        stack = group.pop("stack", None)
         super().add_param_group(group)
-        number, group = len(self.param_groups) - 1, self.param_groups[-1]
-        names = group.get("param_names") or [f"{number}.{i}" for i in range(len(group["params"]))]
         try:
-            built = self._stack if stack is None else located(stack, self._store)
-            self._towers.cover(self.param_groups, built, own, names)
+            built, common = (self._stack, self._settings) if stack is None else (located(stack, self._store), {})
+            self._towers.cover(self.param_groups, built, common)
         except BaseException:
             self.param_groups.pop()
             raise
-        if group.pop("stack", None) is not None:
+        if stack is not None:
             group["stack"] = stack if isinstance(stack, str) else repr(stack)
-        group["lr"] = group["lr_start"] = self._towers.groups[number].rate
 
     # stepping
 
@@ -130,23 +125,55 @@ class Optimizer(torch.optim.Optimizer):
         _check_home(self._away, "opt.step()")
         if closure is not None and not callable(closure):
             raise RecoptError("opt.step's first argument is a closure: give a loss by its name, opt.step(loss=loss).")
-        towers, result = self._towers, None
-        grouping.check_untouched(self.param_groups, towers.groups)
-        known = None if loss is None else one_number(loss, "opt.step(loss=…)")
+        self._follow()
+        towers, result, seen = self._towers, None, None
         if closure is not None and not towers.zero_order:
             with torch.enable_grad():
                 result = closure()
             if loss is None and any(tower.needs_loss for tower in towers.all):
-                known = one_number(result, "The closure")
+                seen = one_number(result, "The closure")
+        observed = self._observed.take()
+        seen = one_number(loss, "opt.step(loss=…)") if loss is not None else observed if seen is None else seen
         if valid is not None:
             with torch.enable_grad():
                 valid_loss = valid()
-        held = held_out(self.param_groups, valid_loss, towers.all) if valid or valid_loss is not None else None
-        searched = towers.step(self.param_groups, closure, known, held)
+        held = None
+        if valid is not None or valid_loss is not None:
+            held = held_out(self.param_groups, valid_loss, sharded=any(tower.shards for tower in towers.all))
+        searched = towers.step(self.param_groups, closure, seen, held)
         self._steps += 1
         if self._callback is not None and self._steps % self._log_every == 0:
             self._callback(self._steps, self.hyperparameters())
         return searched if towers.zero_order else result
+
+    def observe(self, source: nn.Module | Tensor | float) -> None:
+        """Read the loss of the steps from ``source``, where a trainer calls ``step`` and cannot be told ``loss=``.
+
+        Args:
+            source: a loss, before the step that follows it; or a model whose outputs, while it trains, are its losses
+                or have them (``output.loss``, ``output["loss"]``), as those of Hugging Face's do. Several losses
+                before a step, as with accumulated gradients, count as their mean, and those of a model as the mean
+                over all processes; what is not finite is left to the gradients.
+
+        Raises:
+            RecoptError: if it is neither.
+        """
+        if isinstance(source, nn.Module):
+            self._observed.watch(source)
+        else:
+            self._observed.note(source)
+
+    def _follow(self) -> None:
+        """Refuse groups that were changed; build anew if they were given other tensors before the first step."""
+        grouping.check_untouched(self.param_groups, self._towers.groups)
+        if grouping.same_tensors(self.param_groups, self._towers.groups):
+            return
+        if self._steps:
+            raise StateError(
+                "The groups hold other tensors than those that the steps so far were made on, whose state would be "
+                "lost: make a new optimizer, and load this one's state_dict if it should go on."
+            )
+        self._towers.follow(self.param_groups)
 
     # what was found
 
@@ -189,36 +216,23 @@ class Optimizer(torch.optim.Optimizer):
         """Each tower in stack notation."""
         return stacks(self._towers)
 
-    # saving
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on; plain containers, numbers and tensors (shared, as torch does)."""
-        told = saved(self._towers, self.param_groups, self._steps)
-        self.state[KEY] = told  # type: ignore[index]
-        try:
-            return super().state_dict()
-        finally:
-            del self.state[KEY]  # type: ignore[arg-type]
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Any) -> None:
         """Continue exactly where :meth:`state_dict` was taken.
 
         Raises:
-            RecoptError: if it is another optimizer's, another stack's, or of parameters of other shapes, or inside
-                :meth:`averaged`; nothing is changed then.
+            RecoptError: if it is another optimizer's, another stack's, damaged, or of parameters of other shapes, or
+                inside :meth:`averaged`; nothing is changed then.
         """
         _check_home(self._away, "opt.load_state_dict()")
-        told = fitting(state_dict, self._towers, self.param_groups)
-        states = restored(self._towers, self.param_groups, told["towers"])
+        self._follow()
         super().load_state_dict(state_dict)
-        self.state.pop(KEY, None)  # type: ignore[call-overload]
-        for tower, state in zip(self._towers.all, states, strict=True):
-            tower.state = state
-        self._steps = told["steps"]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For deepcopy: the towers go with the groups (torch keeps only groups and state)."""
-        return dict(self.__dict__)
+    def __repr__(self) -> str:
+        groups = [f"{len(group['params'])} tensors, lr: {float(group['lr']):g}, maximize: {group['maximize']}"
+                  for group in self.param_groups]  # fmt: skip
+        tuned = ", ".join(f"{key}={value:.4g}" for key, value in self.hyperparameters().items())
+        lines = [f"stack: {'; '.join(self.describe())}", f"now: {tuned}", *groups]
+        return "\n    ".join(["recopt.Optimizer (", *lines]) + "\n)"
 
 
 def _check_home(away: bool, what: str) -> None:

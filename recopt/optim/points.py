@@ -1,11 +1,12 @@
-"""A model's parameters as a tower sees them: real tensors of at least float32, and their gradients likewise."""
+"""Parameters, gradients and losses as a training loop has them, in the form that towers read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..contracts.errors import RecoptError, StateError
 from ..rules.shards import local, local_gradient
@@ -67,3 +68,81 @@ def gradients(found: Sequence[Tensor | None], tensors: Sequence[Tensor], signs: 
         real = real.float() if real.dtype in _LOW else real
         out.append((-real if sign < 0 else real).detach())
     return out
+
+
+def held_out(groups: Sequence[Mapping[str, Any]], valid_loss: Any, sharded: bool) -> dict[int, Tensor]:
+    """The gradients of a loss on held-out data, by the tensors' identities.
+
+    Raises:
+        RecoptError: if it is no number with a graph, or the parameters are ``sharded``.
+    """
+    tensors = [p for group in groups for p in group["params"] if p.requires_grad]
+    if not isinstance(valid_loss, Tensor) or valid_loss.numel() != 1 or not valid_loss.requires_grad:
+        raise RecoptError(
+            "valid_loss must be one number with its graph: compute it with gradients enabled, without detach() or "
+            "item()."
+        )
+    if sharded:
+        raise RecoptError("valid_loss is not supported for sharded parameters (FSDP2): leave it out.")
+    try:
+        found = torch.autograd.grad(valid_loss, tensors, allow_unused=True)
+    except RuntimeError as why:
+        if "second time" not in str(why):
+            raise
+        raise RecoptError(
+            "valid_loss was differentiated already: give a loss of its own, on which backward() was not called."
+        ) from None
+    return {id(p): g for p, g in zip(tensors, found, strict=True) if g is not None}
+
+
+def one_number(loss: Any, whose: str) -> Tensor:
+    """A loss as a detached tensor without dimensions.
+
+    Raises:
+        RecoptError: if it is not one number.
+    """
+    if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex():
+        return loss.detach().reshape(())
+    number = getattr(loss, "item", lambda: loss)() if getattr(loss, "size", 1) == 1 else loss
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
+        raise RecoptError(f"{whose} gave {what} as the loss: give one number, the loss itself.")
+    return torch.tensor(float(number), dtype=torch.float64)
+
+
+class Observed:
+    """The losses that were observed since the last step: their mean is that of the next one."""
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None  # of the finite ones, and how many they are
+        self._of_all = False
+
+    def note(self, loss: Any) -> None:
+        """One more loss."""
+        number = one_number(loss, "opt.observe(…)").double()
+        finite = torch.isfinite(number)
+        both = torch.stack([torch.where(finite, number, 0.0), finite.double()])
+        self._sum = both if self._sum is None else self._sum + both.to(self._sum.device)
+
+    def watch(self, model: nn.Module) -> None:
+        """Note the losses in the outputs of ``model`` while it trains."""
+        self._of_all = True
+        model.register_forward_hook(self._hear)
+
+    def _hear(self, model: nn.Module, inputs: Any, output: Any) -> None:
+        if not model.training or not torch.is_grad_enabled():
+            return
+        loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", output)
+        loss = loss[0] if isinstance(loss, tuple) and loss else loss
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            self.note(loss)
+
+    def take(self) -> Tensor | None:
+        """The mean of what was observed, that of a model's outputs over all processes; None for nothing."""
+        both, self._sum = self._sum, None
+        if both is None:
+            return None
+        spread = self._of_all and torch.distributed.is_available() and torch.distributed.is_initialized()
+        if spread and torch.distributed.get_world_size() > 1:
+            torch.distributed.all_reduce(both)
+        return both[0] / both[1]

@@ -10,14 +10,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..contracts.errors import RecoptError, unknown
+from ..contracts.settings import Hyper, Option, declared
 from ..contracts.strategy import Strategy
 from ..levels.graph import Graph
 from ..levels.level import TASK, Level
 from ..levels.notation import Term, levels_of, parse
 from ..stacks.build import make_strategy
 from ..stacks.fetch import export_folder, fetch_export, is_reference, read_export
-from ..stacks.named import Named
-from ..stacks.plugins import shipped_folder
+from ..stacks.named import Named, deepen
+from ..stacks.plugins import load_strategy, shipped_folder
 
 Stack = str | Path | Strategy | Sequence[str | Strategy] | None
 """None: ``DEFAULT_STACK``."""
@@ -49,6 +50,9 @@ def layers_of(stack: Stack, depth: int | None) -> tuple[list[list[Term]], dict[s
         # What was learned moves the task; the levels that taught it stay behind.
         layers = [[Term(x.by, x.by, only=x.only) for x in levels if x.moves == TASK]]
         own = {term.slot: own[term.slot] for term in layers[0]}
+        if len(own) == 1 and len(layers[0]) == 1:  # called by the export's name, as one that is given by name
+            slot = folder.resolve().name.replace("-", "_")
+            layers, own = [[Term(slot, slot)]], {slot: own[layers[0][0].slot]}
     elif stack is None or isinstance(stack, str | Path):
         layers = parse(DEFAULT_STACK if stack is None else str(stack))
     else:
@@ -75,21 +79,10 @@ def _deepened(layers: list[list[Term]], own: dict[str, Strategy], depth: int | N
         return layers
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < len(layers):
         raise RecoptError(f"depth={depth!r} must be a whole number of at least {len(layers)}, the stack's height.")
-    taken = {term.slot for layer in layers for term in layer}
-    last, above = layers[-1], len(layers) > 1
-    while len(layers) < depth:
-        layer = []
-        for term in last:
-            slot = f"{term.slot if term.slot in own else term.name.replace('-', '_')}{len(layers) + 1}"
-            while slot in taken:
-                slot += "_"
-            taken.add(slot)
-            if term.slot in own:
-                own[slot] = own[term.slot]
-            # Patterns of the first level are names of the model's tensors, which levels above do not have.
-            layer.append(Term(term.name, slot, term.settings, term.only if above else ()))
-        layers = [*layers, layer]
-    return layers
+    made = deepen(layers, depth)
+    for layer in made[len(layers) :]:
+        own |= {new.slot: own[old.slot] for new, old in zip(layer, layers[-1], strict=True) if old.slot in own}
+    return made
 
 
 @dataclass(frozen=True)
@@ -171,6 +164,21 @@ def graph_of(stack: Stack, names: Sequence[str], options: Options, overrides: Ma
     return graph
 
 
+def settable(stack: Stack) -> frozenset[str]:
+    """Names of what the strategies of level 1 can be given."""
+    layers, own = layers_of(stack, None)
+    kinds = [type(own[t.slot]) if t.slot in own else load_strategy(t.name, *_searched(stack)) for t in layers[0]]
+    return frozenset(name for kind in kinds for setting in (Hyper, Option) for name in declared(kind, setting))
+
+
+def _searched(stack: Stack) -> tuple[list[str], str]:
+    """The folders that a stack's strategies are searched in first, and how messages name it."""
+    # The default is of the shipped strategies, whatever there is in ./strategies.
+    return [str(shipped_folder("strategies"))] if stack is None else [], (
+        f"in '{stack}'" if isinstance(stack, str) else "in the stack"
+    )
+
+
 def _made(term: Term, extra: Mapping[str, Any], seed: int, stack: Stack) -> Strategy:
     """The strategy of a term, its initial weights drawn as a run with this seed draws them."""
     settings = {**term.settings, **extra}
@@ -178,10 +186,7 @@ def _made(term: Term, extra: Mapping[str, Any], seed: int, stack: Stack) -> Stra
     if not isinstance(domains, Mapping) or not all(isinstance(d, str) for pair in domains.items() for d in pair):
         raise RecoptError(f"domains={domains!r} must read like {{'lr': 'positive'}}: domains by the setting's name.")
     named = Named(name=term.name, domains=dict(domains), settings=settings)
-    # The default is of the shipped strategies, whatever there is in ./strategies.
-    folders = [shipped_folder("strategies")] if stack is None else []
-    where = f"in '{stack}'" if isinstance(stack, str) else "in the stack"
-    return make_strategy(term.slot, named, seed, folders, where)
+    return make_strategy(term.slot, named, seed, *_searched(stack))
 
 
 def _written(term: Term) -> str:

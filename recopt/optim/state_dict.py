@@ -1,32 +1,39 @@
-"""The part of an optimizer's ``state_dict`` that is about its towers: how it is made, checked and read."""
+"""The ``state_dict`` of an optimizer with towers, per parameter as torch's are: how it is made, checked and read.
+
+Tensors are in ``state``: those that belong to a parameter under its number, laid out as it is (complex, sharded), all
+others under that of the first. What is no tensor is one JSON text in the first group.
+"""
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..contracts.errors import RecoptError
+from ..contracts.strategy import Params
 from ..contracts.trees import tree_map
-from ..levels.state import RunState
-from ..rules.shards import local
-from .groups import factor
+from ..levels.level import TASK
+from ..levels.packing import pack, unpack
+from ..levels.state import Numbers, RunState, SlotState
+from ..rules.numbers import NumberMover
+from ..rules.shards import like, local, local_gradient
+from .driver import Driver
+from .groups import STATE, Group, Groups, check_untouched, factor
 from .points import points_of
-from .towers import Groups, Towers
+from .remake import closed_up, remake
+from .state_checks import Misfit, check, check_windows
+from .towers import Towers
 
-KEY = "recopt"
-"""The key of that part in the ``state`` of a ``state_dict``."""
-
-
-def saved(towers: Towers, groups: Groups, steps: int) -> dict[str, Any]:
-    """Everything the next step depends on; plain containers, numbers and tensors (shared, as torch does)."""
-    return {
-        "stacks": stacks(towers), "steps": steps, "shapes": _shapes(towers, groups), "levels": _levels(towers),
-        "dtypes": _dtypes(towers, groups), "fused": towers.options.fused,
-        "kinds": [tower.kinds() for tower in towers.all], "towers": [tower.tree() for tower in towers.all],
-    }  # fmt: skip
+Entries = dict[Tensor, dict[str, Any]]
+"""By parameter, what is kept of it under names."""
+OWN = f"{STATE}."
+"""The beginning of names that no strategy gave; of what belongs to no parameter a number follows."""
 
 
 def stacks(towers: Towers) -> list[str]:
@@ -34,104 +41,261 @@ def stacks(towers: Towers) -> list[str]:
     return [tower.graph.describe() for tower in towers.all]
 
 
-def _shapes(towers: Towers, groups: Groups) -> list[list[list[int]]]:
-    """Of the tensors that each tower moves; of a sharded one, the part that is here."""
-    return [[list(local(p).shape) for p in part] for part in towers.tensors(groups)]
+def saved(towers: Towers, groups: Groups, steps: int) -> tuple[str, Entries]:
+    """Everything the next step depends on: JSON, and tensors (shared, as torch does)."""
+    closed = [closed_up(tower.state) for tower in towers.all]
+    found: dict[int, tuple[str, Tensor]] = {}
+    params, places = _places(groups)
+    for tower, state, members in zip(towers.all, closed, towers.members, strict=True):
+        for level in tower.graph.movers[TASK]:
+            index = tower.tower.slots.index(tower.state, level)
+            for part in state.levels[level].parts:
+                mine = [places[members[index[i]]] for i in part.indices]
+                own = {f"{OWN}normal": part.normal, f"{OWN}kept": part.kept, f"{OWN}average": part.mean}
+                _name({**part.strategy, **own}, "", mine, found)
+    text = {**_said(towers, groups), "steps": steps, "towers": pack(closed, found)}
+    common = places[towers.members[0][0]] if towers.members else 0
+    entries: Entries = {}
+    for name, tensor in found.values():
+        number, _, key = name.partition(":")
+        p = params[int(number) if key else common]
+        real = p.is_complex() and tensor.shape == (*local(p).shape, 2)
+        shown = like(torch.view_as_complex(tensor) if real else tensor, p)
+        entries.setdefault(p, {})[key or f"{OWN}{number}"] = shown
+    return json.dumps(text), entries
 
 
-def _levels(towers: Towers) -> list[list[dict[str, Any]]]:
-    return [[level.model_dump(mode="json", exclude_none=True) for level in t.graph.levels] for t in towers.all]
+def _places(groups: Groups) -> tuple[list[Tensor], dict[tuple[int, int], int]]:
+    """All parameters, and where each is among them by its group and its place there."""
+    members = [(g, i) for g, group in enumerate(groups) for i in range(len(group["params"]))]
+    return [groups[g]["params"][i] for g, i in members], {member: place for place, member in enumerate(members)}
 
 
-def _dtypes(towers: Towers, groups: Groups) -> list[list[str]]:
-    return [[str(p.dtype) for p in part] for part in towers.tensors(groups)]
+def _name(tree: Any, key: str, numbers: Sequence[int], found: dict[int, tuple[str, Tensor]]) -> None:
+    """Name the tensors of lists that have one for each parameter of a part by the parameter's number and their key."""
+    if isinstance(tree, dict):
+        for word, value in tree.items():
+            _name(value, f"{key}.{word}" if key else str(word), numbers, found)
+    elif isinstance(tree, list) and len(tree) == len(numbers) and all(isinstance(x, Tensor) for x in tree):
+        for number, tensor in zip(numbers, tree, strict=True):
+            found.setdefault(id(tensor), (f"{number}:{key}", tensor))
+    elif isinstance(tree, list | tuple):
+        for place, value in enumerate(tree):
+            _name(value, f"{key}.{place}", numbers, found)
 
 
-def fitting(state_dict: Any, towers: Towers, groups: Groups) -> dict[str, Any]:
-    """The part of ``state_dict`` that is ours, if it fits.
+def _said(towers: Towers, groups: Groups) -> dict[str, Any]:
+    """The optimizer in words: a state goes on only in one that is told alike."""
+    params = [p for part in towers.tensors(groups) for p in part]
+    return {
+        "stacks": stacks(towers), "fused": towers.options.fused,
+        "levels": [[x.model_dump(mode="json", exclude_none=True) for x in t.graph.levels] for t in towers.all],
+        "shapes": [list(p.shape) for p in params], "dtypes": [str(p.dtype) for p in params],
+        "kinds": [[type(mover).__name__ for mover in t.tower.carriers.movers] for t in towers.all],
+    }  # fmt: skip
+
+
+def restored(state_dict: Any, towers: Towers, groups: Groups) -> tuple[list[RunState], int, dict[str, Any]]:
+    """The states of all towers, the steps made, and what is left of ``state_dict`` for torch; nothing is changed.
 
     Raises:
-        RecoptError: with what differs.
+        RecoptError: with what does not fit.
     """
-    state = state_dict.get("state") if isinstance(state_dict, Mapping) else None
-    if not isinstance(state, Mapping) or "param_groups" not in state_dict:
+    whole = isinstance(state_dict, Mapping) and isinstance(state_dict.get("state"), Mapping)
+    if not whole or not isinstance(state_dict.get("param_groups"), list):
         raise RecoptError(f"A state_dict is what state_dict() gave, not {type(state_dict).__name__} of other contents.")
-    found = state.get(KEY)
-    if found is None:
-        raise RecoptError("This state_dict is not one of recopt.Optimizer: it was saved by another optimizer.")
+    theirs = state_dict["param_groups"]
     try:
-        _fit(found, towers, groups)
-        _fit_groups(state_dict["param_groups"], groups)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as why:
-        raise RecoptError(f"This state_dict is damaged, or of another version ({type(why).__name__}: {why}).") from None
-    return dict(found)
+        have, want = ([len(g["params"]) for g in part] for part in (theirs, groups))
+        if have != want:
+            raise RecoptError(
+                f"This state_dict has groups of {_short(have)} parameters, not of {_short(want)}: use the same groups."
+            )
+        if not theirs or not isinstance(theirs[0].get(STATE), str):
+            raise RecoptError("This state_dict is not one of recopt.Optimizer: it was saved by another optimizer.")
+        told = json.loads(theirs[0][STATE])
+        _fit(told, _said(towers, groups))
+        tensors = _Tensors(state_dict["state"], theirs, groups)
+        states = unpack(told["towers"], tensors, torch.device("cpu"), keep=True)
+        for name, tensor in tensors.items():
+            if ":" in name and towers.options.guard and bool(tensor.isnan().any()):
+                raise Misfit(f"{name.partition(':')[2]} has no numbers")
+        for tower, part, state in zip(towers.all, towers.tensors(groups), states, strict=True):
+            _go_on(tower, state, points_of(part))
+        mine = [_group(group, own) for group, own in zip(theirs, groups, strict=True)]
+        check_untouched(mine, towers.groups)
+        return states, told["steps"], {**state_dict, "state": tensors.others, "param_groups": mine}
+    except RecoptError:
+        raise
+    except Misfit as why:
+        text = f"This state_dict does not fit ({why}): it is damaged, or of another stack or version."
+        raise RecoptError(text) from None
+    except Exception as why:  # whatever the strategies make of what they never wrote
+        what = f"{type(why).__name__}: {str(why).partition(chr(10))[0][:120]}"
+        raise RecoptError(f"This state_dict is damaged, or of another version ({what}).") from why
 
 
-def _fit(found: Mapping[str, Any], towers: Towers, groups: Groups) -> None:
-    lacks = {"stacks", "steps", "shapes", "levels", "dtypes", "fused", "kinds", "towers"} - set(found)
+class _Tensors(dict[str, Tensor]):
+    """Copies of the tensors of a state by their names; ``others`` are what nobody asks for, which torch keeps."""
+
+    def __init__(self, state: Mapping[Any, Any], theirs: Groups, groups: Groups) -> None:
+        super().__init__()
+        ids = [key for group in theirs for key in group["params"]]
+        self._there: dict[str, tuple[Any, str, Tensor]] = {}
+        self.others: dict[Any, Any] = {key: dict(value) if key in ids else value for key, value in state.items()}
+        for number, (key, p) in enumerate(zip(ids, _places(groups)[0], strict=True)):
+            for word, value in state.get(key, {}).items():
+                common = word.removeprefix(OWN)
+                name = common if word.startswith(OWN) and common.isdigit() else f"{number}:{word}"
+                self._there[name] = (key, word, value if not isinstance(value, Tensor) else local_gradient(value, p))
+
+    def __missing__(self, name: str) -> Tensor:
+        key, word, value = self._there[name]
+        del self.others[key][word]
+        value = value.detach()
+        self[name] = (torch.view_as_real(value) if value.is_complex() else value).clone()
+        return self[name]
+
+
+def _short(values: Any) -> str:
+    text = ", ".join(map(str, values))
+    return text if len(text) < 90 else f"{text[:80]} …"
+
+
+def _fit(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    lacks = {*ours, "steps", "towers"} - set(theirs)
     if lacks:
         raise RecoptError(f"This state_dict lacks {', '.join(sorted(lacks))}: it is damaged, or of another version.")
-    if found["stacks"] != stacks(towers):
+    if theirs["stacks"] != ours["stacks"]:
         raise RecoptError(
-            f"This state_dict is of the stack {' and '.join(found['stacks'])}, but this optimizer is "
-            f"{' and '.join(stacks(towers))}: build it as the saved one was."
+            f"This state_dict is of the stack {_short(theirs['stacks'])}, but this optimizer is "
+            f"{_short(ours['stacks'])}: build it as the saved one was."
         )
-    _same_levels(found["levels"], _levels(towers))
-    if found["shapes"] != _shapes(towers, groups):
-        raise RecoptError("This state_dict is of parameters of other shapes or in another order: use the same model.")
-    if found["dtypes"] != _dtypes(towers, groups):
-        theirs, ours = (sorted({d for part in x for d in part}) for x in (found["dtypes"], _dtypes(towers, groups)))
-        raise RecoptError(
-            f"This state_dict is of parameters in {', '.join(theirs)}, not {', '.join(ours)}: convert the model first."
-        )
-    if found["kinds"] != [tower.kinds() for tower in towers.all]:
-        raise RecoptError(
-            f"This state_dict was saved with fused={found['fused']}, and its levels keep other things than those of "
-            "this optimizer: give the same, and the same strategies."
-        )
-    steps = found["steps"]
-    if isinstance(steps, bool) or not isinstance(steps, int) or len(found["towers"]) != len(towers.all):
-        raise ValueError("steps or towers")
-
-
-def _fit_groups(saved: Sequence[Mapping[str, Any]], groups: Groups) -> None:
-    have, want = ([len(g["params"]) for g in part] for part in (saved, groups))
-    if have != want:
-        raise RecoptError(f"This state_dict has groups of {have} parameters, not of {want}: use the same groups.")
-    for group, own in zip(saved, groups, strict=True):
-        lacks = {"lr", "lr_start", "maximize"} - set(group)
-        if lacks:
-            raise KeyError(min(lacks))
-        if not all(isinstance(p, int) for p in group["params"]):
-            raise TypeError("params")
-        factor(group)
-        if not isinstance(group["maximize"], type(own["maximize"])):
-            raise ValueError("a group")
-
-
-def _same_levels(theirs: Sequence[Any], ours: Sequence[Any]) -> None:
-    for one, other in zip(theirs, ours, strict=True):
-        for number, (saved, here) in enumerate(zip(one, other, strict=True), 1):
-            for key in sorted({*saved, *here}):
-                if saved.get(key) != here.get(key):
+    for one, other in zip(theirs["levels"], ours["levels"], strict=True):
+        for number, (saved_level, here) in enumerate(zip(one, other, strict=True), 1):
+            for key in sorted({*saved_level, *here}):
+                if saved_level.get(key) != here.get(key):
                     raise RecoptError(
-                        f"This state_dict has {key}={saved.get(key)} on level {number}, this optimizer "
+                        f"This state_dict has {key}={saved_level.get(key)} on level {number}, this optimizer "
                         f"{here.get(key)}: build it as the saved one was."
                     )
+    if theirs["shapes"] != ours["shapes"]:
+        raise RecoptError("This state_dict is of parameters of other shapes or in another order: use the same model.")
+    if theirs["dtypes"] != ours["dtypes"]:
+        one, other = (_short(sorted({*x["dtypes"]})) for x in (theirs, ours))
+        raise RecoptError(f"This state_dict is of parameters in {one}, not {other}: convert the model first.")
+    if theirs["kinds"] != ours["kinds"]:
+        raise RecoptError(
+            f"This state_dict was saved with fused={theirs['fused']}, and its levels keep other things than those of "
+            "this optimizer: give the same, and the same strategies."
+        )
+    if type(theirs["steps"]) is not int or theirs["steps"] < 0:
+        raise Misfit("steps")
 
 
-def restored(towers: Towers, groups: Groups, saved: Sequence[Any]) -> list[RunState]:
-    """The states of all towers as their trees say; nothing is changed.
-
-    Raises:
-        RecoptError: if one does not fit.
-    """
-    return [
-        tower.restored(tree_map(_own, part), points_of(tensors), "This state_dict")
-        for tower, tensors, part in zip(towers.all, towers.tensors(groups), saved, strict=True)
-    ]
+def _group(theirs: Group, own: Group) -> dict[str, Any]:
+    """A loaded group, whose tensors are our own."""
+    found = {"maximize": False, **theirs, "params": own["params"]}
+    start = found["lr_start"]
+    if type(found["maximize"]) is not bool or not isinstance(start, int | float) or not 0 < start < float("inf"):
+        raise Misfit("param_groups")
+    factor(found)
+    return found
 
 
-def _own(t: Tensor) -> Tensor:
-    """A copy of a saved tensor; generators' states are always on the CPU."""
-    return t.detach().to("cpu" if t.dtype == torch.uint8 else t.device, copy=True)
+def _go_on(tower: Driver, state: RunState, points: Params) -> None:
+    """Check ``state``, and bring it to where ``tower`` computes, its tapes made anew."""
+    check(state, tower.tower, tower.state, points)
+    movers, device = tower.tower.carriers.movers, tower.tower.setting.device
+    for number, mover in enumerate(movers):
+        if not isinstance(mover, NumberMover):
+            state.levels[number] = tree_map(partial(_moved, device=device), state.levels[number])
+    for name, slot in state.slots.items():
+        space = tower.tower.carriers.spaces.get(name)
+        if isinstance(slot, Numbers) and space is not None:
+            version, leaves = slot.version, list(slot.leaves)
+            space.put(slot, range(len(space.names)), list(slot.coords))
+            slot.version, slot.leaves = version, [None if x is None else x.cpu() for x in leaves]
+        elif isinstance(slot, SlotState) and name != TASK:
+            here = tower.state.slots[name].params
+            slot.params = [p.to(q.device, q.dtype) for p, q in zip(slot.params, here, strict=True)]
+        tower.tower.slots.leaves(state, name)
+    remake(tower.tower.forward, state)
+    check_windows(state, tower.tower, tower.state, points)
+
+
+def _moved(t: Tensor, device: torch.device) -> Tensor:
+    """``t`` on ``device``; generators' states stay on the CPU."""
+    return t.cpu() if t.dtype == torch.uint8 else t.to(device)
+
+
+class Saved(torch.optim.Optimizer):
+    """A torch optimizer whose state is that of towers."""
+
+    _towers: Towers
+    _steps = 0
+    _whole = False  # whether the state is told before the first step as well
+    _shown: set[tuple[int, str]]
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:
+        """By parameter, tensors under names, from the first step on; what others put there is kept beside them."""
+        return self._told(self._whole or bool(self._steps))
+
+    @state.setter
+    def state(self, value: defaultdict[Tensor, Any]) -> None:
+        self.__dict__["state"], self._shown = value, set()
+
+    def _told(self, ours: bool) -> defaultdict[Tensor, Any]:
+        """The state, with what the towers hold or without."""
+        state: defaultdict[Tensor, Any] = self.__dict__["state"]
+        for p in [p for p in state if isinstance(state[p], dict)]:
+            state[p] = {k: v for k, v in state[p].items() if (id(p), k) not in self._shown}
+            if not state[p]:
+                del state[p]
+        self._shown = set()
+        if ours and self.param_groups:
+            self.param_groups[0][STATE], entries = saved(self._towers, self.param_groups, self._steps)
+            for p, told in entries.items():
+                state[p] = {**state.get(p, {}), **told}
+                self._shown |= {(id(p), name) for name in told}
+        return state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on, per parameter as torch's are; strings, numbers and tensors (shared)."""
+        self._told(True)
+        self._whole = True
+        try:
+            return super().state_dict()
+        finally:
+            self._whole = False
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Continue exactly where :meth:`state_dict` was taken.
+
+        Raises:
+            RecoptError: if it is another optimizer's, another stack's, damaged, or of parameters of other shapes, or
+                inside :meth:`averaged`; nothing is changed then.
+        """
+
+        def take(_: Any, given: Any) -> dict[str, Any]:
+            states, steps, rest = restored(given, self._towers, self.param_groups)
+            for tower, state in zip(self._towers.all, states, strict=True):
+                tower.state = state
+            self._steps = steps
+            return rest
+
+        if not isinstance(state_dict, dict):
+            restored(state_dict, self._towers, self.param_groups)
+        if not isinstance(state_dict, Mapping):
+            take(self, state_dict)
+        hook = self.register_load_state_dict_pre_hook(take)  # the last of them
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: the towers go with the groups (torch keeps only groups and state)."""
+        self._told(False)
+        return dict(self.__dict__)

@@ -9,17 +9,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..contracts.errors import RecoptError, StateError
+from ..contracts.errors import RecoptError, StateError, unknown
 from ..contracts.strategy import Params
+from ..levels.graph import Graph
+from ..levels.level import TASK
 from ..rules.shards import local, shards_of
-from . import groups as grouping
-from .driver import Driver
-from .losses import one_number
-from .points import gradients, place, points_of, write_back
-from .stack_graph import Options, Stack, graph_of
+from .driver import Driver, as_given
+from .groups import Groups, Made, factor, later, settings_of
+from .points import gradients, one_number, place, points_of, write_back
+from .stack_graph import Options, Stack, graph_of, settable
 
 Scope = Literal["global", "group", "tensor"]
-Groups = Sequence[Mapping[str, Any]]
 Member = tuple[int, int]
 """Number of a group, and of a tensor in it."""
 
@@ -42,48 +42,83 @@ class Towers:
         self.options, self.scope = options, scope
         self.all: list[Driver] = []
         self.members: list[list[Member]] = []
-        self.groups: list[grouping.Made] = []
+        self.groups: list[Made] = []
         self.zero_order = False
-        self._asked: list[tuple[Stack, Mapping[str, Any]]] = []
 
-    def cover(self, groups: Groups, stack: Stack, settings: Mapping[str, Any], names: Sequence[str]) -> None:
-        """Towers of ``stack`` for the last group: one, or one for each tensor, or (``global``) one that is there.
+    def cover(self, groups: Sequence[dict[str, Any]], stack: Stack, common: Mapping[str, Any]) -> None:
+        """Make towers of ``stack`` for the last group, whose settings are taken out of it; set its rate.
+
+        Args:
+            common: settings of the strategies of level 1 that all groups of the stack have.
 
         Raises:
             RecoptError: for anything unknown or impossible; no tower is added then.
         """
-        asked = (stack, dict(settings))
-        if self.scope == "global" and asked in self._asked:
-            tower = self._join(self._asked.index(asked), groups, names)
-        else:
-            tower = self._build(asked, groups, names)
-        self.groups.append(grouping.made_of(groups[-1], tower))
+        number, group = len(groups) - 1, groups[-1]
+        known = settable(stack)
+        given = group.get("lr")
+        settings = settings_of(group, common, known)
+        given = settings.get("lr") if given is None else given
+        if settings.get("lr") == 0:  # as torch has it: nothing moves until the rate is set
+            if "lr" not in known:
+                raise unknown("setting", "lr", known, f"of group {number}")
+            del settings["lr"]
+        names = tuple(group.get("param_names") or [f"{number}.{i}" for i in range(len(group["params"]))])
+        rate = self._build(groups, Made(tuple(group["params"]), names, stack, settings, later(known)))
+        group["lr_start"] = float(settings.get("lr", rate))
+        group["lr"] = group["lr_start"] if given is None else given
 
-    def _build(self, asked: tuple[Stack, Mapping[str, Any]], groups: Groups, names: Sequence[str]) -> Driver:
+    def follow(self, groups: Groups) -> None:
+        """Build all towers anew, over the tensors that the groups hold by now."""
+        anew = Towers(self.options, self.scope)
+        for number, (group, was) in enumerate(zip(groups, self.groups, strict=True), 1):
+            made = Made(tuple(group["params"]), was.names, was.stack, was.settings, was.later)
+            anew._build(groups[:number], made)
+        self.all, self.members, self.groups = anew.all, anew.members, anew.groups
+
+    def _build(self, groups: Groups, made: Made) -> float:
+        """Towers for the last group: one, or one for each tensor, or (``global``) one that is there; its rate."""
         number = len(groups) - 1
-        each = [[i] for i in range(len(names))] if self.scope == "tensor" else [list(range(len(names)))]
-        built: list[Driver] = []
+        first = {id(p): i for i, p in reversed(list(enumerate(made.params)))}
+        whole = sorted(first.values())
+        each = [[i] for i in whole] if self.scope == "tensor" else [whole] if whole else []
+        rate, built = 1.0, list[Driver]()
+        asked = (made.stack, made.settings)
+        alike = [n for n, x in enumerate(self.groups) if x.params and (x.stack, x.settings) == asked]
+        if self.scope == "global" and whole and alike:
+            shards_of([p for g in groups for p in g["params"]])
+            tower = next(n for n, members in enumerate(self.members) if members[0][0] == alike[0])
+            graph = self.all[tower].graph
+            graph.names[TASK] = [*graph.names[TASK], *(made.names[i] for i in whole)]
+            self.members[tower] += [(number, i) for i in whole]
+            each, rate = [], _rate(graph)
         for indices in each:
-            graph = graph_of(asked[0], [names[i] for i in indices], self.options, asked[1])
-            tensors = [groups[number]["params"][i] for i in indices]
-            o, place = self.options, len(self.all) + len(built)
-            tower = Driver(graph, points_of(tensors), fused=o.fused, seed=o.seed + place, shards=shards_of(tensors))
-            if self.all and tower.zero_order != self.zero_order:
+            graph, tensors = self._graph(groups, made, indices), [made.params[i] for i in indices]
+            rate, seed = _rate(graph), self.options.seed + len(self.all) + len(built)
+            driver = Driver(graph, points_of(tensors), fused=self.options.fused, seed=seed, shards=shards_of(tensors))
+            if self.all and driver.zero_order != self.zero_order:
                 raise RecoptError(
                     f"Group {number}: a zero-order strategy on level 1 moves the model while it searches, and the "
                     "gradients of the other groups would be those of its trials: give it an optimizer of its own."
                 )
-            built.append(tower)
-        self.all, self.zero_order = [*self.all, *built], built[0].zero_order
+            built.append(driver)
+        if built:
+            self.zero_order = built[0].zero_order
+        self.all = [*self.all, *built]
         self.members += [[(number, i) for i in indices] for indices in each]
-        self._asked += [asked] * len(built)
-        return built[0]
+        self.groups.append(made)
+        return rate
 
-    def _join(self, tower: int, groups: Groups, names: Sequence[str]) -> Driver:
-        shards_of([p for g in groups for p in g["params"]])
-        self.all[tower].extend(names)
-        self.members[tower] += [(len(groups) - 1, i) for i in range(len(names))]
-        return self.all[tower]
+    def _graph(self, groups: Groups, made: Made, indices: Sequence[int]) -> Graph:
+        try:
+            return graph_of(made.stack, [made.names[i] for i in indices], self.options, made.settings)
+        except RecoptError as why:
+            if "matches no parameter" not in str(why) or "param_names" in groups[-1]:
+                raise
+            raise RecoptError(
+                "The stack's patterns are of names, which these parameters do not have: pass model.named_parameters() "
+                f"instead of model.parameters(). {why}"
+            ) from None
 
     def tensors(self, groups: Groups) -> list[list[Tensor]]:
         """The tensors that each tower moves, in its own order."""
@@ -112,9 +147,9 @@ class Towers:
         """The tensors at the towers' evaluation points while it lasts.
 
         Raises:
-            RecoptError: if no tower has any.
+            StateError: if no tower has any.
         """
-        if not any(tower.averages() for tower in self.all):
+        if not any(tower.averages for tower in self.all):
             raise StateError(
                 "No mean is kept here: build the optimizer with average=True, or with a rule that keeps one of its "
                 "own, such as 'schedule-free'."
@@ -147,17 +182,22 @@ class Towers:
         return found
 
 
+def _rate(graph: Graph) -> float:
+    """The learning rate that the first strategy starts with; 1 if it has none."""
+    first: Any = graph.slots[graph.levels[graph.movers[TASK][0]].by]
+    return as_given(first.lr.item() if "lr" in first._domains else 1.0)
+
+
 def _advance(
     tower: Driver, groups: Groups, members: Sequence[Member], tensors: Sequence[Tensor], loss: Tensor | None,
     held: Mapping[int, Tensor] | None,
 ) -> None:  # fmt: skip
     signs = [-1.0 if groups[g]["maximize"] else 1.0 for g, _ in members]
     grads = gradients([p.grad for p in tensors], tensors, signs)
-    after = None
+    points, after = points_of(tensors), None
     if held is not None:
         found = gradients([held.get(id(p)) for p in tensors], tensors, signs)
-        after = [torch.zeros_like(p) if g is None else g for g, p in zip(found, points_of(tensors), strict=True)]
-    points = points_of(tensors)
+        after = [torch.zeros_like(p) if g is None else g for g, p in zip(found, points, strict=True)]
     # Beside the tensors only where a rule computes with it: to read it back from there would cost a wait.
     known = None if loss is None else loss.to(points[0] if tower.reader else points[0].dtype)
     tower.step(points, grads, _factor(groups, members), known, after)
@@ -209,35 +249,9 @@ def _sign_of_losses(tower: Driver, groups: Groups, members: Sequence[Member]) ->
 
 
 def _factor(groups: Groups, members: Sequence[Member]) -> float:
-    numbers = list(dict.fromkeys(g for g, _ in members))
-    factors = [grouping.factor(groups[g]) for g in numbers]
+    factors = [factor(groups[g]) for g in dict.fromkeys(g for g, _ in members)]
     if any(abs(f - factors[0]) > 1e-9 * abs(factors[0]) for f in factors):
         raise RecoptError(
             "A scheduler treats the groups differently, but with scope='global' they share one rate: use scope='group'."
         )
     return factors[0]
-
-
-def held_out(groups: Groups, valid_loss: Any, towers: Sequence[Driver]) -> dict[int, Tensor]:
-    """The gradients of a loss on held-out data, by the tensors' identities.
-
-    Raises:
-        RecoptError: if it is no number with a graph, or the parameters are sharded.
-    """
-    tensors = [p for group in groups for p in group["params"] if p.requires_grad]
-    if not isinstance(valid_loss, Tensor) or valid_loss.numel() != 1 or not valid_loss.requires_grad:
-        raise RecoptError(
-            "valid_loss must be one number with its graph: compute it with gradients enabled, without detach() or "
-            "item()."
-        )
-    if any(tower.shards for tower in towers):
-        raise RecoptError("valid_loss is not supported for sharded parameters (FSDP2): leave it out.")
-    try:
-        found = torch.autograd.grad(valid_loss, tensors, allow_unused=True)
-    except RuntimeError as why:
-        if "second time" not in str(why):
-            raise
-        raise RecoptError(
-            "valid_loss was differentiated already: give a loss of its own, on which backward() was not called."
-        ) from None
-    return {id(p): g for p, g in zip(tensors, found, strict=True) if g is not None}

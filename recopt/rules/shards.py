@@ -39,6 +39,18 @@ def local_gradient(gradient: Tensor, parameter: Tensor) -> Tensor:
     return local(dtensor)
 
 
+def like(part: Tensor, parameter: Tensor) -> Tensor:
+    """``part``, if it has the shape of ``local(parameter)``, as a part of a tensor split as ``parameter`` is."""
+    if not _is_dtensor(parameter) or part.shape != local(parameter).shape:
+        return part
+    from torch.distributed.tensor import DTensor
+
+    whole: Any = parameter
+    return DTensor.from_local(
+        part, whole.device_mesh, whole.placements, run_check=False, shape=whole.shape, stride=whole.stride()
+    )
+
+
 @dataclass(frozen=True)
 class Shards:
     """The process groups over which the tensors of one tower are split; none for plain tensors.
@@ -51,6 +63,9 @@ class Shards:
 
     def __bool__(self) -> bool:
         return bool(self.groups)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shards:
+        return self  # processes cannot be copied
 
     def totals(self, numbers: Sequence[float], device: torch.device) -> list[float]:
         """Each of ``numbers`` added up over the processes, in float64."""

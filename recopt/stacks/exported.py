@@ -6,6 +6,7 @@ which starts from the trained values. It is an ordinary strategy in every other 
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -167,6 +168,17 @@ class Trained(Strategy):
         return Named(name=base.name, settings={**base.settings, **given}, domains=base.domains)
 
 
+class _Made(type):
+    """The kind of the classes that :func:`trained_class` makes, which are found by their folders in a pickle."""
+
+
+def _again(made: Any) -> tuple[Any, ...]:
+    return trained_class, (made.export.folder, made.name)
+
+
+copyreg.pickle(_Made, _again)
+
+
 def trained_class(folder: Path, name: str) -> type[Trained]:
     """The strategy ``name`` made from the export in ``folder``; its docstring is the export's card.
 
@@ -182,7 +194,7 @@ def trained_class(folder: Path, name: str) -> type[Trained]:
     level = export.own[0]
     base = export.base(level.by)
     kept = {"normalize": level.normalize} if level.normalize not in (None, "none") else {}
-    made: type[Trained] = type(
+    made: type[Trained] = _Made(  # type: ignore[assignment]
         "".join(part.capitalize() for part in name.replace("_", "-").split("-")),
         (Trained, base),
         {

@@ -69,9 +69,17 @@ def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Ter
         )
     if depth is not None and depth > DEEPEST:
         raise RecoptError(f"--depth {depth} is more than {DEEPEST:,} levels: give less.")
+    taken = {term.slot for layer in out for term in layer}
     while depth is not None and len(out) < depth:
-        number = len(out) + 1
-        out.append([Term(t.name, f"{t.name.replace('-', '_')}{number}", t.settings, t.only) for t in layers[-1]])
+        layer = []
+        for term in layers[-1]:
+            slot = f"{term.name.replace('-', '_')}{len(out) + 1}"
+            while slot in taken:
+                slot += "_"
+            taken.add(slot)
+            # Patterns of the first level are names of the model's tensors, which levels above do not have.
+            layer.append(Term(term.name, slot, term.settings, term.only if len(layers) > 1 else ()))
+        out.append(layer)
     return out
 
 

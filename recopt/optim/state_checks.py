@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -15,7 +18,6 @@ from ..levels.state import LevelState, Numbers, Part, RunState, SlotState
 from ..rules.columns import ColumnMover
 from ..rules.rule import text_of
 from ..rules.tensors import TensorMover
-from .plain import misfit
 
 _LIKE_POINTS = ("raw", "grads", "begun", "point", "update")
 """Entries of a part that hold one tensor for each tensor of the part."""
@@ -28,7 +30,7 @@ class Misfit(Exception):
 def check(state: Any, tower: Tower, own: RunState, points: Params) -> None:
     """Raise Misfit unless ``state`` can take the place of ``own`` over the task's ``points``."""
     _require(isinstance(state, RunState), "it is no state")
-    place = misfit(state)
+    place = _misfit(state, RunState, "state")
     _require(place is None, str(place))
     _require(list(state.slots) == list(own.slots), "slots")
     _require(len(state.levels) == len(state.pending) == len(own.levels), "levels")
@@ -83,7 +85,7 @@ def _check_slot(name: str, slot: Numbers | SlotState, own: Numbers | SlotState) 
     if isinstance(slot, Numbers) and isinstance(own, Numbers):
         _require(list(slot.value) == list(own.value), f"{where}.value")
         sizes = {len(slot.coords), len(slot.leaves), len(slot.slopes), len(own.coords)}
-        _require(len(sizes) == 1, f"{where}.coords")
+        _require(len(sizes) == 1 and all(map(math.isfinite, slot.coords)), f"{where}.coords")
         _require(all(x is None or not x.ndim for x in slot.leaves), f"{where}.leaves")
     else:
         _require(_shapes(slot.params) == _shapes(own.params), f"{where}.params")
@@ -111,9 +113,11 @@ def _check_part(part: Part, tower: Tower, number: int, points: Sequence[Tensor |
     _require(set(part.idle) <= set(range(len(mine))), f"{where}.idle")
     mover = tower.carriers.movers[number]
     if isinstance(mover, TensorMover):
-        if text_of(mover.strategy) is not None:  # others may keep what they like
-            zeros = [torch.zeros((), dtype=torch.float64) if p is None else p for p in mine]
-            _require(_layout(part.strategy, plain=True) == _layout(mover.begin(zeros), plain=True), f"{where}.strategy")
+        first = mover.begin([torch.zeros((), dtype=torch.float64) if p is None else p for p in mine])
+        if text_of(mover.strategy) is not None:
+            _require(_layout(part.strategy, plain=True) == _layout(first, plain=True), f"{where}.strategy")
+        else:
+            _require(_goes_on(part.strategy, first), f"{where}.strategy")
         return
     first = _layout(mover.begin(there) if isinstance(mover, ColumnMover) else mover.begin([0.0] * len(mine)))
     _require(_layout(part.strategy) == first, f"{where}.strategy")
@@ -138,6 +142,18 @@ def _shapes(values: Any) -> Any:
     return [tuple(v.shape) for v in values] if good else None
 
 
+def _goes_on(state: Any, first: Any) -> bool:
+    """True if ``state`` may come from ``first``: it may have more, and other lengths where there was nothing yet."""
+    if isinstance(first, Tensor):
+        return isinstance(state, Tensor) and (not first.numel() or state.shape == first.shape)
+    if isinstance(first, dict):
+        return isinstance(state, dict) and all(key in state and _goes_on(state[key], x) for key, x in first.items())
+    if isinstance(first, list | tuple):
+        there = isinstance(state, list | tuple) and len(state) >= len(first)
+        return there and all(_goes_on(a, b) for a, b in zip(state, first, strict=False))
+    return True
+
+
 def _layout(value: Any, plain: bool = False) -> Any:
     """Keys, lengths and shapes of a strategy's state, without its numbers; ``plain``: without types as well."""
     if isinstance(value, Tensor):
@@ -147,3 +163,34 @@ def _layout(value: Any, plain: bool = False) -> Any:
     if isinstance(value, list | tuple):
         return [_layout(item, plain) for item in value]
     return float if isinstance(value, int | float) else type(value)
+
+
+def _misfit(value: Any, hint: Any, place: str) -> str | None:
+    """The first place in ``value`` that is not of the declared type; None if all are."""
+    origin, of = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return None
+    if origin in (Union, types.UnionType):
+        either = [_misfit(value, one, place) for one in of]
+        return None if None in either else either[0]
+    if hint is None:
+        return None if value is None else place
+    wanted: Any = (int, float) if hint is float else origin or hint
+    if not isinstance(value, wanted):
+        return place
+    if dataclasses.is_dataclass(value):
+        fields = get_type_hints(type(value)).items()
+        places = (_misfit(getattr(value, name), of_field, f"{place}.{name}") for name, of_field in fields)
+        return next(filter(None, places), None)
+    return next((found for item, one in _within(value, origin, of) if (found := _misfit(item, one, place))), None)
+
+
+def _within(value: Any, origin: Any, of: tuple[Any, ...]) -> list[tuple[Any, Any]]:
+    """The items of a container, each with the type that is declared for it."""
+    if origin is tuple:
+        return list(zip(value, of, strict=True)) if len(value) == len(of) else [(value, None)]
+    if origin is list:
+        return [(item, of[0]) for item in value]
+    if origin is dict:
+        return [pair for key, item in value.items() for pair in ((key, of[0]), (item, of[1]))]
+    return []
