@@ -232,7 +232,7 @@ class Bottom:
     def lower(self, state: RunState, number: int, keep: float) -> None:
         """The last update was only ``keep`` of what it was made: lower the rate likewise."""
         assert state.guard is not None
-        guard.count(state.guard, "bounded")
+        guard.count(state.guard.counts, "bounded")
         self.lower_rate(state, number, keep)
 
     def lower_rate(self, state: RunState, number: int, keep: float) -> None:

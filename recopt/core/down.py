@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Generator, Tensor
 from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.level import TASK
-from ..levels.state import LevelState, Numbers, Pair, Part, Record, RunState, Signal
+from ..levels.state import Pair, Part, Record, RunState, Signal
 from ..rules.numbers import NumberMover
 from ..rules.tensors import TensorMover
 from . import guard
@@ -21,6 +20,8 @@ from .bottom import Bottom
 from .carriers import Carriers
 from .evaluation import Around, Evaluation, Moved, Trials
 from .forward import Forward
+from .log import Log
+from .numeric import Numeric
 from .slots import Slots
 from .windows import Windows
 
@@ -38,8 +39,9 @@ class Down:
         self, carriers: Carriers, slots: Slots, bottom: Bottom, windows: Windows, around: Around | None
     ) -> None:
         self.carriers, self.slots, self.bottom, self.windows, self.around = carriers, slots, bottom, windows, around
-        self.graph, self.levels = carriers.graph, carriers.levels
-        self.forward = Forward(carriers, slots, bottom, around)
+        self.levels = carriers.levels
+        self.log = None if around is None else Log(carriers.graph, around, carriers.setting.tasks)
+        self.forward, self.numeric = Forward(carriers, slots, bottom, around), Numeric(carriers, bottom, around)
         self.trials: Trials | None = None
         self._steps = [self._step_of(n) for n in range(len(self.levels))]
 
@@ -49,11 +51,10 @@ class Down:
         Args:
             scale: on the updates of levels that move the task, besides those of guard and schedule.
         """
-        signal, level = state.pending[number], self.levels[number]
-        step = self._steps[number]
+        signal, step = state.pending[number], self._steps[number]
         if step is None:
             self._try(state, number, signal)
-        elif signal is None or (signal.bad is not None and signal.void) or level.moves in state.resets:
+        elif signal is None or (signal.bad is not None and signal.void) or self.levels[number].moves in state.resets:
             return
         else:
             step(state, number, signal, found, scale)
@@ -73,7 +74,7 @@ class Down:
         if self.trials is not None and self.trials.due(number):
             # Noted first, so that the state to come back to holds the note as well.
             before = None if self.levels[number].moves in state.resets else signal
-            self.windows.note(state, number, lambda n: Record([], []), before)
+            self.windows.note(state, number, _nothing, before)
             self.trials.begin(number)
 
     def _factors(self, state: RunState, number: int, scale: float) -> list[float]:
@@ -90,53 +91,24 @@ class Down:
 
     def _numbers(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
         """A rule moves the numbers of another strategy's slot."""
-        place, own = self.carriers.places[number], state.levels[number]
-        level, index, part = place.level, place.indices, own.parts[0]
-        slot: Any = state.slots[level.moves]
-        by: Any = state.slots[level.by]
-        coords = slot.coords
-        read, normal = place.normalize(signal.grads or [], part.normal, signal.bound)
-        update = place.mover.step(part, [coords[i] for i in index], read, by.value)
-        if not math.isfinite(sum(update)):
-            _count(own, "skipped")
+        moved = self.numeric.step(state, number, signal)
+        if moved is None:
             return
-        part.normal = normal
-        if level.trust is not None:
-            limit, length = level.trust * math.sqrt(len(update)), math.sqrt(sum(u * u for u in update))
-            update = [u * (limit / length) for u in update] if length > limit else update
-        if level.guard:
-            update = self._cut(state, number, update, place.bounded)
-        if level.schedule != "constant":
-            factor = self._factors(state, number, 1.0)[0]
-            update = place.mover.shorten(part, update, factor)
-        place.space.put(slot, index, [coords[i] + u for i, u in zip(index, update, strict=True)])
-        if place.noted:
-            self.windows.note(state, number, lambda n: Record([], []), signal)
-        if self.around is not None:
-            self._log(state, number, signal, update, read)
-
-    def _cut(self, state: RunState, number: int, update: list[float], bounded: Sequence[bool]) -> list[float]:
-        """A step of numbers, none longer than the guard allows; the level's own rate is lowered to match."""
-        over = guard.excess(update, bounded)
-        if over == 1.0:
-            return update
-        own = state.levels[number]
-        _count(own, "bounded")
-        update = self.carriers.places[number].mover.shorten(own.parts[0], update, 1 / over)
-        if self.carriers.rates[number] is not None:
-            self.bottom.lower_rate(state, number, 1 / over)
-        return update
+        if self.carriers.places[number].noted:
+            self.windows.note(state, number, _nothing, signal)
+        if self.log is not None:
+            self.log.step(state, number, signal, *moved)
 
     def _columns(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
         """A rule moves the task in place."""
         assert signal.grads is not None
         self.bottom.admit(state, number, signal.grads)
-        before = [p.clone() for p in self.slots.point(state, number)] if self.around is not None else []
+        before = [p.clone() for p in self.slots.point(state, number)] if self.log is not None else []
         read = self.bottom.step(state, number, signal, self._factors(state, number, scale)[0])
-        self.windows.note(state, number, lambda n: Record([], []), signal)
-        if self.around is not None:
+        self.windows.note(state, number, _nothing, signal)
+        if self.log is not None:
             update = list(torch._foreach_sub(self.slots.point(state, number), before))
-            self._log(state, number, signal, update, read)
+            self.log.step(state, number, signal, update, read)
 
     def _tensors(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
         """A strategy's ``forward`` moves tensors."""
@@ -151,12 +123,12 @@ class Down:
         if draws:
             own.rng = rng.get_state()
         if moved is None:
-            _count(own, "skipped")
+            guard.count(own.counts, "skipped")
             return
         lessons = self.around.lessons(state, number, signal, moved) if self.around is not None else {}
         self._note(state, number, signal, moved, lessons)
-        if self.around is not None:
-            self._log(state, number, signal, moved.update, moved.read)
+        if self.log is not None:
+            self.log.step(state, number, signal, moved.update, moved.read)
 
     def _note(self, state: RunState, number: int, signal: Signal, moved: Moved, lessons: Any) -> None:
         def record(n: int) -> Record:
@@ -180,7 +152,7 @@ class Down:
         values = trees.detach(self.slots.strategy(state, level.by))
         tasks = self.forward.tasks(number)
         for part in own.parts:
-            at = partial(self._score, found.score, number, new, part)
+            at = partial(_score, found.score, number, new, part)
             mine = [new[i] for i in part.indices]
             with torch.no_grad():
                 update, part.strategy = mover.search(values, mine, loss, at, part.strategy, rng, tasks)
@@ -189,45 +161,9 @@ class Down:
             loss = None  # of where the others have moved from
         own.rng = rng.get_state()
         self.slots.put(state, number, new)
-        self.windows.note(state, number, lambda n: Record([], []), signal)
-        if self.around is not None:
-            self._log(state, number, signal, [a - b for a, b in zip(new, point, strict=True)], None)
-
-    @staticmethod
-    def _score(score: Callable[[int, Params], Tensor], number: int, point: Params, part: Part, mine: Params) -> Tensor:
-        """The loss with the tensors of ``part`` at ``mine``."""
-        return score(number, _with(point, part, mine))
-
-    # record
-
-    def _log(self, state: RunState, number: int, signal: Signal, update: Sequence[Any], read: Any) -> None:
-        assert self.around is not None
-        level, batched = self.levels[number], self.forward.tasks(number) > 1
-        values: dict[str, Any] = {"update_norm": _size(update, batched)}
-        if signal.grads is not None:
-            there = [g for g in signal.grads if g is not None]
-            values["signal_norm"] = signal.norm if signal.norm is not None else _size(there, batched)
-        if level.normalize != "none" and read is not None:
-            values["normalized_norm"] = _size(read, batched)
-        if level.moves != TASK and signal.loss is not None:
-            values["meta_loss"] = _mean(signal.loss)
-        self.around.log(state, number, values)
-        self.hyperparameters(state, number)
-
-    def hyperparameters(self, state: RunState, number: int) -> None:
-        """Record the hyperparameters that a level has just stepped with, where they changed."""
-        name, own = self.levels[number].by, state.levels[number]
-        slot, strategy = state.slots[name], self.graph.slots[name]
-        if own.logged == slot.version or self.around is None:
-            return
-        own.logged = slot.version
-        if isinstance(slot, Numbers):
-            found: dict[str, Any] = {n: slot.value[n] for n in self.graph.names[name] if n in strategy._domains}
-        else:
-            here = dict(zip(self.graph.names[name], [p.detach() for p in slot.params], strict=True))
-            found = dict(strategy.natural(here))
-        if found:
-            self.around.log(state, number, found)
+        self.windows.note(state, number, _nothing, signal)
+        if self.log is not None:
+            self.log.step(state, number, signal, [a - b for a, b in zip(new, point, strict=True)], None)
 
 
 def _spread(factors: Sequence[float], count: int) -> list[float]:
@@ -240,19 +176,11 @@ def _with(point: Params, part: Part, mine: Params) -> Params:
     return [moved.get(i, p) for i, p in enumerate(point)]
 
 
-def _count(own: LevelState, act: str) -> None:
-    own.counts[act] = own.counts.get(act, 0) + 1
+def _score(score: Callable[[int, Params], Tensor], number: int, point: Params, part: Part, mine: Params) -> Tensor:
+    """The loss with the tensors of ``part`` at ``mine``."""
+    return score(number, _with(point, part, mine))
 
 
-def _size(values: Sequence[Any], batched: bool) -> Any:
-    """The norm, the mean over tasks."""
-    if values and not isinstance(values[0], Tensor):
-        return math.sqrt(sum(v * v for v in values))
-    return _mean(trees.norm(values, batched))
-
-
-def _mean(value: Any) -> Any:
-    """Over tasks, without a graph."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.detach().mean() if value.ndim else value.detach()
+def _nothing(number: int) -> Record:
+    """The record of an update for a level above that reads neither it nor the point."""
+    return Record([], [])

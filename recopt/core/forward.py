@@ -171,8 +171,7 @@ class Forward:
         bounded = [space.bounded[i] for i in self.slots.indices(number)]
         keep = 1 / guard.excess(torch.stack([u.detach().double() for u in update]).tolist(), bounded)
         if keep < 1:
-            counts = state.levels[number].counts
-            counts["bounded"] = counts.get("bounded", 0) + 1
+            guard.count(state.levels[number].counts, "bounded")
             if rate is not None:
                 self.bottom.lower_rate(state, number, keep)
         return keep

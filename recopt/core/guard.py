@@ -111,7 +111,7 @@ def _judge(memory: Guard, n: int, loss: float | None, norm: float, overflows: bo
     exploded = good and (overflows or (known and loss is not None and loss > EXPLODE * memory.reference[n]))
     if exploded and memory.exploded[n]:
         exploded, memory.reference[n] = False, memory.reference[n] if loss is None else abs(loss)
-        count(memory, "resized")
+        count(memory.counts, "resized")
     memory.exploded[n] = exploded or (good and overflows)
     if good and not exploded:
         if not memory.bad_run[n]:
@@ -122,19 +122,19 @@ def _judge(memory: Guard, n: int, loss: float | None, norm: float, overflows: bo
         return Verdict.GOOD
     memory.bad_run[n] += 1
     memory.strikes[n] += 1
-    count(memory, "skipped")
+    count(memory.counts, "skipped")
     return Verdict.BACK if (exploded and not overflows) or memory.bad_run[n] >= PERSISTS else Verdict.SKIP
 
 
 def taken_back(memory: Guard, n: int) -> None:
     """The last update of task ``n`` was taken back."""
-    count(memory, "restored")
+    count(memory.counts, "restored")
     memory.shrink[n] = max(memory.shrink[n] * SHRINK, LEAST)
 
 
-def count(memory: Guard, act: str) -> None:
+def count(counts: dict[str, int], act: str) -> None:
     """Note that the guard acted."""
-    memory.counts[act] = memory.counts.get(act, 0) + 1
+    counts[act] = counts.get(act, 0) + 1
 
 
 def stepped(memory: Guard, good: Sequence[bool]) -> None:

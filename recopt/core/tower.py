@@ -87,4 +87,5 @@ class Tower:
 
     def hyperparameters(self, state: RunState, number: int) -> None:
         """Record the hyperparameters that a level has just stepped with, where they changed."""
-        self._down.hyperparameters(state, number)
+        if self._down.log is not None:
+            self._down.log.hyperparameters(state, number)

@@ -18,6 +18,7 @@ from .bottom import Bottom
 from .carriers import Carriers
 from .evaluation import Around, Evaluation, Trials
 from .guard import Verdict
+from .lean import Lean
 from .slots import Slots
 from .windows import Windows
 
@@ -35,7 +36,8 @@ class Up:
         self.carriers, self.slots, self.bottom, self.windows, self.around = carriers, slots, bottom, windows, around
         self.levels, self.tasks = carriers.levels, carriers.setting.tasks
         self.task_levels = carriers.graph.movers[TASK]
-        self.uppers = [n for n, x in enumerate(self.levels) if x.moves != TASK]
+        uppers = [n for n, x in enumerate(self.levels) if x.moves != TASK]
+        self.uppers = [(n, Lean(carriers, bottom, n) if carriers.lean[n] else None) for n in uppers]
         self._shortens = bottom.guarded and self.tasks == 1 and not bottom.shards and not carriers.exact
         self.trials: Trials | None = None
 
@@ -48,22 +50,24 @@ class Up:
         def other(number: int, m: int, signal: Signal) -> Signal:
             return self._other(state, found, (number, m), signal)
 
-        leans, lean, slopes = self.carriers.lean, self.windows.lean, self._slopes
-        for number in self.uppers:
-            if leans[number]:
-                signal = lean(state, number, slopes, other)
-                self._deliver(state, number, signal)
-                if signal is not None and self.around is not None:
-                    self._closed(state, number)
-            elif self.windows.collect(state, number, self._slopes, other):
-                if self.levels[number].taping:
-                    self._deliver(state, number, self.windows.close(state, number, self.around))
-                    self.windows.cut(state, number)
-                    self._closed(state, number)
-                elif self.trials is not None:
-                    if self.trials.judge(number):
-                        return number
-                    state = self.trials.state
+        for number, lean in self.uppers:
+            if lean is not None:
+                signal = lean(state, other)
+                closed = signal is not None
+            elif not self.windows.collect(state, number, self._slopes, other):
+                continue
+            elif self.levels[number].taping:
+                signal, closed = self.windows.close(state, number, self.around), True
+            else:
+                if self.trials is not None and self.trials.judge(number):
+                    return number
+                state = state if self.trials is None else self.trials.state
+                continue
+            self._deliver(state, number, signal)
+            if lean is None:
+                self.windows.cut(state, number)
+            if closed and self.around is not None:
+                self.around.closed(state, number)
         state.sums, state.held = {}, None
         return len(self.levels)
 
@@ -89,24 +93,18 @@ class Up:
         return verdicts
 
     def _read(self, state: RunState, found: Evaluation) -> Reading:
-        """Losses, norms, and the sums that closed derivatives need."""
-        grads = [g for g in found.grads or [] if g is not None]
-        cotangents = found.after if found.after is not None else self._filled(state, found.grads)
-        measured = {n: self.bottom.measure(state, n, self._cotangents(state, n, found, cotangents))
-                    for n in self.bottom.numbers if self.bottom.measures(state, n)}  # fmt: skip
-        return read(grads, found.loss, measured, self.bottom.shards, self.tasks)
-
-    def _filled(self, state: RunState, grads: Sequence[Tensor | None] | None) -> Params:
-        if grads is None:
-            return []
-        return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, state.slots[TASK].params, strict=True)]
-
-    def _cotangents(self, state: RunState, number: int, found: Evaluation, usual: Params) -> Params:
-        """The gradients that closed derivatives of a level of the task are measured against."""
-        above = self.carriers.above[number]
-        if found.held is not None and any(self.levels[n].on == "valid" for n in above):
-            usual = self._filled(state, found.held().grads)
-        return [usual[i] for i in self.slots.index(state, number)]
+        """Losses, norms, and the sums that closed derivatives need of the gradients they are measured against."""
+        point, measured = state.slots[TASK].params, {}
+        usual = found.after if found.after is not None else found.grads
+        for n in self.bottom.numbers:
+            if self.bottom.measures(state, n):
+                above = self.carriers.above[n]
+                held = found.held is not None and any(self.levels[m].on == "valid" for m in above)
+                grads = found.held().grads if held and found.held is not None else usual
+                at = [_filled(grads, point)[i] for i in self.slots.index(state, n)] if grads else []
+                measured[n] = self.bottom.measure(state, n, at)
+        there = [g for g in found.grads or [] if g is not None]
+        return read(there, found.loss, measured, self.bottom.shards, self.tasks)
 
     def _tell(self, state: RunState, before: dict[str, int], was: Sequence[bool]) -> None:
         """Record what the guard did, with how often it did so far."""
@@ -129,17 +127,14 @@ class Up:
             loss = None if loss is None else guard.worst(state.guard, loss, bad)
             grads = None if grads is None else [None if g is None else _still(bad, g) for g in grads]
             pairs = [(t, _still(bad, g)) for t, g in pairs]
-        norm = state.norm if found.after is None else self.bottom.shards.norm(found.after)
+        alone = len(self.task_levels) == 1
+        norm: float | None = state.norm if found.after is None else self.bottom.shards.norm(found.after)
         for n in self.task_levels:
             own = None if grads is None else [grads[i] for i in self.slots.index(state, n)]
-            known = norm if len(self.task_levels) == 1 else self._norm(own)
-            state.pending[n] = Signal(loss, own, pairs, norm=known, bad=bad)
-
-    def _norm(self, own: Sequence[Tensor | None] | None) -> float | None:
-        """The norm of what one of several levels reads, of one task: a cosine is of its tensors alone."""
-        if own is None or self.tasks > 1:
-            return None
-        return self.bottom.shards.norm([g for g in own if g is not None])
+            if not alone:  # a cosine is of a level's own tensors
+                there = [g for g in own or [] if g is not None]
+                norm = None if own is None or self.tasks > 1 else self.bottom.shards.norm(there)
+            state.pending[n] = Signal(loss, own, pairs, norm=norm, bad=bad)
 
     def _other(self, state: RunState, found: Evaluation, where: tuple[int, int], signal: Signal) -> Signal:
         """The signal of a level of the task for one above: on another loss than the training one, if that asks."""
@@ -155,21 +150,12 @@ class Up:
     def _slopes(self, state: RunState, number: int) -> list[float] | None:
         return self.bottom.slopes(state, number, state.sums.get(number, []))
 
-    def _reach(self, state: RunState, number: int) -> float:
-        update = self.bottom.last(state, number)
-        return 0.0 if update is None else self.bottom.shards.norm(update)
-
     def _deliver(self, state: RunState, number: int, signal: Signal | None) -> None:
-        """Hand a level its signal, if it is finite."""
+        """Hand a level its signal; one that is not finite is bad."""
         if signal is not None and not _finite(signal.grads):
-            own = state.levels[number]
-            own.counts["skipped"] = own.counts.get("skipped", 0) + 1
+            guard.count(state.levels[number].counts, "skipped")
             signal = Signal(signal.loss, signal.grads, bad=torch.tensor(True))
         state.pending[number] = signal
-
-    def _closed(self, state: RunState, number: int) -> None:
-        if self.around is not None:
-            self.around.closed(state, number)
 
 
 def _finite(values: Sequence[Any] | None) -> bool:
@@ -178,6 +164,11 @@ def _finite(values: Sequence[Any] | None) -> bool:
     if isinstance(values[0], Tensor):
         return bool(torch.isfinite(torch.stack([v.detach().double().sum() for v in values])).all())
     return math.isfinite(sum(values))
+
+
+def _filled(grads: Sequence[Tensor | None], point: Params) -> Params:
+    """``grads`` with zeros where there is none."""
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, point, strict=True)]
 
 
 def _still(bad: Tensor, g: Tensor) -> Tensor:

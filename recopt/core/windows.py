@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,18 +15,15 @@ from ..levels.estimator import Closing, Estimator
 from ..levels.level import TASK
 from ..levels.registry import ESTIMATORS
 from ..levels.state import Numbers, Record, RunState, Signal, Window
-from ..rules.numbers import NumberMover
 from .bottom import Bottom
 from .carriers import Carriers
 from .evaluation import Around
+from .lean import Other
 from .slots import Slots
 
 DEAF = 10
 """Updates below a level, in at least two windows, without any hypergradient: then it is taken for disconnected."""
 
-Other = Callable[[int, int, Signal], Signal]
-"""The signal of a level of the task (second number) for one above it (first), on the loss that this one is measured on,
-from that on the training loss."""
 Slopes = Callable[[RunState, int], list[float] | None]
 """Of a level that moves the task by columns, the derivative of the present loss by its strategy's coordinates."""
 
@@ -65,8 +61,6 @@ class Windows:
         self.under = [graph.within(n) if x.second_order else graph.below(n) for n, x in enumerate(self.levels)]
         self.moves = [[self.levels[m].moves for m in subjects] for subjects in graph.subjects]
         self.closing: set[int] = set()
-        self._subjects = [[(m, carriers.places.get(m)) for m in subjects] for subjects in graph.subjects]
-        self._cosine = [level.normalize == "cosine" for level in self.levels]
 
     # where tapes are cut: an exact level differentiates through the gradients beneath it, so they and the
     # hypergradients of the levels in between carry a graph until its own window has closed
@@ -124,42 +118,12 @@ class Windows:
 
     # filling and closing
 
-    def lean(self, state: RunState, number: int, slopes: Slopes, other: Other) -> Signal | None:
-        """The signal of a level that is told by closed derivatives of one update, if there is one."""
-        total: list[float] | None = None
-        loss, bound, subjects = None, 0.0, self._subjects[number]
-        for m, place in subjects:
-            signal = state.pending[m]
-            if signal is None or signal.bad is not None:
-                continue
-            if place is None:
-                found, loss = slopes(state, m), other(number, m, signal).loss
-            else:
-                numbers: Any = state.slots[place.level.by]
-                found, loss = place.mover.slopes(state.levels[m].parts[0], signal.grads or [], numbers), signal.loss
-            if found is None:
-                continue
-            total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
-            if self._cosine[number]:
-                bound += self._length(state, m, signal)
-        if total is None:
-            return None
-        return Signal(loss, [total[i] for i in self.slots.index(state, number)], bound=bound)
-
     def _slopes(self, state: RunState, m: int, signal: Signal, slopes: Slopes) -> list[float] | None:
         place = self.carriers.places.get(m)
         if place is None:
             return slopes(state, m)
         numbers: Any = state.slots[place.level.by]
         return place.mover.slopes(state.levels[m].parts[0], signal.grads or [], numbers)
-
-    def _length(self, state: RunState, m: int, signal: Signal) -> float:
-        """‖update‖ ‖what came after it‖, which a cosine is measured by."""
-        mover, own = self.carriers.movers[m], state.levels[m]
-        if isinstance(mover, NumberMover):
-            return mover.length(own.parts[0]) * math.sqrt(sum(g * g for g in signal.grads or []))
-        update = self.bottom.last(state, m)
-        return 0.0 if update is None else self.bottom.shards.norm(update) * (signal.norm or 0.0)
 
     def collect(self, state: RunState, number: int, slopes: Slopes, other: Other) -> bool:
         """Fill a level's window with what came after the updates below; True if it is now full."""
