@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import rich_click as click
 
 from ..contracts.errors import Notice, RecoptError
-from . import compare, new, plugins, run, runs
+from . import compare, new, plugins, report, run, runs
 
 click.rich_click.COMMAND_GROUPS = {
     "recopt": [
-        {"name": "Run", "commands": ["run", "compare", "graph", "runs", "ui", "export"]},
+        {"name": "Run", "commands": ["run", "compare", "graph", "runs", "report", "ui", "export"]},
         {"name": "Strategies and tasks", "commands": ["strategies", "tasks", "show", "new", "check"]},
     ]
 }
@@ -34,7 +34,7 @@ def recopt() -> None:
 
 
 for _command in (
-    run.run, run.graph, compare.compare, runs.runs, runs.ui, runs.export,
+    run.run, run.graph, compare.compare, runs.runs, report.report, runs.ui, runs.export,
     plugins.strategies, plugins.tasks, plugins.show, plugins.check, new.new,
 ):  # fmt: skip
     recopt.add_command(_command)

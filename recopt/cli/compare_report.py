@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from .report import console, hypers, short, table
+from .tables import console, hypers, short, table
 
 if TYPE_CHECKING:
     from ..comparison import Comparison, Figures, Series

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..running.result import found_hyperparameters
-from .report import hypers, short, span
+from .tables import hypers, short, span
 
 if TYPE_CHECKING:
     from ..running.session import Session

@@ -36,7 +36,7 @@ def tasks(plugins: tuple[str, ...]) -> None:
 def _list(found: list[PluginInfo]) -> None:
     from rich.markup import escape
 
-    from .report import console, table
+    from .tables import console, table
 
     rows = table("name", "", "from", wrap=(1,))
     for info in found:
@@ -58,7 +58,7 @@ def show(name: str, plugins: tuple[str, ...]) -> None:
     """
     from ..contracts.settings import Hyper, Option, declared
     from ..stacks.plugins import load_any
-    from .report import console
+    from .tables import console
 
     kind, found = load_any(name, plugins)
     hypers, options = declared(found, Hyper), declared(found, Option)
@@ -123,7 +123,7 @@ _RANGES = {"positive": "above 0", "unit": "0 to 1", "real": "any"}
 def _hypers(hypers: dict[str, Any], values: dict[str, Any]) -> Any:
     from rich.markup import escape
 
-    from .report import table
+    from .tables import table
 
     rows = table("hyperparameter", "default", "domain", "", right=(1,), wrap=(3,))
     for name, hyper in hypers.items():
@@ -138,7 +138,7 @@ def _hypers(hypers: dict[str, Any], values: dict[str, Any]) -> Any:
 def _options(options: dict[str, Any], values: dict[str, Any]) -> Any:
     from rich.markup import escape
 
-    from .report import table
+    from .tables import table
 
     rows = table("option", "default", "values", "", right=(1,), wrap=(2, 3))
     for name, option in options.items():

@@ -93,7 +93,7 @@ def run(
         made = _planned(what)
     from ..running.session import RunOptions, Session
     from .live import Live
-    from .report import report
+    from .tables import report
 
     with Live() as live:
         options = RunOptions(store=store, track=not no_track, name=name, resume=run_id, save_seconds=save_every,
@@ -114,7 +114,7 @@ def _stopped_at_once(session: Session, store: str | None) -> str:
     run = session.recorder.run_id
     if run is None:
         return "Stopped."
-    from .report import resume_words
+    from .tables import resume_words
 
     return f"Stopped at once; resume from the last checkpoint with: {resume_words(run, store)}"
 
@@ -128,7 +128,7 @@ def graph(output: Path | None, **what: Any) -> None:
     if output is not None and output.suffix not in (".svg", ".png"):
         raise RecoptError(f"A graph is drawn to .svg or .png, not '{output.name}': change the ending.")
     made = _planned(what)
-    from ..plots.graph import draw_file, draw_text
+    from ..plots.diagram import draw_file, draw_text
     from ..running.start import make_engine
 
     make_engine(made.spec, made.graph, made.task)  # refuses a graph that does not fit the task

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def runs(store: str | None, limit: int) -> None:
     """List the recorded runs, latest first."""
     from ..tracking.mlflow.runs import list_runs
-    from .report import console, table
+    from .tables import console, table
 
     found = list_runs(store, limit)
     if not found:
@@ -30,12 +30,13 @@ def runs(store: str | None, limit: int) -> None:
     for row in found:
         rows.add_row(row.id[:8], f"{row.started:%m-%d %H:%M}", *_about(row))
     console().print(rows)
+    console().print("\nrecopt report RUN shows one as a page, or several beside each other.", style="dim")
 
 
 def _about(row: RunRow) -> list[str]:
     from rich.markup import escape
 
-    from .report import short
+    from .tables import short
 
     colour = {"FINISHED": "green", "FAILED": "red", "KILLED": "yellow"}.get(row.status, "cyan")
     tests = {key: value for key, value in row.metrics.items() if key.startswith("test_")}

@@ -1,7 +1,8 @@
 """A finished comparison: every competitor's runs and figures, its picture and its files.
 
 ``comparison.yaml`` repeats it, ``comparison.json`` has everything but the single runs, ``table.csv`` a row per
-competitor, ``runs.csv`` a row per run, ``curves.csv`` the bands of the curves, and ``comparison.png`` the picture.
+competitor, ``runs.csv`` a row per run, ``curves.csv`` the bands of the curves, ``comparison.png`` the picture, and
+``report.html`` a page of all.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import RecoptError
+from ..plots.comparison import Curve, plot
+from ..plots.page import PAGE, document, number, spread, svg, table, titled
 from ..running.repeats import CAP, DIVERGED
 from ..running.statistics import crossed_paired, holm
 from .compare_spec import CompareSpec, report_seeds, tuning_seeds, write_compare_spec
@@ -71,12 +75,28 @@ class Comparison:
 
     def plot(self) -> Any:
         """A matplotlib figure: curves with bands, and each competitor's mean score with its interval."""
-        from ..plots.comparison import Curve, plot
-
         spec = self.spec
         curves = [Curve(e.name, bands(e.runs), *f.score) for e, f in zip(self.entries, self.figures, strict=True)]
         what = "Sum of the losses" if spec.measure == "sum" else "Loss after the last step"
         return plot(f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps", spec.steps, what, curves)
+
+    def _repr_html_(self) -> str:
+        """The figures and the picture, for notebooks and the page of a comparison."""
+        spec, cells = self.spec, []
+        for f in self.figures:
+            pair = ["reference", ""] if f.difference is None else [spread(f.difference.mean), f"{f.p:.2g}"]
+            prepared = "unknown" if f.prepared is None else number(f.prepared)
+            cells.append([escape(f.name), spread(f.score[0]), spread(f.score[1]), number(f.final[0].value),
+                          f"{f.diverged:.0%}", *pair, number(f.evaluations), prepared])  # fmt: skip
+        heads = ("", "mean", "median", "last loss", "diverged", "difference", "p", "evaluations a run", "to prepare")
+        about = f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps, against {self.reference}"
+        told = [
+            "In brackets 95 % intervals. Differences are task by task; p is corrected for the number of competitors."
+        ]
+        notes = "".join(f"<li>{escape(note)}</li>" for note in [*told, *self.notes])
+        scores = titled("Scores", f"{table(heads, cells)}<ul class=note>{notes}</ul>")
+        head = f"<header><h1>Comparison</h1><p class=stack>{escape(about)}</p></header>"
+        return f"{head}{scores}<section>{svg(self.plot())}</section>"
 
     def plain(self) -> dict[str, Any]:
         """The figures, tuning trials and curves, for JSON; NaN becomes None, and infinities become text."""
@@ -106,6 +126,7 @@ class Comparison:
             write_table(folder / "runs.csv", [line for entry in self.entries for line in _runs(self.spec, entry)])
             write_table(folder / "curves.csv", [line for entry in self.entries for line in _curve(entry)])
             self.plot().savefig(folder / "comparison.png", dpi=150)
+            (folder / PAGE).write_text(document(self.spec.task_text, self._repr_html_()), encoding="utf-8")
         except OSError as why:
             raise RecoptError(f"{folder} cannot be written ({why.strerror}): choose another place.") from None
         return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import networkx as nx
 
@@ -12,6 +13,7 @@ from .completion import complete, set_to, strides
 from .level import TASK, Level
 from .notation import notation, with_settings
 from .structure import Structure
+from .words import rows
 
 
 class Graph(Structure):
@@ -69,6 +71,14 @@ class Graph(Structure):
         for number, level in enumerate(self.levels, 1):
             graph.add_edge(level.by, level.moves, key=number, level=level)
         return graph
+
+    def _repr_html_(self) -> str:
+        """The levels as a table, for notebooks."""
+        lines = "".join(
+            f"<tr>{''.join(f'<td style=text-align:left>{escape(cell)}</td>' for cell in cells)}</tr>"
+            for cells in rows(self.levels, self.labels)
+        )
+        return f"<table><caption>{escape(self.describe())}</caption>{lines}</table>"
 
     def describe(self) -> str:
         """The stack notation, innermost first, or one arrow per level where the graph is no stack."""

@@ -17,7 +17,7 @@ from ..tracking.trace import Points
 BAD, INK, PALE = "#B00020", "#333333", "#767676"
 # Okabe & Ito (2008): colours that people with any kind of colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-MANY = 3000
+MANY = 600
 """Longer columns are drawn as a band and a smoothed line."""
 LOG_FROM = 20.0
 """The ratio of the largest to the smallest value from which a positive column gets a logarithmic axis."""
@@ -88,8 +88,8 @@ def smoothed(values: Floats, reach: int, log: bool = False) -> Floats:
 
 
 def _bands(steps: Ints, values: Floats) -> tuple[Floats, Floats, Floats]:
-    """First step, least and greatest finite value of each of 800 pieces of a column."""
-    cuts, good = np.linspace(0, len(values), 801).astype(np.int64)[:-1], np.isfinite(values)
+    """First step, least and greatest finite value of each of 300 pieces of a column."""
+    cuts, good = np.linspace(0, len(values), 301).astype(np.int64)[:-1], np.isfinite(values)
     low = np.minimum.reduceat(np.where(good, values, np.inf), cuts)
     high = np.maximum.reduceat(np.where(good, values, -np.inf), cuts)
     some = low <= high
@@ -120,9 +120,17 @@ def spread_out(values: Sequence[float] | Floats, ratio: float = LOG_FROM) -> boo
 
 def scale(axes: Any, columns: list[Floats]) -> bool:
     """Make the axis logarithmic if all values are positive and far apart. Returns True if it is."""
-    log = spread_out(np.concatenate(columns))
+    values = np.concatenate(columns)
+    log = spread_out(values)
     if log:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+        values = values[np.isfinite(values)]
+        subs = (1.0,) if values.max() / values.min() > 1e3 else (1.0, 2.0, 5.0)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # as text, not as a formula
     else:
         axes.ticklabel_format(axis="y", useOffset=False)
     return log

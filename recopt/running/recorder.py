@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 
-from ..plots.graph import draw_file
+from ..plots.diagram import draw_file
+from ..plots.run_view import DIAGRAM
 from ..stacks.exported import Trained
 from ..tracking.trace import Trace
 from ..tracking.tracker import LevelInfo, Status, Tracker
 from .export import copy_sources, copy_trained
 from .plan import Plan
+from .report import begin_report
 from .result import Result, level_summary, summary
 from .spec import Spec, write_spec
 
@@ -58,7 +60,8 @@ class RunRecorder:
             levels=_levels(spec), resume=resume, root_dir=root,
         )  # fmt: skip
         (tracker.folder / "spec.yaml").write_text(write_spec(spec))
-        draw_file(graph, tracker.folder / "graph.svg", spec.task.name)
+        draw_file(graph, tracker.folder / DIAGRAM, spec.task.name)
+        begin_report(plan, tracker.folder)
         keep_sources(plan, tracker.folder / "plugins")
         tracker.publish()
         self.tracker = tracker

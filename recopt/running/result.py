@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from ..core.guard import frozen
 from ..engine.budget import Budget
 from ..engine.engine import Engine
 from ..engine.measure import models, settled
+from ..levels.graph import Graph
 from ..levels.level import TASK
-from ..plots.run import plot_run
+from ..levels.words import how, target
+from ..plots.panels import LevelView, plot_run
 from ..tracking.trace import Trace
 from .selection.scores import Selection
 from .spec import Spec
@@ -79,7 +82,8 @@ class Result:
 
     def plot(self) -> Any:
         """A matplotlib figure of the losses and of every level's hyperparameters and steps."""
-        return plot_run(self.trace, self.stack, {n: x.by for n, x in enumerate(self.engine.levels, 1)})
+        levels = level_views(self.engine.graph, found_hyperparameters(self.engine, self.chosen))
+        return plot_run(self.trace, self.stack, levels)
 
 
 def summary(result: Result) -> dict[str, float]:
@@ -147,3 +151,22 @@ def found_hyperparameters(engine: Engine, chosen: Selection | None = None) -> di
         natural = strategy.natural(dict(zip(engine.graph.names[level.by], values, strict=True)))
         found[number] = {k: float(v) for k, v in natural.items() if isinstance(v, torch.Tensor) and v.ndim == 0}
     return found
+
+
+def level_views(
+    graph: Graph, end: Mapping[int, Mapping[str, float]] | None = None,
+    spent: Mapping[int, Mapping[str, float]] | None = None,
+) -> tuple[LevelView, ...]:  # fmt: skip
+    """The levels as plots show them.
+
+    Args:
+        end: by number, the hyperparameters found; ``spent``: the figures of :func:`level_summary`.
+    """
+    views = []
+    for number, level in enumerate(graph.levels, 1):
+        strategy = graph.slots[level.by]
+        natural = strategy.natural({name: value.detach() for name, value in strategy.named_parameters()})
+        start = {k: float(v) for k, v in natural.items() if isinstance(v, torch.Tensor) and v.ndim == 0}
+        views.append(LevelView(number, level.by, target(level), how(level), start, (end or {}).get(number, {}),
+                               (spent or {}).get(number, {})))  # fmt: skip
+    return tuple(views)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ..contracts.errors import RecoptError
 from ..engine.engine import Engine
-from ..plots.run import save_plots
 from ..stacks.blame import RunFailed, blame
 from ..tracking.mlflow.runs import find_run, working_folder
 from ..tracking.mlflow.store import RUNS
@@ -21,6 +20,7 @@ from .interrupts import Interrupts
 from .measurements import Measurements
 from .plan import Plan
 from .recorder import RunRecorder
+from .report import write_report
 from .result import Result, by_slot
 from .selection.scores import Score
 from .selection.selector import Selector
@@ -169,7 +169,7 @@ class Session:
         )  # fmt: skip
         if folder:
             self.checkpoints.finish(folder, chosen)
-            save_plots(self.trace, folder, stack, {n: level.by for n, level in enumerate(self.spec.levels, 1)})
+            write_report(result)
             write_export(engine, self.spec, folder / "export", self.trace, chosen)
         if over:
             self.recorder.finish(result)

@@ -127,8 +127,9 @@ def test_the_first_run_of_a_new_user(tmp_path: Path) -> None:
     rows = re.findall(r"^([123]) +(\w+) +([\w\[\]]+) .* +\d[\d,]* +\d[\d,]* +\d[\d,]* +[\d.]+ *$", out, re.MULTILINE)
     assert rows == [("1", "adam", "task"), ("2", "hypergradient", "adam[lr]"), ("3", "annealing", "hypergradient")]
     folder = artifacts(tmp_path)
-    assert f"folder  {folder.relative_to(tmp_path)}\nbrowse  recopt ui\n" in out
-    made = {"spec.yaml", "graph.svg", "loss.png", "hyperparameters.png", "trace.npz", "checkpoint.safetensors"}
+    where = folder.relative_to(tmp_path)
+    assert f"folder  {where}\nreport  {where}/report.html\nbrowse  recopt ui\n" in out
+    made = {"spec.yaml", "graph.svg", "report.html", "summary.json", "trace.npz", "checkpoint.safetensors"}
     assert made <= {path.name for path in folder.iterdir()}
     [row] = list_runs(root_dir=tmp_path / "runs")
     assert (row.status, row.params["stack"]) == ("FINISHED", "adam/hypergradient[lr]/annealing")

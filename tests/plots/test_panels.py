@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recopt.plots.run import plot_run, save_plots
+from recopt.plots.panels import LevelView, RunPanels, plot_run
 from recopt.plots.style import smoothed
 from recopt.tracking.trace import Trace
 
@@ -28,17 +28,22 @@ def run(steps: int = 300, diverges_at: int | None = None) -> Trace:
     return trace
 
 
+STARTS = {"lr": 1e-3, "beta1": 0.9, "eps": 1e-8}
+ENDS = {"lr": 0.1, "beta1": 0.95, "eps": 1e-8}
+LEVELS = (LevelView(1, "adam", "task", start=STARTS, end=ENDS), LevelView(2, "sgd", "adam", end={"lr": 0.01}))
+
+
 def test_a_run_is_drawn_with_its_losses_metrics_meta_losses_and_hyperparameters() -> None:
-    figure = plot_run(run(), "digits adam/sgd", {1: "adam", 2: "sgd"})
+    figure = plot_run(run(), "digits adam/sgd", LEVELS)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == ["Loss", "Metrics", "Meta-loss, what each level is scored by", "lr", "beta1"]
+    assert titles == ["Loss", "Metrics", "Meta-loss", "lr", "beta1"]
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "", "meta-loss", "level 1 adam", "level 1 adam"]
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "log", "log", "linear"]
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["training loss", "valid loss"]
-    assert figure.axes[3].get_title(loc="right") == "0.001 → 0.0985"
+    assert figure.axes[3].get_title(loc="right") == "0.001 → 0.1"
     assert all(axes.get_xlabel() == "step" for axes in figure.axes)
     assert len({axes.get_xlim() for axes in figure.axes}) == 1
-    assert figure.get_supxlabel() == "Not moved, level 1 adam: eps 1e-08"
+    assert figure.get_supxlabel() == "Not moved, level 1 adam: eps 1e-08; level 2 sgd: lr 0.01"
     assert figure.get_suptitle() == "digits adam/sgd"
 
 
@@ -61,13 +66,30 @@ def test_any_column_can_be_drawn(tmp_path: Path, value: float, steps: int) -> No
     assert (tmp_path / "all.png").stat().st_size > 1000
 
 
-def test_pictures_are_written_beside_each_other(tmp_path: Path) -> None:
-    assert save_plots(run(), tmp_path) == [tmp_path / "loss.png", tmp_path / "hyperparameters.png"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
-    only = Trace()
-    only.add(0, 0, {"loss": 1.0})
-    (tmp_path / "only").mkdir()
-    assert save_plots(only, tmp_path / "only") == [tmp_path / "only" / "loss.png"]
+def test_a_hyperparameter_that_moved_before_its_level_stepped_is_not_called_unmoved() -> None:
+    trace = run()
+    trace.add(2, 0, {"lr": 0.2191})
+    levels = (LEVELS[0], LevelView(2, "sgd", "adam", start={"lr": 0.1}, end={"lr": 0.2191}))
+    shown = RunPanels(trace, levels)
+    assert "0.2191" not in shown.constants()
+    figure = plot_run(trace, "", levels)
+    assert [a.get_title(loc="right") for a in figure.axes][-1] == "0.1 → 0.219"
+
+
+def test_trials_are_marked_under_what_they_move() -> None:
+    trace = run()
+    trace.add(3, 100, {"accepted": 1.0})
+    trace.add(3, 200, {"accepted": 0.0})
+    levels = (*LEVELS, LevelView(3, "annealing", "adam"))
+    lines = {line.get_label(): line for line in plot_run(trace, "", levels).axes[3].lines}
+    assert lines["accepted"].get_xdata().tolist() == [100] and lines["rejected"].get_xdata().tolist() == [200]
+
+
+def test_signals_are_drawn_before_and_after_normalizing() -> None:
+    trace = run()
+    trace.add(2, 10, {"signal_norm": 3.0, "normalized_norm": 1.0})
+    sections = [panel.section for panel in RunPanels(trace, LEVELS).panels()]
+    assert sections.count("signals") == 2
 
 
 def test_what_the_guards_did_is_marked_under_the_loss() -> None:
@@ -75,7 +97,7 @@ def test_what_the_guards_did_is_marked_under_the_loss() -> None:
     trace.add(1, 120, {"restored": 1.0})
     trace.add(2, 250, {"restored": 1.0})
     axes = plot_run(trace).axes[0]
-    marks = next(line for line in axes.lines if line.get_label() == "put back by a guard")
+    marks = next(line for line in axes.lines if line.get_label() == "taken back by the guard")
     assert marks.get_xdata().tolist() == [120, 250]
 
 
@@ -98,12 +120,12 @@ def test_smoothing_is_the_mean_of_what_is_within_reach() -> None:
 def test_drawing_leaves_pyplot_alone_and_imports_matplotlib_only_when_used() -> None:
     code = """
 import sys
-import recopt.plots.run
+import recopt.plots.panels
 from recopt.tracking.trace import Trace
 assert "matplotlib" not in sys.modules
 trace = Trace()
 trace.add(0, 0, {"loss": 1.0})
-recopt.plots.run.plot_run(trace)
+recopt.plots.panels.plot_run(trace)
 assert "matplotlib.figure" in sys.modules
 assert not {"matplotlib.pyplot", "mlflow", "torch"} & set(sys.modules)
 """

@@ -1,0 +1,53 @@
+"""Levels in words: for tables, drawings and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .level import TASK, Level
+
+_SIGNALS = {
+    "none": "", "clip": "signal clipped to norm 1", "clip_each": "signal's outliers clipped",
+    "rms": "signal over its recent size", "rms_all": "signal over its usual size", "unit": "signal of norm 1",
+    "cosine": "cosine as the signal", "log_sign": "log and sign of the signal",
+}  # fmt: skip
+
+
+def target(level: Level, task: str = TASK) -> str:
+    """The slot that a level moves, with the patterns on names that it is confined to."""
+    return (task if level.moves == TASK else level.moves) + (f"[{','.join(level.only)}]" if level.only else "")
+
+
+def how(level: Level) -> str:
+    """A level's estimator, timing and transforms in a few words; for one that moves the task, its normalization."""
+    name = level.normalize or "none"
+    signal = _SIGNALS.get(name, f"signal through {name}")
+    if level.moves == TASK:
+        return signal
+    parts = ["at every step" if level.every == 1 else f"every {level.every} steps"]
+    if level.gradient == "value":
+        parts.insert(0, "trials")
+    elif level.gradient == "unroll":
+        parts.insert(0, "unroll" if level.second_order else "unroll, second derivatives dropped")
+    else:
+        parts.insert(0, str(level.gradient))
+    if level.episode:
+        growth = f" that grow over {level.curriculum} steps" if level.curriculum else ""
+        parts.append(f"episodes of {level.episode}{growth}{', staggered' if level.stagger else ''}")
+    parts += [signal] if signal else []
+    if level.teacher is not None:
+        parts.append(f"imitating {level.teacher} for {level.imitate} steps")
+    if level.objective != "mean":
+        parts.append(f"{level.objective} of the losses" if level.objective in ("sum", "last") else f"{level.objective}")
+    if level.on == "valid":
+        parts.append("held-out batches")
+    return ", ".join(parts)
+
+
+def rows(levels: Sequence[Level], labels: dict[str, str], task: str = TASK) -> list[tuple[str, str, str, str]]:
+    """Number, strategy, what it moves, and how, of each level, the highest first."""
+    found = [
+        (f"level {number}", labels.get(level.by, level.by), target(level, task), how(level))
+        for number, level in enumerate(levels, 1)
+    ]
+    return found[::-1]

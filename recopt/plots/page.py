@@ -1,0 +1,236 @@
+"""A self-contained HTML page of runs: no script, no font and no picture comes from elsewhere."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..contracts.errors import RecoptError
+from ..tracking.trace import Points
+from .panels import SPENT, LevelView, RunPanels
+from .run_view import RunView, diagnosis
+from .style import COLOURS, curve, figure, label, legend, plain, scale
+
+PAGE = "report.html"
+_HEADED = ("task", "stack", "status")
+_PANELS = 30
+"""The most charts of a section; the table of levels has all values."""
+_STYLE = (Path(__file__).parent / "page.css").read_text
+_CHIPS = {"finished": "good", "running": "fair", "interrupted": "fair", "failed": "bad"}
+
+
+def write_page(runs: Sequence[RunView], path: Path) -> Path:
+    """Write the page of ``runs`` to ``path``, and return it.
+
+    Raises:
+        RecoptError: if it cannot be written.
+    """
+    try:
+        path.write_text(page(runs), encoding="utf-8")
+    except OSError as why:
+        raise RecoptError(f"{path} cannot be written ({why.strerror}): choose another place.") from None
+    return path
+
+
+def page(runs: Sequence[RunView]) -> str:
+    """The page of one run, or of several beside each other and then one by one."""
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+    parts = [_run(runs[0])] if len(runs) == 1 else [_together(runs), *(_folded(run) for run in runs)]
+    return document(title, "\n".join(parts))
+
+
+def document(title: str, body: str) -> str:
+    """A whole HTML document."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE()}</style></head>\n<body>\n{body}\n"
+        "<footer>Written by recopt.</footer></body></html>\n"
+    )
+
+
+def _folded(run: RunView) -> str:
+    return f"<details><summary>{escape(run.name)}</summary>{_run(run)}</details>"
+
+
+def _run(run: RunView) -> str:
+    shown = RunPanels(run.trace, run.levels)
+    panels = shown.panels()
+    about = " · ".join(f"{escape(key)} {escape(value)}" for key, value in run.about.items() if key not in _HEADED)
+
+    def charts(title: str, section: str, note: str = "") -> str:
+        return _charts(title, [panel.draw for panel in panels if panel.section == section], shown.last, note)
+
+    stack = escape(run.about.get("stack", run.name))
+    return "\n".join([
+        f"<header><h1>{escape(run.about.get('task', ''))}</h1><p class=stack>{stack}</p>",
+        f"<p>{_chips(run)} {about}</p></header>",
+        _cards(run), titled("Diagnosis", f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in diagnosis(run))}</ul>"),
+        charts("Losses and metrics", "losses"),
+        titled("Levels", f"<div class=split><div class=diagram>{run.diagram}</div>{_levels(run)}</div>"),
+        charts("Hyperparameters", "hyperparameters", shown.constants()),
+        charts("Signals, before and after normalizing", "signals"),
+        _budget(run),
+    ])  # fmt: skip
+
+
+def _chips(run: RunView) -> str:
+    lost = " <span class='chip bad'>diverged</span>" if run.metrics.get("diverged") else ""
+    return f"<span class='chip {_CHIPS[run.status]}'>{run.status}</span>{lost}"
+
+
+def titled(title: str, inside: str) -> str:
+    """A section of a page; ``inside`` is HTML."""
+    return f"<section><h2>{escape(title)}</h2>{inside}</section>"
+
+
+def number(value: float | None) -> str:
+    """A number with four digits, a dash if there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return (
+        f"{value:,.0f}"
+        if value == int(value) and abs(value) >= 1000
+        else f"{value:.4g}"
+        if math.isfinite(value)
+        else "∞"
+    )
+
+
+def _cards(run: RunView) -> str:
+    losses = run.trace.series(0, "loss")[1]
+    cards = [("training loss", losses[0] if len(losses) else None, losses[-1] if len(losses) else None)]
+    cards += [
+        (key.replace("_", " "), run.metrics.get(f"before_{key.removeprefix('test_')}"), value)
+        for key, value in run.metrics.items()
+        if key.startswith("test_")
+    ]
+    cards += [(key, None, round(run.metrics[key], 1)) for key in ("evaluations", "seconds") if key in run.metrics]
+    told = [
+        f"<div class=card><b>{number(after)}</b><span>{escape(name)}</span>"
+        + (f"<small>from {number(before)}</small>" if before is not None else "")
+        + "</div>"
+        for name, before, after in cards
+    ]
+    return f"<div class=cards>{''.join(told)}</div>"
+
+
+def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table; cells are HTML."""
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
+    return (
+        f"<div class=wide><table><tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>{body}</table></div>"
+    )
+
+
+def _levels(run: RunView) -> str:
+    lines = []
+    for level in reversed(run.levels):
+        values = "<br>".join(_value(key, level.start.get(key, end), end) for key, end in level.end.items())
+        what = escape(level.how) or "its gradient"
+        lines.append((
+            str(level.number), f"<b>{escape(level.name)}</b>", escape(level.moves), what,
+            f"<div class=values>{values}</div>", number(level.spent.get("steps")),
+        ))  # fmt: skip
+    return table(("level", "strategy", "moves", "how", "hyperparameters", "steps"), lines)
+
+
+def _value(key: str, start: float, end: float) -> str:
+    moved = f"{number(start)} → <b>{number(end)}</b>" if start != end else number(end)
+    return f"<span class=key>{escape(key)}</span> {moved}"
+
+
+def _budget(run: RunView) -> str:
+    """Evaluations and seconds by level, each with a bar as long as its share of the largest."""
+    if not any(level.spent for level in run.levels):
+        return ""
+    totals = [sum(level.spent.get(key, 0.0) for key in SPENT) for level in run.levels]
+    longest, slowest = max(totals), max(level.spent.get("seconds", 0.0) for level in run.levels)
+    lines = []
+    for level, total in reversed(list(zip(run.levels, totals, strict=True))):
+        seconds = level.spent.get("seconds", 0.0)
+        lines.append((
+            str(level.number), f"<b>{escape(level.name)}</b>", *(number(level.spent.get(key)) for key in SPENT),
+            _bar(total, longest, level, number(total)), _bar(seconds, slowest, level, f"{seconds:.1f}"),
+        ))  # fmt: skip
+    heads = ("level", "strategy", *SPENT.values(), "evaluations in all", "seconds")
+    return titled("Budget by level", table(heads, lines))
+
+
+def _bar(value: float, longest: float, level: LevelView, words: str) -> str:
+    width = 100 * value / longest if longest else 0
+    return f"<span class=bar><i style='width:{width:.1f}%;background:{level.colour}'></i></span>&nbsp;{words}"
+
+
+def _charts(title: str, draws: Sequence[Callable[[Any], None]], last: int, note: str = "") -> str:
+    """A grid of charts, as SVG whose letters are text."""
+    notes = [note] if note else []
+    if len(draws) > _PANELS:
+        notes.append(f"{len(draws) - _PANELS} more are in the table of levels")
+    charts = "".join(f"<figure>{_chart(draw, last)}</figure>" for draw in draws[:_PANELS])
+    told = f"<p class=note>{escape('. '.join(notes))}.</p>" if notes else ""
+    return titled(title, f"<div class=charts>{charts}</div>{told}") if charts or told else ""
+
+
+def _chart(draw: Callable[[Any], None], last: int) -> str:
+    made = figure(5.4, 2.6)
+    made.set_layout_engine("none")
+    axes = plain(made.add_axes((0.125, 0.17, 0.855, 0.68)))
+    draw(axes)
+    axes.set_xlim(-0.015 * last, 1.015 * max(last, 1))
+    return svg(made)
+
+
+def svg(made: Any) -> str:
+    """A figure as an SVG element whose letters are text."""
+    import matplotlib as mpl
+
+    out = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        made.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+    text = out.getvalue()
+    return text[text.find("<svg") :]
+
+
+def _together(runs: Sequence[RunView]) -> str:
+    """Several runs in one table, and their curves in common charts."""
+    tests = list(dict.fromkeys(key for run in runs for key in run.metrics if key.startswith("test_")))
+    keys = ["final_loss", *tests, "evaluations", "seconds"]
+    lines = [
+        (f"<i class=dot style='background:{_colour(n)}'></i>&nbsp;{escape(run.name)}",
+         escape(run.about.get("task", "")), escape(run.about.get("stack", "")), _chips(run),
+         *(number(run.metrics.get(key)) for key in keys))
+        for n, run in enumerate(runs)
+    ]  # fmt: skip
+    heads = ("run", "task", "stack", "status", *(key.replace("_", " ") for key in keys))
+    columns = dict.fromkeys(key for run in runs for level, key in list(run.trace.keys()) if level == 0)
+    shared = [key for key in columns if key == "loss" or key.startswith("valid")]
+    last = max((int(run.trace.series(0, key)[0].max(initial=0)) for run in runs for key in shared), default=0)
+    draws = [lambda axes, key=key: _overlay(axes, runs, key) for key in shared]
+    return "\n".join([f"<header><h1>{len(runs)} runs</h1></header>", titled("Side by side", table(heads, lines)),
+                      _charts("Curves", draws, last)])  # fmt: skip
+
+
+def _overlay(axes: Any, runs: Sequence[RunView], key: str) -> None:
+    found = [(n, run, Points(0, key, *run.trace.series(0, key))) for n, run in enumerate(runs)]
+    found = [one for one in found if len(one[2].steps)]
+    log = scale(axes, [column.values for _, _, column in found])
+    for n, run, column in found:
+        curve(axes, column, run.name if len(run.name) <= 30 else f"{run.name[:28]} …", _colour(n), log)
+    label(axes, "Training loss" if key == "loss" else key.replace("_", " ").capitalize(), "")
+    if len(found) <= 4:
+        legend(axes)
+
+
+def _colour(n: int) -> str:
+    return COLOURS[n % len(COLOURS)]
+
+
+def spread(value: tuple[float, float, float]) -> str:
+    """A value with the ends of its interval."""
+    middle, low, high = value
+    return f"{number(middle)} <span class='key values'>({number(low)} to {number(high)})</span>"

@@ -1,0 +1,228 @@
+"""The panels of a run: losses, metrics, hyperparameters, signals and budget; all of them in one figure."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..tracking.trace import Points, Trace
+from .style import BAD, COLOURS, INK, PALE, curve, figure, heading, label, legend, mark_divergence, plain, scale, some
+
+_TRAIN, _VALID, _TEST = "#0072B2", "#D55E00", "#000000"
+_LEVELS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#D55E00", "#0072B2")
+_CHOOSE = "choose_"  # prefix of the scores by which a run selects its values
+_ACTS = {"skipped": "skipped by the guard", "restored": "taken back by the guard"}
+SPENT = {
+    "gradient_evaluations": "gradients",
+    "loss_evaluations": "losses",
+    "hypergradient_evaluations": "hypergradients",
+}
+"""Kinds of evaluations, in words."""
+
+
+@dataclass(frozen=True)
+class LevelView:
+    """A level of a run as its plots show it.
+
+    Attributes:
+        name: its strategy's slot; ``moves``: the slot that it moves; ``how``: its settings in words.
+        start, end: the strategy's hyperparameters before the first and after the last step.
+        spent: evaluations and seconds, steps, and the counts of a guard, by their keys in the store.
+    """
+
+    number: int
+    name: str
+    moves: str = ""
+    how: str = ""
+    start: Mapping[str, float] = field(default_factory=dict)
+    end: Mapping[str, float] = field(default_factory=dict)
+    spent: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Its number and its strategy."""
+        return f"level {self.number} {self.name}"
+
+    @property
+    def colour(self) -> str:
+        """Its colour in plots."""
+        return _LEVELS[(self.number - 1) % len(_LEVELS)]
+
+
+class Panel(NamedTuple):
+    """One plot: the section that it belongs to (``losses``, ``hyperparameters``, ``signals``), and its drawing."""
+
+    section: str
+    draw: Callable[[Any], None]
+
+
+class RunPanels:
+    """The panels of one run.
+
+    Args:
+        trace: level 0 has ``loss``, metrics, and the held-out ``valid…`` and ``test…``.
+        levels: what levels are called, and which of their keys are hyperparameters (those in ``end``).
+    """
+
+    def __init__(self, trace: Trace, levels: Sequence[LevelView] = ()) -> None:
+        self.columns = [Points(*name, *trace.series(*name)) for name in list(trace.keys())]
+        self.levels = levels
+        self.last = max((int(column.steps[-1]) for column in self.columns), default=0)
+
+    def panels(self) -> list[Panel]:
+        """All panels that there is something to show in."""
+        losses = [column for column in self.columns if column.level == 0 and "loss" in column.key]
+        metrics = [c for c in self.columns if c.level == 0 and "loss" not in c.key and not c.key.startswith(_CHOOSE)]
+        scores = self._of(f"{_CHOOSE}score", task=True)
+        found = []
+        if losses:
+            found.append(Panel("losses", partial(self._losses, found=losses)))
+        if metrics:
+            found.append(Panel("losses", partial(self._task, found=metrics, title="Metrics", unit="")))
+        if scores:
+            found.append(Panel("losses", partial(self._score, column=scores[0])))
+        if meta := self._of("meta_loss"):
+            found.append(Panel("losses", partial(self._meta_losses, found=meta)))
+        found += [Panel("hyperparameters", partial(self._hyper, column=column)) for column in self._hypers(moved=True)]
+        for level in self.levels:
+            own = [c for key in ("signal_norm", "normalized_norm") for c in self._of(key) if c.level == level.number]
+            found += [Panel("signals", partial(self._norms, found=own, level=level))] if own else []
+        return found
+
+    def _of(self, key: str, task: bool = False) -> list[Points]:
+        return [column for column in self.columns if column.key == key and (column.level == 0) == task]
+
+    def _hypers(self, moved: bool) -> list[Points]:
+        """The hyperparameters that moved, or those that did not, from before the first step to after the last."""
+        found = []
+        for level in self.levels:
+            for key, end in level.end.items():
+                own = [c for c in self.columns if (c.level, c.key) == (level.number, key)]
+                parts = [(c.steps, c.values) for c in own] + [(np.array([self.last]), np.array([end]))]
+                begin = level.start.get(key, end)
+                if parts[0][1][0] != begin:  # moved before its level first stepped with it
+                    parts.insert(0, (np.array([0]), np.array([begin])))
+                steps, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+                if bool(np.any(values != values[0])) == moved:
+                    found.append(Points(level.number, key, steps, values))
+        return found
+
+    def constants(self) -> str:
+        """A sentence on the hyperparameters that stayed as they were; empty if there are none."""
+        still: dict[int, list[str]] = {}
+        for column in self._hypers(moved=False):
+            still.setdefault(column.level, []).append(f"{column.key} {column.values[0]:.4g}")
+        told = [f"{self.levels[number - 1].title}: {', '.join(values)}" for number, values in still.items()]
+        return f"Not moved, {'; '.join(told)}" if told else ""
+
+    def _losses(self, axes: Any, found: list[Points]) -> None:
+        self._task(axes, found, "Loss", "loss")
+        for column in found:
+            mark_divergence(axes, column)
+        for n, (key, words) in enumerate(_ACTS.items()):
+            if acts := [column.steps for column in self._of(key)]:
+                _rug(axes, np.unique(np.concatenate(acts)), words, BAD, 0.02 + 0.05 * n)
+        legend(axes)
+
+    def _task(self, axes: Any, found: list[Points], title: str, unit: str) -> None:
+        log = scale(axes, [column.values for column in found])
+        for n, column in enumerate(sorted(found, key=_rank)):
+            words = "training loss" if column.key == "loss" else column.key.replace("_", " ")
+            colour = (_TRAIN, _VALID, _TEST, *_LEVELS)[_rank(column) + (n % 4 if _rank(column) == 3 else 0)]
+            curve(axes, column, words, colour, log)
+        label(axes, title, unit)
+        legend(axes)
+
+    def _score(self, axes: Any, column: Points) -> None:
+        """The score by which a run selects its values, with its lowest point marked."""
+        values = column.values
+        curve(axes, column, "of the current values", _VALID, scale(axes, [values]))
+        if np.isfinite(values).any():
+            best = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
+            axes.plot(column.steps[best], values[best], "o", color=INK, markersize=5, label="lowest")
+        label(axes, "Score on fresh tasks", "score")
+        legend(axes)
+
+    def _meta_losses(self, axes: Any, found: list[Points]) -> None:
+        log = scale(axes, [column.values for column in found])
+        for column in found:
+            level = self._level(column.level)
+            curve(axes, column, level.title, level.colour, log)
+        label(axes, "Meta-loss", "meta-loss")
+        legend(axes)
+
+    def _hyper(self, axes: Any, column: Points) -> None:
+        level = self._level(column.level)
+        scale(axes, [column.values])
+        shown = some(len(column.steps))
+        axes.plot(column.steps[shown], column.values[shown], color=level.colour, linewidth=1.5, drawstyle="steps-post")
+        label(axes, column.key, level.title, level.colour)
+        axes.set_title(f"{column.values[0]:.3g} → {column.values[-1]:.3g}", fontsize=8, color=PALE, loc="right")
+        for mover in [one for one in self.levels if one.moves == level.name]:
+            for trials in [c for c in self._of("accepted") if c.level == mover.number]:
+                taken = trials.values > 0
+                _rug(axes, trials.steps[taken], "accepted", COLOURS[2], 0.03)
+                _rug(axes, trials.steps[~taken], "rejected", PALE, 0.03, "x")
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize=7, frameon=False, loc="best", handlelength=1)
+
+    def _norms(self, axes: Any, found: list[Points], level: LevelView) -> None:
+        log = scale(axes, [column.values for column in found])
+        words = {"signal_norm": "as it comes", "normalized_norm": "normalized"}
+        for column, colour in zip(found, (PALE, level.colour), strict=False):
+            curve(axes, column, words[column.key], colour, log)
+        label(axes, f"Signal of {level.title}", "norm")
+        legend(axes)
+
+    def _level(self, number: int) -> LevelView:
+        return next((level for level in self.levels if level.number == number), LevelView(number, ""))
+
+
+def plot_run(trace: Trace, title: str = "", levels: Sequence[LevelView] = ()) -> Any:
+    """One ``matplotlib.figure.Figure`` of a run's losses, metrics, meta-losses and hyperparameters.
+
+    Args:
+        trace, levels: as for :class:`RunPanels`.
+        title: the figure's title, such as the run's name.
+    """
+    run = RunPanels(trace, levels)
+    panels = run.panels()
+    wide = [panel for panel in panels if panel.section == "losses"]
+    small = [panel for panel in panels if panel.section == "hyperparameters"]
+    across = min(3, max(1, len(small)))
+    heights = [3.4, *[2.6] * (len(wide) - 1)][: len(wide)] + [2.3] * -(-len(small) // across)
+    made = figure(9.5, max(2.0, sum(heights) + 0.5))
+    if title:
+        heading(made, title)
+    if note := run.constants():
+        made.supxlabel("\n".join(textwrap.wrap(note, 130)), fontsize=8, color=PALE, x=0.012, ha="left")
+    if not heights:
+        return made
+    grid = made.add_gridspec(len(heights), 6, height_ratios=heights)
+    for row, panel in enumerate(wide):
+        panel.draw(plain(made.add_subplot(grid[row, :])))
+    for n, panel in enumerate(small):
+        at = n % across * (6 // across)
+        panel.draw(plain(made.add_subplot(grid[len(wide) + n // across, at : at + 6 // across])))
+    for axes in made.axes:
+        axes.set_xlim(-0.015 * run.last, 1.015 * max(run.last, 1))
+    return made
+
+
+def _rug(axes: Any, steps: Any, words: str, colour: str, height: float, mark: str = "|") -> None:
+    """Mark ``steps`` near the lower edge."""
+    if len(steps):
+        steps = steps[some(len(steps))]
+        axes.plot(steps, np.full(len(steps), height), mark, color=colour, markersize=6, label=words,
+                  transform=axes.get_xaxis_transform())  # fmt: skip
+
+
+def _rank(column: Points) -> int:
+    """The place of a column in the order: training, validation, test, anything else."""
+    prefixes = ("loss", "valid", "test")
+    return next((n for n, prefix in enumerate(prefixes) if column.key.startswith(prefix)), len(prefixes))

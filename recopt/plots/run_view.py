@@ -1,0 +1,185 @@
+"""A recorded run as its page shows it, read from the run's folder, and what its record says in sentences."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..contracts.errors import RecoptError
+from ..tracking.trace import Trace, load_trace
+from .panels import LevelView
+
+SUMMARY, TRACE, DIAGRAM = "summary.json", "trace.npz", "graph.svg"
+_TENTH = 0.1
+_MUCH = 0.05
+"""A change of the loss, relative, from which it is called one."""
+_FEW = 20
+"""Fewer losses than these say nothing of a trend."""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run.
+
+    Attributes:
+        about: facts in words: ``task``, ``stack``, ``status``, ``steps``, ``seed`` …
+        metrics: its summary metrics, by their keys in the store.
+        diagram: its graph as SVG; empty if there is none.
+    """
+
+    name: str
+    about: Mapping[str, str]
+    metrics: Mapping[str, float]
+    levels: tuple[LevelView, ...]
+    trace: Trace
+    diagram: str = ""
+
+    @property
+    def status(self) -> str:
+        """``running``, ``finished``, ``failed`` or ``interrupted``."""
+        found = self.about.get("status", "RUNNING").lower()
+        return {"killed": "interrupted", "scheduled": "running"}.get(found, found)
+
+
+def write_summary(
+    folder: Path, name: str, about: Mapping[str, str], metrics: Mapping[str, float], levels: tuple[LevelView, ...]
+) -> None:
+    """Write what :func:`read_run` reads beside the trace and the diagram."""
+    data = {"name": name, "about": dict(about), "metrics": _told(metrics), "levels": [_told(asdict(x)) for x in levels]}
+    (folder / SUMMARY).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers that are not finite as text."""
+    found = {k: _told(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {str(key): float(value) for key, value in values.items()}
+
+
+def read_run(folder: Path, name: str | None = None, status: str | None = None) -> RunView:
+    """The run that is recorded in ``folder``, with its name and status in the store, which may know of a failure.
+
+    Raises:
+        RecoptError: if it is no run's folder, or its files are damaged.
+    """
+    try:
+        data = json.loads((folder / SUMMARY).read_text())
+        levels = tuple(
+            LevelView(int(x["number"]), str(x["name"]), str(x["moves"]), str(x["how"]),
+                      *(_numbers(x[key]) for key in ("start", "end", "spent")))
+            for x in data["levels"]
+        )  # fmt: skip
+        about = {str(key): str(value) for key, value in data["about"].items()}
+        name, metrics = name or str(data["name"]), _numbers(data["metrics"])
+    except FileNotFoundError:
+        raise RecoptError(f"{folder} has no {SUMMARY}: it is not the folder of a run.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
+        raise RecoptError(f"{folder / SUMMARY} cannot be read ({why}): restore it from the store.") from None
+    trace = load_trace(folder / TRACE) if (folder / TRACE).is_file() else Trace()
+    if about["status"] == "RUNNING":  # what was found so far is in the trace only
+        levels = tuple(
+            replace(level, end={key: _last(trace, level.number, key, value) for key, value in level.start.items()})
+            for level in levels
+        )
+    about |= {"status": status} if status and about["status"] == "RUNNING" else {}
+    diagram = (folder / DIAGRAM).read_text() if (folder / DIAGRAM).is_file() else ""
+    return RunView(name, about, metrics, levels, trace, diagram[diagram.find("<svg") :] if "<svg" in diagram else "")
+
+
+def _last(trace: Trace, level: int, key: str, otherwise: float) -> float:
+    values = trace.series(level, key)[1]
+    return float(values[-1]) if len(values) else otherwise
+
+
+def diagnosis(run: RunView) -> list[str]:
+    """Remarks for the reader, in sentences; each has the figures that it rests on."""
+    found = [*_end(run), *_guard(run), *_trend(run), *_held_out(run), *_levels(run)]
+    return found or ["Nothing unusual: no guard acted, and the loss has settled."]
+
+
+def _end(run: RunView) -> Iterator[str]:
+    losses = run.trace.series(0, "loss")[1]
+    if run.status == "interrupted":
+        yield "The run was interrupted before its last step; recopt run --resume goes on from there."
+    if run.status == "failed":
+        yield "The run failed: traceback.txt beside this page has the whole error."
+    if not len(losses):
+        return
+    if not np.isfinite(losses[-1]):
+        yield "The training loss ended as a number that is not finite: it diverged. Lower the first learning rate."
+    elif abs(losses[-1]) > 10 * max(abs(losses[0]), 1e-12):
+        yield f"The training loss rose from {losses[0]:.4g} to {losses[-1]:.4g}: it diverged."
+
+
+def _guard(run: RunView) -> Iterator[str]:
+    spent = {key: value for level in run.levels for key, value in level.spent.items() if value}
+    acts = {"skipped_total": "skipped {} evaluations", "restored_total": "took {} updates back"}
+    told = [words.format(f"{spent[key]:,.0f}") for key, words in acts.items() if key in spent]
+    if told:
+        yield f"The guard {' and '.join(told)}: losses or gradients were not finite, or exploded."
+    if "bounded_total" in spent:
+        yield f"The guard shortened {spent['bounded_total']:,.0f} updates that were far too long."
+    if spent.get("frozen_tasks"):
+        yield "The task stands still: nearly all its last evaluations were bad, so it is no longer moved."
+
+
+def _trend(run: RunView) -> Iterator[str]:
+    losses = run.trace.series(0, "loss")[1]
+    losses = losses[np.isfinite(losses)]
+    if len(losses) < _FEW:
+        return
+    tenth = max(2, int(_TENTH * len(losses)))
+    last, before = float(losses[-tenth:].mean()), float(losses[-2 * tenth : -tenth].mean())
+    spread = float(losses[-2 * tenth :].std()) / math.sqrt(tenth)
+    if before > 0 and abs(last - before) > max(_MUCH * before, 2 * spread):
+        way = "fell" if last < before else "rose"
+        more = ": more steps should lower it further" if last < before else ""
+        yield f"The training loss still {way} by {abs(last / before - 1):.0%} over the last tenth of the run{more}."
+
+
+def _held_out(run: RunView) -> Iterator[str]:
+    steps, values = run.trace.series(0, "valid_loss")
+    if len(values) < 3 or not np.isfinite(values).any():
+        return
+    best = int(np.nanargmin(np.where(np.isfinite(values), values, np.inf)))
+    at, losses = run.trace.series(0, "loss")
+    near = losses[(at > steps[best] - _FEW) & (at <= steps[best] + _FEW)]
+    if not len(near) or not losses[-_FEW:].mean() < near.mean():  # the training loss rose too
+        return
+    if best < len(values) - 1 and values[-1] > (1 + _MUCH) * values[best] > 0:
+        yield (
+            f"The held-out loss was lowest at step {steps[best]:,} ({values[best]:.4g}) and ended at {values[-1]:.4g}: "
+            "the model learns its training data by heart. Fewer steps, or weight decay, may help."
+        )
+
+
+def _levels(run: RunView) -> Iterator[str]:
+    for level in run.levels:
+        own = [one for one in run.levels if one.name == level.moves]
+        if not own:  # it moves the task
+            continue
+        if level.spent.get("steps") == 0:
+            yield f"Level {level.number} ({level.name}) made no step: the run is shorter than one of its windows."
+            continue
+        signal = run.trace.series(level.number, "signal_norm")[1]
+        if len(signal) and not signal.any():
+            yield f"Level {level.number} ({level.name}) had no signal: its norm was 0 throughout."
+        trials = run.trace.series(level.number, "accepted")[1]
+        if len(trials):
+            yield (
+                f"Level {level.number} ({level.name}) accepted {int((trials > 0).sum()):,} of {len(trials):,} trials."
+            )
+        for key, start in own[0].start.items():
+            end = own[0].end.get(key, start)
+            if start > 0 and end > 0 and not 0.1 < end / start < 10:
+                far = f"from {start:.3g} to {end:.3g}, ×{end / start:.3g}"
+                yield f"Level {level.number} ({level.name}) moved {own[0].name}'s {key} {far}."
