@@ -1,11 +1,13 @@
 """The ``state_dict`` of an optimizer with towers, per parameter as torch's are: how it is made, checked and read.
 
-Tensors are in ``state``: those that belong to a parameter under its number, laid out as it is (complex, sharded), all
-others under that of the first. What is no tensor is one JSON text in the first group.
+Tensors that belong to a parameter are in ``state``, laid out as it is (complex, sharded). The rest is one JSON text in
+the first group, since it has other tensors at other times, which what checkpoints are loaded into must not have; only
+what is too large for a text (open tapes over large models) is in ``state`` as well, under the first parameter.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..contracts.errors import RecoptError
@@ -22,7 +25,7 @@ from ..levels.level import TASK
 from ..levels.packing import pack, unpack
 from ..levels.state import Numbers, RunState, SlotState
 from ..rules.numbers import NumberMover
-from ..rules.shards import like, local, local_gradient
+from ..rules.shards import like, local, part_of
 from .driver import Driver
 from .groups import STATE, Group, Groups, check_untouched, factor
 from .points import points_of
@@ -34,6 +37,8 @@ Entries = dict[Tensor, dict[str, Any]]
 """By parameter, what is kept of it under names."""
 OWN = f"{STATE}."
 """The beginning of names that no strategy gave; of what belongs to no parameter a number follows."""
+LARGEST = 1 << 26
+"""Bytes of tensors that belong to no parameter, up to which they are part of the text."""
 
 
 def stacks(towers: Towers) -> list[str]:
@@ -51,12 +56,21 @@ def saved(towers: Towers, groups: Groups, steps: int) -> tuple[str, Entries]:
             index = tower.tower.slots.index(tower.state, level)
             for part in state.levels[level].parts:
                 mine = [places[members[index[i]]] for i in part.indices]
+                if tower.graph.levels[level].average is not None and not part.folds:
+                    points = points_of([params[number] for number in mine])
+                    part.mean = [torch.zeros_like(p) for p in points]  # a place to load one into
                 own = {f"{OWN}normal": part.normal, f"{OWN}kept": part.kept, f"{OWN}average": part.mean}
                 _name({**part.strategy, **own}, "", mine, found)
     text = {**_said(towers, groups), "steps": steps, "towers": pack(closed, found)}
+    rest = {name: t for name, t in found.values() if ":" not in name}
+    small = sum(t.numel() * t.element_size() for t in rest.values()) <= LARGEST
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in rest.items()} if small else {}
+    text["rest"] = base64.b64encode(save(plain)).decode() if small else ""
     common = places[towers.members[0][0]] if towers.members else 0
     entries: Entries = {}
     for name, tensor in found.values():
+        if name in rest and small:
+            continue
         number, _, key = name.partition(":")
         p = params[int(number) if key else common]
         real = p.is_complex() and tensor.shape == (*local(p).shape, 2)
@@ -115,7 +129,8 @@ def restored(state_dict: Any, towers: Towers, groups: Groups) -> tuple[list[RunS
             raise RecoptError("This state_dict is not one of recopt.Optimizer: it was saved by another optimizer.")
         told = json.loads(theirs[0][STATE])
         _fit(told, _said(towers, groups))
-        tensors = _Tensors(state_dict["state"], theirs, groups)
+        rest = load(base64.b64decode(told["rest"])) if told["rest"] else {}
+        tensors = _Tensors(rest, state_dict["state"], theirs, groups)
         states = unpack(told["towers"], tensors, torch.device("cpu"), keep=True)
         for name, tensor in tensors.items():
             if ":" in name and towers.options.guard and bool(tensor.isnan().any()):
@@ -138,8 +153,8 @@ def restored(state_dict: Any, towers: Towers, groups: Groups) -> tuple[list[RunS
 class _Tensors(dict[str, Tensor]):
     """Copies of the tensors of a state by their names; ``others`` are what nobody asks for, which torch keeps."""
 
-    def __init__(self, state: Mapping[Any, Any], theirs: Groups, groups: Groups) -> None:
-        super().__init__()
+    def __init__(self, rest: dict[str, Tensor], state: Mapping[Any, Any], theirs: Groups, groups: Groups) -> None:
+        super().__init__(rest)
         ids = [key for group in theirs for key in group["params"]]
         self._there: dict[str, tuple[Any, str, Tensor]] = {}
         self.others: dict[Any, Any] = {key: dict(value) if key in ids else value for key, value in state.items()}
@@ -147,7 +162,7 @@ class _Tensors(dict[str, Tensor]):
             for word, value in state.get(key, {}).items():
                 common = word.removeprefix(OWN)
                 name = common if word.startswith(OWN) and common.isdigit() else f"{number}:{word}"
-                self._there[name] = (key, word, value if not isinstance(value, Tensor) else local_gradient(value, p))
+                self._there[name] = (key, word, value if not isinstance(value, Tensor) else part_of(value, p))
 
     def __missing__(self, name: str) -> Tensor:
         key, word, value = self._there[name]
@@ -163,7 +178,7 @@ def _short(values: Any) -> str:
 
 
 def _fit(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    lacks = {*ours, "steps", "towers"} - set(theirs)
+    lacks = {*ours, "steps", "towers", "rest"} - set(theirs)
     if lacks:
         raise RecoptError(f"This state_dict lacks {', '.join(sorted(lacks))}: it is damaged, or of another version.")
     if theirs["stacks"] != ours["stacks"]:
@@ -205,6 +220,8 @@ def _group(theirs: Group, own: Group) -> dict[str, Any]:
 
 def _go_on(tower: Driver, state: RunState, points: Params) -> None:
     """Check ``state``, and bring it to where ``tower`` computes, its tapes made anew."""
+    for part in (part for own in state.levels for part in own.parts if not part.folds):
+        part.mean = []
     check(state, tower.tower, tower.state, points)
     movers, device = tower.tower.carriers.movers, tower.tower.setting.device
     for number, mover in enumerate(movers):

@@ -39,6 +39,16 @@ def local_gradient(gradient: Tensor, parameter: Tensor) -> Tensor:
     return local(dtensor)
 
 
+def part_of(whole: Tensor, parameter: Tensor) -> Tensor:
+    """The part of ``whole``, which is split in some way or not at all, that belongs to ``local(parameter)``."""
+    if _is_dtensor(parameter) and not _is_dtensor(whole) and whole.shape == parameter.shape:
+        from torch.distributed.tensor import distribute_tensor
+
+        split: Any = parameter
+        whole = distribute_tensor(whole, split.device_mesh, split.placements)
+    return local_gradient(whole, parameter)
+
+
 def like(part: Tensor, parameter: Tensor) -> Tensor:
     """``part``, if it has the shape of ``local(parameter)``, as a part of a tensor split as ``parameter`` is."""
     if not _is_dtensor(parameter) or part.shape != local(parameter).shape:
