@@ -70,7 +70,8 @@ class Engine:
         self.tower = self._tower()
         self.trials = Trials(self.tower, self, closed=self._ends, weight=self.imitation.weight)
         self.tower.search_with(self.trials)
-        self.evaluator = Evaluator(self.family, bool(self.tower.carriers.exact))
+        reads = any(graph.order(n) for n in graph.movers[TASK])
+        self.evaluator = Evaluator(self.family, bool(self.tower.carriers.exact), reads)
         self.source = self._source(each)
         stagger = Stagger(self.tower, self.family, self.source, self.imitation)
         self.surroundings.episodes = Episodes(self.tower, self.family, stagger, self.surroundings.log)
@@ -104,12 +105,12 @@ class Engine:
         return self.family.drawn(state.slots[TASK].draw).names
 
     def _source(self, each: bool) -> Source:
-        graph, tower = self.graph, self.tower
+        tower = self.tower
         return Source(
             self.evaluator, lambda: self.budget, home=lambda: self.state, index=tower.slots.index,
             payer=self.trials.payer,
             log=lambda state, values: self.surroundings.log(state, -1, values),
-            gradients=any(graph.order(n) for n in graph.movers[TASK]),
+            gradients=self.evaluator.gradients,
             pairs=bool(tower.carriers.exact), each=each,
         )  # fmt: skip
 

@@ -14,8 +14,8 @@ from ..contracts.errors import RecoptError
 from ..contracts.strategy import Params
 from ..contracts.task import Split
 from ..levels.state import SlotState
-from .family import Family
-from .probe import UNREACHED, Probe
+from .family import Family, kind
+from .probe import UNREACHED, Choice, Probe
 from .randomness import undone_if_it_fails
 from .ways import Grads, InPlace, Way
 
@@ -27,14 +27,16 @@ class Evaluator:
 
     Args:
         exact: whether a level differentiates through the gradients of the task.
+        gradients: whether a level reads them.
 
     Raises:
         RecoptError: from the constructor, for a model that cannot be evaluated so.
     """
 
-    def __init__(self, family: Family, exact: bool) -> None:
-        self.family, self.exact = family, exact
-        self.quietly = Quietly(family)
+    def __init__(self, family: Family, exact: bool, gradients: bool) -> None:
+        self.family, self.exact, self.gradients = family, exact, gradients
+        self._choices: dict[Any, Choice] = {}
+        self.quietly = Quietly(family.device)
         self._told: set[str] = set()
         self._checked = False
         self.way(0)
@@ -42,14 +44,17 @@ class Evaluator:
     def way(self, draw: int) -> Way:
         """The way in which the tasks of a draw are evaluated, chosen when it is first asked for."""
         drawn = self.family.drawn(draw)
-        if drawn.way is None:
-            if self.exact or self.family.batched:
-                probe = Probe(self.family, draw, self.exact)
-                drawn.way = probe.way()
+        if drawn.way is None and not (self.exact or self.family.batched):
+            drawn.way = InPlace(self.family.module(draw))
+        elif drawn.way is None:
+            known = self._choices
+            like = kind(drawn.tasks[0])
+            if like not in known:
+                probe = Probe(self.family, draw, self.exact, self.gradients)
+                known[like] = probe.choice()
                 for note in probe.notes:
                     self._tell(note)
-            else:
-                drawn.way = InPlace(self.family.module(draw))
+            drawn.way = known[like].way(self.family, draw)
         return drawn.way  # type: ignore[no-any-return]
 
     def bind(self, slot: SlotState) -> None:
@@ -121,8 +126,8 @@ class Quietly:
         inside: whether they do; None as long as that is not known.
     """
 
-    def __init__(self, family: Family) -> None:
-        self.device = family.device
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.inside: bool | None = None
 
     def __call__(self, call: Callable[[], T], back: Callable[[], None] = lambda: None) -> T:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,17 +37,39 @@ UNREACHED = (
 CHECKPOINTED = "activations are recomputed or moved (torch.utils.checkpoint), at other values by then: turn that off"
 
 
+class Choice(NamedTuple):
+    """A way that was chosen, for all tasks of a kind; ``maker`` is None where each is evaluated by its own model.
+
+    Attributes:
+        mapped: whether tasks side by side are mapped (``torch.func.vmap``).
+        fused: whether the model uses kernels that have no second derivative, or a wrong one.
+    """
+
+    maker: Maker | None
+    mapped: bool = False
+    fused: bool = False
+
+    def way(self, family: Family, draw: int) -> Way:
+        """The way, for the tasks of a draw."""
+        if self.maker is None:
+            return OneByOne([family.module(draw, n) for n in range(family.count)])
+        model, drawn = self.maker(family.module(draw)), family.drawn(draw)
+        return Function(model, drawn, many=family.batched, mapped=self.mapped, fused=self.fused)
+
+
 @dataclass
 class Probe:
     """A probe of the ways to evaluate the tasks of one draw, on their first batches.
 
     Args:
         exact: whether a level differentiates through the gradients of the task.
+        gradients: whether a level reads them.
     """
 
     family: Family
     draw: int
     exact: bool
+    gradients: bool = True
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -55,33 +77,30 @@ class Probe:
         self.tasks = self.drawn.tasks[:2]
         self.batches = [self.family.place(task.batch(0, "train")) for task in self.tasks]
 
-    def way(self) -> Way:
-        """The way that is chosen; ``notes`` then say what is out of the ordinary with it.
+    def choice(self) -> Choice:
+        """The way to take; ``notes`` then say what is out of the ordinary with it.
 
         Raises:
             RecoptError: if there is none.
         """
-        family, faults, found = self.family, dict[str, str](), None
-        mappable = family.batched and self.tasks[0].vectorize
+        faults, found, unmapped = dict[str, str](), Choice(None), ""
+        mappable = self.family.batched and self.tasks[0].vectorize
         makers = MAKERS if self.exact or mappable else {}
         if self.exact:
-            refuse_compiled(family.module(self.draw))
+            refuse_compiled(self.family.module(self.draw))
         self.wanted = [self.by_torch(n) for n in range(len(self.tasks))] if makers else []
-        unmapped = ""
         for name, maker in makers.items():
             faults[name], fused = self._fault(partial(self._by_function, maker, 1), self.wanted[:1])
             if faults[name]:
                 continue
             mapped = mappable and not (unmapped := unmapped or self._unmappable(maker))
             if mapped or self.exact:
-                found = Function(
-                    maker(family.module(self.draw)), self.drawn, many=family.batched, mapped=mapped, fused=fused
-                )
+                found = Choice(maker, mapped, fused)
                 break
-        if self.exact and found:
+        if self.exact and found.maker:
             with suppress(Exception):  # of a model that is no other than in float32
-                self._check_second(type(found.model))
-        if self.exact and found is None:
+                self._check_second(found.maker)
+        elif self.exact:
             reasons = "; ".join(
                 f"{' and '.join(n for n in faults if faults[n] == f)}: {f}" for f in dict.fromkeys(faults.values())
             )
@@ -90,12 +109,15 @@ class Probe:
                 f"differentiated twice, and this one is not ({reasons}): leave second_order out, or let its parts read "
                 "their parameters anew in every call, by operations that have second derivatives."
             )
-        if mappable and not (found and found.mapped):
+        if mappable and not found.mapped:
             why = unmapped or next(reversed(faults.values()))
-            self.notes.append(f"Tasks side by side are evaluated one after the other, as they cannot be mapped: {why}.")
-        elif found and isinstance(found.model, Swapped):
+            self.notes.append(
+                f"Tasks side by side are evaluated one after the other, as they cannot be mapped: {why}. Set vectorize "
+                "= False in the task, and this is not said again."
+            )
+        elif found.maker is Swapped:
             self.notes.append(f"The model is called by torch.func.functional_call, not by higher: {faults['higher']}.")
-        return found or OneByOne([family.module(self.draw, n) for n in range(family.count)])
+        return found
 
     def by_torch(self, n: int, seed: int = 0, calm: bool = False) -> Found:
         """Losses and gradients of task ``n`` by its own model; ``calm``: in evaluation mode."""
@@ -105,7 +127,7 @@ class Probe:
             with seeded(seed, self.family.device), torch.enable_grad():
                 loss = self.tasks[n].loss(live.put(point, slot.buffers), self.batches[n])
                 found.append((loss.detach(), live.gradient(loss)))
-        if all(g is None for _, grads in found for g in grads):
+        if self.gradients and all(g is None for _, grads in found for g in grads):
             raise RecoptError(UNREACHED)
         return found
 

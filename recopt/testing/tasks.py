@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +12,20 @@ from torch import Tensor, nn
 from ..contracts import trees
 from ..contracts.settings import Option, declared
 from ..contracts.task import Split, Task
-from ..engine.model import Patched
+from ..engine.engine import Engine
+from ..engine.evaluate import Quietly
+from ..engine.family import Family
+from ..engine.live import Live
+from ..engine.measure import measure
+from ..levels.graph import Graph
+from ..levels.level import TASK, Level
+from ..stacks.plugins import load_strategy
 from . import probe
 from .probe import Broken
 
 MakeTask = Callable[..., Task]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+CPU = torch.device("cpu")
 
 
 def settings(make: MakeTask) -> None:
@@ -43,13 +52,14 @@ def documented(make: MakeTask) -> None:
 def models(make: MakeTask) -> None:
     """A model is an ``nn.Module`` with something to train, drawn from torch's global generator and nothing else."""
     task = make(seed=1)
+    raw = [task.model(), task.model()]
+    if not isinstance(raw[0], nn.Module):
+        raise Broken(f"model() gives a {type(raw[0]).__name__}: give a torch.nn.Module.")
+    if raw[0] is raw[1]:
+        raise Broken("model() gives the same object twice: make a fresh one every time.")
     one, other = _model(task), _model(task)
-    if not isinstance(one, nn.Module):
-        raise Broken(f"model() gives a {type(one).__name__}: give a torch.nn.Module.")
     if not any(p.requires_grad for p in one.parameters()):
         raise Broken("model() gives a module without a parameter that requires gradients: there is nothing to train.")
-    if one is other:
-        raise Broken("model() gives the same object twice: make a fresh one every time.")
     if not _same(list(one.state_dict().values()), list(other.state_dict().values())):
         raise Broken("two models differ though torch was seeded alike: draw initial values by torch.")
 
@@ -73,7 +83,7 @@ def losses(make: MakeTask) -> None:
     """The loss is one finite number with gradients by the parameters, in float32 and float64."""
     task = make(seed=1)
     for dtype in (torch.float32, torch.float64):
-        model = _model(task).to(dtype)
+        model = _model(task, dtype)
         loss = task.loss(model, _cast(task.batch(0), dtype))
         if not isinstance(loss, Tensor) or loss.ndim:
             shape = f"has shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"is a {type(loss).__name__}"
@@ -82,20 +92,17 @@ def losses(make: MakeTask) -> None:
             raise Broken(f"the loss of a {dtype} model is {loss.dtype}: keep the type of the model's output.")
         if not bool(loss.isfinite()):
             raise Broken("the loss of a fresh model is not finite: look for a logarithm or a division by 0.")
-        params = [p for p in model.parameters() if p.requires_grad]
         if not loss.requires_grad:
             raise Broken("no gradient passes through the loss: do not detach, and do not use .item() or numpy in it.")
-        grads = torch.autograd.grad(loss, params, allow_unused=True)
-        if all(g is None or not bool(g.any()) for g in grads):
+        if all(g is None or not bool(g.any()) for g in Live(model).gradient(loss)):
             raise Broken("the gradient of the loss is 0 everywhere: the loss does not depend on the model.")
 
 
 def metrics(make: MakeTask) -> None:
     """Metrics are 0-dimensional tensors by name; the one that ``metric`` names is among them."""
     task = make(seed=1)
-    model = _model(task).eval()
-    with torch.no_grad():
-        found = task.metrics(model, task.batch(0, "valid"))
+    model, quietly = _model(task).eval(), Quietly(CPU)
+    found = quietly(lambda: task.metrics(model, _cast(task.batch(0, "valid"), torch.float32)))
     for name, value in found.items():
         if not isinstance(value, Tensor) or value.ndim:
             raise Broken(f"the metric '{name}' must be a 0-dimensional tensor, the mean over the batch.")
@@ -103,22 +110,27 @@ def metrics(make: MakeTask) -> None:
         raise Broken(f"metric is '{task.metric}', which metrics() does not give: {', '.join(found) or 'none'}.")
 
 
-def patched(make: MakeTask) -> None:
-    """The loss uses the model it is given and no other: ``higher`` passes a patched one."""
+def follows(make: MakeTask) -> None:
+    """The loss uses the model that it is given, and no other."""
     task = make(seed=1)
-    model, batch = _model(task), task.batch(0)
-    with probe.seeded():
-        plain = task.loss(model, batch)
-    module = Patched(_model(task))
-    moved = [p.detach() for p in model.parameters()]
-    still = [b.detach().clone() for b in _model(task).buffers()]
-    with probe.seeded():
-        loss = task.loss(module.load(moved, still), batch)
-        other = task.loss(module.load([p + 0.1 for p in moved], still), batch)
-    if not torch.allclose(plain, loss, rtol=1e-4):
-        raise Broken("the loss of a patched copy of the model differs: let loss() call the model that it is given.")
-    if torch.equal(loss, other):
+    live, batch, found = Live(_model(task)), _cast(task.batch(0), torch.float32), list[Tensor]()
+    start, still = [p.detach().clone() for p in live.params], [b.clone() for b in live.still()]
+    for step in (0.0, 0.1):
+        with probe.seeded():
+            found.append(task.loss(live.put([p + step for p in start], still), batch).detach())
+    if torch.equal(*found):
         raise Broken("the loss does not follow the parameters it is given: let loss() call the model that it is given.")
+
+
+def runs(make: MakeTask) -> None:
+    """A run trains it, alone and two side by side, and measures it on held-out batches."""
+    graph = Graph([Level(moves=TASK, by="sgd")], {"sgd": load_strategy("sgd")(lr=1e-6)})
+    for tasks in (1, 2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            engine = Engine(make(seed=1), graph, tasks=tasks)
+            engine.run(2)
+        measure(engine, "valid")
 
 
 def sampled(make: MakeTask) -> None:
@@ -129,43 +141,15 @@ def sampled(make: MakeTask) -> None:
         raise Broken("sample(seed) must give a task of this class with that seed, and leave this one as it was.")
 
 
-def vectorized(make: MakeTask) -> None:
-    """With ``vectorize``, losses mapped over several tasks equal those computed one by one."""
-    task = make(seed=1)
-    if not task.vectorize:
-        return
-    members = [task.sample(seed) for seed in (1, 2)]
-    made = [_model(member) for member in members]
-    found = [member.batch(0) for member in members]
-    apart = torch.stack([m.loss(model, batch) for m, model, batch in zip(members, made, found, strict=True)]).detach()
-    params, buffers = torch.func.stack_module_state(made)
-    blank = _model(task)
-
-    def loss(p: Any, b: Any, batch: Any) -> Tensor:
-        return members[0].loss(lambda *args: torch.func.functional_call(blank, (p, b), args), batch)  # type: ignore[arg-type]
-
-    try:
-        mapped = torch.func.vmap(loss, randomness="different")(params, buffers, trees.stack(found))
-    except Exception as why:
-        raise Broken(
-            f"its loss cannot be mapped over tasks ({type(why).__name__}): set vectorize = False in the class."
-        ) from why
-    if any(isinstance(m, nn.Dropout) and m.p for m in blank.modules()):
-        return  # the draws differ
-    if not torch.allclose(mapped, apart, rtol=1e-3, atol=1e-6):
-        raise Broken("mapped over tasks its losses differ: put what tells tasks apart into the batch or the model.")
-
-
 TASK_RULES: dict[str, Callable[[MakeTask], None]] = {
-    rule.__name__: rule
-    for rule in (settings, documented, models, batches, losses, metrics, patched, sampled, vectorized)
+    rule.__name__: rule for rule in (settings, documented, models, batches, losses, metrics, follows, sampled, runs)
 }
 TASK_BASIC = frozenset({"settings", "models", "batches", "losses"})
 
 
-def _model(task: Task) -> nn.Module:
-    with probe.seeded(task.seed):
-        return task.model()
+def _model(task: Task, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A model as a run makes it."""
+    return Family(task, 1, task.seed, CPU, dtype).module(0)
 
 
 def _cast(batch: Any, dtype: torch.dtype) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from functools import partial
 from typing import Any
 
@@ -10,7 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import recopt
+from recopt.contracts.errors import RecoptError
 from recopt.contracts.task import Batch, Split, Task
+from recopt.engine.evaluate import ModelNote
+from recopt.engine.probe import Probe
+
+from .. import engines
 
 
 class Squares(Task):
@@ -126,3 +133,173 @@ WAYS: list[dict[str, Any]] = [
 def test_they_are_too_side_by_side_and_under_exact_levels(kind: type[Task], more: dict[str, Any]) -> None:
     found = recopt.run(kind(), "sgd(lr=0.1)/sgd(lr=1e-12)", steps=6, dtype="float64", track=False, measure=0, **more)
     assert list(found.losses) == pytest.approx(by_torch(kind(), 0.1, 6), rel=1e-8)
+
+
+class Mixed(Squares):
+    """A batch of more than tensors; ``odd`` tasks differ in it."""
+
+    kind = One
+    odd = ""
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        mine = self.odd and self.seed
+        rows = 1 + (index % 2 if self.odd == "rows" and mine else 0)
+        word = "twice" if self.odd == "words" and mine and index > 1 else "once"
+        return {"x": torch.ones(rows, 1), "mask": None, "word": word, "count": 3, "more": (torch.ones(()), [True])}
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert batch["mask"] is None and batch["count"] == 3 and batch["more"][1] == [True]
+        out = model(batch["x"]) * batch["more"][0]
+        return ((2 if batch["word"] == "twice" else 1) * out**2).mean()
+
+
+@pytest.mark.parametrize("odd", ["", "rows", "words"])
+def test_batches_side_by_side_may_hold_more_than_tensors_and_differ_in_it(odd: str) -> None:
+    task: Any = Mixed()
+    task.odd = odd
+    made = engines.engine(task, "sgd(lr=0.1)", tasks=2)
+    assert made.family.drawn(0).way.mapped
+    made.run(5)
+    apart = []
+    for n, member in enumerate(made.family.drawn(0).tasks):
+        one, weight = [], 1.0
+        for step in range(5):
+            factor = 2 if member.batch(step)["word"] == "twice" else 1
+            one.append(factor * weight**2)
+            weight -= 0.1 * factor * 2 * weight
+        assert float(engines.params(made)[0][n]) == pytest.approx(weight, rel=1e-12)
+        apart.append(one)
+    assert engines.losses(made) == pytest.approx([sum(pair) / 2 for pair in zip(*apart, strict=True)], rel=1e-12)
+
+
+class Looped(Squares):
+    """A model that cannot be mapped over tasks."""
+
+    def model(self) -> nn.Module:
+        return nn.LSTM(1, 1)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return (model(batch[None])[0] ** 2).mean()
+
+
+def test_what_cannot_be_mapped_is_looped_over_and_that_is_said_once() -> None:
+    level = {"every": 2, "episode": 4}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        made = engines.engine(Looped(), "sgd(lr=0.1)/sgd", {2: level}, tasks=3)
+        made.run(20)
+    notes = [str(w.message) for w in told if issubclass(w.category, ModelNote)]
+    assert len(notes) == 1
+    assert re.search("one after the other.*lstm.*vectorize = False", notes[0])
+    assert made.state.task.draw >= 3
+    quiet: Any = Looped()
+    quiet.vectorize = False
+    other = engines.engine(quiet, "sgd(lr=0.1)/sgd", {2: level}, tasks=3)  # warnings are errors
+    other.run(20)
+    assert engines.losses(other) == engines.losses(made)
+
+
+class Partly(One):
+    """Only one of its parts is used; another, from the third call on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.never, self.later = (nn.Parameter(torch.ones(1)) for _ in "ab")
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.own(x) + (0.0 * self.later if self.calls > 2 else 0.0)
+
+
+class PartlyTask(Squares):
+    kind = Partly
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_what_the_loss_does_not_reach_is_named_once_and_stays_as_it_is(tasks: int) -> None:
+    task: Any = PartlyTask()
+    task.vectorize = False
+    made = engines.engine(task, "sgd(lr=0.1, weight_decay=0.5)", tasks=tasks)
+    with pytest.warns(ModelNote, match="does not reach 'never', 'later': not trained as long"):
+        made.run(1)
+    first = engines.params(made)
+    made.run(5)  # warnings are errors
+    names = made.graph.names["task"]
+    values = dict(zip(names, engines.params(made), strict=True))
+    assert torch.equal(values["never"], torch.ones_like(values["never"]))
+    assert torch.equal(first[names.index("later")], torch.ones_like(values["later"]))
+    assert (values["later"] - (1 - 0.05) ** 3).abs().max() < 1e-12  # decayed once it is reached, as torch does
+    assert (values["own.weight"] < 0.3).all()
+
+
+@pytest.mark.parametrize("more", [{}, *WAYS])
+def test_a_loss_that_reaches_nothing_is_refused(more: dict[str, Any]) -> None:
+    class Deaf(Squares):
+        kind = One
+
+        def loss(self, model: Any, batch: Batch) -> Tensor:
+            return (batch.requires_grad_() ** 2).mean() if "tasks" not in more else (batch**2).mean()
+
+    with pytest.raises(RecoptError, match="reaches no parameter of the model, so nothing would be trained"):
+        recopt.run(Deaf(), "sgd(lr=0.1)/sgd", steps=6, track=False, measure=0, **more)
+
+
+def test_a_loss_without_gradients_is_searched_side_by_side() -> None:
+    class Steps(Squares):
+        kind = One
+
+        def loss(self, model: Any, batch: Batch) -> Tensor:
+            return (model(batch) * 8).round().detach().abs().mean()
+
+    made = engines.engine(Steps(), "random-search", tasks=2)
+    made.run(60)
+    assert engines.losses(made)[-1] < engines.losses(made)[0]
+
+
+class Differentiating(Squares):
+    """Differentiates inside, draws at random, and counts in a buffer."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3, affine=False), nn.Linear(3, 1))
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        return torch.randn(6, 3, generator=self.generator(index))
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        x = batch.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+        return slope.square().mean()
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_search_over_a_loss_that_differentiates_inside_leaves_no_trace_of_the_attempt_without(tasks: int) -> None:
+    def run(inside: bool | None) -> Any:
+        task: Any = Differentiating()
+        task.vectorize = False
+        made = engines.engine(task, "random-search", tasks=tasks)
+        made.evaluator.quietly.inside = inside
+        made.run(8)
+        return made
+
+    found, wanted = run(None), run(True)
+    assert found.evaluator.quietly.inside
+    assert engines.losses(found) == engines.losses(wanted)
+    for one, other in zip(found.state.task.buffers, wanted.state.task.buffers, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_kinds_of_tasks_are_probed_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    probed = []
+    plain = Probe.choice
+
+    def choice(probe: Probe) -> Any:
+        probed.append(type(probe.tasks[0]).__name__)
+        return plain(probe)
+
+    monkeypatch.setattr(Probe, "choice", choice)
+    task = recopt.tasks.make("mixture", members="quadratic(dim=3) + rosenbrock + rastrigin")
+    made = engines.engine(task, "sgd(lr=1e-4)/sgd", {2: {"every": 2, "episode": 2}}, tasks=2)
+    made.run(60)
+    assert made.state.task.draw > 15
+    assert sorted(probed) == ["Quadratic", "Rastrigin", "Rosenbrock"]
