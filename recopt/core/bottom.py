@@ -94,45 +94,40 @@ class Bottom:
 
     # taking back
 
-    def last(self, state: RunState, number: int, grads: Sequence[Tensor | None] | None = None) -> Params | None:
-        """The last update of all that a level moves, zero where there was none; None if it is not known.
-
-        ``grads`` are those that it was made from, if they are at hand.
-        """
-        own, point = state.levels[number], self.slots.point(state, number)
-        mover, out = self.columns(number), [torch.zeros_like(p) for p in point]
-        there = False
+    def last(self, state: RunState, number: int) -> Params | None:
+        """The last update of a level that moves the task by columns, zero where there was none; None if not known."""
+        own, point, mover = state.levels[number], self.slots.point(state, number), self.columns(number)
+        out: Params | None = None
         for part in own.parts:
-            mine = _of(part, point)
-            if mover is None:
-                found = part.kept.get("update")
-            else:
-                known = None if grads is None else present(part, point, grads)[1]
-                found = mover.last(part, mine, self.by(state, number), known)
-            if found is None:
-                continue
-            there = True
-            for i, u in zip(part.indices, _awake(part, found), strict=True):
-                out[i] = u
-        return out if there else None
+            found = mover.last(part, _of(part, point), self.by(state, number), None) if mover is not None else None
+            if found is not None:
+                out = [torch.zeros_like(p) for p in point] if out is None else out
+                for i, u in zip(part.indices, _awake(part, found), strict=True):
+                    out[i] = u
+        return out
+
+    def _before(self, state: RunState, number: int) -> Params | None:
+        """The point before a level's last update; None if it is not known."""
+        point, update = trees.detach(self.slots.point(state, number)), self.last(state, number)
+        if update is not None:
+            return [p - u for p, u in zip(point, update, strict=True)]
+        known = {i: p for part in state.levels[number].parts
+                 for i, p in zip(part.indices, part.kept.get("point", []), strict=False)}  # fmt: skip
+        return [known.get(i, p) for i, p in enumerate(point)] if known and self.columns(number) is None else None
 
     def take_back(self, state: RunState, wrong: Sequence[bool]) -> None:
         """Take the last updates of the tasks that are ``wrong`` back, and shorten those to come."""
         assert state.guard is not None
-        updates = {n: self.last(state, n) for n in self.numbers}
-        if all(u is None for u in updates.values()):
-            return
-        for number, update in updates.items():
-            if update is None:
-                continue
-            point = self.slots.point(state, number)
-            where = _mask(wrong, point[0]) if self.setting.tasks > 1 else None
-            back = [p.detach() - (u if where is None else torch.where(_wide(where, u), u, 0.0))
-                    for p, u in zip(point, update, strict=True)]  # fmt: skip
-            self.slots.put(state, number, back)
+        known = {n: before for n in self.numbers if (before := self._before(state, n)) is not None}
+        for number, before in known.items():
+            if self.setting.tasks > 1:
+                mask = torch.tensor(list(wrong), device=before[0].device)
+                self.slots.put(state, number, trees.choose(mask, before, trees.detach(self.slots.point(state, number))))
+            else:
+                self.slots.put(state, number, before)
             self.forget(state, number)
         for n, failed in enumerate(wrong):
-            if failed:
+            if known and failed:
                 guard.taken_back(state.guard, n)
 
     def forget(self, state: RunState, number: int) -> None:
@@ -141,7 +136,8 @@ class Bottom:
         own.live = []
         for part in own.parts:
             part.recorded = 0
-            part.kept.pop("update", None)
+            if self.columns(number) is None:
+                part.kept.pop("point", None)
         if self.setting.tasks > 1:
             return  # the windows of the other tasks go on
         for part in own.parts:
@@ -277,11 +273,3 @@ def present(part: Part, point: Sequence[Tensor], grads: Sequence[Tensor | None])
     mine = [point[i] if there else point[i].detach().clone() for i, there in zip(part.indices, have, strict=True)]
     known = [grads[i] for i in part.indices]
     return mine, [torch.zeros_like(p) if g is None else g for g, p in zip(known, mine, strict=True)]
-
-
-def _mask(wrong: Sequence[bool], like: Tensor) -> Tensor:
-    return torch.tensor(list(wrong), device=like.device)
-
-
-def _wide(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.view(-1, *[1] * (like.ndim - 1))

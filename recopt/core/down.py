@@ -59,6 +59,8 @@ class Down:
         else:
             step(state, number, signal, found, scale)
             state.levels[number].steps += 1
+            if self.forward.looking.closely(state, number):
+                self.forward.looking.sound(state, number)
 
     def _step_of(self, number: int) -> Step | None:
         """The way in which a level steps; None for one that tries points and is scored by what comes after them."""
@@ -156,6 +158,7 @@ class Down:
             mine = [new[i] for i in part.indices]
             with torch.no_grad():
                 update, part.strategy = mover.search(values, mine, loss, at, part.strategy, rng, tasks)
+            self.forward.looking.fitting(number, update, mine)
             if all(bool(torch.isfinite(u).all()) for u in update):
                 new = _with(new, part, [p + u for p, u in zip(mine, update, strict=True)])
             loss = None  # of where the others have moved from

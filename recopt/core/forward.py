@@ -15,6 +15,7 @@ from ..levels.level import TASK
 from ..levels.state import LevelState, RunState, Signal
 from ..rules.tensors import TensorMover
 from . import guard
+from .answers import Answers, given
 from .bottom import Bottom, present
 from .carriers import Carriers
 from .evaluation import Around, Moved
@@ -27,6 +28,7 @@ class Forward:
     def __init__(self, carriers: Carriers, slots: Slots, bottom: Bottom, around: Around | None) -> None:
         self.carriers, self.slots, self.bottom, self.around = carriers, slots, bottom, around
         self.levels, self.setting = carriers.levels, carriers.setting
+        self.looking = Answers(self.levels)
 
     def tasks(self, number: int) -> int:
         """The number of points that a level moves side by side."""
@@ -76,7 +78,7 @@ class Forward:
                 part.strategy, part.normal = trees.detach(part.strategy), trees.detach(part.normal)
         elif kept is not None:
             kept["keep"] = keep
-        self._put(state, number, new, update, taped, forgotten)
+        self._put(state, number, point, new, taped, forgotten)
         return Moved(point, new, update, answer, read, kept)
 
     def _spoilt(self, number: int, answer: Params) -> bool:
@@ -102,8 +104,11 @@ class Forward:
             if not grads:
                 continue
             told = Signal(_to(signal.loss, cast), [_to(g, cast) for g in grads], bound=bound)
-            made = mover.step(values, level, [_to(p, cast) for p in mine], told, part.strategy, part.normal, rng,
-                              self.tasks(number))  # fmt: skip
+            mine = [_to(p, cast) for p in mine]
+            inputs = given(mine, told.grads, part.strategy) if self.looking.closely(state, number) else ([], [])
+            made = mover.step(values, level, mine, told, part.strategy, part.normal, rng, self.tasks(number))
+            self.looking.unchanged(number, *inputs)
+            self.looking.fitting(number, made.delta, mine)
             if signal.bad is not None:
                 made.strategy = trees.choose(signal.bad, part.strategy, made.strategy)
                 made.normal = trees.choose(signal.bad, part.normal, made.normal) if part.normal else {}
@@ -111,7 +116,7 @@ class Forward:
             read += made.signal
             for k, (i, d) in enumerate(zip(part.indices, made.delta, strict=True)):
                 if k not in part.idle:
-                    answer[i] = _like(d, mine[k], point[i].dtype, cast)
+                    answer[i] = _to(d, point[i].dtype)
         return [answer[i] if i in answer else torch.zeros_like(p) for i, p in enumerate(point)], read
 
     def again(self, state: RunState, number: int, made_of: dict[str, Any], point: Params) -> tuple[Params, Params]:
@@ -184,7 +189,7 @@ class Forward:
             return (length / limit if math.isfinite(length) else 0.0), 1.0
         return length / limit, min(1.0, guard.REACH * self.bottom.size(point) / length)
 
-    def _put(self, state: RunState, number: int, new: Params, update: Params, taped: bool, forgotten: bool) -> None:
+    def _put(self, state: RunState, number: int, point: Params, new: Params, taped: bool, forgotten: bool) -> None:
         """Set what is moved, and remember how to take it back."""
         own, level = state.levels[number], self.levels[number]
         # What no tape runs over is a plain value; an optimizee's hyperparameters are leaves of the next window.
@@ -195,7 +200,7 @@ class Forward:
         for part in own.parts:
             part.recorded = int(not forgotten)
             if level.guard and not forgotten:
-                part.kept["update"] = [update[i].detach() for i in part.indices]
+                part.kept["point"] = [point[i].detach() for i in part.indices]
         if self.setting.in_place and taped:
             own.live, own.stamp = new, stamp(self.slots.point(state, number))
 
@@ -219,13 +224,6 @@ def _unmoved(own: LevelState, point: Params) -> bool:
 def stamp(point: Params) -> list[tuple[int, int]]:
     """Addresses of tensors, and counts of their changes in place."""
     return [(p.data_ptr(), p._version) for p in point]
-
-
-def _like(delta: Tensor, read: Tensor, dtype: torch.dtype, cast: torch.dtype | None) -> Tensor:
-    """``delta`` in ``dtype``; a strategy answers in the type that it reads, but for numbers, which may be wider."""
-    if delta.dtype != (cast or read.dtype) and delta.ndim:
-        raise RuntimeError(f"A delta is of {delta.dtype}, and what it moves of {cast or read.dtype}.")
-    return delta if delta.dtype == dtype else delta.to(dtype)
 
 
 def _to(value: Any, dtype: torch.dtype | None) -> Any:

@@ -86,7 +86,7 @@ class Stagger:
             mine = [[point[i] for i in held.indices] for point in points]
             held.strategy = counts.renewed(held.strategy, strategy, mine, index, self.family.count)
             held.normal = counts.cleared(held.normal, index, self.family.count)
-            held.kept.pop("update", None)
+            held.kept.pop("point", None)
         self.imitation.renew(state, number, points, index)
         own.before, own.score = None, None
         assert pending is not None

@@ -176,6 +176,7 @@ class Trials:
             state, number, lambda rule, rng: rule(search.point, trials, own.parts[0].strategy, rng)
         )
         rng = own.rng
+        self.tower.forward.looking.fitting(number, delta, search.point)
         if not all(bool(torch.isfinite(d).all()) for d in delta):
             own.counts["skipped"] = own.counts.get("skipped", 0) + 1
             delta = [torch.zeros_like(d) for d in delta]
