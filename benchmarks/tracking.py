@@ -34,14 +34,14 @@ def once(steps: int, hidden: int, track: bool, root: Path) -> tuple[float, float
         step()
 
     session.engine.step = timed  # type: ignore[method-assign]
-    hand_on = session._finish
+    hand_on = session._end
     ended: list[float] = []
 
     def finish(*args: object) -> object:
         ended.append(time.perf_counter())
         return hand_on(*args)  # type: ignore[arg-type]
 
-    session._finish = finish  # type: ignore[method-assign, assignment]
+    session._end = finish  # type: ignore[method-assign, assignment]
     session.run()
     return ended[0] - first[0], time.perf_counter() - begin
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,22 @@ def test_a_runs_folder_that_was_moved_keeps_its_runs_and_takes_new_ones(root: Pa
     assert not root.exists()
     names = {experiment.name for experiment in new.store.client.search_experiments()}
     assert names == {"Default", "tests", f"tests in {moved}"}
+
+
+def test_in_a_copied_runs_folder_runs_are_resumed_and_started_beside_the_copy(root: Path) -> None:
+    old = started(root)
+    (old.folder / "checkpoint").write_text("the original's")
+    old.finish("KILLED", {})
+    copy = Path(shutil.copytree(root, root.parent / "copy"))
+    again = started(copy, resume=old.run_id)
+    (again.folder / "checkpoint").write_text("the copy's")
+    again.finish("FINISHED", {})
+    new = started(copy, name="new")
+    new.finish("FINISHED", {})
+    assert again.folder.is_relative_to(copy)
+    assert new.folder.is_relative_to(copy)
+    assert (old.folder / "checkpoint").read_text() == "the original's"
+    assert len(list((root / "artifacts" / "tests").iterdir())) == 1
 
 
 def test_what_is_not_finite_is_a_gap(root: Path) -> None:

@@ -48,13 +48,14 @@ class Store:
     def experiment(self, name: str) -> str:
         """The id of the experiment ``name``, made if it is missing, with its artifacts in a folder below ``root``.
 
-        MLflow never changes the artifact folder of an experiment. If the runs folder has moved, new runs
+        MLflow never changes the artifact folder of an experiment. If the runs folder was moved or copied, new runs
         therefore go to an experiment of their own, named after the new folder.
         """
         place = self.root / "artifacts" / re.sub(r"[^\w.-]+", "_", name)
         known = self.client.get_experiment_by_name(name)
         was = local_artifacts(known.artifact_location) if known and not self.address.startswith("http") else None
-        if was is not None and was != place and not was.parent.exists():
+        mine = (file := local_file(self.address)) is not None and file.parent == self.root
+        if was is not None and was != place and (mine or not was.parent.exists()):
             name = f"{name} in {self.root}"
             known = self.client.get_experiment_by_name(name)
         if known is None:
@@ -72,12 +73,15 @@ class Store:
         return str(known.experiment_id)
 
     def folder(self, info: Any) -> Path | None:
-        """The local folder of a run's artifacts (from its ``info``), even if the runs folder has moved; else None."""
+        """The local folder of a run's artifacts (from its ``info``); None if they are elsewhere.
+
+        Where the runs folder was moved or copied, it is the one in there, and not the one that MLflow names.
+        """
         place = local_artifacts(info.artifact_uri)
-        if place is not None and not place.exists():
-            moved = self.root.joinpath("artifacts", *place.parts[-3:])
-            return moved if moved.exists() else place
-        return place
+        if place is None:
+            return None
+        here = self.root.joinpath("artifacts", *place.parts[-3:])
+        return here if here.exists() else place
 
     def workplace(self, run: str) -> Path:
         """The local folder of the files of a run whose artifacts are elsewhere, to be sent from there."""
