@@ -107,7 +107,7 @@ def run(
             click.echo(_stopped_at_once(session, store), err=True)
             return 130
     report(result, store)
-    return 130 if result.status == "KILLED" else 0
+    return {"finished": 0, "interrupted": 130}.get(result.outcome, 1)
 
 
 def _stopped_at_once(session: Session, store: str | None) -> str:

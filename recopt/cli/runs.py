@@ -38,6 +38,8 @@ def _about(row: RunRow) -> list[str]:
 
     from .tables import short
 
+    lost = [word for word in ("frozen", "diverged") if row.metrics.get(word)] if row.status == "FAILED" else []
+    status = (lost or [row.status.lower()])[0]
     colour = {"FINISHED": "green", "FAILED": "red", "KILLED": "yellow"}.get(row.status, "cyan")
     tests = {key: value for key, value in row.metrics.items() if key.startswith("test_")}
     metric = next((key for key in tests if key != "test_loss"), "test_loss")
@@ -47,7 +49,7 @@ def _about(row: RunRow) -> list[str]:
     seconds = f"{row.seconds:.0f}" if row.seconds is not None else ""
     steps = f"{row.metrics['steps']:.0f}" if "steps" in row.metrics else ""
     return [escape(Path(row.params.get("task", "")).name), escape(row.params.get("stack", row.name)),
-            f"[{colour}]{row.status.lower()}[/]", steps, final, test, seconds]  # fmt: skip
+            f"[{colour}]{status}[/]", steps, final, test, seconds]  # fmt: skip
 
 
 @click.command()

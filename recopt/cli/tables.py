@@ -66,11 +66,16 @@ def report(result: Result, store: str | None) -> None:
     out = console()
     last = result.engine.state.step
     steps = f"{result.spec.steps:,}"
-    how = f"finished, {steps} steps" if result.status == "FINISHED" else f"interrupted at step {last:,} of {steps}"
+    how = f"{result.outcome}, {steps} steps"
+    if result.status == "KILLED":
+        how = f"interrupted at step {last:,} of {steps}"
     if result.chosen and result.chosen.stopped:
         how = f"stopped early at step {last:,} of {steps}, since the score got no better"
     out.print(f"{Path(result.spec.task.name).name}  {result.stack}", style="bold", markup=False)
-    out.print(f"{how}, {span(result.budget.total.seconds)}\n")
+    lost = result.outcome in ("diverged", "frozen")
+    out.print(f"{how}, {span(result.budget.total.seconds)}\n", style="bold red" if lost else None)
+    if lost:
+        out.print(f"{_WHY[result.outcome]}\n", soft_wrap=True)
     tables = [_figures(result)]
     tables += [_levels(result)] if out.width >= NARROW else [_found(result), _spent(result)]
     tables += [_chosen(result.chosen)] if result.chosen and result.chosen.report else []
@@ -81,6 +86,12 @@ def report(result: Result, store: str | None) -> None:
         out.print(f"{_choice(result.chosen)}\n", markup=False, soft_wrap=True)
     for line in _where(result, store):
         out.print(line, markup=False, soft_wrap=True)
+
+
+_WHY = {
+    "diverged": "The last training loss is not finite, or above ten times the first: take smaller rates, or guards.",
+    "frozen": "The guard takes back every step, so the model stands still: take smaller rates, or look at the data.",
+}
 
 
 def _figures(result: Result) -> Table:

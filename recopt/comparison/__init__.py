@@ -7,12 +7,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from ..contracts.arguments import checked
 from ..contracts.errors import RecoptError
 from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..running.plan import plan, task_named
 from ..running.repeats import CAP, DIVERGED, Runs
 from ..stacks.blame import RunFailed
+from ..tracking.mlflow.address import address_of
 from ..tracking.mlflow.store import RUNS, open_store
 from .compare_spec import (
     BASELINES,
@@ -38,12 +40,13 @@ __all__ = [
 ]  # fmt: skip
 
 
+@checked
 def compare(
     task: str | Task, stacks: str | Graph | Sequence[str | Graph | Mapping[str, Any]] = (), *, seeds: int = 100,
     steps: int = 100, baselines: Sequence[str] = BASELINES, tune: int = 40, tune_tasks: int = 32,
     measure: Literal["sum", "final"] = "sum", reference: str | None = None, seed: int = 0, guards: bool = False,
     device: str = "cpu", dtype: str = "float32", threads: int | None = None, plugins: Sequence[str | Path] = (),
-    output: str | Path | None = None, store: str | None = None, track: bool = True, name: str | None = None,
+    output: str | Path | None = None, store: str | Path | None = None, track: bool = True, name: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare stacks with each other and with tuned baselines, as ``recopt compare`` does.
@@ -62,7 +65,8 @@ def compare(
         guards: whether the engine's guards act, for all competitors.
         threads: number of threads for torch.
         output: a folder for the tables, curves and picture.
-        store: an MLflow address; None for ``runs/mlflow.db``. ``track=False`` records nothing.
+        store: an MLflow address, or the path of a database file; None for ``runs/mlflow.db``.
+        track: False records nothing.
         progress: called with a description of the work, the amount done, and the total.
 
     Raises:
@@ -77,13 +81,13 @@ def compare(
         "device": device, "dtype": dtype, "plugins": [str(folder) for folder in plugins],
     })  # fmt: skip
     made = None if isinstance(task, str) else task
-    return run_comparison(spec, task=made, graphs=graphs, threads=threads, output=output, store=store, track=track,
-                          name=name, progress=progress)  # fmt: skip
+    return run_comparison(spec, task=made, graphs=graphs, threads=threads, output=output, store=address_of(store),
+                          track=track, name=name, progress=progress)  # fmt: skip
 
 
 def _in_words(stacks: str | Graph | Sequence[str | Graph | Mapping[str, Any]]) -> tuple[list[Any], dict[str, Graph]]:
     """The stacks as a spec has them, and the graph objects by the text that replaces them there."""
-    given = [stacks] if isinstance(stacks, str | Graph) else list(stacks)
+    given: list[Any] = [stacks] if isinstance(stacks, str | Graph) else list(stacks)
     graphs = {f"stack {n}": item for n, item in enumerate(given, 1) if isinstance(item, Graph)}
     return [f"stack {n}" if isinstance(item, Graph) else item for n, item in enumerate(given, 1)], graphs
 

@@ -10,10 +10,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..contracts.errors import RecoptError
+from ..contracts.explanations import explain
 from ..running.plan import relocated
 from ..running.spec import COMPARES, MOST_TASKS, NO_SWITCH, RUNS
 from ..running.spec_file import read_spec
-from ..stacks.named import Named, NamedOrText, explain, written
+from ..stacks.named import Named, NamedOrText, written
 from ..stacks.plugins import is_export
 
 BASELINES = ("sgd", "nesterov", "rmsprop", "adam", "adamw")

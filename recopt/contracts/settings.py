@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
+from .arguments import checked
 from .domains import DOMAINS, Domain
 from .errors import RecoptError, unknown
 
@@ -97,11 +98,13 @@ class Hyper:
         raise AttributeError(f"'{self.name}' is a hyperparameter: give it when the strategy is made.")
 
 
+@checked
 def option(default: T, help: str = "", choices: tuple[T, ...] | None = None, least: float | None = None) -> Option[T]:
     """Declare a fixed setting of the type of ``default``; ``least`` is the smallest number allowed."""
     return Option(default, help, choices, least)
 
 
+@checked
 def positive(default: float, help: str = "", off: float | None = None, above: float | None = None) -> Hyper:
     """Declare a hyperparameter in (0, ∞), moved as its logarithm. ``off=0`` also allows 0, which switches it off.
 
@@ -110,11 +113,13 @@ def positive(default: float, help: str = "", off: float | None = None, above: fl
     return Hyper(default, "positive", help, off, above)
 
 
+@checked
 def unit(default: float, help: str = "", off: float | None = None) -> Hyper:
     """Declare a hyperparameter in (0, 1), moved as its logit. ``off=0`` also allows 0, which switches it off."""
     return Hyper(default, "unit", help, off)
 
 
+@checked
 def real(default: float, help: str = "") -> Hyper:
     """Declare a hyperparameter on the whole line."""
     return Hyper(default, "real", help)

@@ -71,7 +71,7 @@ def _wishes(strategy: Strategy, attribute: str) -> dict[str, Any]:
             raise unknown("setting", key, [*known, "window"], f"in {whose}")
         if key != "window":
             try:
-                Level(moves=TASK, by="it", **{key: value})
+                Level.model_validate({"moves": TASK, "by": "it", key: value})
             except ValidationError as why:
                 raise RecoptError(f"{whose}: {key}={value!r} will not do ({why.errors()[0]['msg']}).") from None
     return dict(asked)

@@ -7,6 +7,7 @@ from html import escape
 
 import networkx as nx
 
+from ..contracts.arguments import checked
 from ..contracts.strategy import Strategy
 from .checks import check_level, check_movers, check_slots
 from .completion import complete, set_to, strides
@@ -35,6 +36,7 @@ class Graph(Structure):
         RecoptError: if the graph cannot work, with the reason and the remedy.
     """
 
+    @checked
     def __init__(
         self,
         levels: Sequence[Level],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from ..contracts.errors import RecoptError
+from ..contracts.explanations import explain
 from . import transforms as _transforms  # noqa: F401 - registers what levels ask for
 from .averages import USUAL
 from .registry import ESTIMATORS, TRANSFORMS
@@ -118,6 +120,17 @@ class Level(BaseModel):
     trust: Annotated[float, Field(gt=0)] | None = None
     null_step: bool = False
     guard: bool = True
+
+    def __new__(cls, *given: object, **fields: Any) -> Self:
+        """A level; RecoptError for an unknown name, or a value of a wrong kind or size."""
+        if given:
+            raise RecoptError("recopt.Level takes its settings by name: recopt.Level(moves='task', by='inner').")
+        if fields:  # none where pydantic makes an instance to fill
+            try:
+                cls.__pydantic_validator__.validate_python(fields)
+            except ValidationError as why:
+                raise RecoptError(f"In a recopt.Level: {explain(why, {'': cls.model_fields})}") from None
+        return super().__new__(cls)
 
     @field_validator(
         "every", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved", "horizon",

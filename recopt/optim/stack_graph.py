@@ -210,7 +210,7 @@ def _set(level: Level, number: int, options: Options) -> Level:
     if number == 2 and every is not None:
         given.setdefault("every", every)
     try:
-        return Level(**{**level.model_dump(exclude_none=True), **given})
+        return Level.model_validate({**level.model_dump(exclude_none=True), **given})
     except ValidationError as why:
         first = why.errors()[0]
         where = ".".join(map(str, first["loc"]))

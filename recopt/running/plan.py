@@ -50,12 +50,6 @@ def plan(task: str | Path | Task, stack: str | Path | Graph, *, depth: int | Non
     """
     task = str(task) if isinstance(task, Path) else task
     stack = str(stack) if isinstance(stack, Path) else stack
-    for what, given, kind in (("task", task, Task), ("stack", stack, Graph)):
-        if not isinstance(given, str | kind):
-            raise RecoptError(f"The {what} must be text or a recopt.{kind.__name__}, not {given!r}.")
-    for key, listed in (("settings", settings), ("plugins", fields.get("plugins"))):
-        if isinstance(listed, str):
-            raise RecoptError(f"{key}={listed!r} must be a list: write [{listed!r}].")
     if isinstance(task, str) and isinstance(stack, str):
         return replan({}, task=task, stack=stack, depth=depth, settings=settings, **fields)
     fields = {key: value for key, value in fields.items() if value is not None}

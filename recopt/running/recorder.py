@@ -96,11 +96,12 @@ class RunRecorder:
             self.tracker.finish(status)
 
     def finish(self, result: Result) -> None:
-        """End the record of a run that is over, with its summary at its last step."""
+        """End the record of a run that is over, with its summary at its last step; as failed if it went nowhere."""
         if self.tracker:
             self.tracker.log(self.trace.drain(last=True))
             last = result.engine.state.step
-            self.tracker.finish("FINISHED", summary(result), level_summary(result.engine), step=last)
+            status: Status = "FINISHED" if result.outcome == "finished" else "FAILED"
+            self.tracker.finish(status, summary(result), level_summary(result.engine), step=last)
 
 
 def _params(plan: Plan, stack: str) -> dict[str, str]:

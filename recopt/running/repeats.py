@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 CAP = 100.0
 """The cap on losses, as a multiple of the run's first loss; a loss that is not finite counts as the cap."""
 DIVERGED = 10.0
-"""A run has diverged if a loss is not finite, or the last loss exceeds this multiple of the first."""
+"""A run has diverged if its last loss is not finite, or exceeds this multiple of the first."""
 _AT_ONCE = 1000
 _NUMBERS = 8_000_000
 """The most numbers that the batches and models of tasks side by side may hold."""
@@ -88,9 +88,7 @@ class Runs:
     @property
     def diverged(self) -> NDArray[np.bool_]:
         """The mask of diverged runs (see ``DIVERGED``), shape (N,)."""
-        first, last = np.abs(self.losses[:, 0]), np.abs(self.losses[:, -1])
-        with np.errstate(invalid="ignore"):
-            return ~np.isfinite(self.losses).all(1) | (last > DIVERGED * np.maximum(first, 1e-12))
+        return has_diverged(self.losses)
 
     def score(self, measure: str) -> Floats:
         """The score of each run, shape (N,): the sum of the losses at θ_0 … θ_{T−1}, or the loss at θ_T.
@@ -98,6 +96,13 @@ class Runs:
         The sum is that of Andrychowicz et al. 2016 (1606.04474): T steps take T evaluations.
         """
         return self.capped[:, :-1].sum(1) if measure == "sum" else self.capped[:, -1]
+
+
+def has_diverged(losses: Floats) -> NDArray[np.bool_]:
+    """The mask of the runs that have diverged (see ``DIVERGED``), of their ``losses`` (…, steps)."""
+    first, last = np.abs(losses[..., 0]), np.abs(losses[..., -1])
+    with np.errstate(invalid="ignore"):
+        return np.asarray(~np.isfinite(last) | (last > DIVERGED * np.maximum(first, 1e-12)))
 
 
 def _capped(values: Floats, top: Floats) -> Floats:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..contracts.errors import RecoptError, unknown
 from ..core.guard import frozen
 from ..engine.budget import Budget
 from ..engine.engine import Engine
@@ -21,12 +24,14 @@ from ..levels.level import TASK
 from ..levels.words import how, target
 from ..plots.panels import LevelView, plot_run
 from ..tracking.trace import Trace
+from .remaking import Portable
+from .repeats import has_diverged
 from .selection.scores import Selection
 from .spec import Spec
 
 
-@dataclass
-class Result:
+@dataclass(repr=False)
+class Result(Portable):
     """A finished (or interrupted) run.
 
     Attributes:
@@ -38,25 +43,34 @@ class Result:
         budget: evaluations and seconds spent per level.
         status: ``FINISHED`` or ``KILLED`` (interrupted).
         run_id, folder: the place of its record; None if it was not recorded.
+        engine: the run itself, in its last state; a copy from another process makes it again when it is asked for.
         chosen: the exported values, if they were chosen; ``hyperparameters`` are then from these.
     """
 
-    spec: Spec = field(repr=False)
+    spec: Spec
     stack: str
-    trace: Trace = field(repr=False)
+    trace: Trace
     before: dict[str, float]
     after: dict[str, float]
     hyperparameters: dict[str, float]
     budget: Budget
     status: str
-    engine: Engine = field(repr=False)
+    engine: Engine
     run_id: str | None = None
     folder: Path | None = None
-    chosen: Selection | None = field(default=None, repr=False)
-    extra: dict[str, Any] = field(default_factory=dict)
+    chosen: Selection | None = None
 
     def history(self, key: str = "loss", level: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Steps and values of one figure; level 0 is the task, 1 and up the levels."""
+        """Steps and values of one figure; level 0 is the task, 1 and up the levels.
+
+        Raises:
+            RecoptError: if the run has no such figure.
+        """
+        known = [name for at, name in self.trace.keys() if at == level]  # noqa: SIM118 - not a mapping
+        if key not in known and known:
+            raise unknown("figure", str(key), known, f"of level {level}")
+        if not known and (level or self.trace.keys()):
+            raise RecoptError(f"There is no level {level!r} in this run: 0 is the task, 1 the innermost level.")
         return self.trace.series(level, key)
 
     @property
@@ -67,10 +81,28 @@ class Result:
     @property
     def diverged(self) -> bool:
         """True if the last loss is not finite, or exceeds ten times the first."""
-        losses = self.losses
-        return bool(len(losses)) and not (
-            np.isfinite(losses[-1]) and abs(losses[-1]) <= 10 * max(abs(losses[0]), 1e-12)
-        )
+        return bool(len(self.losses)) and bool(has_diverged(self.losses))
+
+    @property
+    def outcome(self) -> str:
+        """One word for how the run ended: ``interrupted``, ``frozen``, ``diverged`` or ``finished``."""
+        if self.status != "FINISHED":
+            return "interrupted"
+        return "frozen" if all_frozen(self.engine) else "diverged" if self.diverged else "finished"
+
+    def __repr__(self) -> str:
+        steps, total = self.engine.state.step, self.spec.steps
+        lines = [f"{self.spec.task.name}  {self.stack}", f"{self.outcome}, {steps:,} of {total:,} steps"]
+        if len(self.losses):
+            lines.append(f"training loss  {self.losses[0]:.4g} before, {self.losses[-1]:.4g} after")
+        for key, value in self.after.items():
+            lines.append(f"test {key}  {self.before.get(key, math.nan):.4g} before, {value:.4g} after")
+        if self.hyperparameters:
+            lines.append("  ".join(f"{key} {value:.4g}" for key, value in self.hyperparameters.items()))
+        return "\n".join([*lines, *([f"folder  {self.folder}"] if self.folder else [])])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
     def models(self) -> list[nn.Module]:
         """The trained models, one per task."""
@@ -84,6 +116,12 @@ class Result:
         """A matplotlib figure of the losses and of every level's hyperparameters and steps."""
         levels = level_views(self.engine.graph, found_hyperparameters(self.engine, self.chosen))
         return plot_run(self.trace, self.stack, levels)
+
+
+def all_frozen(engine: Engine) -> bool:
+    """True if the guard lets no task move any more."""
+    guard = engine.state.guard
+    return guard is not None and all(frozen(guard))
 
 
 def summary(result: Result) -> dict[str, float]:
@@ -100,6 +138,7 @@ def summary(result: Result) -> dict[str, float]:
         "hypergradient_evaluations": float(total.hypergradient),
         "seconds": total.seconds,
         "diverged": float(result.diverged),
+        "frozen": float(all_frozen(result.engine)),
         "restored": float(engine.state.guard.counts.get("restored", 0) if engine.state.guard else 0),
     }
     found |= {f"before_{k}": v for k, v in result.before.items()} | {f"test_{k}": v for k, v in result.after.items()}

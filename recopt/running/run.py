@@ -6,18 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..contracts.arguments import checked
 from ..contracts.task import Task
 from ..levels.graph import Graph
+from ..tracking.mlflow.address import address_of
 from .plan import plan
 from .result import Result
 from .session import RunOptions, Session
 
 
+@checked
 def run(
     task: str | Path | Task, stack: str | Path | Graph, *, steps: int | None = None, depth: int | None = None,
     seed: int = 0, tasks: int | None = None, settings: Sequence[str] = (), device: str | None = None,
     dtype: str | None = None, measure: int | None = None, choose: str | Mapping[str, Any] | None = None,
-    plugins: Sequence[str | Path] = (), store: str | None = None, track: bool = True, name: str | None = None,
+    plugins: Sequence[str | Path] = (), store: str | Path | None = None, track: bool = True, name: str | None = None,
     progress: Callable[[Session], None] | None = None,
 ) -> Result:  # fmt: skip
     """Run a graph of levels on a task, as ``recopt run`` does.
@@ -35,7 +38,8 @@ def run(
         choose: how to choose the exported values: ``"every=500, tasks=64, patience=5"`` or a mapping (see
             :class:`recopt.running.spec.SelectionSettings`); None exports the last ones.
         plugins: folders and files with strategies and tasks, searched first.
-        store: an MLflow address; None for ``runs/mlflow.db``. ``track=False`` records nothing.
+        store: an MLflow address, or the path of a database file; None for ``runs/mlflow.db``.
+        track: False records nothing.
         progress: called after every step with the session.
 
     Raises:
@@ -44,7 +48,6 @@ def run(
     """
     made = plan(
         task, stack, seed=seed, depth=depth, settings=settings, steps=steps, tasks=tasks, device=device, dtype=dtype,
-        measure=measure, choose=choose,
-        plugins=plugins if isinstance(plugins, str) else [str(place) for place in plugins] or None,
+        measure=measure, choose=choose, plugins=[str(place) for place in plugins] or None,
     )  # fmt: skip
-    return Session(made, RunOptions(store=store, track=track, name=name, progress=progress)).run()
+    return Session(made, RunOptions(store=address_of(store), track=track, name=name, progress=progress)).run()

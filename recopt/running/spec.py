@@ -9,9 +9,10 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..contracts.errors import RecoptError
+from ..contracts.explanations import explain
 from ..levels.level import Level
 from ..levels.notation import parse
-from ..stacks.named import Named, NamedOrText, explain, written
+from ..stacks.named import Named, NamedOrText, written
 
 LARGEST_SEED = 1_000_000_000
 """Seeds from here on are reserved for the tasks of comparisons, and those that choose and report values."""

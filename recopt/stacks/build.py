@@ -11,13 +11,14 @@ import yaml
 from pydantic import ValidationError
 
 from ..contracts.errors import RecoptError, unknown
+from ..contracts.explanations import explain
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task
 from ..levels.level import Level
 from ..levels.notation import levels_of, parse
 from ..levels.seeds import mix
 from .blame import RunFailed, blame
-from .named import Named, explain
+from .named import Named
 from .plugins import Places, load_strategy, load_task
 
 _SETTING = re.compile(r"(?:level(?P<level>\d+)|(?P<slot>task|[A-Za-z_]\w*))\.(?P<key>\w+)")

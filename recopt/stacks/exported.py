@@ -23,9 +23,10 @@ from torch import Tensor
 
 from ..contracts.digests import digest
 from ..contracts.errors import Damaged, RecoptError
+from ..contracts.explanations import explain
 from ..contracts.strategy import Strategy
 from ..levels.level import TASK, Level
-from .named import Named, explain, in_words
+from .named import Named, in_words
 from .places import STACK, find, shipped_folder
 
 FORMAT = 1

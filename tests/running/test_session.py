@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import multiprocessing
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import recopt
 from recopt import Graph, Level, Params, RecoptError, RunFailed, State, Strategy, Task, Trial, option, positive
 from recopt.running.checkpoints import CHECKPOINT, TRACE
 from recopt.running.plan import Plan, plan, replan
+from recopt.running.result import Result
 from recopt.running.session import RunOptions, Session
 from recopt.running.spec import write_spec
 from recopt.stacks.fetch import read_export
@@ -66,9 +70,44 @@ def test_a_result_has_histories_figures_and_the_model() -> None:
     assert result.model()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert result.plot().axes
     assert not result.diverged
-    assert "hyperparameters={'adam.lr'" in repr(result)
-    assert len(repr(result)) < 1000, "what a prompt shows can be read"
+    assert repr(result).startswith("digits  adam(lr=0.01)/hypergradient[lr]\nfinished, 40 of 40 steps\ntraining loss  ")
+    assert f"adam.lr {result.hyperparameters['adam.lr']:.4g}  adam.beta1 0.9" in repr(result)
+    assert "<pre>" in result._repr_html_()
     assert not Path("runs").exists()
+
+
+def piped(result: Result) -> Any:
+    """A result as a process pool hands it from one process to another."""
+    ours, theirs = multiprocessing.Pipe()
+    theirs.send(result)
+    return ours.recv()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, piped])
+@pytest.mark.parametrize("task", ["digits(net=logistic)", "object"])
+def test_a_result_goes_to_another_process(copied: Any, task: str) -> None:
+    given = make("quadratic", dim=4) if task == "object" else task
+    result = recopt.run(given, "adam(lr=0.01)/hypergradient", steps=12, track=False, measure=0)
+    again = copied(result)
+    assert again.engine is not result.engine
+    for one, other in zip(result.model().parameters(), again.model().parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert (repr(again), again.hyperparameters) == (repr(result), result.hyperparameters)
+    result.engine.step()
+    assert again.engine.state.step == 12
+
+
+@pytest.mark.parametrize(
+    ("stack", "setting", "outcome"),
+    [("sgd(lr=100)", "level1.guard=false", "diverged"), ("sgd(lr=1e30)", "level1.guard=true", "frozen")],
+)
+def test_a_run_that_went_nowhere_does_not_end_as_finished(stack: str, setting: str, outcome: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the task stands still
+        result = recopt.run("quadratic", stack, steps=80, settings=[setting])
+    assert (result.outcome, result.status) == (outcome, "FINISHED")
+    [row] = list_runs()
+    assert (row.status, row.metrics[outcome]) == ("FAILED", 1.0)
 
 
 def test_held_out_figures_are_taken_beneath_a_search_too_and_only_of_what_is_kept() -> None:
@@ -223,14 +262,45 @@ def test_a_run_goes_on_from_what_it_wrote_here_also_where_a_server_has_its_files
 
 def test_arguments_of_a_wrong_kind_are_named() -> None:
     for words, task, stack, more in [
-        ("stack must be text or a recopt.Graph", "digits", ["adam", "sgd"], {}),
-        ("stack must be text or a recopt.Graph", "digits", None, {}),
-        ("task must be text or a recopt.Task", 5, "adam", {}),
-        ("settings='adam.lr=0.1' must be a list", "digits", "adam", {"settings": "adam.lr=0.1"}),
-        ("plugins='nowhere' must be a list", "digits", "adam", {"plugins": "nowhere"}),
+        ("run: stack=.* should be text or a path or a recopt.Graph", "digits", ["adam", "sgd"], {}),
+        ("run: stack=None should be text or a path or a recopt.Graph", "digits", None, {}),
+        ("run: task=5 should be text or a path or a recopt.Task", 5, "adam", {}),
+        ("settings='adam.lr=0.1' should be a list of text", "digits", "adam", {"settings": "adam.lr=0.1"}),
+        ("plugins=None should be a list of text or paths", "digits", "adam", {"plugins": None}),
+        ("depth='3' should be a whole number or None", "digits", "adam", {"depth": "3"}),
+        ("progress=5 should be a function or None", "digits", "adam", {"progress": 5}),
+        ("track='no' should be True or False", "digits", "adam", {"track": "no"}),
+        ("has no argument 'stpes'. Did you mean 'steps'", "digits", "adam", {"stpes": 5}),
     ]:
         with pytest.raises(RecoptError, match=words):
-            recopt.run(task, stack, steps=1, track=False, **more)  # type: ignore[arg-type]
+            recopt.run(task, stack, **{"track": False, **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        ("compare: seeds='3' should be a whole number", lambda: recopt.compare("quadratic", "adam", seeds="3")),
+        ("compare: stacks=3 should be text or a recopt.Graph or a list", lambda: recopt.compare("quadratic", 3)),
+        ("compare: baselines=None should be a list", lambda: recopt.compare("quadratic", "adam", baselines=None)),
+        ("compare: too many positional", lambda: recopt.compare("quadratic", "adam", 100)),
+        ("takes its settings by name", lambda: Level("task", "inner")),
+        ("'moves' should be text, not 3", lambda: Level(moves=3, by="inner")),
+        ("there is no 'evry'. Did you mean 'every'", lambda: Level(moves="task", by="inner", evry=3)),
+        ("Graph: levels=3 should be a list of recopt.Levels", lambda: Graph(3, {})),
+        ("Graph: slots=.* should be a mapping", lambda: Graph([], [])),
+        ("positive: default='x' should be a number", lambda: positive("x")),
+        ("option: least='1' should be a number or None", lambda: option(1, least="1")),
+    ],
+)
+def test_arguments_of_other_public_functions_of_a_wrong_kind_are_named(words: str, call: Any) -> None:
+    with pytest.raises(RecoptError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_may_be_a_path() -> None:
+    assert recopt.run("quadratic", "adam", steps=2, store=Path("my runs.db")).run_id is not None
+    assert Path("my runs.db").is_file()
 
 
 def test_an_export_gives_the_trained_strategies_back() -> None:

@@ -57,6 +57,13 @@ def resolve_store(store: str | None, root: Path) -> str:
     return store.rstrip("/") if scheme.startswith("http") else store
 
 
+def address_of(store: str | Path | None) -> str | None:
+    """``store`` as an address: a path is a database file, or a folder with ``mlflow.db`` in it."""
+    if not isinstance(store, Path):
+        return store
+    return _sqlite_address((store if store.suffix else store / "mlflow.db").absolute())
+
+
 def shown(address: str) -> str:
     """``address`` for messages: without user, password and options, and a file in this folder without the folder."""
     if (file := local_file(address)) and file.is_relative_to(Path.cwd()):
