@@ -20,7 +20,7 @@ _HEADED = ("task", "stack", "status")
 _PANELS = 30
 """The most charts of a section; the table of levels has all values."""
 _STYLE = (Path(__file__).parent / "page.css").read_text
-_CHIPS = {"finished": "good", "running": "fair", "interrupted": "fair", "failed": "bad"}
+_CHIPS = {"finished": "good", "running": "fair", "interrupted": "fair"}
 
 
 def write_page(runs: Sequence[RunView], path: Path) -> Path:
@@ -79,8 +79,7 @@ def _run(run: RunView) -> str:
 
 
 def _chips(run: RunView) -> str:
-    lost = " <span class='chip bad'>diverged</span>" if run.metrics.get("diverged") else ""
-    return f"<span class='chip {_CHIPS[run.status]}'>{run.status}</span>{lost}"
+    return f"<span class='chip {_CHIPS.get(run.status, 'bad')}'>{run.status}</span>"
 
 
 def titled(title: str, inside: str) -> str:
@@ -92,13 +91,9 @@ def number(value: float | None) -> str:
     """A number with four digits, a dash if there is none."""
     if value is None or math.isnan(value):
         return "–"
-    return (
-        f"{value:,.0f}"
-        if value == int(value) and abs(value) >= 1000
-        else f"{value:.4g}"
-        if math.isfinite(value)
-        else "∞"
-    )
+    if math.isinf(value):
+        return "∞"
+    return f"{value:,.0f}" if value == int(value) and abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _cards(run: RunView) -> str:

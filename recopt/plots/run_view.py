@@ -42,7 +42,7 @@ class RunView:
 
     @property
     def status(self) -> str:
-        """``running``, ``finished``, ``failed`` or ``interrupted``."""
+        """``running``, ``finished``, ``diverged``, ``frozen``, ``failed`` or ``interrupted``."""
         found = self.about.get("status", "RUNNING").lower()
         return {"killed": "interrupted", "scheduled": "running"}.get(found, found)
 

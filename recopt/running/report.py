@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ..plots.page import PAGE, write_page
 from ..plots.run_view import read_run, write_summary
-from ..tracking.tracker import Status
 from .plan import Plan
 from .result import Result, found_hyperparameters, level_summary, level_views, summary
 from .spec import Spec
@@ -21,9 +20,9 @@ def begin_report(plan: Plan, folder: Path) -> None:
 def write_report(result: Result) -> Path:
     """Write the page of a run into its folder, and return it. Raises RecoptError if it cannot be written."""
     assert result.folder is not None
-    engine, status = result.engine, "FINISHED" if result.status == "FINISHED" else "KILLED"
+    engine = result.engine
     levels = level_views(engine.graph, found_hyperparameters(engine, result.chosen), level_summary(engine))
-    about = _about(result.spec, result.stack, status)
+    about = _about(result.spec, result.stack, result.outcome.upper())
     write_summary(result.folder, _name(result.spec, result.stack), about, summary(result), levels)
     return write_page([read_run(result.folder)], result.folder / PAGE)
 
@@ -32,7 +31,7 @@ def _name(spec: Spec, stack: str) -> str:
     return f"{Path(spec.task.name).stem} {stack}"
 
 
-def _about(spec: Spec, stack: str, status: Status | str) -> dict[str, str]:
+def _about(spec: Spec, stack: str, status: str) -> dict[str, str]:
     facts = {"steps": f"{spec.steps:,}", "seed": str(spec.seed), "device": spec.device, "dtype": spec.dtype}
     several = {"tasks": f"{spec.tasks:,}"} if spec.tasks > 1 else {}
     return {"task": spec.task.name, "stack": stack, "status": status, **facts, **several}

@@ -16,7 +16,17 @@ from typing import Any
 from urllib.request import url2pathname
 
 from ...contracts.errors import RecoptError
-from .address import Locked, check_server, check_sqlite, in_words, local_file, resolve_store, shown, unopened
+from .address import (
+    Locked,
+    address_of,
+    check_server,
+    check_sqlite,
+    in_words,
+    local_file,
+    resolve_store,
+    shown,
+    unopened,
+)
 from .spool import Message, Refused, Unreachable, locked, spool_folder
 
 RUNS = Path("runs")
@@ -170,6 +180,8 @@ def open_store(store: str | None = None, root: Path = RUNS, create: bool = False
         if file is None and not address.startswith("http"):
             check_server(address)
         with locked(lock) if create else nullcontext(), _quiet():
+            if file is not None and not (file.exists() and file.stat().st_size):
+                _make(file)
             client = _mlflow().MlflowClient(tracking_uri=address, registry_uri=address)
             client.search_experiments(max_results=1)
     except Exception as why:
@@ -190,6 +202,15 @@ def _check(file: Path, create: bool, lock: Path) -> None:
             raise
         with locked(lock):
             check_sqlite(file, create)
+
+
+def _make(file: Path) -> None:
+    """Make an empty database beside ``file``, and put it there once it is whole: a kill leaves none, and not half."""
+    draft = file.with_name(f".{file.name}.part")
+    draft.unlink(missing_ok=True)
+    address = address_of(draft)
+    _mlflow().MlflowClient(tracking_uri=address, registry_uri=address).search_experiments(max_results=1)
+    draft.replace(file)
 
 
 def metric_name(key: str) -> str:
