@@ -67,7 +67,7 @@ def saved(towers: Towers, groups: Groups, steps: int) -> tuple[str, Entries]:
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in rest.items()} if small else {}
     text["rest"] = base64.b64encode(save(plain)).decode() if small else ""
     common = places[towers.members[0][0]] if towers.members else 0
-    entries: Entries = {}
+    entries: Entries = {p: {"step": torch.tensor(float(steps))} for p in params}
     for name, tensor in found.values():
         if name in rest and small:
             continue
@@ -75,7 +75,7 @@ def saved(towers: Towers, groups: Groups, steps: int) -> tuple[str, Entries]:
         p = params[int(number) if key else common]
         real = p.is_complex() and tensor.shape == (*local(p).shape, 2)
         shown = like(torch.view_as_complex(tensor) if real else tensor, p)
-        entries.setdefault(p, {})[key or f"{OWN}{number}"] = shown
+        entries[p][key or f"{OWN}{number}"] = shown
     return json.dumps(text), entries
 
 
@@ -137,7 +137,7 @@ def restored(state_dict: Any, towers: Towers, groups: Groups) -> tuple[list[RunS
                 raise Misfit(f"{name.partition(':')[2]} has no numbers")
         for tower, part, state in zip(towers.all, towers.tensors(groups), states, strict=True):
             _go_on(tower, state, points_of(part))
-        mine = [_group(group, own) for group, own in zip(theirs, groups, strict=True)]
+        mine = [_group(group) for group in theirs]
         check_untouched(mine, towers.groups)
         return states, told["steps"], {**state_dict, "state": tensors.others, "param_groups": mine}
     except RecoptError:
@@ -208,9 +208,9 @@ def _fit(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         raise Misfit("steps")
 
 
-def _group(theirs: Group, own: Group) -> dict[str, Any]:
-    """A loaded group, whose tensors are our own."""
-    found = {"maximize": False, **theirs, "params": own["params"]}
+def _group(theirs: Group) -> dict[str, Any]:
+    """A loaded group, checked."""
+    found = {"maximize": False, **theirs}
     start = found["lr_start"]
     if type(found["maximize"]) is not bool or not isinstance(start, int | float) or not 0 < start < float("inf"):
         raise Misfit("param_groups")

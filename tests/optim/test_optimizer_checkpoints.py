@@ -107,7 +107,7 @@ def test_what_others_keep_in_the_state_is_kept_and_saved() -> None:
     first = next(iter(model.parameters()))
     optimizer.state[first]["slow"] = torch.ones(3)
     train(model, optimizer, DATA[:2])
-    assert set(optimizer.state[first]) == {"slow", "mean", "square"}
+    assert set(optimizer.state[first]) == {"step", "slow", "mean", "square"}
     other = recopt.Optimizer(model.parameters(), "adam/sgd")
     other.load_state_dict(optimizer.state_dict())
     assert torch.equal(other.state[first]["slow"], torch.ones(3))
