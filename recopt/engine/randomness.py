@@ -2,11 +2,13 @@
 
 Strategies and data have generators of their own; a model has none that could be given to it. So a run lends torch's
 global generators for each of its steps, and whatever else runs in the process neither sees nor disturbs that. They
-are one for all threads, so runs that are to step at the same time need processes.
+are one for all threads, so runs in several threads step one after the other; to step at the same time they need
+processes.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +16,9 @@ import torch
 from torch import Generator, Tensor
 
 from ..levels.state import RunState
+
+_LENT = threading.RLock()
+"""Held while torch's global generators are lent."""
 
 
 class Stream:
@@ -28,12 +33,14 @@ class Stream:
         self._outside: Sequence[Tensor] = []
 
     def __enter__(self) -> None:
+        _LENT.acquire()
         self._outside = _read(self._generators)
         _write(self._generators, self._home().rng)
 
     def __exit__(self, *why: object) -> None:
         self._home().rng = _read(self._generators)
         _write(self._generators, self._outside)
+        _LENT.release()
 
     def place(self) -> list[Tensor]:
         """The place in the stream; while it is entered."""
@@ -48,13 +55,14 @@ class Stream:
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     """Torch's global generators begin at ``seed`` (None: they go on), and are put back in the end."""
     generators = _generators(device)
-    before = _read(generators)
-    try:
-        if seed is not None:
-            _seed(seed, device, generators)
-        yield
-    finally:
-        _write(generators, before)
+    with _LENT:
+        before = _read(generators)
+        try:
+            if seed is not None:
+                _seed(seed, device, generators)
+            yield
+        finally:
+            _write(generators, before)
 
 
 @contextmanager

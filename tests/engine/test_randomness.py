@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,26 @@ def test_runs_that_take_turns_are_as_if_alone(name: str, tasks: int) -> None:
         other.hand_on()
         same(one, other)
     assert engines.losses(alone[0]) != engines.losses(alone[1])
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_runs_in_threads_are_as_if_alone(name: str) -> None:
+    alone = [made(name, seed) for seed in (0, 1)]
+    threads = [made(name, seed) for seed in (0, 1)]
+    for engine in alone:
+        engine.run(20)
+    before, interval = torch.get_rng_state(), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda engine: engine.run(20), threads))
+    finally:
+        sys.setswitchinterval(interval)
+    for one, other in zip(alone, threads, strict=True):
+        one.hand_on()
+        other.hand_on()
+        same(one, other)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("name", STACKS)
