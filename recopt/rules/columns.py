@@ -69,13 +69,14 @@ class ColumnMover:
         self.rule, self.space, self.moved, self.window = rule, space, moved, window
         self.reads = reads(rule)
         self.far = bool(moved - {rule.linear})
+        self._closed = self.far and hasattr(rule.accelerator, "differentiates")
         self.keeps_grads = bool(moved) and self.reads.grads
         self.keeps_point = (bool(moved) and self.reads.inside) or (self.far and self.reads.point)
 
     def needs(self) -> set[str]:
         """Names of the entries that a part keeps after a step, besides the rule's state."""
-        kept = {"grads": self.keeps_grads, "point": self.keeps_point, "raw": self.far, "before": self.far,
-                "begun": self.window > 1}  # fmt: skip
+        kept = {"grads": self.keeps_grads, "point": self.keeps_point, "raw": self.far,
+                "before": self.far and not self._closed, "begun": self.window > 1}  # fmt: skip
         return {name for name, there in kept.items() if there}
 
     def begin(self, point: Params) -> State:
@@ -87,16 +88,18 @@ class ColumnMover:
         if self.window > 1 and not part.recorded:
             part.kept["begun"] = _copied(part.kept.get("begun"), point)
         hyper, rest = self._hyper(numbers, scale)
+        faster = self.rule.accelerator
         if self.far:
             part.kept["raw"] = _copied(part.kept.get("raw"), grads)
-            part.kept["before"] = trees.tree_map(torch.clone, part.strategy)
+            part.kept.pop("before", None)
+            if not self._closed or not faster.differentiates(self.rule, numbers.value):
+                part.kept["before"] = trees.tree_map(torch.clone, part.strategy)
         if self.keeps_point:
             part.kept["point"] = _copied(part.kept.get("point"), point)
         if self.rule.penalty() is not None:
             grads = penalized(self.rule, FOREACH, grads, point, hyper)
         if self.keeps_grads:
             part.kept["grads"] = _copied(part.kept.get("grads"), grads)
-        faster = self.rule.accelerator
         if faster is None or not faster.step(self.rule, point, grads, part.strategy, hyper, rest):
             self._advance(part, point, grads, hyper, rest)
         part.recorded, part.scale = part.recorded + 1 if self.window > 1 else 1, scale
@@ -128,12 +131,17 @@ class ColumnMover:
         """The sums over tensors that :meth:`slopes` reads, ``point`` being as the last step left it."""
         if not part.recorded or not self.moved:
             return {}
-        if self.far:
+        sums: Sums = {}
+        if self.far and "before" in part.kept:
             return self._differentiated(part, cotangents, numbers)
+        if self.far:
+            for _, held, (g, c) in chunks(part.strategy, part.kept["raw"], cotangents):
+                for name, terms in self.rule.accelerator.measure(self.rule, c, g, held, numbers.value).items():
+                    sums.setdefault(name, []).extend(terms)
+            return sums
         if self.window > 1:
             return {"way": [d for _, _, (p, b, c) in chunks({}, point, part.kept["begun"], cotangents)
                             for d in dots(torch._foreach_sub(p, b), c)]}  # fmt: skip
-        sums: Sums = {}
         for p, shrink, terms, c in self._terms(part, point, cotangents, numbers):
             for number, term in enumerate(terms):
                 beside = c if term.denom is None else torch._foreach_div(c, term.denom)
@@ -178,6 +186,8 @@ class ColumnMover:
         if not part.recorded or not self.moved:
             return None
         if self.far:
+            if "before" not in part.kept:
+                sums = self.rule.accelerator.slopes(self.rule, sums, part.strategy, numbers.value)
             return [part.scale * sums[name] * numbers.slopes[i] if name in self.moved else 0.0
                     for i, name in enumerate(self.space.names)]  # fmt: skip
         if self.window > 1:

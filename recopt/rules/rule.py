@@ -39,7 +39,10 @@ class Rule(Strategy):
         linear: the hyperparameter that every update is a multiple of, and the state does not depend on; None if there
             is none. The conformance battery holds a rule to it.
         accelerator: a faster way for ``advance`` and ``delta`` on a model's tensors in place, or None: a class with
-            ``step(rule, point, grads, state, hyper, scale)``, True if it did it.
+            ``step(rule, point, grads, state, hyper, scale)``, True if it did it. It may have the derivatives of an
+            update by all hyperparameters in closed form as well: ``differentiates(rule, hyper)``, True if it has;
+            ``measure(rule, cotangents, grads, state, hyper)``, sums over tensors by name, each as 0-dimensional parts,
+            with the state after the update; and ``slopes(rule, sums, state, hyper)``, the derivatives by name.
     """
 
     linear: ClassVar[str | None] = None

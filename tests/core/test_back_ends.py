@@ -8,7 +8,7 @@ import torch
 from recopt.rules.numbers import reads
 from recopt.rules.ops import FOREACH, LEAST_ROOT, NUMBERS, TENSORS
 
-from ..analytic import RULES, SHAPES, InPlace, OnNumbers, Taped, flat, made, random
+from ..analytic import RULES, SHAPES, InPlace, OnNumbers, Taped, flat, made, names, random
 
 STEPS = 100
 
@@ -82,6 +82,23 @@ def test_the_accelerator_of_adam_is_its_text_step_by_step(settings: str, dtype: 
         for key in ("mean", "square"):
             torch.testing.assert_close(flat(fast.part.strategy[key]), flat(plain.part.strategy[key]), **close)
         assert fast.part.strategy["steps"] == plain.part.strategy["steps"] == step + 1
+
+
+@pytest.mark.parametrize("settings", ["", "(beta1=0.6)", "(beta2=0.5)", "(lr=0.3,eps=0.001)", "(beta1=0)"])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
+def test_the_closed_derivatives_of_adam_are_those_of_its_text(settings: str, dtype: torch.dtype, close: float) -> None:
+    fast, plain = (made(f"adam{settings}", plain=kind) for kind in (False, True))
+    one, other = (InPlace(rule, frozenset(names(rule)), 1) for rule in (fast, plain))
+    for side in (one, other):
+        side.point = [p.to(dtype) for p in side.point]
+        side.part.strategy = side.mover.begin(side.point)
+    for step in range(30):
+        grads, cotangents = ([x.to(dtype) for x in random(seed + step)] for seed in (1, 100))
+        grads[1][0, 0] = 0.0 if step % 2 else grads[1][0, 0]
+        for side in (one, other):
+            side.step(grads, 0.5 if step % 3 == 0 else 1.0)
+        assert one.slopes(cotangents) == pytest.approx(other.slopes(cotangents), rel=close, abs=close * 1e-12)
+    assert ("before" in one.part.kept) == (settings == "(beta1=0)") and "before" in other.part.kept
 
 
 @pytest.mark.parametrize(
