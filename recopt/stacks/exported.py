@@ -6,14 +6,14 @@ which starts from the trained values. It is an ordinary strategy in every other 
 
 from __future__ import annotations
 
-import copyreg
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -168,16 +168,20 @@ class Trained(Strategy):
         given = {key: value for key, value in self._made_with.items() if key != "domains"}
         return Named(name=base.name, settings={**base.settings, **given}, domains=base.domains)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its class is made, and found in no module: a pickle names the folder it is made from."""
+        return _unmade, (self.export.folder, self.name), self.__dict__
 
-class _Made(type):
-    """The kind of the classes that :func:`trained_class` makes, which are found by their folders in a pickle."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(deepcopy(self.__dict__, memo))
+        return copied
 
 
-def _again(made: Any) -> tuple[Any, ...]:
-    return trained_class, (made.export.folder, made.name)
-
-
-copyreg.pickle(_Made, _again)
+def _unmade(folder: Path, name: str) -> Trained:
+    made = trained_class(folder, name)
+    return made.__new__(made)
 
 
 def trained_class(folder: Path, name: str) -> type[Trained]:
@@ -195,7 +199,7 @@ def trained_class(folder: Path, name: str) -> type[Trained]:
     level = export.own[0]
     base = export.base(level.by)
     kept = {"normalize": level.normalize} if level.normalize not in (None, "none") else {}
-    made: type[Trained] = _Made(  # type: ignore[assignment]
+    made: type[Trained] = type(
         "".join(part.capitalize() for part in name.replace("_", "-").split("-")),
         (Trained, base),
         {
