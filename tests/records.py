@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recopt.tracking.mlflow.store import Store
+from recopt.tracking.mlflow.tracker import MlflowTracker
 from recopt.tracking.trace import Points
-from recopt.tracking.tracker import LevelInfo, Tracker
+from recopt.tracking.tracker import LevelInfo, RunInfo
 
-LEVELS = [LevelInfo(1, "adam", "adam", "task", {"lr": "0.001"}), LevelInfo(2, "sgd", "sgd", "adam")]
+LEVELS = [LevelInfo(1, "adam", "adam", "task", {"lr": "0.001"}), LevelInfo(2, "sgd", "sgd", "adam", charts="level2")]
 
 
-def started(root: Path, **changes: Any) -> Tracker:
-    given: dict[str, Any] = {"experiment": "tests", "name": "digits adam/sgd", "params": {"seed": "0"}, "tags": {},
-                             "levels": LEVELS, "root_dir": root, **changes}  # fmt: skip
-    return Tracker.start(given.pop("store", None), **given)
+def started(
+    root: Path, store: str | None = None, resume: str | None = None, notify: Callable[[str], None] | None = None,
+    **changes: Any,
+) -> MlflowTracker:  # fmt: skip
+    run = RunInfo(
+        **{"experiment": "tests", "name": "digits adam/sgd", "params": {"seed": "0"}, "levels": LEVELS, **changes}
+    )
+    return MlflowTracker.start(store, run, resume=resume, root_dir=root, notify=notify)
 
 
 def points(steps: range, level: int = 0, key: str = "loss") -> list[Points]:

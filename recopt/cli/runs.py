@@ -47,9 +47,8 @@ def _about(row: RunRow) -> list[str]:
     loss = row.metrics.get("final_loss", row.metrics.get("loss"))  # a run that is not over has no summary yet
     final = short(loss) if loss is not None else ""
     seconds = f"{row.seconds:.0f}" if row.seconds is not None else ""
-    steps = f"{row.metrics['steps']:.0f}" if "steps" in row.metrics else ""
     return [escape(Path(row.params.get("task", "")).name), escape(row.params.get("stack", row.name)),
-            f"[{colour}]{status}[/]", steps, final, test, seconds]  # fmt: skip
+            f"[{colour}]{status}[/]", row.tags.get("recopt.steps", ""), final, test, seconds]  # fmt: skip
 
 
 @click.command()

@@ -12,8 +12,9 @@ import numpy as np
 
 from ..contracts.errors import RecoptError
 from ..tracking.mlflow.store import RUNS
+from ..tracking.mlflow.tracker import MlflowTracker
 from ..tracking.trace import Points
-from ..tracking.tracker import LevelInfo, Tracker
+from ..tracking.tracker import LevelInfo, RunInfo
 from .compare_spec import CompareSpec, write_compare_spec
 from .comparison import Comparison
 from .figures import Entry, bands, row
@@ -22,7 +23,7 @@ EXPERIMENT = "recopt compare"
 TRACEBACK = "traceback.txt"
 
 
-def record(found: Comparison, store: str | None, name: str | None = None, root: Path = RUNS) -> Tracker:
+def record(found: Comparison, store: str | None, name: str | None = None, root: Path = RUNS) -> MlflowTracker:
     """Record a finished comparison with its files; returns the finished tracker.
 
     Raises:
@@ -74,14 +75,18 @@ def record_failure(spec: CompareSpec, store: str | None, name: str | None, root:
 def _start(
     spec: CompareSpec, names: Sequence[str], more: Mapping[str, str], infos: Sequence[LevelInfo], store: str | None,
     name: str | None, root: Path,
-) -> Tracker:  # fmt: skip
+) -> MlflowTracker:  # fmt: skip
     against = " | ".join(names)
     kept = ("steps", "seeds", "seed", "tune", "tune_tasks", "measure", "guards", "device", "dtype")
     params = {"task": spec.task_text, "stack": against, **more, **{key: str(getattr(spec, key)) for key in kept}}
     title = name or f"compare {Path(spec.task.name).stem}"
     tags = {"recopt.task": spec.task.name, "recopt.stack": against, "recopt.kind": "comparison"}
-    return Tracker.start(store, experiment=EXPERIMENT, name=title, params=params, tags=tags, levels=infos,
-                         root_dir=root)  # fmt: skip
+    listed = ", ".join(f"`{one}`" for one in names)
+    about = (
+        f"Compares {listed} on **{Path(spec.task.name).stem}**, {spec.steps:,} steps on each of {spec.seeds} seeds. "
+        "Each has a nested run; `comparison.png` and the tables are among the artifacts."
+    )
+    return MlflowTracker.start(store, RunInfo(EXPERIMENT, title, params, tags, infos, about), root_dir=root)
 
 
 def _summary(found: Comparison) -> dict[str, Any]:

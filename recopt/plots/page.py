@@ -100,7 +100,7 @@ def _cards(run: RunView) -> str:
     losses = run.trace.series(0, "loss")[1]
     cards = [("training loss", losses[0] if len(losses) else None, losses[-1] if len(losses) else None)]
     cards += [
-        (key.replace("_", " "), run.metrics.get(f"before_{key.removeprefix('test_')}"), value)
+        (key.replace("_", " "), next(iter(run.trace.series(0, key)[1].tolist()), None), value)
         for key, value in run.metrics.items()
         if key.startswith("test_")
     ]

@@ -5,21 +5,26 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from ..contracts.strategy import Strategy
+from ..levels.level import TASK
 from ..plots.diagram import draw_file
 from ..plots.run_view import DIAGRAM
 from ..stacks.exported import Trained
-from ..tracking.trace import Trace
-from ..tracking.tracker import LevelInfo, Status, Tracker
+from ..tracking.mlflow.tracker import MlflowTracker
+from ..tracking.trace import Points, Trace
+from ..tracking.tracker import LevelInfo, RunInfo, Status
 from .export import copy_sources, copy_trained
 from .plan import Plan
 from .report import begin_report
 from .result import Result, level_summary, summary
-from .spec import Spec, write_spec
+from .spec import write_spec
 
 TRACEBACK = "traceback.txt"
 _FLUSH_SECONDS = 1.0
+_FEW = 5  # names in a sentence
 
 
 class RunRecorder:
@@ -31,8 +36,9 @@ class RunRecorder:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.tracker: Tracker | None = None
+        self.tracker: MlflowTracker | None = None
         self._flushed = time.monotonic()
+        self._fixed: dict[tuple[int, str], float] = {}
 
     @property
     def folder(self) -> Path | None:
@@ -54,11 +60,12 @@ class RunRecorder:
         """
         spec, graph, _ = plan
         stack, title = graph.describe(), Path(spec.task.name.rpartition(":")[2]).stem
-        tracker = Tracker.start(
-            store, experiment=experiment, name=name or f"{title} {stack}",
-            params=_params(plan, stack), tags={"recopt.stack": stack, "recopt.task": spec.task.name},
-            levels=_levels(spec), resume=resume, root_dir=root,
+        run = RunInfo(
+            experiment, name or f"{title} {stack}", _params(plan, stack),
+            {"recopt.stack": stack, "recopt.task": spec.task.name}, _levels(plan), _description(plan, title, stack),
         )  # fmt: skip
+        tracker = MlflowTracker.start(store, run, resume=resume, root_dir=root)
+        self._fixed = _fixed(plan)
         (tracker.folder / "spec.yaml").write_text(write_spec(spec))
         draw_file(graph, tracker.folder / DIAGRAM, spec.task.name)
         begin_report(plan, tracker.folder)
@@ -71,8 +78,14 @@ class RunRecorder:
         now = time.monotonic()
         if self.tracker and now - self._flushed > _FLUSH_SECONDS:
             self._flushed = now
-            self.tracker.log(self.trace.drain())
+            self.tracker.log(self._news())
             self.tracker.flush()
+
+    def _news(self, last: bool = False) -> list[Points]:
+        """The new points of the trace, without hyperparameters that stay where they started: those are params."""
+        found = self.trace.drain(last)
+        starts = [self._fixed.get((points.level, points.key), np.nan) for points in found]
+        return [points for points, start in zip(found, starts, strict=True) if not np.allclose(points.values, start)]
 
     def keep(self, traceback: str) -> Path | None:
         """Write ``traceback`` into the run's folder; returns the file, or None if it cannot be written."""
@@ -92,43 +105,93 @@ class RunRecorder:
             points: whether to send the rest of the trace, which is incomplete if a step was cut short.
         """
         if self.tracker:
-            self.tracker.log(self.trace.drain() if points else [])
+            self.tracker.log(self._news() if points else [])
             self.tracker.finish(status)
 
     def finish(self, result: Result) -> None:
         """End the record of a run that is over, with its summary at its last step; as failed if it went nowhere."""
         if self.tracker:
-            self.tracker.log(self.trace.drain(last=True))
+            self.tracker.log(self._news(last=True))
             last = result.engine.state.step
             status: Status = "FINISHED" if result.outcome == "finished" else "FAILED"
-            self.tracker.finish(status, summary(result), level_summary(result.engine), step=last)
+            constants = {0: {"recopt.steps": float(last)}, **level_summary(result.engine)}
+            self.tracker.finish(status, summary(result), constants, step=last)
 
 
 def _params(plan: Plan, stack: str) -> dict[str, str]:
-    """The params of a run in the store: its settings, and the initial value of every hyperparameter."""
+    """The params of a run in the store: what runs are compared by. The rest is in its levels' runs and in spec.yaml."""
     spec = plan.spec
     chosen = {f"task.{key}": str(value) for key, value in spec.task.settings.items()}
     how = spec.choose.model_dump(exclude_none=True) if spec.choose else {}
     chosen |= {f"choose.{key}": str(value) for key, value in how.items()}
     for slot, named in spec.strategies.items():
-        strategy = plan.graph.slots[slot]
-        start = strategy.natural({name: value.detach() for name, value in strategy.named_parameters()})
-        chosen |= {f"{slot}.{key}": f"{float(value):g}" for key, value in start.items()}
         chosen |= {f"{slot}.{key}": str(value) for key, value in named.settings.items()}
     return {
-        "task": spec.task.name, "stack": stack, "depth": str(len(spec.levels)), "steps": str(spec.steps),
-        "seed": str(spec.seed), "tasks": str(spec.tasks), "device": spec.device, "dtype": spec.dtype,
-        "threads": str(torch.get_num_threads()), **chosen,
+        "task": spec.task.name, "stack": stack, "steps": str(spec.steps), "seed": str(spec.seed),
+        "tasks": str(spec.tasks), "device": spec.device, "dtype": spec.dtype, "threads": str(torch.get_num_threads()),
+        **chosen,
     }  # fmt: skip
 
 
-def _levels(spec: Spec) -> list[LevelInfo]:
+def _levels(plan: Plan) -> list[LevelInfo]:
     found = []
-    for number, level in enumerate(spec.levels, 1):
+    for number, level in enumerate(plan.spec.levels, 1):
         told = level.model_dump(exclude_none=True, exclude={"moves", "by"})
-        chosen = {key: str(value) for key, value in told.items() if value != ()}
-        found.append(LevelInfo(number, level.by, spec.strategies[level.by].name, level.moves, chosen))
+        strategy = plan.graph.slots[level.by]
+        params = {key: str(value) for key, value in told.items() if value != ()}
+        params |= {f"start.{key}": f"{value:g}" for key, value in _starts(strategy).items()}
+        found.append(LevelInfo(
+            number, f"level {number}: {level.by}", plan.spec.strategies[level.by].name, level.moves, params,
+            charts=f"level{number}", description=f"Level {number}: {_said(plan, number)} {_summary_line(strategy)}",
+        ))  # fmt: skip
     return found
+
+
+def _starts(strategy: Strategy) -> dict[str, float]:
+    natural = strategy.natural({name: value.detach() for name, value in strategy.named_parameters()})
+    return {name: float(value) for name, value in natural.items()}
+
+
+def _moved(plan: Plan, number: int) -> list[str]:
+    """The names of the parameters that level ``number`` (from 1) moves, if its slot is a strategy."""
+    names = plan.graph.names.get(plan.spec.levels[number - 1].moves, [])
+    return [names[i] for i in plan.graph.moved(number - 1, names)]
+
+
+def _fixed(plan: Plan) -> dict[tuple[int, str], float]:
+    """The start of every hyperparameter that no level moves, by level and name."""
+    levels = plan.spec.levels
+    moved = {(level.moves, name) for number, level in enumerate(levels, 1) for name in _moved(plan, number)}
+    return {
+        (number, name): value
+        for number, level in enumerate(levels, 1)
+        for name, value in _starts(plan.graph.slots[level.by]).items()
+        if (level.by, name) not in moved
+    }
+
+
+def _description(plan: Plan, title: str, stack: str) -> str:
+    """A run in plain words, in Markdown."""
+    spec = plan.spec
+    levels = "\n".join(f"{number}. {_said(plan, number)}" for number in range(1, len(spec.levels) + 1))
+    return (
+        f"Trains **{title}** for {spec.steps:,} steps with the stack `{stack}`, seed {spec.seed}. "
+        f"{_summary_line(plan.task)}\n\n{levels}\n\n"
+        "The charts of level *n* stand in the section `level<n>` and in the nested run of that level. "
+        "`spec.yaml` among the artifacts repeats the run."
+    )
+
+
+def _said(plan: Plan, number: int) -> str:
+    """One sentence on level ``number``: its strategy and what it moves."""
+    level, names = plan.spec.levels[number - 1], _moved(plan, number)
+    if level.moves == TASK:
+        return f"`{level.by}` moves the parameters of the task's model."
+    return f"`{level.by}` moves {' and '.join(names) if len(names) < _FEW else 'the parameters'} of `{level.moves}`."
+
+
+def _summary_line(made: object) -> str:
+    return (type(made).__doc__ or "").strip().partition("\n")[0]
 
 
 def keep_sources(plan: Plan, folder: Path) -> None:

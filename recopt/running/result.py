@@ -125,25 +125,17 @@ def all_frozen(engine: Engine) -> bool:
 
 
 def summary(result: Result) -> dict[str, float]:
-    """The summary metrics of a run, one number per key."""
-    engine, losses, total = result.engine, result.losses, result.budget.total
+    """The summary metrics of a run: what runs are compared by, one number per key."""
+    losses, total = result.losses, result.budget.total
     found = {
-        "steps": float(engine.state.step),
         "final_loss": float(losses[-1]) if len(losses) else float("nan"),
         "best_loss": float(np.nanmin(losses)) if np.isfinite(losses).any() else float("nan"),
-        "mean_loss": float(losses.mean()) if len(losses) else float("nan"),
         "evaluations": float(total.loss + total.gradient),
-        "loss_evaluations": float(total.loss),
-        "gradient_evaluations": float(total.gradient),
-        "hypergradient_evaluations": float(total.hypergradient),
         "seconds": total.seconds,
         "diverged": float(result.diverged),
         "frozen": float(all_frozen(result.engine)),
-        "restored": float(engine.state.guard.counts.get("restored", 0) if engine.state.guard else 0),
     }
-    found |= {f"before_{k}": v for k, v in result.before.items()} | {f"test_{k}": v for k, v in result.after.items()}
-    for number, values in found_hyperparameters(engine, result.chosen).items():
-        found |= {f"level{number}_{k}": v for k, v in values.items()}
+    found |= {f"test_{key}": value for key, value in result.after.items()}
     return found | (result.chosen.summary() if result.chosen else {})
 
 

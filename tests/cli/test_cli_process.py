@@ -133,7 +133,7 @@ def test_the_first_run_of_a_new_user(tmp_path: Path) -> None:
     assert made <= {path.name for path in folder.iterdir()}
     [row] = list_runs(root_dir=tmp_path / "runs")
     assert (row.status, row.params["stack"]) == ("FINISHED", "adam/hypergradient[lr]/annealing")
-    assert {"final_loss", "test_accuracy", "evaluations", "level1_lr", "diverged"} <= row.metrics.keys()
+    assert {"final_loss", "test_accuracy", "evaluations", "level1/lr", "diverged"} <= row.metrics.keys()
 
 
 def test_a_terminal_shows_progress_and_a_pipe_does_not(tmp_path: Path) -> None:

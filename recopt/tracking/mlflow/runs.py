@@ -215,12 +215,15 @@ def _find(store: Store, ref: str) -> RunRow:
 
 def _register(store: Store, files: Sequence[Path], folder: Path, named: tuple[str, str | None], run: str) -> str:
     client, (name, alias) = store.client, named
-    store.run(run)
+    local = store.folder(store.run(run).info)
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode() + file.read_bytes())
     place = f"models/{name}/{digest.hexdigest()[:12]}"  # a version never changes, so each has a place of its own
-    client.log_artifacts(run, str(folder), place)
+    if local is None:
+        client.log_artifacts(run, str(folder), place)
+    else:
+        shutil.copytree(folder, local / place, dirs_exist_ok=True)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     version = client.create_model_version(name, source=f"runs:/{run}/{place}", run_id=run).version

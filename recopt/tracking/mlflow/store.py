@@ -31,6 +31,7 @@ from .spool import Message, Refused, Unreachable, locked, spool_folder
 
 RUNS = Path("runs")
 PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"
 _PARAM = 6000  # characters of a parameter, the most that MLflow keeps
 _NOISY = ("mlflow", "mlflow.store.db.utils", "alembic", "urllib3.connectionpool")
 _SETTINGS = {  # a user's own values take precedence

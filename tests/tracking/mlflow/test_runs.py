@@ -11,13 +11,16 @@ from recopt.contracts.errors import RecoptError
 from recopt.tracking.mlflow.address import resolve_store
 from recopt.tracking.mlflow.runs import RunRow, fetch_model, fetch_run, find_run, list_runs, register
 from recopt.tracking.mlflow.store import open_store
-from recopt.tracking.tracker import LevelInfo, Tracker
+from recopt.tracking.mlflow.tracker import MlflowTracker
+from recopt.tracking.tracker import LevelInfo, RunInfo
+
+Recorded = list[MlflowTracker]
 
 
-def record(root: Path, name: str, experiment: str = "tests") -> Tracker:
+def record(root: Path, name: str, experiment: str = "tests") -> MlflowTracker:
     levels = [LevelInfo(1, "sgd", "sgd", "task")]
-    tracker = Tracker.start(None, experiment=experiment, name=name, params={"seed": "3"}, tags={"task": "digits"},
-                            levels=levels, root_dir=root)  # fmt: skip
+    run = RunInfo(experiment, name, {"seed": "3"}, {"task": "digits"}, levels)
+    tracker = MlflowTracker.start(None, run, root_dir=root)
     (tracker.folder / "spec.yaml").write_text(name)
     tracker.finish("FINISHED", {"final_loss": 0.5})
     return tracker
@@ -29,7 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(root: Path) -> list[Tracker]:
+def runs(root: Path) -> Recorded:
     """Three runs, oldest first; the first and the last have one name."""
     made = []
     for name, experiment in (("twice", "tests"), ("it's one", "others"), ("twice", "tests")):
@@ -47,7 +50,7 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def test_runs_are_listed_latest_first_without_their_levels(root: Path, runs: list[Tracker]) -> None:
+def test_runs_are_listed_latest_first_without_their_levels(root: Path, runs: Recorded) -> None:
     rows = list_runs(None, 20, root)
     assert [row.id for row in rows] == [tracker.run_id for tracker in reversed(runs)]
     row = rows[0]
@@ -62,7 +65,7 @@ def test_runs_are_listed_latest_first_without_their_levels(root: Path, runs: lis
     assert list_runs(None, 0, root) == []
 
 
-def test_a_run_is_found_by_its_id_the_beginning_of_it_or_its_name(root: Path, runs: list[Tracker]) -> None:
+def test_a_run_is_found_by_its_id_the_beginning_of_it_or_its_name(root: Path, runs: Recorded) -> None:
     first, other, last = runs
     assert find_run(None, first.run_id, root).id == first.run_id
     assert find_run(None, first.run_id[:12], root).id == first.run_id
@@ -81,12 +84,12 @@ def test_a_run_is_found_by_its_id_the_beginning_of_it_or_its_name(root: Path, ru
     [("twise", "There is no run 'twise' in .*Did you mean 'twice'"), ("'", "There is no run"), ("", "There is no run"),
      ("f" * 32, "There is no run ffff"), ("f" * 31, "There is no run"), ("%", "There is no run '%'")],
 )  # fmt: skip
-def test_a_run_that_is_not_there_is_said_to_be_missing(root: Path, runs: list[Tracker], ref: str, words: str) -> None:
+def test_a_run_that_is_not_there_is_said_to_be_missing(root: Path, runs: Recorded, ref: str, words: str) -> None:
     with pytest.raises(RecoptError, match=words):
         find_run(None, ref, root)
 
 
-def test_ids_that_begin_alike_are_named(root: Path, runs: list[Tracker], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_that_begin_alike_are_named(root: Path, runs: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list_runs(None, 20, root)
     monkeypatch.setattr("recopt.tracking.mlflow.runs._roots", lambda store, condition, limit=None: rows)
     common = next(c for c in "0123456789abcdef" if any(row.id.startswith(c) for row in rows))
@@ -95,7 +98,7 @@ def test_ids_that_begin_alike_are_named(root: Path, runs: list[Tracker], monkeyp
         find_run(None, common, root)
 
 
-def test_a_registered_folder_comes_back_by_alias_version_and_run(root: Path, runs: list[Tracker], model: Path) -> None:
+def test_a_registered_folder_comes_back_by_alias_version_and_run(root: Path, runs: Recorded, model: Path) -> None:
     run = runs[0].run_id
     assert register(model, "digits", run=run, root_dir=root) == "models:/digits/1"
     (model / "spec.json").write_text('{"second": true}')
@@ -137,7 +140,7 @@ def test_without_a_store_the_one_that_mlflow_is_told_of(root: Path, monkeypatch:
     ],
 )
 def test_a_model_that_is_not_there_is_said_to_be_missing(
-    root: Path, runs: list[Tracker], model: Path, ref: str, words: str
+    root: Path, runs: Recorded, model: Path, ref: str, words: str
 ) -> None:
     register(model, "digits", "best", run=runs[0].run_id, root_dir=root)
     run = runs[0].run_id
@@ -145,7 +148,7 @@ def test_a_model_that_is_not_there_is_said_to_be_missing(
         fetch_model(ref.replace("RUN", run), root_dir=root)
 
 
-def test_what_cannot_be_registered_is_refused(root: Path, runs: list[Tracker], model: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_registered_is_refused(root: Path, runs: Recorded, model: Path, tmp_path: Path) -> None:
     run = runs[0].run_id
     with pytest.raises(RecoptError, match="There is nothing to register in"):
         register(tmp_path / "none", "m", run=run, root_dir=root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -18,9 +19,10 @@ import pytest
 from recopt.contracts.errors import RecoptError
 from recopt.tracking.mlflow.runs import fetch_model, fetch_run, find_run, register
 from recopt.tracking.mlflow.store import Store, open_store
+from recopt.tracking.mlflow.tracker import MlflowTracker
 from recopt.tracking.mlflow.ui import PORTS, _await, _free_port, _serve, _stop, ui
 from recopt.tracking.trace import Points
-from recopt.tracking.tracker import LevelInfo, Tracker
+from recopt.tracking.tracker import LevelInfo, RunInfo
 
 from ...processes import trap
 
@@ -28,9 +30,9 @@ pytestmark = pytest.mark.slow
 LEVELS = [LevelInfo(1, "sgd", "sgd", "task")]
 
 
-def record(root: Path, store: str | None = None, steps: int = 10, told: list[str] | None = None) -> Tracker:
-    tracker = Tracker.start(store, experiment="tests", name="a run", params={}, tags={}, levels=LEVELS, root_dir=root,
-                            notify=[].append if told is None else told.append)  # fmt: skip
+def record(root: Path, store: str | None = None, steps: int = 10, told: list[str] | None = None) -> MlflowTracker:
+    run = RunInfo("tests", "a run", levels=LEVELS)
+    tracker = MlflowTracker.start(store, run, root_dir=root, notify=[].append if told is None else told.append)
     (tracker.folder / "spec.yaml").write_text("task: digits\n")
     tracker.log([Points(0, "loss", np.arange(steps), np.arange(steps) * 0.5)])
     return tracker
@@ -72,8 +74,8 @@ def test_a_server_takes_runs_and_files_and_gives_them_back(
     assert steps_of(tracker.store, run.id) == list(range(12))
     assert np.isnan(run.metrics["final_loss"])
     assert (fetch_run(run, address, tmp_path / "elsewhere") / "spec.yaml").read_text() == "task: digits\n"
-    elsewhere = Tracker.start(address, experiment="tests", name="", params={}, tags={}, levels=LEVELS,
-                              resume=run.id, root_dir=tmp_path / "another machine")  # fmt: skip
+    again = RunInfo("tests", "", levels=LEVELS)
+    elsewhere = MlflowTracker.start(address, again, resume=run.id, root_dir=tmp_path / "another machine")
     assert (elsewhere.folder / "spec.yaml").read_text() == "task: digits\n"
     elsewhere.log([Points(0, "loss", np.arange(20), np.ones(20))])
     elsewhere.finish("FINISHED", {})
@@ -86,7 +88,10 @@ def test_a_server_takes_runs_and_files_and_gives_them_back(
             fetch_model(missing, None, address, root)
     lines: list[str] = []
     ui(address, root_dir=root, say=lines.append, browser=False)
-    assert lines == [f"{address}/#/experiments/{run.experiment}/runs"]
+    view = "workflowType=machine_learning&viewStateShareKey=recopt"
+    assert lines == [f"{address}/#/experiments/{run.experiment}/runs?{view}"]
+    shared = tracker.store.client.get_experiment(run.experiment).tags["mlflow.sharedViewState.recopt"]
+    assert "metrics.`final_loss`" in json.loads(shared)["selectedColumns"]
 
 
 def test_a_server_that_dies_costs_a_run_little_and_gets_everything_when_it_is_back(
@@ -146,7 +151,10 @@ def test_the_pages_are_linked_at_the_run_and_ctrl_c_or_a_kill_ends_all_of_the_se
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     link = process.stdout.readline().strip()
-    assert link == f"http://127.0.0.1:{port}/#/experiments/1/runs/{tracker.run_id}"
+    assert (
+        link
+        == f"http://127.0.0.1:{port}/#/experiments/1/runs/{tracker.run_id}/model-metrics?workflowType=machine_learning"
+    )
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
         assert b"<html" in page.read().lower()
     process.send_signal(sign)

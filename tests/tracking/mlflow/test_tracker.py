@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from recopt.contracts.errors import RecoptError
+from recopt.tracking.mlflow.runs import register
 from recopt.tracking.mlflow.store import metric_name
 from recopt.tracking.trace import Points, Trace
 from recopt.tracking.tracker import LevelInfo
 
-from ..records import LEVELS, copied, history, points, started
+from ...records import LEVELS, copied, history, points, started
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_a_run_is_a_parent_with_one_nested_run_for_each_level(root: Path) -> Non
         trace.add(1, step, {"lr": 0.5})
         trace.add(2, step, {"meta_loss": float(step)})
     tracker.log(trace.drain(last=True))
-    tracker.finish("FINISHED", {"final_loss": 0.05, "evaluations": 20})
+    tracker.finish("FINISHED", {"final_loss": 0.05, "evaluations": 20}, {0: {"steps": 20}, 2: {"seconds": 1.5}})
 
     store = tracker.store
     run = store.run(tracker.run_id)
@@ -38,7 +39,8 @@ def test_a_run_is_a_parent_with_one_nested_run_for_each_level(root: Path) -> Non
     assert run.data.params == {"seed": "0"}
     assert run.data.tags["task"] == "digits"
     assert run.data.tags["recopt.root"] == tracker.run_id
-    assert run.data.metrics == {"loss": 0.05, "final_loss": 0.05, "evaluations": 20.0}
+    assert run.data.metrics == {"loss": 0.05, "level2/meta_loss": 19.0, "final_loss": 0.05, "evaluations": 20.0}
+    assert run.data.tags["steps"] == "20"
     assert history(store, tracker.run_id, "loss") == [(step, 1 / (step + 1)) for step in range(20)]
     for level in LEVELS:
         nested = store.run(tracker.levels[level.number])
@@ -50,7 +52,10 @@ def test_a_run_is_a_parent_with_one_nested_run_for_each_level(root: Path) -> Non
         assert expected.items() <= nested.data.tags.items()
         assert nested.data.params == {"strategy": level.strategy, "moves": level.moves, **level.params}
         assert nested.info.status == "FINISHED"
-    assert history(store, tracker.levels[2], "meta_loss")[-1] == (19, 19.0)
+    second = store.run(tracker.levels[2])
+    assert (second.data.metrics, second.data.tags["seconds"]) == ({"meta_loss": 19.0}, "1.5")  # no constant is a curve
+    assert len(history(store, tracker.levels[2], "meta_loss")) == 20
+    assert history(store, tracker.levels[2], "meta_loss") == history(store, tracker.run_id, "level2/meta_loss")
 
 
 def test_artifacts_lie_below_the_runs_folder_wherever_it_was_started(
@@ -84,20 +89,24 @@ def test_a_runs_folder_that_was_moved_keeps_its_runs_and_takes_new_ones(root: Pa
     assert names == {"Default", "tests", f"tests in {moved}"}
 
 
-def test_in_a_copied_runs_folder_runs_are_resumed_and_started_beside_the_copy(root: Path) -> None:
-    old = started(root)
-    (old.folder / "checkpoint").write_text("the original's")
-    old.finish("KILLED", {})
-    copy = Path(shutil.copytree(root, root.parent / "copy"))
-    again = started(copy, resume=old.run_id)
-    (again.folder / "checkpoint").write_text("the copy's")
+def test_a_copied_runs_folder_leaves_the_original_alone(root: Path) -> None:
+    first = started(root)
+    (first.folder / "checkpoint").write_text("original")
+    first.finish("KILLED", {})
+    copy = root.parent / "copy"
+    shutil.copytree(root, copy)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    again = started(copy, resume=first.run_id)
+    (again.folder / "checkpoint").write_text("copy")
     again.finish("FINISHED", {})
+    (copy.parent / "model").mkdir()
+    (copy.parent / "model" / "card.json").write_text("{}")
+    register(copy.parent / "model", "digits", run=first.run_id, root_dir=copy)
     new = started(copy, name="new")
-    new.finish("FINISHED", {})
     assert again.folder.is_relative_to(copy)
     assert new.folder.is_relative_to(copy)
-    assert (old.folder / "checkpoint").read_text() == "the original's"
-    assert len(list((root / "artifacts" / "tests").iterdir())) == 1
+    new.finish("FINISHED", {})
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
 def test_what_is_not_finite_is_a_gap(root: Path) -> None:

@@ -21,7 +21,7 @@ from recopt.tracking.mlflow import store as tracking
 from recopt.tracking.mlflow.spool import Spool, Unreachable
 from recopt.tracking.mlflow.store import open_store
 
-from ..records import copied, history, points, started
+from ...records import copied, history, points, started
 
 
 @pytest.fixture
@@ -105,11 +105,12 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
-import recopt.tracking.tracker, recopt.tracking.mlflow.outbox
+import recopt.tracking.mlflow.outbox
+from recopt.tracking.mlflow.tracker import MlflowTracker
+from recopt.tracking.tracker import RunInfo
 from recopt.tracking.trace import Points
 recopt.tracking.mlflow.outbox._SHORT = 0.0
-tracker = recopt.tracking.tracker.Tracker.start(None, experiment="tests", name="killed", params={}, tags={}, levels=[],
-                                       root_dir=Path(sys.argv[1]))
+tracker = MlflowTracker.start(None, RunInfo("tests", "killed"), root_dir=Path(sys.argv[1]))
 tracker.flush()
 time.sleep(0.01)
 tracker.log([Points(0, "loss", np.arange(3000), np.ones(3000))])
@@ -241,10 +242,11 @@ import sys
 from pathlib import Path
 import numpy as np
 from recopt.tracking.trace import Points
-from recopt.tracking.tracker import LevelInfo, Tracker
+from recopt.tracking.mlflow.tracker import MlflowTracker
+from recopt.tracking.tracker import LevelInfo, RunInfo
 number = int(sys.argv[2])
-tracker = Tracker.start(None, experiment="many", name=f"run {number}", params={}, tags={},
-                        levels=[LevelInfo(1, "sgd", "sgd", "task")], root_dir=Path(sys.argv[1]))
+run = RunInfo("many", f"run {number}", levels=[LevelInfo(1, "sgd", "sgd", "task")])
+tracker = MlflowTracker.start(None, run, root_dir=Path(sys.argv[1]))
 for start in range(0, 1000, 100):
     steps = np.arange(start, start + 100)
     tracker.log([Points(level, f"m{k}", steps, steps * 1.0) for level in (0, 1) for k in range(5)])
