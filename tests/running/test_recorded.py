@@ -1,0 +1,65 @@
+"""The record of a run as a person browses it: sections, constants, names and descriptions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import recopt
+from recopt.tracking.mlflow.store import Store, open_store
+
+SUMMARY = {"final_loss", "best_loss", "evaluations", "seconds", "diverged"}
+
+
+@pytest.fixture
+def run(here: Path, empty_store: Path) -> recopt.Result:
+    (here / "runs").mkdir()
+    (here / "runs" / "mlflow.db").write_bytes(empty_store.read_bytes())
+    return recopt.run("quadratic", "adam(lr=0.01)/hypergradient/annealing", steps=150, seed=3)
+
+
+def points(store: Store, run: str, key: str) -> list[tuple[int, float]]:
+    return sorted((metric.step, metric.value) for metric in store.client.get_metric_history(run, key))
+
+
+def test_a_run_has_the_curves_of_its_levels_in_sections_and_no_constant_is_a_curve(run: recopt.Result) -> None:
+    store = open_store()
+    assert run.run_id is not None
+    found = store.run(run.run_id).data
+    nested = {
+        int(child.data.tags["recopt.level"]): child
+        for child in store.client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run.run_id}'")
+    }
+    assert [nested[n].info.run_name for n in (1, 2, 3)] == [
+        "level 1: adam",
+        "level 2: hypergradient",
+        "level 3: annealing",
+    ]
+    for number, level in nested.items():
+        assert level.data.metrics.keys() == {
+            key.removeprefix(f"level{number}/") for key in found.metrics if key.startswith(f"level{number}/")
+        }
+        for key in level.data.metrics:
+            assert points(store, level.info.run_id, key) == points(store, run.run_id, f"level{number}/{key}")
+    steps, values = run.history("lr", 1)
+    assert points(store, run.run_id, "level1/lr") == list(zip(steps.tolist(), values.tolist(), strict=True))
+    assert {"beta1", "beta2", "eps", "temperature"}.isdisjoint(key.rpartition("/")[2] for key in found.metrics)
+    assert (nested[1].data.params["start.lr"], nested[1].data.params["start.beta1"]) == ("0.01", "0.9")
+    assert nested[1].data.tags["gradient_evaluations"] == "150"
+    own = {key for key in found.metrics if "/" not in key and not key.startswith("valid_")}
+    assert {key for key in own if len(points(store, run.run_id, key)) == 1} == SUMMARY
+
+
+def test_a_run_has_the_params_it_is_compared_by_and_says_what_it_is(run: recopt.Result) -> None:
+    assert run.run_id is not None
+    found = open_store().run(run.run_id).data
+    assert found.params == {
+        "task": "quadratic", "stack": run.stack, "steps": "150", "seed": "3", "tasks": "1", "device": "cpu",
+        "dtype": "float32", "threads": "1", "adam.lr": "0.01",
+    }  # fmt: skip
+    said = found.tags["mlflow.note.content"]
+    assert said.startswith(f"Trains **quadratic** for 150 steps with the stack `{run.stack}`, seed 3. ")
+    for line in ("1. `adam` moves the parameters of the task's model.", "2. `hypergradient` moves lr of `adam`.",
+                 "3. `annealing` moves kappa of `hypergradient`."):  # fmt: skip
+        assert line in said
