@@ -13,7 +13,7 @@ import pytest
 from recopt.running.plan import Plan, plan
 from recopt.running.result import Result
 from recopt.running.session import RunOptions, Session
-from recopt.tracking.mlflow.outbox import Post
+from recopt.tracking.mlflow.outbox import Outbox
 from recopt.tracking.mlflow.runs import list_runs
 from recopt.tracking.mlflow.store import open_store
 
@@ -117,7 +117,7 @@ def test_a_run_killed_before_its_last_records_are_sent_has_each_figure_once(
 ) -> None:
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
     with monkeypatch.context() as patched:
-        patched.setattr(Post, "finish", lambda post: post._spool.close(remove=False))
+        patched.setattr(Outbox, "finish", lambda post: post._spool.close(remove=False))
         killed = run(made("adam/sgd"), tmp_path)
     assert [row.status for row in list_runs(None, root_dir=tmp_path)] == ["RUNNING"]
     same(run(made("adam/sgd"), tmp_path, resume=killed.result.run_id), whole("adam/sgd"))
