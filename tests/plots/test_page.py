@@ -26,12 +26,13 @@ VOID = {"meta", "path", "use", "rect", "br", "br/", "image", "circle"}
 
 def view(losses: Any = None, levels: tuple[LevelView, ...] = LEVELS, status: str = "FINISHED", **more: Any) -> RunView:
     trace = Trace()
+    trace.add(0, 0, {"test_accuracy": 0.1})
     for step, loss in enumerate(np.full(300, 0.5) if losses is None else losses):
         trace.add(0, step, {"loss": float(loss)})
         trace.add(1, step, {"lr": 1e-3 * 100 ** (step / 300), "signal_norm": 1.0})
         trace.add(2, step, {"lr": 0.01, "signal_norm": 0.1, "normalized_norm": 1.0})
     about = {"task": "digits", "stack": "adam/sgd[lr]", "status": status, "steps": "300"}
-    metrics = {"final_loss": 0.1, "before_accuracy": 0.1, "test_accuracy": 0.97, "evaluations": 300.0, "seconds": 3.0}
+    metrics = {"final_loss": 0.1, "test_accuracy": 0.97, "evaluations": 300.0, "seconds": 3.0}
     return RunView("a run", about, {**metrics, **more}, levels, trace, "<svg id='graph'></svg>")
 
 
