@@ -59,7 +59,7 @@ def test_a_page_shows_the_whole_run_and_takes_nothing_from_elsewhere() -> None:
         assert f"<h2>{title}" in text
     assert "<svg id='graph'></svg>" in text and "0.001 → <b>0.1</b>" in text
     assert "<b>0.97</b><span>test accuracy</span><small>from 0.1</small>" in text
-    assert text.count("<figure>") == 1 + 1 + 2  # the loss, the rate that moved, two signals
+    assert text.count("<figure>") == 1 + 1 + 1 + 2  # the loss, the accuracy, the rate that moved, two signals
     found = re.sub(r'xmlns(:\w+)?="[^"]*"|<metadata>.*?</metadata>|<!DOCTYPE[^>]*>', "", text, flags=re.DOTALL)
     assert not re.search(r"(?:src|href)=[\"'](?!#)|@import|url\((?!#)|<script|http", found)
     balance = Balance()

@@ -9,7 +9,7 @@ import pytest
 import recopt
 from recopt.tracking.mlflow.store import Store, open_store
 
-SUMMARY = {"final_loss", "best_loss", "evaluations", "seconds", "diverged"}
+SUMMARY = {"final_loss", "best_loss", "evaluations", "seconds", "diverged", "frozen"}
 
 
 @pytest.fixture
