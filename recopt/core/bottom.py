@@ -99,7 +99,9 @@ class Bottom:
         own, point, mover = state.levels[number], self.slots.point(state, number), self.columns(number)
         out: Params | None = None
         for part in own.parts:
-            found = mover.last(part, _of(part, point), self.by(state, number), None) if mover is not None else None
+            found = part.kept.get("cut")
+            if found is None and mover is not None:
+                found = mover.last(part, _of(part, point), self.by(state, number))
             if found is not None:
                 out = [torch.zeros_like(p) for p in point] if out is None else out
                 for i, u in zip(part.indices, _awake(part, found), strict=True):
@@ -136,8 +138,7 @@ class Bottom:
         own.live = []
         for part in own.parts:
             part.recorded = 0
-            if self.columns(number) is None:
-                part.kept.pop("point", None)
+            part.kept.pop("cut" if self.columns(number) is not None else "point", None)
         if self.setting.tasks > 1:
             return  # the windows of the other tasks go on
         for part in own.parts:
@@ -197,6 +198,7 @@ class Bottom:
             if not grads:
                 continue
             read, part.normal = normalize(grads, part.normal, None)
+            part.kept.pop("cut", None)
             mover.step(part, mine, read, numbers, factor)
             reads += read
         state.slots[TASK].version += 1
@@ -214,7 +216,7 @@ class Bottom:
         if update is None or not self.recorded(state, number):
             return
         places = [i for part in state.levels[number].parts for i in part.indices]
-        update, point = [update[i] for i in places], [point[i] for i in places]
+        whole, update, point = update, [update[i] for i in places], [point[i] for i in places]
         length, limit = self.shards.norm(update), guard.REACH * self.size(point)
         if length > limit:
             torch._foreach_sub_(point, update)
@@ -222,6 +224,8 @@ class Bottom:
             keep = min(1.0, limit / length)
             torch._foreach_add_(point, update, alpha=keep)
             self.lower(state, number, keep)
+            for part in state.levels[number].parts if self.carriers.windows[number] > 1 else []:
+                part.kept["cut"] = [whole[i] * keep for i in part.indices]  # which its rate no longer tells
         ratio = min(length / limit, 1.0)
         memory.checks[number] = (ratio, numbers.coords[rate], state.norm, memory.steps + 1, factor)
 

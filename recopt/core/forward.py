@@ -199,7 +199,7 @@ class Forward:
             return
         for part in own.parts:
             part.recorded = int(not forgotten)
-            if level.guard and not forgotten:
+            if level.guard:
                 part.kept["point"] = [point[i].detach() for i in part.indices]
         if self.setting.in_place and taped:
             own.live, own.stamp = new, stamp(self.slots.point(state, number))

@@ -19,7 +19,7 @@ from ..rules.columns import ColumnMover
 from ..rules.rule import text_of
 from ..rules.tensors import TensorMover
 
-_LIKE_POINTS = ("raw", "grads", "begun", "point")
+_LIKE_POINTS = ("raw", "grads", "begun", "point", "cut")
 """Entries of a part that hold one tensor for each tensor of the part."""
 
 

@@ -12,6 +12,7 @@ from torch import Generator
 import recopt
 from recopt.contracts.settings import real
 from recopt.contracts.strategy import Params, State, Strategy, Trial
+from recopt.contracts.task import Batch, Split
 from recopt.engine import measure as held_out
 from recopt.tasks.digits import Digits
 
@@ -67,6 +68,29 @@ def test_no_start_rate_diverges(stack: str, power: int) -> None:
     after = held_out.measure(made, "test")
     assert after["loss"] < 20 * start
     assert all(abs(x) < 1e30 for x in engines.losses(made))
+
+
+class Sick(engines.Bowl):
+    """A bowl without a loss at two evaluations."""
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        return super().batch(index, split) * (float("nan") if index in (1, 2) else 1.0)
+
+
+@pytest.mark.parametrize("stack", ["sgd(lr=30)/sgd(lr=0.01)[lr]", "adam(lr=30)/sgd(lr=0.01)[lr]"])
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("closed", [True, False])
+def test_an_update_that_was_cut_is_taken_back_if_what_comes_after_is_bad(stack: str, every: int, closed: bool) -> None:
+    settings = {2: {"every": every, "gradient": "unroll", "penalty_moved": 0.0 if closed else 1e-9}}
+    made = engines.engine(Sick(seed=0), stack, settings)
+    points = [engines.params(made)[0]]
+    for _ in range(3):
+        made.step()
+        points.append(engines.params(made)[0])
+    assert made.state.guard is not None
+    assert made.state.guard.counts == {"bounded": 1, "skipped": 2, "restored": 1}
+    assert not torch.allclose(points[1], points[0], rtol=1e-3, atol=0)
+    assert torch.allclose(points[3], points[0], rtol=1e-9, atol=0)
 
 
 def test_towers_of_any_height_train() -> None:
