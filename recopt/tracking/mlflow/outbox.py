@@ -15,6 +15,16 @@ from .spool import Message, Spool, Unreachable, send_left
 from .store import Store
 
 _SHORT = 5.0  # seconds: shorter runs need no second process
+_TROUBLES = {
+    "away": "The store {store} does not answer ({why}): the run goes on, and what it records is kept in {spool} and "
+    "sent later, at the latest by the next run on this store.",
+    "refused": "The store {store} refused records of this run ({why}): they are in its trace, but not in the store.",
+    "unwritten": "{spool} cannot be written ({why}): the run goes on, and what it records waits in memory to be sent "
+    "at its end.",
+    "removed": "{spool} cannot be read ({why}): what it had for the store is lost.",
+    "lost": "The last {why} messages for the store {store} could neither be written nor sent: resume the run, and they "
+    "are sent from its trace.",
+}
 
 
 class Outbox:
@@ -37,10 +47,7 @@ class Outbox:
                 self._spool.append(self._unwritten[0])
                 self._unwritten.popleft()
         except OSError as why:  # a full disk, say
-            self._tell(
-                "unwritten", f"{self._spool.path} cannot be written ({why.strerror}): the run goes on, and what it "
-                "records waits in memory to be sent at its end.",
-            )  # fmt: skip
+            self._tell("unwritten", why.strerror)
 
     def flush(self) -> None:
         """Make sure that the spool is being sent; returns at once."""
@@ -48,7 +55,8 @@ class Outbox:
             self._sender_at = math.inf  # try once: without a process, all is sent at the end
             with suppress(OSError):
                 self._sender = Sender(self._store.address, self._store.root, self._spool.path)
-        self._tell_troubles()
+        for kind, why in self._sender.troubles() if self._sender else ():
+            self._tell(kind, why)
 
     def unsent_steps(self) -> dict[tuple[str, str], int]:
         """The last step of each run and metric that waits in the spool."""
@@ -67,57 +75,37 @@ class Outbox:
         answered = True
         if self._sender is not None:
             answered = self._sender.finish()
-            self._tell_troubles()
+            self.flush()
             if not answered:
-                self._tell_away("it took too long")
+                self._tell("away", "it took too long")
             self._sender.close()
-        done = answered and self._attempt(lambda: self._spool.send(self._store.take, LAST)) and self._send_unwritten()
+        done = answered and self._attempt(self._send_all)
         if self._unwritten:
-            self._tell(
-                "lost", f"The last {len(self._unwritten)} messages for the store {shown(self._store.address)} could "
-                "neither be written nor sent: resume the run, and they are sent from its trace.",
-            )  # fmt: skip
+            self._tell("lost", len(self._unwritten))
         if self._spool.refused:
-            self._tell_refused(self._spool.refused)
+            self._tell("refused", self._spool.refused)
         self._spool.close(remove=done)
         if done:
             self.send_others(LAST)
 
-    def _send_unwritten(self) -> bool:
-        def send() -> bool:
-            while self._unwritten:
-                self._spool.give(self._unwritten[0], self._store.take)
-                self._unwritten.popleft()
-            return True
-
-        return self._attempt(send)
+    def _send_all(self) -> bool:
+        done = self._spool.send(self._store.take, LAST)
+        while done and self._unwritten:
+            self._spool.give(self._unwritten[0], self._store.take)
+            self._unwritten.popleft()
+        return done
 
     def _attempt(self, send: Callable[[], bool]) -> bool:
         try:
             return send()
         except Unreachable as why:
-            self._tell_away(str(why))
+            self._tell("away", why)
         except OSError as why:  # someone removed it
-            self._tell("removed", f"{self._spool.path} cannot be read ({why.strerror}): what it had for the store is "
-                       "lost.")  # fmt: skip
+            self._tell("removed", why.strerror)
         return False
 
-    def _tell_troubles(self) -> None:
-        for kind, reason in self._sender.troubles() if self._sender is not None else ():
-            (self._tell_away if kind == "away" else self._tell_refused)(reason)
-
-    def _tell_away(self, why: str) -> None:
-        self._tell(
-            "away", f"The store {shown(self._store.address)} does not answer ({why}): the run goes on, and what it "
-            f"records is kept in {self._spool.path} and sent later, at the latest by the next run on this store.",
-        )  # fmt: skip
-
-    def _tell_refused(self, why: str) -> None:
-        self._tell("refused", f"The store {shown(self._store.address)} refused records of this run ({why}): they are "
-                   "in its trace, but not in the store.")  # fmt: skip
-
-    def _tell(self, kind: str, sentence: str) -> None:
-        """Notify, once for each kind of trouble."""
+    def _tell(self, kind: str, why: object) -> None:
+        """Notify of trouble, once for each kind."""
         if kind not in self._told:
             self._told.add(kind)
-            self._notify(sentence)
+            self._notify(_TROUBLES[kind].format(store=shown(self._store.address), spool=self._spool.path, why=why))

@@ -159,30 +159,20 @@ def _asked(store: Store, ask: Callable[[], T]) -> T:
 
 
 def _roots(store: Store, condition: str, limit: int | None = None) -> list[RunRow]:
-    experiments, token = _experiments(store), None
-    rows: list[RunRow] = []
-    while experiments:
-        size = _PAGE if limit is None else min(_PAGE, limit - len(rows))
-        if size <= 0:
-            break
-        page = store.client.search_runs(
-            experiments, condition, max_results=size, order_by=["attributes.start_time DESC"], page_token=token
-        )
-        rows += [_row(store, run) for run in page]
-        token = page.token
-        if not token:
-            break
-    return rows
+    from mlflow import utils
 
+    all_pages: Any = utils.get_results_from_paginated_fn
+    client, latest = store.client, ["attributes.start_time DESC"]
+    experiments = [
+        str(experiment.experiment_id)
+        for experiment in all_pages(lambda n, token: client.search_experiments(max_results=n, page_token=token), _PAGE)
+    ]
 
-def _experiments(store: Store) -> list[str]:
-    found, token = [], None
-    while True:
-        page = store.client.search_experiments(max_results=_PAGE, page_token=token)
-        found += [str(experiment.experiment_id) for experiment in page]
-        token = page.token
-        if not token:
-            return found
+    def page(size: int, token: str | None) -> Any:
+        return client.search_runs(experiments, condition, max_results=size, order_by=latest, page_token=token)
+
+    found = all_pages(page, _PAGE, limit) if experiments and limit != 0 else []
+    return [_row(store, run) for run in found]
 
 
 def _row(store: Store, run: Any) -> RunRow:

@@ -105,41 +105,11 @@ class Store:
             Unreachable: if the store does not answer, or cannot write now.
             Refused: if the store will never take the message.
         """
-        run = message["run"]
         try:
-            self._write(run, message)
+            _write(self.client, message)
         except Exception as why:
-            raise (Refused if self._for_good(run, why) else Unreachable)(in_words(why, self.address)) from None
-
-    def _write(self, run: str, message: Message) -> None:
-        metric = _mlflow().entities.Metric
-        if points := message.get("points"):
-            parent, prefix = message.get("copy", (None, ""))
-            self.client.log_batch(run, metrics=[metric(*point) for point in points])
-            if parent:
-                self.client.log_batch(parent, metrics=[metric(prefix + key, *rest) for key, *rest in points])
-        for name in message.get("files", []):
-            file = Path(message["folder"]) / name
-            if file.is_file():  # it may have been removed since
-                where = Path(name).parent.as_posix()
-                self.client.log_artifact(run, str(file), None if where == "." else where)
-        for key, value in message.get("tags", {}).items():
-            self.client.set_tag(run, key, value)
-        if status := message.get("end"):
-            self.client.set_terminated(run, status, message["time"])
-
-    def _for_good(self, run: str, why: Exception) -> bool:
-        """True if the store would refuse again: only if it has lost the run, or calls a value invalid.
-
-        A server that is starting, or a proxy before it, may answer that it does not know a run, or with "bad request".
-        """
-        code = getattr(why, "error_code", "")
-        if code not in _REFUSALS:
-            return False
-        try:
-            return bool(self.client.get_run(run).info.lifecycle_stage != "active") or code == "INVALID_PARAMETER_VALUE"
-        except Exception as other:
-            return getattr(other, "error_code", "") == _MISSING
+            refusal = Refused if _for_good(self.client, message["run"], why) else Unreachable
+            raise refusal(in_words(why, self.address)) from None
 
     def run(self, run: str) -> Any:
         """The ``mlflow.entities.Run`` with id ``run``. Raises RecoptError if there is none, or it was deleted."""
@@ -164,6 +134,38 @@ class Store:
         """The last step that each metric of ``run`` has."""
         # the public view drops the steps, and histories have thousands of points
         return {metric.key: int(metric.step) for metric in self.client.get_run(run).data._metric_objs}
+
+
+def _write(client: Any, message: Message) -> None:
+    run, metric = message["run"], _mlflow().entities.Metric
+    if points := message.get("points"):
+        parent, prefix = message.get("copy", (None, ""))
+        client.log_batch(run, metrics=[metric(*point) for point in points])
+        if parent:
+            client.log_batch(parent, metrics=[metric(prefix + key, *rest) for key, *rest in points])
+    for name in message.get("files", []):
+        file = Path(message["folder"]) / name
+        if file.is_file():  # it may have been removed since
+            where = Path(name).parent.as_posix()
+            client.log_artifact(run, str(file), None if where == "." else where)
+    for key, value in message.get("tags", {}).items():
+        client.set_tag(run, key, value)
+    if status := message.get("end"):
+        client.set_terminated(run, status, message["time"])
+
+
+def _for_good(client: Any, run: str, why: Exception) -> bool:
+    """True if a store that refused because of ``why`` will again: if it has lost the run, or calls a value invalid.
+
+    A server that is starting, or a proxy before it, may answer that it does not know a run, or with "bad request".
+    """
+    code = getattr(why, "error_code", "")
+    if code not in _REFUSALS:
+        return False
+    try:
+        return bool(client.get_run(run).info.lifecycle_stage != "active") or code == "INVALID_PARAMETER_VALUE"
+    except Exception as other:
+        return getattr(other, "error_code", "") == _MISSING
 
 
 def open_store(store: str | None = None, root: Path = RUNS, create: bool = False) -> Store:

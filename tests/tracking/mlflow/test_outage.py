@@ -180,7 +180,7 @@ def test_a_run_that_is_resumed_sends_what_could_be_neither_written_nor_sent(
     with monkeypatch.context() as patched:
         patched.setattr(Spool, "append", full)
         lost.log(points(range(10, 20)))
-        patched.setattr(Store, "_write", full)
+        patched.setattr("recopt.tracking.mlflow.store._write", full)
         lost.finish("KILLED", {})
     assert "could neither be written nor sent: resume the run, and they are sent from its trace" in told[-1]
     again = started(root, resume=lost.run_id)
@@ -235,8 +235,8 @@ def test_an_outbox_says_each_kind_of_trouble_once(tmp_path: Path) -> None:
     told: list[str] = []
     outbox = Outbox(Store("http://host", tmp_path, None), tmp_path / "a.jsonl", told.append)
     for reason in ("one", "two"):
-        outbox._tell_away(reason)
-        outbox._tell_refused(reason)
+        outbox._tell("away", reason)
+        outbox._tell("refused", reason)
     assert ["does not answer (one)" in told[0], "refused records of this run (one)" in told[1]] == [True, True]
     assert len(told) == 2
     outbox._spool.close(remove=False)
