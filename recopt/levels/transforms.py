@@ -143,8 +143,7 @@ def rms_all(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], Sta
         size = _mean(g * g)
         counted = _known(last, _smaller(size, CLIP_KNOWN**2 * last), size)
         v = last + (counted - last) / steps
-        short = _least(counted / _least(size))
-        out.append(g * _root(short / _least(v)))
+        out.append(g * _root(_least(counted / _least(size)) / _least(v)))
         square.append(v)
     return out, {"steps": steps, "square": square}
 

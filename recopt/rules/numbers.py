@@ -13,9 +13,10 @@ from ..contracts.domains import Domain, Positive, Unit
 from ..contracts.strategy import State, Strategy
 from ..contracts.trees import tree_map
 from ..levels.state import Numbers, Part
+from .compiled import compiled
 from .dual import Dual, slope
 from .ops import NUMBERS
-from .rule import Rule, penalized, step
+from .rule import Rule, step
 
 LIMITS: dict[type, float] = {Positive: 80.0, Unit: 30.0}
 """Bounds on coordinates: beyond them (1e±35; 1e-13 from either end) there is no natural value in floating point."""
@@ -155,7 +156,7 @@ class NumberMover:
     def __init__(self, rule: Rule, space: NumberSpace, moved: frozenset[str], window: int) -> None:
         self.rule, self.space, self.window = rule, space, window
         self.others = {name: space.places[name] for name in sorted(moved - {rule.linear})}
-        self._penalized = rule.penalty() is not None
+        self._step = compiled(rule, entry_state(rule))
         self._rate = rule.linear if rule.linear in moved else None
 
     def needs(self) -> set[str]:
@@ -168,22 +169,20 @@ class NumberMover:
 
     def step(self, part: Part, point: list[float], grads: list[float], hyper: Mapping[str, float]) -> list[float]:
         """The update. Where the arithmetic fails it is not finite, and nothing is remembered of it."""
-        rule, states, update, kept = self.rule, part.strategy["each"], [], part.kept
-        after = []
+        states, update, after, kept = part.strategy["each"], [], [], part.kept
         try:
             for p, g, before in zip(point, grads, states, strict=True):
-                if self._penalized:
-                    g = penalized(rule, NUMBERS, g, p, hyper)  # noqa: PLW2901
-                state = rule.advance(NUMBERS, g, p, before, hyper)
-                update.append(NUMBERS.total(rule.delta(NUMBERS, g, p, state, hyper)))
+                moved, state = self._step(g, p, before, hyper)
+                update.append(moved)
                 after.append(state)
-            tangents = [self._tangents(name, point, grads, states, hyper) for name in self.others]
+            if self.others:
+                tangents = [self._tangents(name, point, grads, states, hyper) for name in self.others]
         except FAILS:
             return [NOT_A_NUMBER] * len(point)
         if not math.isfinite(sum(update)):
             return update
         part.strategy = {"each": after}
-        if tangents:
+        if self.others:
             kept["tangents"] = tangents
         if self.window:
             more = self.window > 1 and part.recorded

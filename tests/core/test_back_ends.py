@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import FunctionType
+
 import pytest
 import torch
 
-from recopt.rules.numbers import reads
-from recopt.rules.ops import FOREACH, LEAST_ROOT, NUMBERS, TENSORS
+from recopt import Column, Hypers, Params, Rule, State, Term, positive
+from recopt.rules.compiled import compiled
+from recopt.rules.numbers import NumberSpace, entry_state, reads
+from recopt.rules.ops import FOREACH, LEAST_ROOT, NUMBERS, TENSORS, Ops
+from recopt.rules.rule import step as step_of
 
 from ..analytic import RULES, SHAPES, InPlace, OnNumbers, Taped, flat, made, names, random
 
@@ -28,6 +33,46 @@ def test_all_back_ends_agree_over_random_gradients(text: str) -> None:
         expected = flat(tensors.point)
         torch.testing.assert_close(flat(columns.point), expected, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(torch.tensor(numbers.point, dtype=torch.float64), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("text", RULES)
+def test_a_text_that_is_compiled_for_numbers_gives_the_same_bits(text: str) -> None:
+    class Plain(Ops):
+        differentiates = False
+
+    rule = made(text)
+    compiled_step, hyper = compiled(rule, entry_state(rule)), NumberSpace(rule).first().value
+    assert isinstance(compiled_step, FunctionType)
+    one, other = entry_state(rule), entry_state(rule)
+    for gradient, point in random(3, [(STEPS, 2)])[0].tolist():
+        (update, one), (expected, other) = (
+            compiled_step(gradient, point, one, hyper), step_of(rule, Plain(), gradient, point, other, hyper)
+        )  # fmt: skip
+        assert (update, one) == (expected, other)
+
+
+def test_a_text_that_asks_for_values_is_run_as_it_is() -> None:
+    class Early(Rule):
+        """Longer steps at first."""
+
+        linear = "lr"
+        lr = positive(0.1)
+
+        def init(self, point: Params) -> State:
+            return {"steps": 0}
+
+        def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
+            return {"steps": state["steps"] + 1}
+
+        def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
+            return [Term(-hyper["lr"] * (2.0 if state["steps"] == 1 else 1.0), grads)]
+
+    rule = Early()
+    run, state, updates = compiled(rule, entry_state(rule)), entry_state(rule), []
+    for _ in range(3):
+        update, state = run(1.0, 0.0, state, {"lr": 0.1})
+        updates.append(update)
+    assert updates == [-0.2, -0.1, -0.1]
 
 
 @pytest.mark.parametrize("text", RULES)

@@ -27,7 +27,7 @@ class Momentum(Rule):
         return {"steps": 0, "mean": [torch.zeros_like(p) for p in point]}
 
     def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
-        spoilt = ops.mul(grads, math.nan) if self.fails() else grads
+        spoilt = ops.mul(grads, math.nan) if state["steps"] >= 0 and self.fails() else grads
         return {"steps": state["steps"] + 1, "mean": ops.lerp(state["mean"], spoilt, 0.5)}
 
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
