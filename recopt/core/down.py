@@ -69,7 +69,7 @@ class Down:
             return self._tried if level.moves == TASK else None
         if isinstance(mover, NumberMover):
             return self._numbers
-        return self._columns if self.bottom.columns(number) is not None else self._tensors
+        return self._columns if self.bottom.columns[number] is not None else self._tensors
 
     def _try(self, state: RunState, number: int, signal: Signal | None) -> None:
         """Let a zero-order level try a point, if it may."""

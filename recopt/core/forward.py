@@ -16,9 +16,10 @@ from ..levels.state import LevelState, RunState, Signal
 from ..rules.tensors import TensorMover
 from . import guard
 from .answers import Answers, given
-from .bottom import Bottom, present
+from .bottom import Bottom
 from .carriers import Carriers
 from .evaluation import Around, Moved
+from .parts import present
 from .slots import Slots
 
 
@@ -160,13 +161,13 @@ class Forward:
             return self._keep_of_numbers(state, number, update)
         if memory is None or rate is None or not level.guard or level.moves != TASK:
             return keep
-        numbers = self.bottom.by(state, number)
+        numbers: Any = state.slots[self.levels[number].by]
         if not guard.due(memory, number, numbers.coords[rate], state.norm, factor):
             return keep
         places = [i for part in state.levels[number].parts for i in part.indices]
         ratio, keep = self._ratio([point[i].detach() for i in places], [update[i].detach() for i in places])
         if ratio > 1:
-            self.bottom.lower(state, number, keep)
+            self.bottom.limits.lower(state, number, keep)
         memory.checks[number] = (min(ratio, 1.0), numbers.coords[rate], state.norm, memory.steps + 1, factor)
         return keep
 
@@ -178,16 +179,16 @@ class Forward:
         if keep < 1:
             guard.count(state.levels[number].counts, "bounded")
             if rate is not None:
-                self.bottom.lower_rate(state, number, keep)
+                self.bottom.limits.lower_rate(state, number, keep)
         return keep
 
     def _ratio(self, point: Params, update: Params) -> tuple[float, float]:
         """The length of an update over the longest allowed, and what may be kept of it."""
         length = self.bottom.shards.norm(update)
-        limit = guard.REACH * self.bottom.size([p + u for p, u in zip(point, update, strict=True)])
+        limit = guard.REACH * self.bottom.limits.size([p + u for p, u in zip(point, update, strict=True)])
         if not length > limit:
             return (length / limit if math.isfinite(length) else 0.0), 1.0
-        return length / limit, min(1.0, guard.REACH * self.bottom.size(point) / length)
+        return length / limit, min(1.0, guard.REACH * self.bottom.limits.size(point) / length)
 
     def _put(self, state: RunState, number: int, point: Params, new: Params, taped: bool, forgotten: bool) -> None:
         """Set what is moved, and remember how to take it back."""

@@ -52,5 +52,5 @@ class Lean:
         place = dict(self.subjects)[m]
         if place is not None:
             return place.mover.length(state.levels[m].parts[0]) * math.hypot(*(signal.grads or []))
-        update = self.bottom.last(state, m)
+        update = self.bottom.limits.last(state, m)
         return 0.0 if update is None else self.bottom.shards.norm(update) * (signal.norm or 0.0)

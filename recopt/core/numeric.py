@@ -39,7 +39,7 @@ class Numeric:
             guard.count(own.counts, "bounded")
             update = mover.shorten(part, update, 1 / over)
             if self.carriers.rates[number] is not None:
-                self.bottom.lower_rate(state, number, 1 / over)
+                self.bottom.limits.lower_rate(state, number, 1 / over)
         if level.schedule != "constant" and self.around is not None:
             update = mover.shorten(part, update, self.around.factors(state, number)[0])
         place.space.put(slot, index, [coords[i] + u for i, u in zip(index, update, strict=True)])

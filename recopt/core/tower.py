@@ -43,6 +43,7 @@ class Tower:
         self.carriers = Carriers(graph, setting)
         self.slots = Slots(graph, self.carriers, names)
         self.bottom = Bottom(self.carriers, self.slots, shards or Shards())
+        self.means = self.bottom.means
         self.windows = Windows(self.carriers, self.slots, self.bottom, teaching=teaching, searching=searching)
         self._up = Up(self.carriers, self.slots, self.bottom, self.windows, around)
         self._down = Down(self.carriers, self.slots, self.bottom, self.windows, around)

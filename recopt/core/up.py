@@ -38,13 +38,13 @@ class Up:
         self.task_levels = carriers.graph.movers[TASK]
         uppers = [n for n, x in enumerate(self.levels) if x.moves != TASK]
         self.uppers = [(n, Lean(carriers, bottom, n) if carriers.lean[n] else None) for n in uppers]
-        self._shortens = bottom.guarded and self.tasks == 1 and not bottom.shards and not carriers.exact
+        self._shortens = bottom.limits.guarded and self.tasks == 1 and not bottom.shards and not carriers.exact
         self.trials: Trials | None = None
 
     def __call__(self, state: RunState, found: Evaluation) -> int:
         """Send what was found of the task up; the number of levels that may now step, counted from the innermost."""
         state.good = good = [v is Verdict.GOOD for v in self._judge(state, found)]
-        self.bottom.fold(state, good)
+        self.bottom.means.fold(state, good)
         self._arrive(state, found, good)
 
         def other(number: int, m: int, signal: Signal) -> Signal:
@@ -82,13 +82,13 @@ class Up:
         state.sums, state.norm = reading.sums, sum(reading.norms) / len(reading.norms)
         if state.guard is None:
             state.guard = guard.first(self.tasks)
-        if not self.bottom.guarded:
+        if not self.bottom.limits.guarded:
             return [Verdict.GOOD] * self.tasks
         was, acts = guard.frozen(state.guard), dict(state.guard.counts)
         verdicts = guard.judge(state.guard, reading.losses, reading.norms, overflows)
         back = [v is Verdict.BACK for v in verdicts]
         if any(back):
-            self.bottom.take_back(state, back)
+            self.bottom.limits.take_back(state, back)
         self._tell(state, acts, was)
         return verdicts
 

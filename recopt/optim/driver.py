@@ -133,7 +133,7 @@ class Driver:
         """The points at which the levels would have the model used, tensor by tensor."""
         slot = self.state.task
         slot.params = list(points)
-        found = self.tower.bottom.eval_points(self.state)
+        found = self.tower.means.eval_points(self.state)
         slot.params = []
         return found
 
