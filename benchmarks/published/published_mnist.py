@@ -8,7 +8,7 @@ from torch import nn
 
 from recopt.contracts.settings import option
 from recopt.tasks.images import MNIST
-from recopt.tasks.supervised import Examples, Store
+from recopt.tasks.supervised import Examples, SharedExamples
 
 
 class PublishedMnist(MNIST):
@@ -21,8 +21,8 @@ class PublishedMnist(MNIST):
 
     squashed = option(False, "take the tanh of the logits, as the published code of Chandra et al. does")
 
-    def store(self) -> Store:
-        return Store()  # not the one that MNIST's own tasks share, which holds out a tenth
+    def shared(self) -> SharedExamples:
+        return SharedExamples()  # not the one that MNIST's own tasks share, which holds out a tenth
 
     def data(self) -> Mapping[str, Examples]:
         found = super().data()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import trees
-from ..contracts.errors import RecoptError
+from ..contracts.errors import Notice, RecoptError
 from ..contracts.strategy import Params
 from ..contracts.task import Split
 from ..levels.state import SlotState
@@ -112,11 +112,7 @@ class Evaluator:
     def _tell(self, note: str) -> None:
         if note not in self._told:
             self._told.add(note)
-            warnings.warn(note, ModelNote, stacklevel=2)
-
-
-class ModelNote(UserWarning):
-    """A model that is not evaluated in the usual way, or not trained as a whole."""
+            warnings.warn(note, Notice, stacklevel=2)
 
 
 class Quietly:

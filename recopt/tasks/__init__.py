@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, cast
 
 from ..contracts.errors import unknown
 
@@ -11,40 +13,21 @@ if TYPE_CHECKING:
     from ..contracts.task import Task
 
 
-class Entry(NamedTuple):
-    """A task's module and class, and one line on it."""
-
-    module: str
-    name: str
-    line: str
-
-
-_TASKS: dict[str, Entry] = {
-    "quadratic": Entry("quadratic", "Quadratic", "Random least squares, f(θ) = ‖Wθ − y‖², W and y standard normal."),
-    "rosenbrock": Entry("rosenbrock", "Rosenbrock", "Rosenbrock's curved valley in any dimension, minimum 0 at 1."),
-    "rastrigin": Entry("rastrigin", "Rastrigin", "Rastrigin's egg-box in any dimension, global minimum 0 at 0."),
-    "mnist": Entry("images", "MNIST", "Handwritten digits, 60,000 + 10,000 images of 28 × 28 (LeCun et al. 1998)."),
-    "fashion-mnist": Entry(
-        "images", "FashionMNIST", "Articles of clothing, 60,000 + 10,000 images of 28 × 28 (Xiao et al. 2017)."
-    ),
-    "emnist": Entry(
-        "images",
-        "EMNIST",
-        "Handwritten letters in 26 classes, 124,800 + 20,800 images of 28 × 28 (Cohen et al. 2017, Letters).",
-    ),
-    "cifar10": Entry(
-        "images", "CIFAR10", "Photographs in 10 classes, 50,000 + 10,000 colour images of 32 × 32 (Krizhevsky 2009)."
-    ),
-    "svhn": Entry(
-        "images", "SVHN", "House numbers' digits, 73,257 + 26,032 colour images of 32 × 32 (Netzer et al. 2011)."
-    ),
-    "sequence": Entry(
-        "sequence", "Sequence", "Next-token prediction on synthetic sequences by a small LSTM or transformer."
-    ),
-    "mixture": Entry("mixture", "Mixture", "A weighted mixture of other tasks; each draw is of one of them."),
-    "rescaled": Entry("rescaled", "Rescaled", "Another task with every coordinate of its model rescaled at random."),
-    "digits": Entry("digits", "Digits", "scikit-learn's 1,797 real 8 × 8 images of digits."),
+_TASKS = {
+    "quadratic": "quadratic.Quadratic",
+    "rosenbrock": "functions.Rosenbrock",
+    "rastrigin": "functions.Rastrigin",
+    "mnist": "images.MNIST",
+    "fashion-mnist": "images.FashionMNIST",
+    "emnist": "images.EMNIST",
+    "cifar10": "images.CIFAR10",
+    "svhn": "images.SVHN",
+    "digits": "images.Digits",
+    "sequence": "sequence.Sequences",
+    "mixture": "mixture.Mixture",
+    "rescaled": "rescaled.Rescaled",
 }
+"""The module and class of each task, by its name."""
 
 
 def names() -> list[str]:
@@ -53,20 +36,23 @@ def names() -> list[str]:
 
 
 def describe(name: str) -> str:
-    """One line on the task ``name``. Raises RecoptError if there is none."""
-    return _entry(name).line
+    """The first line on the task ``name``, read without importing it. Raises RecoptError if there is none."""
+    module, kind = _place(name)
+    text = files(__name__).joinpath(f"{module}.py").read_text(encoding="utf-8")
+    found = next(node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == kind)
+    return (ast.get_docstring(found) or "").partition("\n")[0]
 
 
 def get(name: str) -> type[Task]:
     """The class of the task ``name``, imported on demand. Raises RecoptError if there is none."""
-    entry = _entry(name)
-    return cast("type[Task]", getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.name))
+    module, kind = _place(name)
+    return cast("type[Task]", getattr(importlib.import_module(f"{__name__}.{module}"), kind))
 
 
 def name_of(task: type[Task]) -> str | None:
     """The name of a task's class; None if it does not come with recopt."""
-    home = (task.__module__.removeprefix(f"{__name__}."), task.__name__)
-    return next((name for name, entry in _TASKS.items() if (entry.module, entry.name) == home), None)
+    home = f"{task.__module__}.{task.__name__}".removeprefix(f"{__name__}.")
+    return next((name for name, place in _TASKS.items() if place == home), None)
 
 
 def make(name: str, seed: int = 0, **options: Any) -> Task:
@@ -74,7 +60,8 @@ def make(name: str, seed: int = 0, **options: Any) -> Task:
     return get(name)(seed=seed, **options)
 
 
-def _entry(name: str) -> Entry:
+def _place(name: str) -> tuple[str, str]:
     if name not in _TASKS:
         raise unknown("task", name, _TASKS)
-    return _TASKS[name]
+    module, _, kind = _TASKS[name].partition(".")
+    return module, kind

@@ -73,10 +73,10 @@ class Classifier(Supervised):
         return x
 
     def _standard(self, device: torch.device) -> tuple[Tensor, ...]:
-        kept = self._store.moments or moments(self.examples("train"), self.white)
-        if kept is not self._store.moments or kept[0].device != device:
-            self._store.moments = tuple(m.to(device) for m in kept)
-        return self._store.moments
+        kept = self._shared.moments or moments(self.examples("train"), self.white)
+        if kept is not self._shared.moments or kept[0].device != device:
+            self._shared.moments = tuple(m.to(device) for m in kept)
+        return self._shared.moments
 
 
 def moments(examples: Examples, white: float) -> tuple[Tensor, Tensor]:

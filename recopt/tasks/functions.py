@@ -1,12 +1,14 @@
-"""Test functions: the base of tasks whose model is a single point."""
+"""Test functions: tasks whose model is a single point."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts.errors import RecoptError
-from ..contracts.settings import option
+from ..contracts.settings import option, plain_name
 from ..contracts.task import Batch, Split, Task
 
 
@@ -44,11 +46,10 @@ class Function(Task):
 
     def __init__(self, *, seed: int = 0, **options: object) -> None:
         super().__init__(seed=seed, **options)
-        where = type(self).__name__.lower()
-        if self.dim < self.least:
-            raise RecoptError(f"{where}.dim must be at least {self.least}, not {self.dim}.")
-        if self.noise < 0:
-            raise RecoptError(f"{where}.noise must be 0 or more, not {self.noise:g}.")
+        for name, least in {"dim": self.least, "noise": 0}.items():
+            if getattr(self, name) < least:
+                where = f"{plain_name(type(self))}.{name}"
+                raise RecoptError(f"{where} must be at least {least}, not {getattr(self, name):g}.")
 
     def value(self, theta: Tensor) -> Tensor:
         """The function at ``theta`` (dim numbers), 0-dimensional."""
@@ -74,3 +75,42 @@ class Function(Task):
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """``distance``: the Euclidean distance to the global minimizer."""
         return {"distance": (model() - self.minimum).norm()}
+
+
+class Rosenbrock(Function):
+    """Rosenbrock's curved valley in any dimension, minimum 0 at 1.
+
+    f(x) = Σ_{i<n} 100 (x_{i+1} − x_i²)² + (1 − x_i)² (Rosenbrock 1960; the chained form in n dimensions).
+    The start is the usual (−1.2, 1, −1.2, 1, …) plus ``spread`` times a standard normal vector.
+    From 4 dimensions on there is a second, local minimum near (−1, 1, …, 1).
+    """
+
+    spread = option(0.1, "standard deviation of the start around (-1.2, 1, …)")
+    minimum = 1.0
+    least = 2
+
+    def value(self, theta: Tensor) -> Tensor:
+        head, tail = theta[:-1], theta[1:]
+        return (100 * (tail - head**2) ** 2 + (1 - head) ** 2).sum()
+
+    def start(self) -> Tensor:
+        usual = torch.ones(self.dim)
+        usual[::2] = -1.2
+        return usual + self.spread * torch.randn(self.dim)
+
+
+class Rastrigin(Function):
+    """Rastrigin's egg-box in any dimension, global minimum 0 at 0.
+
+    f(x) = Σ_i x_i² + a (1 − cos 2πx_i) (Rastrigin 1974, a = 10): a local minimum near every integer point.
+    The start is uniform on the usual cube, |x_i| ≤ ``radius`` = 5.12.
+    """
+
+    amplitude = option(10.0, "height of the ripples, a; 0 leaves the bowl ‖x‖²")
+    radius = option(5.12, "the start is uniform on [-radius, radius] in each coordinate")
+
+    def value(self, theta: Tensor) -> Tensor:
+        return (theta**2 + self.amplitude * (1 - torch.cos(2 * math.pi * theta))).sum()
+
+    def start(self) -> Tensor:
+        return self.radius * (2 * torch.rand(self.dim) - 1)

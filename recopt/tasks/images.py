@@ -1,20 +1,17 @@
-"""Classifiers of the image data sets of :mod:`recopt.data`."""
+"""Classifiers of the image data sets of :mod:`recopt.data`, and of scikit-learn's digits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
-from weakref import WeakValueDictionary
+
+import torch
 
 from .. import data
 from ..contracts.settings import option
 from ..data.folder import data_folder
 from .classifier import NORMALIZATIONS, Classifier
-from .supervised import Examples, Store
-
-_STORES: WeakValueDictionary[tuple[str, Path], Store] = WeakValueDictionary()
-"""One store per set and folder, kept as long as any task uses it."""
+from .supervised import SPLIT_SEED, Examples, SharedExamples, Supervised
 
 
 class Images(Classifier):
@@ -32,43 +29,40 @@ class Images(Classifier):
     """
 
     dataset: ClassVar[str]
+    shape = (1, 28, 28)
+    classes = 10
 
-    def store(self) -> Store:
-        return _STORES.setdefault((self.dataset, data_folder()), Store())
+    def shared(self) -> SharedExamples:
+        return SharedExamples.of((self.dataset, data_folder()))
 
     def data(self) -> Mapping[str, Examples]:
         loaded = data.load(self.dataset)
-        self._store.note = loaded.note
+        self._shared.note = loaded.note
         return {"train": loaded.train, "test": loaded.test}
 
     @property
     def note(self) -> str:
         """A remark on this copy of the set (see ``recopt.data.ImageSet``); usually empty."""
         self.examples()
-        return self._store.note
+        return self._shared.note
 
 
 class MNIST(Images):
     """Handwritten digits, 60,000 + 10,000 images of 28 × 28 (LeCun et al. 1998)."""
 
     dataset = "mnist"
-    shape = (1, 28, 28)
-    classes = 10
 
 
 class FashionMNIST(Images):
     """Articles of clothing, 60,000 + 10,000 images of 28 × 28 (Xiao et al. 2017)."""
 
     dataset = "fashion-mnist"
-    shape = (1, 28, 28)
-    classes = 10
 
 
 class EMNIST(Images):
     """Handwritten letters in 26 classes, 124,800 + 20,800 images of 28 × 28 (Cohen et al. 2017, Letters)."""
 
     dataset = "emnist"
-    shape = (1, 28, 28)
     classes = 26
 
 
@@ -76,20 +70,39 @@ class CIFAR10(Images):
     """Photographs in 10 classes, 50,000 + 10,000 colour images of 32 × 32 (Krizhevsky 2009)."""
 
     normalization = option("standard", Classifier.normalization.help, choices=NORMALIZATIONS)
-
     dataset = "cifar10"
     shape = (3, 32, 32)
-    classes = 10
 
 
-class SVHN(Images):
+class SVHN(CIFAR10):
     """House numbers' digits, 73,257 + 26,032 colour images of 32 × 32 (Netzer et al. 2011).
 
     The cropped digits; the 531,131 extra ones are not used.
     """
 
-    normalization = option("standard", Classifier.normalization.help, choices=NORMALIZATIONS)
-
     dataset = "svhn"
-    shape = (3, 32, 32)
+
+
+class Digits(Classifier):
+    """scikit-learn's 1,797 real 8 × 8 images of digits.
+
+    They are the test set of the Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998), come
+    with scikit-learn and need no download. A fixed random split gives 1,197 for training, 300 for
+    validation and 300 for the test.
+    """
+
+    batch_size = option(64, Supervised.batch_size.help)
+
+    shape = (1, 8, 8)
     classes = 10
+    white = 16.0
+
+    def data(self) -> Mapping[str, Examples]:
+        from sklearn.datasets import load_digits
+
+        loaded = load_digits()
+        x = torch.from_numpy(loaded.images).to(torch.uint8).unsqueeze(1)
+        y = torch.from_numpy(loaded.target).long()
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(SPLIT_SEED))
+        parts = zip(("valid", "test", "train"), order.tensor_split((300, 600)), strict=True)
+        return {split: (x[rows], y[rows]) for split, rows in parts}

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from ..contracts.errors import RecoptError
 from ..contracts.settings import option
 from ..contracts.task import Batch, Task
-from .members import members
-from .outer import Outer
 from .rescaled import Rescaled
+from .wrappers import Wrapper, members
 
 
-class Mixture(Outer):
+class Mixture(Wrapper):
     """A weighted mixture of other tasks; each draw is of one of them.
 
     ``members`` is written like ``mnist(hidden=[40]) + quadratic``, and ``weights`` has a number for each.

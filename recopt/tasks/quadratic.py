@@ -8,19 +8,7 @@ from torch import Tensor, nn
 from ..contracts.errors import RecoptError
 from ..contracts.settings import option
 from ..contracts.task import Batch, Split, Task
-
-
-class Linear(nn.Module):
-    """The vector ``theta``; called with a matrix W (dim × dim) it returns Wθ."""
-
-    theta: Tensor
-
-    def __init__(self, start: Tensor) -> None:
-        super().__init__()
-        self.theta = nn.Parameter(start)
-
-    def forward(self, matrix: Tensor) -> Tensor:
-        return matrix @ self.theta
+from .functions import Point
 
 
 class Quadratic(Task):
@@ -48,7 +36,7 @@ class Quadratic(Task):
         self._drawn: tuple[int, Tensor, Tensor] | None = None
 
     def model(self) -> nn.Module:
-        return Linear(torch.zeros(self.dim) if self.start == "zero" else torch.randn(self.dim))
+        return Point(torch.zeros(self.dim) if self.start == "zero" else torch.randn(self.dim))
 
     def batch(self, index: int, split: Split = "train") -> Batch:
         """(W, y) of shapes (dim, dim) and (dim,): the same for every index and split."""
@@ -58,7 +46,7 @@ class Quadratic(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         matrix, target = batch
-        residual: Tensor = model(matrix) - target
+        residual: Tensor = matrix @ model() - target
         return (residual**2).sum()
 
     def _draw(self) -> tuple[Tensor, Tensor]:

@@ -12,14 +12,13 @@ from torch.func import functional_call
 from ..contracts.errors import RecoptError
 from ..contracts.settings import option
 from ..contracts.task import Task
-from .members import members
-from .outer import Outer
+from .wrappers import Wrapper, members
 
 _SCALES = 170303633
 """The generator key of the scales, other than any that the task itself draws from."""
 
 
-class Rescaled(Outer):
+class Rescaled(Wrapper):
     """Another task with every coordinate of its model rescaled at random.
 
     The random scaling of Lv, Jiang and Li 2017 (1703.03633) keeps a learned rule from relying on the size
@@ -83,9 +82,10 @@ class RescaledModel(nn.Module):
 
     def forward(self, *arguments: Any) -> Any:
         values: dict[str, Tensor] = dict(zip(self._names, self.parameters(), strict=True))
+        buffers = dict(self.named_buffers())
         for name, scale in self._scales.items():
-            values[name] = values[name] * getattr(self, scale)
-        values |= {name: _get(self, name) for name in self._buffer_names}
+            values[name] = values[name] * buffers[scale]
+        values |= {name: buffers[name] for name in self._buffer_names}
         inner = self._hidden[0]
         if inner.training != self.training:
             inner.train(self.training)
@@ -104,11 +104,3 @@ def _place(root: nn.Module, name: str) -> tuple[nn.Module, str]:
             root.add_module(part, Owner())
         root = root.get_submodule(part)
     return root, last
-
-
-def _get(root: nn.Module, name: str) -> Tensor:
-    *path, last = name.split(".")
-    for part in path:
-        root = root.get_submodule(part)
-    found: Tensor = getattr(root, last)
-    return found

@@ -16,7 +16,7 @@ _CHAIN = 0
 _HELD_OUT = 16
 
 
-class Sequence(Task):
+class Sequences(Task):
     """Next-token prediction on synthetic sequences by a small LSTM or transformer.
 
     ``markov``: a Markov chain over ``vocabulary`` tokens, drawn by the seed, with log transition odds that

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, Self
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..contracts.errors import RecoptError
-from ..contracts.settings import option
+from ..contracts.settings import option, plain_name
 from ..contracts.task import Batch, Split, Task
 
 SPLIT_SEED = 20160614
@@ -21,16 +22,28 @@ Examples = tuple[Tensor, Tensor]
 """x of shape (N, …) and y of shape (N,), whole numbers for classes."""
 
 
-class Store(dict[str, Examples]):
+_KNOWN: WeakValueDictionary[Hashable, SharedExamples] = WeakValueDictionary()
+
+
+class SharedExamples(dict[str, Examples]):
     """The examples per split, shared by a task and its samples; empty until the first use loads them.
 
-    ``moments`` holds statistics of the training examples once they are computed.
+    ``moments`` holds statistics of the training examples once they are computed. Nothing of it goes to another
+    process, which loads the examples itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key: Hashable = None) -> None:
         super().__init__()
-        self.note = ""
+        self.key, self.note = key, ""
         self.moments: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, key: Hashable = None) -> SharedExamples:
+        """Those of this process under ``key``, kept as long as any task uses them; new ones for None."""
+        return cls() if key is None else _KNOWN.setdefault(key, cls(key))
+
+    def __reduce__(self) -> Any:
+        return self.of, (self.key,)
 
 
 class Supervised(Task):
@@ -60,15 +73,15 @@ class Supervised(Task):
 
     def __init__(self, *, seed: int = 0, **options: Any) -> None:
         super().__init__(seed=seed, **options)
-        self._where = type(self).__name__.lower()
+        self._where = plain_name(type(self))
         if self.batch_size < 0:
             raise RecoptError(f"{self._where}.batch_size must be 0 or more, not {self.batch_size}.")
         self._order: tuple[tuple[int, int], Tensor] | None = None
-        self._store = self.store()
+        self._shared = self.shared()
 
-    def store(self) -> Store:
-        """An empty store. A subclass may return one that other tasks share too."""
-        return Store()
+    def shared(self) -> SharedExamples:
+        """The examples, empty as yet. A subclass may return some that other tasks share too."""
+        return SharedExamples.of()
 
     def data(self) -> Mapping[str, Examples]:
         """The examples (x, y) under ``train`` and ``test``, and ``valid`` unless it is to be taken from ``train``.
@@ -84,14 +97,14 @@ class Supervised(Task):
 
     def examples(self, split: Split = "train") -> Examples:
         """All examples of ``split``: raw x, and y."""
-        if not self._store:
-            self._store.update(carve(dict(self.data()), self.held_out))
-        return self._store[split]
+        if not self._shared:
+            self._shared.update(carve(dict(self.data()), self.held_out))
+        return self._shared[split]
 
     def to(self, device: torch.device | str) -> Self:
         """Move the data to ``device``, for this task and all its samples; batches are gathered there."""
         for split, (x, y) in [(s, self.examples(s)) for s in SPLITS]:
-            self._store[split] = (x.to(device), y.to(device))
+            self._shared[split] = (x.to(device), y.to(device))
         return self
 
     def batch(self, index: int, split: Split = "train") -> Batch:
@@ -141,19 +154,6 @@ class Supervised(Task):
             count = len(self.examples("train")[1])
             self._order = (key, torch.randperm(count, generator=self.generator(epoch)))
         return self._order[1]
-
-    def __copy__(self) -> Self:
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        return other
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The state for another process, without the data, which it loads itself."""
-        return {**self.__dict__, "_store": None, "_order": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._store = self.store()
 
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")

@@ -14,7 +14,7 @@ from recopt.contracts.settings import real
 from recopt.contracts.strategy import Params, State, Strategy, Trial
 from recopt.contracts.task import Batch, Split
 from recopt.engine import measure as held_out
-from recopt.tasks.digits import Digits
+from recopt.tasks.images import Digits
 
 from .. import engines
 

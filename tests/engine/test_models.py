@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import recopt
-from recopt.contracts.errors import RecoptError
+from recopt.contracts.errors import Notice, RecoptError
 from recopt.contracts.task import Batch, Split, Task
-from recopt.engine.evaluate import ModelNote
 from recopt.engine.probe import Probe
 
 from .. import engines
@@ -188,7 +187,7 @@ def test_what_cannot_be_mapped_is_looped_over_and_that_is_said_once() -> None:
         warnings.simplefilter("always")
         made = engines.engine(Looped(), "sgd(lr=0.1)/sgd", {2: level}, tasks=3)
         made.run(20)
-    notes = [str(w.message) for w in told if issubclass(w.category, ModelNote)]
+    notes = [str(w.message) for w in told if issubclass(w.category, Notice)]
     assert len(notes) == 1
     assert re.search("one after the other.*lstm.*vectorize = False", notes[0])
     assert made.state.task.draw >= 3
@@ -221,7 +220,7 @@ def test_what_the_loss_does_not_reach_is_named_once_and_stays_as_it_is(tasks: in
     task: Any = PartlyTask()
     task.vectorize = False
     made = engines.engine(task, "sgd(lr=0.1, weight_decay=0.5)", tasks=tasks)
-    with pytest.warns(ModelNote, match="does not reach 'never', 'later': not trained as long"):
+    with pytest.warns(Notice, match="does not reach 'never', 'later': not trained as long"):
         made.run(1)
     first = engines.params(made)
     made.run(5)  # warnings are errors

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import recopt
-from recopt.contracts.errors import RecoptError
+from recopt.contracts.errors import Notice, RecoptError
 from recopt.engine import measure
-from recopt.engine.evaluate import ModelNote
 from recopt.engine.model import Patched
 from recopt.engine.ways import Function
 from recopt.levels.seeds import mix
@@ -27,7 +26,7 @@ from ..zoo.by_torch import by_torch
 from ..zoo.outcomes import CALLED, HIGHER, LOOPED, MAPPED, REFUSED, SHORT, outcome, table
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::recopt.engine.evaluate.ModelNote"),
+    pytest.mark.filterwarnings("ignore::recopt.contracts.errors.Notice"),
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported"),
 ]
 RULE = "sgd(lr=0.02, momentum=0.9, weight_decay=0.01)"
@@ -82,7 +81,7 @@ def test_exact_levels_equal_differences_between_runs_of_torch(entry: Entry) -> N
             engines.engine(Trained(entry), f"{RULE}/sgd[lr]", EXACT)
         return
     with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", ModelNote)
+        warnings.simplefilter("always", Notice)
         made = engines.engine(Trained(entry), f"{RULE}/sgd[lr]", EXACT)
     assert how.startswith(HIGHER) == isinstance(made.family.drawn(0).way.model, Patched)
     short = any("differences say" in str(w.message) for w in told)

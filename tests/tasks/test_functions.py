@@ -111,7 +111,7 @@ def test_the_normal_start_is_not_drawn_from_the_stream_of_the_matrix() -> None:
         ("quadratic", {"start": "zeros"}, "quadratic.start"),
         ("quadratic", {"dims": 3}, "Did you mean 'dim'"),
         ("rosenbrock", {"dim": 1}, "rosenbrock.dim must be at least 2, not 1"),
-        ("rastrigin", {"noise": -1}, "rastrigin.noise must be 0 or more, not -1"),
+        ("rastrigin", {"noise": -1}, "rastrigin.noise must be at least 0, not -1"),
     ],
 )
 def test_impossible_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:

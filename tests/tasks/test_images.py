@@ -10,7 +10,8 @@ import torch
 
 import recopt.tasks
 from recopt.contracts.errors import RecoptError
-from recopt.tasks.images import _STORES, Images
+from recopt.tasks.images import Images
+from recopt.tasks.supervised import _KNOWN
 
 from .. import data_server
 
@@ -76,7 +77,7 @@ def test_one_copy_serves_all_tasks_of_a_process(folder: Path) -> None:
     assert images("fashion-mnist").examples("train")[0] is not one.examples("train")[0]
     del one, other
     gc.collect()
-    assert key not in _STORES
+    assert key not in _KNOWN
 
 
 def test_another_folder_is_another_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ from torch import nn
 import recopt.tasks
 from recopt.contracts.errors import RecoptError
 from recopt.engine.model import Patched
-from recopt.tasks.digits import Digits
+from recopt.tasks.functions import Rosenbrock
+from recopt.tasks.images import Digits
 from recopt.tasks.mixture import Mixture
 from recopt.tasks.quadratic import Quadratic
 from recopt.tasks.rescaled import Rescaled, RescaledModel
-from recopt.tasks.rosenbrock import Rosenbrock
 
 
 def test_members_are_drawn_by_weight() -> None:

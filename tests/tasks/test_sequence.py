@@ -11,11 +11,11 @@ from torch import nn
 
 from recopt.contracts.errors import RecoptError
 from recopt.tasks.recurrent import LSTM, Transformer
-from recopt.tasks.sequence import Sequence
+from recopt.tasks.sequence import Sequences
 
 
 def test_chains_have_the_transitions_they_say() -> None:
-    task = Sequence(vocabulary=3, length=50, batch_size=400, sharpness=1.0, seed=4)
+    task = Sequences(vocabulary=3, length=50, batch_size=400, sharpness=1.0, seed=4)
     tokens, targets, floor = task.batch(0)
     assert torch.equal(tokens[:, 1:], targets[:, :-1])
     counts = torch.zeros(3, 3, dtype=torch.float64)
@@ -27,14 +27,14 @@ def test_chains_have_the_transitions_they_say() -> None:
 
 
 def test_the_seed_draws_the_chain() -> None:
-    one = Sequence(seed=1)
+    one = Sequences(seed=1)
     assert not torch.allclose(one.chain(), one.sample(2).chain())
-    assert torch.equal(one.sample(2).sample(1).chain(), Sequence(seed=1).chain())
-    assert torch.allclose(Sequence(sharpness=0.0).chain(), torch.tensor(1 / 8, dtype=torch.float64))
+    assert torch.equal(one.sample(2).sample(1).chain(), Sequences(seed=1).chain())
+    assert torch.allclose(Sequences(sharpness=0.0).chain(), torch.tensor(1 / 8, dtype=torch.float64))
 
 
 def test_a_perfect_model_has_no_excess() -> None:
-    task = Sequence(vocabulary=4, length=64, batch_size=64)
+    task = Sequences(vocabulary=4, length=64, batch_size=64)
 
     class Perfect(nn.Module):
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -45,7 +45,7 @@ def test_a_perfect_model_has_no_excess() -> None:
 
 
 def test_copies_are_predicted_in_the_second_half_only() -> None:
-    task = Sequence(process="copy", length=10, vocabulary=5)
+    task = Sequences(process="copy", length=10, vocabulary=5)
     tokens, targets, floor = task.batch(0)
     assert (tokens.shape, targets.shape, float(floor)) == ((32, 9), (32, 5), 0.0)
     assert torch.equal(torch.cat([tokens, targets[:, -1:]], 1)[:, 5:], targets)
@@ -99,7 +99,7 @@ def test_the_block_equals_torchs() -> None:
 
 @pytest.mark.parametrize("net", ["lstm", "transformer"])
 def test_no_model_sees_what_comes_later(net: str) -> None:
-    model = Sequence(net=net, layers=2).model()
+    model = Sequences(net=net, layers=2).model()
     tokens = torch.randint(8, (2, 16))
     changed = tokens.clone()
     changed[:, 9:] = (changed[:, 9:] + 1) % 8
@@ -117,7 +117,7 @@ def test_no_model_sees_what_comes_later(net: str) -> None:
     ],
 )
 def test_sequences_can_be_learned(options: dict[str, Any], most: float) -> None:
-    task = Sequence(**options, width=32)
+    task = Sequences(**options, width=32)
     model = task.model()
     before = float(task.metrics(model, task.batch(0, "test"))["excess"].detach())
     adam = torch.optim.Adam(model.parameters(), 1e-2)
@@ -130,7 +130,7 @@ def test_sequences_can_be_learned(options: dict[str, Any], most: float) -> None:
 
 
 def test_an_untrained_model_is_near_chance() -> None:
-    task = Sequence(vocabulary=8)
+    task = Sequences(vocabulary=8)
     assert float(task.loss(task.model(), task.batch(0)).detach()) == pytest.approx(math.log(8), rel=0.15)
 
 
@@ -145,4 +145,4 @@ def test_an_untrained_model_is_near_chance() -> None:
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RecoptError, match=message):
-        Sequence(**options)
+        Sequences(**options)

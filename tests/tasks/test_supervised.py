@@ -14,7 +14,7 @@ import recopt.tasks
 from recopt.contracts.errors import RecoptError
 from recopt.contracts.settings import option
 from recopt.tasks.classifier import moments
-from recopt.tasks.digits import Digits
+from recopt.tasks.images import Digits
 from recopt.tasks.supervised import Examples, Supervised, carve
 
 
@@ -119,8 +119,8 @@ def test_a_task_travels_without_its_data() -> None:
     task = Digits(seed=4, batch_size=32)
     x, y = task.batch(5)
     again = copy.deepcopy(task)  # goes the way of a task that is sent to another process
-    assert task._store
-    assert not again._store
+    assert task._shared
+    assert not again._shared
     assert torch.equal(again.batch(5)[0], x)
     assert torch.equal(again.batch(5)[1], y)
 

@@ -1,4 +1,4 @@
-"""The base of tasks that wrap another task."""
+"""Tasks that wrap other tasks, and how those are written as options: ``mnist(hidden=[40]) + quadratic(dim=20)``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from ..contracts.errors import RecoptError
 from ..contracts.task import Batch, Split, Task
+from ..levels.notation import parse
+from . import get
 
 
-class Outer(Task):
+class Wrapper(Task):
     """A task that passes every call on to another, ``inner``, unless a subclass overrides it.
 
     Attributes:
@@ -43,3 +46,15 @@ class Outer(Task):
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return self.inner.metrics(model, batch)
+
+
+def members(text: str, where: str) -> list[Task]:
+    """The tasks written ``name(option=value, …) + …``, in the notation of stacks.
+
+    Raises:
+        RecoptError: for text of another form (naming ``where``), or an unknown task or option.
+    """
+    layers = parse(text)
+    if len(layers) != 1 or "@" in text or any(term.only for term in layers[0]):
+        raise RecoptError(f"{where} should read like mnist(hidden=[40]) + quadratic, not '{text}'.")
+    return [get(term.name)(**term.settings) for term in layers[0]]
