@@ -16,7 +16,7 @@ from ..contracts.errors import RecoptError, StateError, unknown
 Group = Mapping[str, Any]
 Groups = Sequence[Group]
 STATE = "recopt"
-"""The key, in the first group, of what a state_dict says of the towers besides tensors."""
+"""The key, in the first group, of what a state_dict says of the towers besides tensors; empty at other times."""
 _ELSEWHERE = frozenset({"betas", "momentum", "weight_decay"})
 """Settings that other optimizers keep in their groups, and that people set there, whatever the strategy calls them."""
 _OURS = ("params", "param_names", "stack", "maximize", "initial_lr", "name", "lr_start", STATE)

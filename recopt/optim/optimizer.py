@@ -89,6 +89,9 @@ class Optimizer(Saved):
             RecoptError: if it is empty, shares a tensor with another group, or has an unknown setting.
         """
         group = grouping.checked(param_group, self.param_groups, len(self.param_groups))
+        group.pop(grouping.STATE, None)
+        if not self.param_groups:
+            group[grouping.STATE] = ""
         stack = group.pop("stack", None)
         super().add_param_group(group)
         try:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -19,6 +20,7 @@ from ..rules.columns import ColumnMover
 from ..rules.rule import text_of
 from ..rules.tensors import TensorMover
 
+_HINTS: Any = cache(get_type_hints)
 _LIKE_POINTS = ("raw", "grads", "begun", "point", "cut")
 """Entries of a part that hold one tensor for each tensor of the part."""
 
@@ -179,7 +181,7 @@ def _misfit(value: Any, hint: Any, place: str) -> str | None:
     if not isinstance(value, wanted):
         return place
     if dataclasses.is_dataclass(value):
-        fields = get_type_hints(type(value)).items()
+        fields = _HINTS(type(value)).items()
         places = (_misfit(getattr(value, name), of_field, f"{place}.{name}") for name, of_field in fields)
         return next(filter(None, places), None)
     return next((found for item, one in _within(value, origin, of) if (found := _misfit(item, one, place))), None)

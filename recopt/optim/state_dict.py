@@ -139,6 +139,7 @@ def restored(state_dict: Any, towers: Towers, groups: Groups) -> tuple[list[RunS
             _go_on(tower, state, points_of(part))
         mine = [_group(group) for group in theirs]
         check_untouched(mine, towers.groups)
+        mine[0][STATE] = ""
         return states, told["steps"], {**state_dict, "state": tensors.others, "param_groups": mine}
     except RecoptError:
         raise
@@ -252,6 +253,7 @@ class Saved(torch.optim.Optimizer):
     _towers: Towers
     _steps = 0
     _whole = False  # whether the state is told before the first step as well
+    _text = ""
     _shown: set[tuple[int, str]]
 
     @property
@@ -272,7 +274,7 @@ class Saved(torch.optim.Optimizer):
                 del state[p]
         self._shown = set()
         if ours and self.param_groups:
-            self.param_groups[0][STATE], entries = saved(self._towers, self.param_groups, self._steps)
+            self._text, entries = saved(self._towers, self.param_groups, self._steps)
             for p, told in entries.items():
                 state[p] = {**state.get(p, {}), **told}
                 self._shown |= {(id(p), name) for name in told}
@@ -281,11 +283,12 @@ class Saved(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on, per parameter as torch's are; strings, numbers and tensors (shared)."""
         self._told(True)
-        self._whole = True
+        first = self.param_groups[0]
+        self._whole, first[STATE] = True, self._text
         try:
             return super().state_dict()
         finally:
-            self._whole = False
+            self._whole, first[STATE] = False, ""
 
     def load_state_dict(self, state_dict: Any) -> None:
         """Continue exactly where :meth:`state_dict` was taken.

@@ -7,6 +7,8 @@ import copy
 import io
 import itertools
 import json
+import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -195,6 +197,76 @@ def test_damage_is_refused_in_a_sentence_and_changes_nothing(stack: str, fused: 
             optimizer.load_state_dict(copy.deepcopy(saved))
             before = repr(told())
     assert refused > 20
+
+
+FUZZED = ["adam/sgd[*]", None, "sgd(momentum=0.9)/adam(beta1=0.8)/rmsprop", "lstm/adam", "learned", "adam/annealing"]
+
+
+def mutated(rng: random.Random, state: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """``state`` with one place in it, or in its text, made another thing; or another stack's in part."""
+    state = copy.deepcopy(state)
+    first = state["param_groups"][0]
+    if rng.random() < 0.1:
+        other = copy.deepcopy(rng.choice(others))
+        return rng.choice([other, {**state, "state": other["state"]}, {**state, "param_groups": other["param_groups"]}])
+    whole = {**state, "text": json.loads(first["recopt"])}
+    path = rng.choice(places(whole))
+    here: Any = whole
+    for key in path:
+        here = here[key]
+    wrong = [KeyError, None, "word", -7, 1e400, [], {}, True]
+    if isinstance(here, Tensor):
+        tensor = here.double() if here.is_floating_point() else here
+        wrong += [torch.ones(7), here[..., None], tensor * float("nan"), here.reshape(-1)[:-1], 0.5]
+    if isinstance(here, int | float):
+        wrong += [-here, float("nan"), float("inf"), str(here)]
+    whole = changed(whole, path, rng.choice(wrong))
+    text = whole.pop("text", None)
+    if path[0] == "text" and text is not None:
+        first["recopt"] = json.dumps(text, default=str)
+        return state
+    return whole
+
+
+@pytest.mark.parametrize("stack", FUZZED)
+def test_a_hundred_mutations_are_taken_or_refused_in_a_sentence_that_changes_nothing(stack: str | None) -> None:
+    def made(of: str | None, fused: bool = True) -> tuple[nn.Module, recopt.Optimizer]:
+        model = model_of()
+        optimizer = recopt.Optimizer(model.named_parameters(), of, average=True, fused=fused)
+        for _ in range(3):
+            work(model, optimizer)
+        return model, optimizer
+
+    def work(model: nn.Module, optimizer: recopt.Optimizer) -> None:
+        optimizer.zero_grad()
+        x, y = next(batches())
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step(loss=loss)
+
+    def told() -> bytes:
+        torch.save((optimizer.state_dict(), optimizer.hyperparameters(), optimizer._steps), file := io.BytesIO())
+        return file.getvalue()
+
+    model, optimizer = made(stack)
+    others = [made(of)[1].state_dict() for of in FUZZED if of != stack] + [made("adam", fused=False)[1].state_dict()]
+    rng, refused = random.Random(stack), 0
+    saved = copy.deepcopy(optimizer.state_dict())
+    before = told()
+    for _ in range(100):
+        state = mutated(rng, saved, others)
+        why = refusal(optimizer, state)
+        if why:
+            refused += 1
+            assert why[0].isupper() and why.endswith(".") and len(why) < 300 and "\n" not in why, why
+            assert told() == before
+        else:
+            with warnings.catch_warnings(), contextlib.suppress(RecoptError):
+                warnings.simplefilter("ignore")
+                work(model, optimizer)
+            assert refusal(optimizer, copy.deepcopy(saved)) == ""
+            before = told()
+    assert refused > 50
 
 
 def test_a_group_that_joins_a_shared_tower_is_saved_and_copied_with_it() -> None:

@@ -37,6 +37,57 @@ def test_schedulers_multiply_the_tuned_rate_and_come_back_from_their_state() -> 
     assert resumed.last_epoch == 30
 
 
+def test_losses_are_observed_where_the_step_cannot_be_told() -> None:
+    class Reported(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(5))
+
+        def forward(self, kind: str) -> Any:
+            loss = distance(self.w)
+            return {"dict": {"loss": loss}, "tuple": (loss, self.w), "plain": loss, "none": self.w}[kind]
+
+    ends = []
+    for way in ("told", "observed", "dict", "tuple", "plain"):
+        model = Reported()
+        optimizer = recopt.Optimizer(model.parameters(), "learned")
+        if way not in ("told", "observed"):
+            optimizer.observe(model)
+        for _ in range(5):
+            optimizer.zero_grad()
+            found = model(way if way in ("dict", "tuple") else "plain")
+            loss = found["loss"] if way == "dict" else found[0] if way == "tuple" else found
+            loss.backward()
+            with torch.no_grad():
+                model("plain")  # is not heard, as what is evaluated is not
+            if way == "observed":
+                optimizer.observe(loss)
+            optimizer.step(loss=loss) if way == "told" else optimizer.step()
+        ends.append(model.w.tolist())
+    assert all(end == ends[0] for end in ends)
+    other = copy.deepcopy((model, optimizer))
+    for one, its in ((model, optimizer), other):
+        its.zero_grad()
+        one("plain").backward()
+        its.step()
+    assert torch.equal(model.w, other[0].w)
+    model("none").sum().backward()
+    with pytest.raises(RuntimeError, match=r"opt.observe\(model\) reads it"):
+        optimizer.step()
+
+
+def test_several_observed_losses_are_their_mean_and_what_is_not_finite_is_left_out() -> None:
+    w = nn.Parameter(torch.ones(5))
+    optimizer = recopt.Optimizer([w], "adam/annealing")
+    for losses, mean in (([1.0, torch.tensor(2.0)], 1.5), ([float("nan"), 4.0], 4.0)):
+        for loss in losses:
+            optimizer.observe(loss)
+        assert optimizer._observed.take() == mean
+    assert optimizer._observed.take() is None
+    with pytest.raises(ValueError, match="give one number, the loss itself"):
+        optimizer.observe(w)
+
+
 def test_a_level_above_sees_the_scheduled_updates() -> None:
     found = []
     for lr, factor in ((0.2, 1.0), (0.4, 0.5)):

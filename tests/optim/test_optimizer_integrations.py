@@ -240,7 +240,7 @@ def test_lightning_validates_at_the_mean() -> None:
 
 
 @foreign
-@pytest.mark.parametrize("stack", [None, "adam(lr=0.01)/sgd"])
+@pytest.mark.parametrize("stack", [None, "adam(lr=0.01)/sgd", "learned"])
 def test_hugging_face_trainer_with_scheduler_and_resume(tmp_path: Path, stack: str | None) -> None:
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
@@ -261,6 +261,8 @@ def test_hugging_face_trainer_with_scheduler_and_resume(tmp_path: Path, stack: s
         torch.manual_seed(0)
         model, log = transformers.GPT2LMHeadModel(config), Log()
         optimizer = recopt.Optimizer(model.parameters(), stack)
+        if stack == "learned":
+            optimizer.observe(model)
         scheduler = transformers.get_cosine_schedule_with_warmup(optimizer, 2, 20)
         options = transformers.TrainingArguments(
             str(folder), max_steps=20, save_steps=10, logging_steps=5, per_device_train_batch_size=4, use_cpu=True,
@@ -280,4 +282,34 @@ def test_hugging_face_trainer_with_scheduler_and_resume(tmp_path: Path, stack: s
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0]
-    assert len({values["adam.lr"] for values in seen}) > 10
+    assert stack == "learned" or len({values["adam.lr"] for values in seen}) > 10
+
+
+@foreign
+@pytest.mark.parametrize("stack", ["learned", "adam/annealing", None])
+def test_accelerate_with_accumulation_and_an_observed_loss(stack: str | None, tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    ends = []
+    for ours in (False, True):
+        model = mlp()
+        optimizer = recopt.Optimizer(model.parameters(), stack)
+        if ours:
+            for pair in batches(8).split(2):
+                optimizer.zero_grad()
+                losses = [(model(x) - x[:, :3].sin()).square().mean() for x in pair]
+                (losses[0] / 2 + losses[1] / 2).backward()
+                optimizer.step(loss=(losses[0] + losses[1]) / 2)
+        else:
+            accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+            wrapped, prepared = accelerator.prepare(model, optimizer)
+            for x in batches(8):
+                with accelerator.accumulate(wrapped):
+                    loss = (wrapped(x) - x[:, :3].sin()).square().mean()
+                    optimizer.observe(loss)
+                    accelerator.backward(loss)
+                    prepared.step()
+                    prepared.zero_grad()
+            accelerator.save_state(str(tmp_path / "state"))
+            accelerator.load_state(str(tmp_path / "state"))
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.allclose(*ends, rtol=1e-9)
