@@ -211,7 +211,7 @@ def _fit(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
 
 def _group(theirs: Group) -> dict[str, Any]:
     """A loaded group, checked."""
-    found = {"maximize": False, **theirs}
+    found = {**theirs, "maximize": theirs.get("maximize", False)}
     start = found["lr_start"]
     if type(found["maximize"]) is not bool or not isinstance(start, int | float) or not 0 < start < float("inf"):
         raise Misfit("param_groups")
