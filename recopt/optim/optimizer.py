@@ -18,17 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contracts.errors import RecoptError, StateError
+from ..contracts.errors import RecoptError
 from . import groups as grouping
 from .points import Observed, held_out, one_number
 from .stack_graph import Options, Stack, check_options, located
-from .state_dict import Saved, stacks
+from .state_dict import stacks
+from .stateful import Stateful
 from .towers import Scope, Towers
 
 Callback = Callable[[int, dict[str, float]], None]
 
 
-class Optimizer(Saved):
+class Optimizer(Stateful):
     """A tower of strategies over a model's parameters.
 
     Args:
@@ -60,7 +61,7 @@ class Optimizer(Saved):
     Of a group only ``lr`` and ``maximize`` may be changed later; other settings written there are refused.
 
     Raises:
-        RecoptError: for empty or overlapping groups, unknown stacks and settings, impossible towers, exports that
+        RecoptError: for overlapping groups, unknown stacks and settings, impossible towers, exports that
             are not there or are damaged.
     """
 
@@ -77,7 +78,6 @@ class Optimizer(Saved):
         self._callback, self._log_every = callback, log_every
         self._towers, self._observed = Towers(options, scope), Observed()
         self._stack, self._settings, self._store = located(stack, store), settings, store
-        self._away = False
         found = grouping.listed(params)
         grouping.check_alone()
         super().__init__(found, {"lr": None, "maximize": maximize})
@@ -86,7 +86,7 @@ class Optimizer(Saved):
         """Add a group, with its own ``stack`` and settings if it has any.
 
         Raises:
-            RecoptError: if it is empty, shares a tensor with another group, or has an unknown setting.
+            RecoptError: if it shares a tensor with another group, or has a setting that is nearly one of the rule's.
         """
         group = grouping.checked(param_group, self.param_groups, len(self.param_groups))
         group.pop(grouping.STATE, None)
@@ -125,7 +125,7 @@ class Optimizer(Saved):
         Raises:
             RecoptError: for sparse gradients, a strategy without the loss that it needs, or a group that was changed.
         """
-        _check_home(self._away, "opt.step()")
+        self._check_home("opt.step()")
         if closure is not None and not callable(closure):
             raise RecoptError("opt.step's first argument is a closure: give a loss by its name, opt.step(loss=loss).")
         self._follow()
@@ -166,18 +166,6 @@ class Optimizer(Saved):
         else:
             self._observed.note(source)
 
-    def _follow(self) -> None:
-        """Refuse groups that were changed; build anew if they were given other tensors before the first step."""
-        grouping.check_untouched(self.param_groups, self._towers.groups)
-        if grouping.same_tensors(self.param_groups, self._towers.groups):
-            return
-        if self._steps:
-            raise StateError(
-                "The groups hold other tensors than those that the steps so far were made on, whose state would be "
-                "lost: make a new optimizer, and load this one's state_dict if it should go on."
-            )
-        self._towers.follow(self.param_groups)
-
     # what was found
 
     @contextmanager
@@ -195,7 +183,7 @@ class Optimizer(Saved):
         Raises:
             RecoptError: if there is no mean; for a step, or another such stay, inside.
         """
-        _check_home(self._away, "opt.averaged()")
+        self._check_home("opt.averaged()")
         with self._towers.averaged(self.param_groups):
             self._away = True
             try:
@@ -219,26 +207,9 @@ class Optimizer(Saved):
         """Each tower in stack notation."""
         return stacks(self._towers)
 
-    def load_state_dict(self, state_dict: Any) -> None:
-        """Continue exactly where :meth:`state_dict` was taken.
-
-        Raises:
-            RecoptError: if it is another optimizer's, another stack's, damaged, or of parameters of other shapes, or
-                inside :meth:`averaged`; nothing is changed then.
-        """
-        _check_home(self._away, "opt.load_state_dict()")
-        self._follow()
-        super().load_state_dict(state_dict)
-
     def __repr__(self) -> str:
         groups = [f"{len(group['params'])} tensors, lr: {float(group['lr']):g}, maximize: {group['maximize']}"
                   for group in self.param_groups]  # fmt: skip
         tuned = ", ".join(f"{key}={value:.4g}" for key, value in self.hyperparameters().items())
         lines = [f"stack: {'; '.join(self.describe())}", f"now: {tuned}", *groups]
         return "\n    ".join(["recopt.Optimizer (", *lines]) + "\n)"
-
-
-def _check_home(away: bool, what: str) -> None:
-    """Raise StateError if the model is ``away`` from where it trains."""
-    if away:
-        raise StateError(f"{what} inside opt.averaged(), where the model is at its mean: leave that first.")

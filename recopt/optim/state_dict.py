@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -245,77 +244,3 @@ def _go_on(tower: Driver, state: RunState, points: Params) -> None:
 def _moved(t: Tensor, device: torch.device) -> Tensor:
     """``t`` on ``device``; generators' states stay on the CPU."""
     return t.cpu() if t.dtype == torch.uint8 else t.to(device)
-
-
-class Saved(torch.optim.Optimizer):
-    """A torch optimizer whose state is that of towers."""
-
-    _towers: Towers
-    _steps = 0
-    _whole = False  # whether the state is told before the first step as well
-    _text = ""
-    _shown: set[tuple[int, str]]
-
-    @property
-    def state(self) -> defaultdict[Tensor, Any]:
-        """By parameter, tensors under names, from the first step on; what others put there is kept beside them."""
-        return self._told(self._whole or bool(self._steps))
-
-    @state.setter
-    def state(self, value: defaultdict[Tensor, Any]) -> None:
-        self.__dict__["state"], self._shown = value, set()
-
-    def _told(self, ours: bool) -> defaultdict[Tensor, Any]:
-        """The state, with what the towers hold or without."""
-        state: defaultdict[Tensor, Any] = self.__dict__["state"]
-        for p in [p for p in state if isinstance(state[p], dict)]:
-            state[p] = {k: v for k, v in state[p].items() if (id(p), k) not in self._shown}
-            if not state[p]:
-                del state[p]
-        self._shown = set()
-        if ours and self.param_groups:
-            self._text, entries = saved(self._towers, self.param_groups, self._steps)
-            for p, told in entries.items():
-                state[p] = {**state.get(p, {}), **told}
-                self._shown |= {(id(p), name) for name in told}
-        return state
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on, per parameter as torch's are; strings, numbers and tensors (shared)."""
-        self._told(True)
-        first = self.param_groups[0]
-        self._whole, first[STATE] = True, self._text
-        try:
-            return super().state_dict()
-        finally:
-            self._whole, first[STATE] = False, ""
-
-    def load_state_dict(self, state_dict: Any) -> None:
-        """Continue exactly where :meth:`state_dict` was taken.
-
-        Raises:
-            RecoptError: if it is another optimizer's, another stack's, damaged, or of parameters of other shapes, or
-                inside :meth:`averaged`; nothing is changed then.
-        """
-
-        def take(_: Any, given: Any) -> dict[str, Any]:
-            states, steps, rest = restored(given, self._towers, self.param_groups)
-            for tower, state in zip(self._towers.all, states, strict=True):
-                tower.state = state
-            self._steps = steps
-            return rest
-
-        if not isinstance(state_dict, dict):
-            restored(state_dict, self._towers, self.param_groups)
-        if not isinstance(state_dict, Mapping):
-            take(self, state_dict)
-        hook = self.register_load_state_dict_pre_hook(take)  # the last of them
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            hook.remove()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: the towers go with the groups (torch keeps only groups and state)."""
-        self._told(False)
-        return dict(self.__dict__)
