@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .running.result import Result
     from .running.run import run
     from .stacks.blame import RunFailed
+    from .tracking.tracker import Tracker
 
 __all__ = [
     "Column",
@@ -43,6 +44,7 @@ __all__ = [
     "Strategy",
     "Task",
     "Term",
+    "Tracker",
     "Trial",
     "compare",
     "option",

@@ -17,6 +17,7 @@ HOME = {
     "Result": "running.result",
     "Rule": "rules.rule",
     "RunFailed": "stacks.blame",
+    "Tracker": "tracking.tracker",
     "State": "contracts.strategy",
     "Strategy": "contracts.strategy",
     "Task": "contracts.task",

@@ -70,11 +70,13 @@ STORE = click.option("--store", metavar="URI",
 @click.option("--previous", is_flag=True, help="With --resume: go on from the checkpoint before the last one.")
 @click.option("--name", help="Name of the run in listings.")
 @click.option("--no-track", is_flag=True, help="Record nothing.")
+@click.option("--tracker", "trackers", multiple=True, type=click.Choice(["jsonl", "tensorboard", "wandb"]),
+              help="Also record the run so, in its folder (wandb offline); may be repeated.")  # fmt: skip
 @click.option("--save-every", type=click.FloatRange(0), default=15.0, show_default=True, metavar="SECONDS",
               callback=_number, help="Seconds between two checkpoints.")  # fmt: skip
 def run(
     resume: str | None, previous: bool, store: str | None, name: str | None, no_track: bool, save_every: float,
-    **what: Any,
+    trackers: tuple[str, ...], **what: Any,
 ) -> int:  # fmt: skip
     """Train TASK with STACK, a stack of strategies, innermost first.
 
@@ -96,8 +98,10 @@ def run(
     from .tables import report
 
     with Live() as live:
-        options = RunOptions(store=store, track=not no_track, name=name, resume=run_id, save_seconds=save_every,
-                      progress=live.show if live.on else None)  # fmt: skip
+        options = RunOptions(
+            store=store, track=not no_track, name=name, resume=run_id, save_seconds=save_every, trackers=trackers,
+            progress=live.show if live.on else None,
+        )  # fmt: skip
         session = Session(made, options)
         live.begin(session)
         try:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..contracts.errors import Notice
 from ..contracts.strategy import Strategy
 from ..levels.level import TASK
 from ..plots.diagram import draw_file
@@ -15,14 +19,14 @@ from ..plots.run_view import DIAGRAM
 from ..stacks.exported import Trained
 from ..tracking.mlflow.tracker import MlflowTracker
 from ..tracking.trace import Points, Trace
-from ..tracking.tracker import LevelInfo, RunInfo, Status
+from ..tracking.tracker import LevelInfo, RunInfo, Status, Tracker
 from .export import copy_sources, copy_trained
 from .plan import Plan
 from .report import begin_report
 from .result import Result, level_summary, summary
 from .spec import write_spec
 
-TRACEBACK = "traceback.txt"
+TRACEBACK, TRACKER_TRACEBACK = "traceback.txt", "tracker-traceback.txt"
 _FLUSH_SECONDS = 1.0
 _FEW = 5  # names in a sentence
 
@@ -32,10 +36,11 @@ class RunRecorder:
 
     Attributes:
         tracker: None before :meth:`begin`, and always for a run that is not recorded.
+        others: trackers beside MLflow; one that fails is left out from then on.
     """
 
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
+    def __init__(self, trace: Trace, others: Sequence[Tracker] = ()) -> None:
+        self.trace, self.others = trace, list(others)
         self.tracker: MlflowTracker | None = None
         self._flushed = time.monotonic()
         self._fixed: dict[tuple[int, str], float] = {}
@@ -70,30 +75,48 @@ class RunRecorder:
         draw_file(graph, tracker.folder / DIAGRAM, spec.task.name)
         begin_report(plan, tracker.folder)
         keep_sources(plan, tracker.folder / "plugins")
-        tracker.publish()
         self.tracker = tracker
+        self._each(lambda other: other.start(run, tracker.folder))
+        tracker.publish()
 
     def keep_up(self) -> None:
         """Send new points of the trace to the store, at most once a second."""
         now = time.monotonic()
         if self.tracker and now - self._flushed > _FLUSH_SECONDS:
             self._flushed = now
-            self.tracker.log(self._news())
+            self._log(self._news())
             self.tracker.flush()
+
+    def _log(self, points: list[Points]) -> None:
+        if self.tracker:
+            self.tracker.log(points)
+            self._each(lambda other: other.log(points))
+
+    def _each(self, act: Callable[[Tracker], None]) -> None:
+        for other in list(self.others):
+            try:
+                act(other)
+            except Exception as why:
+                self.others.remove(other)
+                kept = self.keep(traceback.format_exc(), TRACKER_TRACEBACK)
+                told = f"The tracker {type(other).__name__} failed with {type(why).__name__}: {why}; the run goes on"
+                warnings.warn(Notice(f"{told} without it. The traceback is in {kept}."), stacklevel=2)
 
     def _news(self, last: bool = False) -> list[Points]:
         """The new points of the trace, without hyperparameters that stay where they started: those are params."""
         found = self.trace.drain(last)
         starts = [self._fixed.get((points.level, points.key), np.nan) for points in found]
-        return [points for points, start in zip(found, starts, strict=True) if not np.allclose(points.values, start)]
+        return [
+            points for points, start in zip(found, starts, strict=True) if not np.allclose(points.values, start, atol=0)
+        ]
 
-    def keep(self, traceback: str) -> Path | None:
-        """Write ``traceback`` into the run's folder; returns the file, or None if it cannot be written."""
+    def keep(self, text: str, name: str = TRACEBACK) -> Path | None:
+        """Write a traceback into the run's folder; returns the file, or None if it cannot be written."""
         if self.folder is None:
             return None
-        path = self.folder / TRACEBACK
+        path = self.folder / name
         try:
-            path.write_text(traceback)
+            path.write_text(text)
         except OSError:  # a full disk, possibly the cause of the traceback
             return None
         return path
@@ -105,17 +128,20 @@ class RunRecorder:
             points: whether to send the rest of the trace, which is incomplete if a step was cut short.
         """
         if self.tracker:
-            self.tracker.log(self._news() if points else [])
+            self._log(self._news() if points else [])
+            self._each(lambda other: other.finish(status, {}, 0))
             self.tracker.finish(status)
 
     def finish(self, result: Result) -> None:
         """End the record of a run that is over, with its summary at its last step; as failed if it went nowhere."""
         if self.tracker:
-            self.tracker.log(self._news(last=True))
+            self._log(self._news(last=True))
             last = result.engine.state.step
             status: Status = "FINISHED" if result.outcome == "finished" else "FAILED"
             constants = {0: {"recopt.steps": float(last)}, **level_summary(result.engine)}
-            self.tracker.finish(status, summary(result), constants, step=last)
+            found = summary(result)
+            self._each(lambda other: other.finish(status, found, last))
+            self.tracker.finish(status, found, constants, step=last)
 
 
 def _params(plan: Plan, stack: str) -> dict[str, str]:

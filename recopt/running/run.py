@@ -10,6 +10,7 @@ from ..contracts.arguments import checked
 from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..tracking.mlflow.address import address_of
+from ..tracking.tracker import Tracker
 from .plan import plan
 from .result import Result
 from .session import RunOptions, Session
@@ -21,7 +22,7 @@ def run(
     seed: int = 0, tasks: int | None = None, settings: Sequence[str] = (), device: str | None = None,
     dtype: str | None = None, measure: int | None = None, choose: str | Mapping[str, Any] | None = None,
     plugins: Sequence[str | Path] = (), store: str | Path | None = None, track: bool = True, name: str | None = None,
-    progress: Callable[[Session], None] | None = None,
+    trackers: Sequence[str | Tracker] = (), progress: Callable[[Session], None] | None = None,
 ) -> Result:  # fmt: skip
     """Run a graph of levels on a task, as ``recopt run`` does.
 
@@ -40,6 +41,8 @@ def run(
         plugins: folders and files with strategies and tasks, searched first.
         store: an MLflow address, or the path of a database file; None for ``runs/mlflow.db``.
         track: False records nothing.
+        trackers: what records the run besides MLflow, in its folder: ``"jsonl"``, ``"tensorboard"`` or ``"wandb"``, or
+            objects of your own (:class:`recopt.Tracker`).
         progress: called after every step with the session.
 
     Raises:
@@ -50,4 +53,5 @@ def run(
         task, stack, seed=seed, depth=depth, settings=settings, steps=steps, tasks=tasks, device=device, dtype=dtype,
         measure=measure, choose=choose, plugins=[str(place) for place in plugins] or None,
     )  # fmt: skip
-    return Session(made, RunOptions(store=address_of(store), track=track, name=name, progress=progress)).run()
+    options = RunOptions(store=address_of(store), track=track, name=name, progress=progress, trackers=trackers)
+    return Session(made, options).run()

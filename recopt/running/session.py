@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from ..stacks.blame import RunFailed, blame
 from ..tracking.mlflow.runs import find_run, working_folder
 from ..tracking.mlflow.store import RUNS
 from ..tracking.trace import Trace
+from ..tracking.tracker import Tracker
+from ..tracking.trackers import make_trackers
 from .checkpoints import Checkpoints, offered, saved_trace
 from .export import write_export
 from .interrupts import Interrupts
@@ -42,6 +44,7 @@ class RunOptions:
         progress: called after every step.
         root: the folder of the default store and its artifacts.
         save_seconds: least time between two checkpoints; longer if one takes more than 5 % of it.
+        trackers: what a recorded run is recorded by besides MLflow: names of shipped ones, or objects.
     """
 
     store: str | None = None
@@ -53,6 +56,7 @@ class RunOptions:
     progress: Callable[[Session], None] | None = None
     root: Path = RUNS
     save_seconds: float = CHECKPOINT_SECONDS
+    trackers: Sequence[str | Tracker] = ()
 
 
 class Session:
@@ -74,7 +78,9 @@ class Session:
         start = _start(options)
         with offered(start or Path()):
             self.trace = saved_trace(start, self.spec.steps)
-        self.recorder = RunRecorder(self.trace)
+        if options.trackers and not options.track:
+            raise RecoptError("Trackers write into the folder of a recorded run: record it, or name no tracker.")
+        self.recorder = RunRecorder(self.trace, make_trackers(options.trackers))
         self.engine = _set_up(plan, options, self.recorder)
         self.selector = _selector(plan, self.engine, self.trace)
         self.held_out = Measurements(self.engine, self.trace, self.spec.measure or 0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 from .trace import Points
 
@@ -42,14 +43,15 @@ class RunInfo:
     description: str = ""
 
 
+@runtime_checkable
 class Tracker(Protocol):
-    """Takes the figures of one run, in this order: ``start``, ``log`` any number of times, ``finish``."""
+    """Takes the figures of one run beside MLflow: ``start``, then ``log`` any number of times, then ``finish``."""
 
-    def start(self, run: RunInfo) -> None:
-        """Begin. Raises RecoptError if nothing can be written."""
+    def start(self, run: RunInfo, folder: Path) -> None:
+        """Begin; ``folder`` is that of the run's artifacts."""
 
     def log(self, points: Iterable[Points]) -> None:
-        """Take new points; a column's steps ascend, and start again from its beginning in a run that is resumed."""
+        """Take new points, in a run that is resumed from the beginning. The steps of a column ascend."""
 
     def finish(self, status: Status, summary: Mapping[str, float], step: int) -> None:
-        """End, with figures of the whole run, of its last ``step``; both are empty (0) if it may be resumed."""
+        """End, with figures of the whole run and its last step; without (empty, 0) if it was interrupted or failed."""
