@@ -58,7 +58,7 @@ class Setting:
 
 
 class Place(NamedTuple):
-    """The lookups of a level that moves numbers by a rule, made once.
+    """The lookups of a level that moves numbers by a rule.
 
     Attributes:
         noted: whether the windows of a level above are told of its updates.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -21,11 +23,44 @@ from .carriers import Carriers
 from .evaluation import Around, Evaluation, Moved, Trials
 from .forward import Forward
 from .log import Log
-from .numeric import Numeric
 from .slots import Slots
 from .windows import Windows
 
 Step = Callable[[RunState, int, Signal, Evaluation, float], None]
+
+
+class Numeric:
+    """Steps levels by their rules' texts on floats."""
+
+    def __init__(self, carriers: Carriers, bottom: Bottom, around: Around | None) -> None:
+        self.carriers, self.bottom, self.around = carriers, bottom, around
+
+    def step(self, state: RunState, number: int, signal: Signal) -> tuple[list[float], list[float]] | None:
+        """One step of a level: the update and the signal as it was read; None if that is not finite and is left out."""
+        place, own = self.carriers.places[number], state.levels[number]
+        level, mover, index, part = place.level, place.mover, place.indices, own.parts[0]
+        slot: Any = state.slots[level.moves]
+        by: Any = state.slots[level.by]
+        coords = slot.coords
+        read, normal = place.normalize(signal.grads or [], part.normal, signal.bound)
+        update = mover.step(part, [coords[i] for i in index], read, by.value)
+        if not math.isfinite(sum(update)):
+            guard.count(own.counts, "skipped")
+            return None
+        part.normal = normal
+        if level.trust is not None:
+            limit, length = level.trust * math.sqrt(len(update)), math.hypot(*update)
+            update = [u * (limit / length) for u in update] if length > limit else update
+        over = guard.excess(update, place.bounded) if level.guard else 1.0
+        if over != 1.0:
+            guard.count(own.counts, "bounded")
+            update = mover.shorten(part, update, 1 / over)
+            if self.carriers.rates[number] is not None:
+                self.bottom.limits.lower_rate(state, number, 1 / over)
+        if level.schedule != "constant" and self.around is not None:
+            update = mover.shorten(part, update, self.around.factors(state, number)[0])
+        place.space.put(slot, index, [coords[i] + u for i, u in zip(index, update, strict=True)])
+        return update, read
 
 
 class Down:
@@ -89,7 +124,7 @@ class Down:
             return factors
         schedule = self.around.factors(state, number)
         longest = max(len(factors), len(schedule))
-        return [f * s for f, s in zip(_spread(factors, longest), _spread(schedule, longest), strict=True)]
+        return [f * s for f, s, _ in zip(cycle(factors), cycle(schedule), range(longest), strict=False)]
 
     def _numbers(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
         """A rule moves the numbers of another strategy's slot."""
@@ -167,10 +202,6 @@ class Down:
         self.windows.note(state, number, _nothing, signal)
         if self.log is not None:
             self.log.step(state, number, signal, [a - b for a, b in zip(new, point, strict=True)], None)
-
-
-def _spread(factors: Sequence[float], count: int) -> list[float]:
-    return list(factors) * count if len(factors) == 1 else list(factors)
 
 
 def _with(point: Params, part: Part, mine: Params) -> Params:

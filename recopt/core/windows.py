@@ -18,12 +18,14 @@ from ..levels.state import Numbers, Record, RunState, Signal, Window
 from .bottom import Bottom
 from .carriers import Carriers
 from .evaluation import Around
-from .lean import Other
 from .slots import Slots
 
 DEAF = 10
 """Updates below a level, in at least two windows, without any hypergradient: then it is taken for disconnected."""
 
+Other = Callable[[int, int, Signal], Signal]
+"""The signal of a level of the task (second number) for one above it (first), on the loss that this one is measured on,
+from that on the training loss."""
 Slopes = Callable[[RunState, int], list[float] | None]
 """Of a level that moves the task by columns, the derivative of the present loss by its strategy's coordinates."""
 
