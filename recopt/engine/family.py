@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,7 @@ class Family:
         self.task, self.count, self.seed, self.device, self.dtype = task.to(device), count, seed, device, dtype
         self.batched = count > 1
         self._found: dict[int, Drawn] = {}
+        self._last: weakref.ref[nn.Module] | None = None
 
     def drawn(self, draw: int) -> Drawn:
         """Draw number ``draw``, counted from 0."""
@@ -102,6 +104,9 @@ class Family:
         with seeded(task.seed, self.device):
             module = task.model()
             _check(module)
+            if self._last is not None and self._last() is module:
+                raise RecoptError("The task's model() gives the same object twice: let it make a fresh one every time.")
+            self._last = weakref.ref(module)
             module = module.to(self.device, self.dtype)
             if any(is_lazy(t) for t in (*module.parameters(), *module.buffers())):
                 _fill(module, task, self.place(task.batch(0, "train")))

@@ -6,14 +6,14 @@ What neither can do is looped over, each task by its own model, or refused where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..contracts.errors import RecoptError
 from ..contracts.strategy import Params
@@ -101,14 +101,7 @@ class Probe:
             with suppress(Exception):  # of a model that is no other than in float32
                 self._check_second(found.maker)
         elif self.exact:
-            reasons = "; ".join(
-                f"{' and '.join(n for n in faults if faults[n] == f)}: {f}" for f in dict.fromkeys(faults.values())
-            )
-            raise RecoptError(
-                "An exact level (second_order) needs the model as a function of its parameters that can be "
-                f"differentiated twice, and this one is not ({reasons}): leave second_order out, or let its parts read "
-                "their parameters anew in every call, by operations that have second derivatives."
-            )
+            raise RecoptError(self._refusal(faults))
         if mappable and not found.mapped:
             why = unmapped or next(reversed(faults.values()))
             self.notes.append(
@@ -119,9 +112,23 @@ class Probe:
             self.notes.append(f"The model is called by torch.func.functional_call, not by higher: {faults['higher']}.")
         return found
 
+    def _refusal(self, faults: Mapping[str, str]) -> str:
+        if difference(self.by_torch(0), self.wanted[0], self.drawn.names):
+            reasons = "its loss is another each time, though torch is seeded alike"
+        else:
+            makers = {
+                fault: " and ".join(name for name in faults if faults[name] == fault) for fault in faults.values()
+            }
+            reasons = "; ".join(f"{names}: {fault}" for fault, names in makers.items())
+        return (
+            "An exact level (second_order) needs the model as a function of its parameters that can be "
+            f"differentiated twice, and this one is not ({reasons}): leave second_order out, or let its parts read "
+            "their parameters anew in every call, by operations that have second derivatives."
+        )
+
     def by_torch(self, n: int, seed: int = 0, calm: bool = False) -> Found:
         """Losses and gradients of task ``n`` by its own model; ``calm``: in evaluation mode."""
-        live, slot = Live(self._module(n, calm)), self._slot(n)
+        live, slot = Live(_at_rest(self.family.module(self.draw, n), calm)), self._slot(n)
         found: Found = []
         for point in _points(slot.params):
             with seeded(seed, self.family.device), torch.enable_grad():
@@ -131,10 +138,6 @@ class Probe:
             raise RecoptError(UNREACHED)
         return found
 
-    def _module(self, n: int, calm: bool) -> Any:
-        module = self.family.module(self.draw, n)
-        return module.eval() if calm else module
-
     def _slot(self, n: int) -> SlotState:
         slot = self.family.fresh(self.draw, [self.starts[n]])
         return SlotState([p[0] for p in slot.params], [b[0] for b in slot.buffers]) if self.family.batched else slot
@@ -142,7 +145,8 @@ class Probe:
     def _by_function(self, maker: Maker, count: int, calm: bool = False) -> tuple[list[Found], bool]:
         """Likewise of the first ``count`` tasks, by one model; and whether that uses fused kernels."""
         many = count > 1
-        function = Function(maker(self._module(0, calm)), self.drawn, many=many, mapped=many, fused=False)
+        model = maker(_at_rest(self.family.module(self.draw), calm))
+        function = Function(model, self.drawn, many=many, mapped=many, fused=False)
         slots, found = [self._slot(n) for n in range(count)], [Found() for _ in range(count)]
         fused = False
         for points in zip(*(_points(slot.params) for slot in slots), strict=True):
@@ -223,8 +227,12 @@ class Probe:
         return self._fault(partial(self._by_function, maker, 2, calm=True), wanted)[0]
 
     def _is_random(self, calm: bool) -> bool:
-        one, other = (self.by_torch(0, seed, calm) for seed in (0, 1))
-        return bool(difference(one, other, self.drawn.names))
+        one = self.by_torch(0, calm=True) if calm else self.wanted[0]
+        return bool(difference(self.by_torch(0, 1, calm), one, self.drawn.names))
+
+
+def _at_rest(module: nn.Module, calm: bool) -> nn.Module:
+    return module.eval() if calm else module
 
 
 def difference(found: Found, wanted: Found, names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import warnings
 from functools import partial
@@ -302,3 +303,46 @@ def test_kinds_of_tasks_are_probed_once_each(monkeypatch: pytest.MonkeyPatch) ->
     made.run(60)
     assert made.state.task.draw > 15
     assert sorted(probed) == ["Quadratic", "Rastrigin", "Rosenbrock"]
+
+
+def test_a_model_that_is_made_once_is_refused() -> None:
+    class Kept(Squares):
+        """A notebook's model: a fresh start would go on where the last one ended."""
+
+        own = One()
+
+        def model(self) -> nn.Module:
+            return self.own
+
+    with pytest.raises(RecoptError, match="same object twice: let it make a fresh one"):
+        recopt.run(Kept(), "sgd", steps=2, track=False)
+
+
+def test_an_exact_level_over_a_model_that_torchs_seed_does_not_repeat_is_refused() -> None:
+    dice = random.Random(0)
+
+    class Restless(Squares):
+        kind = One
+
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            return dice.random() * (model(batch) ** 2).mean()
+
+    with pytest.raises(RecoptError, match="another each time, though torch is seeded alike"):
+        engines.engine(Restless(), "sgd/sgd", {2: {"gradient": "unroll", "second_order": True, "every": 2}})
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_compiled_models_are_trained_and_refused_under_exact_levels(tasks: int) -> None:
+    class Compiled(Squares):
+        vectorize = False
+
+        def model(self) -> nn.Module:
+            return torch.compile(One(), backend="eager")  # type: ignore[return-value]
+
+    made = engines.engine(Compiled(), "sgd(lr=0.1)", tasks=tasks)
+    made.run(6)
+    assert engines.losses(made) == pytest.approx([0.64**n for n in range(6)], rel=1e-12)
+    with pytest.raises(RecoptError, match="before torch.compile"):
+        engines.engine(
+            Compiled(), "sgd/sgd", {2: {"gradient": "unroll", "second_order": True, "every": 2}}, tasks=tasks
+        )
