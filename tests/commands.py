@@ -41,7 +41,7 @@ RULE = """
 from recopt import Strategy, positive
 class Mine(Strategy):
     '''Plain steps.'''
-    rate = positive(0.1)
+    rate = positive(0.01)
     def forward(self, point, trials, state, rng):
         {body}
         return [-self.rate * g for g in trials[0].grads], state

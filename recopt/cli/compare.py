@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ..contracts.errors import RecoptError
-from .run import STORE
+from .run import JSON, STORE
 
 if TYPE_CHECKING:
     from ..comparison import CompareSpec, Comparison, Planned, Series
@@ -71,9 +71,10 @@ _KEPT = 8
 @STORE
 @click.option("--name", help="Name of the comparison in listings.")
 @click.option("--no-track", is_flag=True, help="Record nothing.")
+@JSON
 def compare(
     spec: Path | None, threads: int | None, output: Path | None, store: str | None, name: str | None, no_track: bool,
-    **what: Any,
+    as_json: bool, **what: Any,
 ) -> None:  # fmt: skip
     """Compare each STACK with tuned baselines on the same tasks, from the same starts, with the same batches.
 
@@ -84,6 +85,7 @@ def compare(
     planned, single = _planned(spec, what)
     from ..comparison import Trainer, run_comparison, run_series, save_series
     from .compare_report import report, report_series
+    from .tables import print_json
 
     _empty(output)
     trainer = Trainer(store, not no_track)  # shared by all, so that nothing is trained twice
@@ -96,15 +98,23 @@ def compare(
                                   name=called, trainer=trainer, progress=bar.show)  # fmt: skip
 
     if single:
-        report(carry_out(planned[0]), store)
-        return
+        found = carry_out(planned[0])
+        return print_json(found.plain()) if as_json else report(found, store)
 
-    def told(one: Planned, found: Comparison | str, series: Series) -> None:
-        report(found, store, one.name)
+    results = dict[str, Any]()
+
+    def done(one: Planned, found: Comparison | str, series: Series) -> None:
+        results[one.name] = found if isinstance(found, str) else found.plain()
+        if not as_json:
+            report(found, store, one.name)
         if output is not None:  # after each comparison, so that a later failure loses nothing
             save_series(series, output)
 
-    report_series(run_series(planned, carry_out, told), output)
+    series = run_series(planned, carry_out, done)
+    if as_json:
+        print_json(results)
+    else:
+        report_series(series, output)
 
 
 def _empty(output: Path | None) -> None:

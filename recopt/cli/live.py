@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -20,18 +21,20 @@ if TYPE_CHECKING:
     from ..running.session import Session
 
 EVERY = 0.2
+LINE_EVERY = 30.0
 MEMORY = 20
 """The number of refreshes over which the rate is averaged."""
 
 
 class Live:
-    """The live display at the bottom of the terminal; shows nothing without a terminal."""
+    """The live display at the bottom of the terminal; without a terminal, a line now and then."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        self.on = console.is_terminal
-        self._screen = Screen(console=console, auto_refresh=False, transient=True) if self.on else None
-        self._next = 0.0
+        terminal = console.is_terminal
+        self._every = EVERY if terminal else LINE_EVERY
+        self._screen = Screen(console=console, auto_refresh=False, transient=True) if terminal else None
+        self._next = 0.0 if terminal else time.monotonic() + LINE_EVERY
         self._marks: list[tuple[float, int]] = []
         self._far = 0
 
@@ -56,24 +59,28 @@ class Live:
         self._marks = [(time.monotonic(), self._far)]
 
     def show(self, session: Session) -> None:
-        """Refresh the display, at most once every ``EVERY`` seconds."""
+        """Refresh the display, at most once every ``EVERY`` seconds, or print a line every ``LINE_EVERY``."""
         now = time.monotonic()
-        if self._screen is None or now < self._next:
+        if now < self._next:
             return
-        self._next = now + EVERY
+        self._next = now + self._every
         self._far = max(self._far, session.step)  # a trial can go back
         self._marks = [*self._marks[-MEMORY:], (now, self._far)]
-        self._screen.update(Group(self._head(session), *self._levels(session)), refresh=True)
+        words = self._words(session)
+        if self._screen is None:
+            print("  ".join(filter(None, words)), file=sys.stderr, flush=True)
+            return
+        line = Table.grid(padding=(0, 2))
+        line.add_row(words[0], ProgressBar(total=session.spec.steps, completed=self._far, width=24), *words[1:])
+        self._screen.update(Group(line, *self._levels(session)), refresh=True)
 
-    def _head(self, session: Session) -> RenderableType:
+    def _words(self, session: Session) -> list[str]:
+        """How far the run is, how fast, how long it will take, and its figures."""
         steps = session.spec.steps
         (t0, n0), (t1, n1) = self._marks[0], self._marks[-1]
         rate = (n1 - n0) / max(t1 - t0, 1e-9)
         left = span((steps - n1) / rate) + " left" if rate > 0 else ""
-        line = Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=steps, completed=n1, width=24)
-        line.add_row(f"step {n1:,} of {steps:,}", bar, f"{rate:,.0f} a second", left, _figures(session))
-        return line
+        return [f"step {n1:,} of {steps:,}", f"{rate:,.0f} a second", left, _figures(session)]
 
     def _levels(self, session: Session) -> list[RenderableType]:
         table = Table.grid(padding=(0, 2))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+
+from .run import JSON
 
 if TYPE_CHECKING:
     from ..stacks.plugins import PluginInfo
@@ -17,27 +20,31 @@ PLUGINS = click.option("--plugins", multiple=True, metavar="DIR",
 
 @click.command()
 @PLUGINS
-def strategies(plugins: tuple[str, ...]) -> None:
+@JSON
+def strategies(plugins: tuple[str, ...], as_json: bool) -> None:
     """List the strategies, one line each."""
     from ..stacks.plugins import list_strategies
 
-    _list(list_strategies(plugins))
+    _list(list_strategies(plugins), as_json)
 
 
 @click.command()
 @PLUGINS
-def tasks(plugins: tuple[str, ...]) -> None:
+@JSON
+def tasks(plugins: tuple[str, ...], as_json: bool) -> None:
     """List the tasks, one line each."""
     from ..stacks.plugins import list_tasks
 
-    _list(list_tasks(plugins))
+    _list(list_tasks(plugins), as_json)
 
 
-def _list(found: list[PluginInfo]) -> None:
+def _list(found: list[PluginInfo], as_json: bool) -> None:
     from rich.markup import escape
 
-    from .tables import console, table
+    from .tables import console, print_json, table
 
+    if as_json:
+        return print_json([dataclasses.asdict(info) for info in found])
     rows = table("name", "", "from", wrap=(1,))
     for info in found:
         text = f"[red]{escape(info.problem)}[/]" if info.problem else escape(info.summary)

@@ -31,7 +31,8 @@ WHAT: list[Callable[[Command], Command]] = [
                  help="Repeat a run from its spec; other options override it."),
     click.option("--plugins", multiple=True, metavar="DIR",
                  help="A folder or file with strategies and tasks, searched first; may be repeated."),
-    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (cpu)."),
+    click.option("--device", metavar="NAME",
+                 help="cpu, cuda, cuda:1 …, or auto for an accelerator if there is one (cpu)."),
     click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision of all tensors (float32)."),
 ]  # fmt: skip
 
@@ -48,6 +49,7 @@ def _number(_: click.Context, __: click.Parameter, value: float) -> float:
     return value
 
 
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 STORE = click.option("--store", metavar="URI",
                      help="An MLflow address (MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db).")  # fmt: skip
 
@@ -60,6 +62,9 @@ STORE = click.option("--store", metavar="URI",
     metavar="N",
     help="Steps between two measurements on held-out data; 0 measures only at the start and the end.",
 )
+@click.option("--until", metavar="BOUND", help="End early at a bound on a measurement: 'accuracy>0.97', 'loss<0.1'.")
+@click.option("--patience", type=click.IntRange(1), metavar="N",
+              help="End after N measurements in a row without a lower held-out loss.")  # fmt: skip
 @click.option(
     "--choose",
     metavar="NAME=VALUE,…",
@@ -74,9 +79,10 @@ STORE = click.option("--store", metavar="URI",
               help="Also record the run so, in its folder (wandb offline); may be repeated.")  # fmt: skip
 @click.option("--save-every", type=click.FloatRange(0), default=15.0, show_default=True, metavar="SECONDS",
               callback=_number, help="Seconds between two checkpoints.")  # fmt: skip
+@JSON
 def run(
     resume: str | None, previous: bool, store: str | None, name: str | None, no_track: bool, save_every: float,
-    trackers: tuple[str, ...], **what: Any,
+    trackers: tuple[str, ...], as_json: bool, **what: Any,
 ) -> int:  # fmt: skip
     """Train TASK with STACK, a stack of strategies, innermost first.
 
@@ -95,12 +101,12 @@ def run(
         made = _planned(what)
     from ..running.session import RunOptions, Session
     from .live import Live
-    from .tables import report
+    from .tables import print_json, report, result_facts
 
     with Live() as live:
         options = RunOptions(
             store=store, track=not no_track, name=name, resume=run_id, save_seconds=save_every, trackers=trackers,
-            progress=live.show if live.on else None,
+            progress=live.show,
         )  # fmt: skip
         session = Session(made, options)
         live.begin(session)
@@ -110,7 +116,10 @@ def run(
             live.stop()
             click.echo(_stopped_at_once(session, store), err=True)
             return 130
-    report(result, store)
+    if as_json:
+        print_json(result_facts(result))
+    else:
+        report(result, store)
     return {"finished": 0, "interrupted": 130}.get(result.outcome, 1)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import rich_click as click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
 
 WIDE = 160
 """Columns of output without a terminal."""
-NARROW = 120
-"""Columns below which hyperparameters get their own table."""
+_LEAST = 24
+"""Columns that a wrapped column keeps at least."""
 
 
 def console() -> Console:
@@ -29,13 +33,70 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=WIDE)
 
 
+class Folded(Table):
+    """A table that is split into several below each other, each with its first column, where it is too wide."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table, or its parts: no figure is ever cut."""
+        parts = [[0]]
+        room = options.max_width - self._width(console, options, 0)
+        for number in range(1, len(self.columns)):
+            taken = sum(self._width(console, options, other) for other in parts[-1][1:])
+            if len(parts[-1]) > 1 and taken + self._width(console, options, number) > room:
+                parts.append([0])
+            parts[-1].append(number)
+        if len(parts) == 1:
+            yield from super().__rich_console__(console, options)
+        for count, part in enumerate(parts if len(parts) > 1 else []):
+            one = Table(box=self.box, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+            one.columns = [replace(self.columns[number], _index=at) for at, number in enumerate(part)]
+            one.columns[0].no_wrap = False
+            one.rows = self.rows
+            if count:
+                yield ""
+            yield one
+
+    def _width(self, console: Console, options: ConsoleOptions, number: int) -> int:
+        column = self.columns[number]
+        wide = max(Measurement.get(console, options, cell).maximum for cell in (column.header, *column.cells)) + 2
+        if number == 0:
+            return min(wide, options.max_width // 2)
+        return wide if column.no_wrap else min(wide, _LEAST)
+
+
 def table(*heads: str, right: tuple[int, ...] = (), wrap: tuple[int, ...] = ()) -> Table:
     """An empty table; columns (from 0) in ``right`` are right-aligned, and only those in ``wrap`` are wrapped."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    made = Folded(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for number, head in enumerate(heads):
         side: Literal["left", "right"] = "right" if number in right else "left"
         made.add_column(head, justify=side, overflow="fold", no_wrap=number not in wrap)
     return made
+
+
+def print_json(data: Any) -> None:
+    """Print ``data`` as JSON, numbers that are not finite as null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(one) for one in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value if isinstance(value, str | int | float | None) else str(value)
+
+    click.echo(json.dumps(plain(data), indent=2, ensure_ascii=False))
+
+
+def result_facts(result: Result) -> dict[str, Any]:
+    """A run's result for ``--json``."""
+    from ..running.result import summary
+
+    return {
+        "run": result.run_id, "folder": result.folder, "task": result.spec.task.name, "stack": result.stack,
+        "seed": result.spec.seed, "outcome": result.outcome, "before": result.before, "after": result.after,
+        "hyperparameters": result.hyperparameters, "metrics": summary(result),
+    }  # fmt: skip
 
 
 def short(value: float) -> str:
@@ -69,15 +130,15 @@ def report(result: Result, store: str | None) -> None:
     how = f"{result.outcome}, {steps} steps"
     if result.status == "KILLED":
         how = f"interrupted at step {last:,} of {steps}"
-    if result.chosen and result.chosen.stopped:
-        how = f"stopped early at step {last:,} of {steps}, since the score got no better"
+    elif last < result.spec.steps:
+        why = "the score got no better" if result.chosen and result.chosen.stopped else "what it measured ends it"
+        how = f"{result.outcome}: stopped early at step {last:,} of {steps}, since {why}"
     out.print(f"{Path(result.spec.task.name).name}  {result.stack}", style="bold", markup=False)
     lost = result.outcome in ("diverged", "frozen")
     out.print(f"{how}, {span(result.budget.total.seconds)}\n", style="bold red" if lost else None)
     if lost:
         out.print(f"{_WHY[result.outcome]}\n", soft_wrap=True)
-    tables = [_figures(result)]
-    tables += [_levels(result)] if out.width >= NARROW else [_found(result), _spent(result)]
+    tables = [_figures(result), _levels(result)]
     tables += [_chosen(result.chosen)] if result.chosen and result.chosen.report else []
     for one in tables:
         out.print(one)
@@ -113,20 +174,6 @@ def _levels(result: Result) -> Table:
     made = table("level", "strategy", "moves", "found", *SPENT, right=(4, 5, 6, 7), wrap=(3,))
     for number in range(1, len(result.spec.levels) + 1):
         made.add_row(*_named(result, number), _values(result, number), *_evaluations(result, number))
-    return made
-
-
-def _found(result: Result) -> Table:
-    made = table("level", "strategy", "moves", "found", wrap=(3,))
-    for number in range(1, len(result.spec.levels) + 1):
-        made.add_row(*_named(result, number), _values(result, number))
-    return made
-
-
-def _spent(result: Result) -> Table:
-    made = table("level", *SPENT, right=(1, 2, 3, 4))
-    for number in range(1, len(result.spec.levels) + 1):
-        made.add_row(str(number), *_evaluations(result, number))
     return made
 
 

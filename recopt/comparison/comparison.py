@@ -80,6 +80,12 @@ class Comparison:
         what = "Sum of the losses" if spec.measure == "sum" else "Loss after the last step"
         return plot(f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps", spec.steps, what, curves)
 
+    def __repr__(self) -> str:
+        spec = self.spec
+        scores = [f"{f.name}  {spread(f.score[0])}" for f in self.figures]
+        head = f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps; mean {spec.measure} of the losses"
+        return "\n".join([head, *scores, *([f"folder  {self.folder}"] if self.folder else [])])
+
     def _repr_html_(self) -> str:
         """The figures and the picture, for notebooks and the page of a comparison."""
         spec, cells = self.spec, []

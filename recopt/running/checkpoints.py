@@ -28,8 +28,8 @@ _BEFORE = ".before-"
 """The prefix of the files of the checkpoint before the last one; a dot, so that they are not sent to a server."""
 _SHARE = 20
 """Checkpoints take at most 1 / ``_SHARE`` of the run's time."""
-_FREE = {"steps", "device", "plugins", "measure", "choose"}
-"""Fields of a spec that may be others when a run is resumed: they do not change what the run computes."""
+_FIXED = {"task", "strategies", "levels", "tasks", "seed", "dtype"}
+"""The fields of a spec that a resumed run must share with the one that it goes on from."""
 
 
 class Checkpoints:
@@ -109,8 +109,8 @@ class Checkpoints:
 
 
 def _fixed(spec: Spec) -> dict[str, Any]:
-    """The fields of a spec that a resumed run must share with the one that it goes on from, as JSON."""
-    found = spec.model_dump(mode="json", exclude=_FREE)
+    """The fixed fields of ``spec``, as JSON."""
+    found = spec.model_dump(mode="json", include=_FIXED)
     found["task"]["name"] = Path(found["task"]["name"]).name  # the copy beside the spec may be taken
     kept: dict[str, Any] = json.loads(json.dumps(found))
     return kept

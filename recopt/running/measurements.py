@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
+
+from ..contracts.errors import unknown
 from ..contracts.task import Split
 from ..engine.engine import Engine
 from ..engine.measure import measure, settled
 from ..levels.state import RunState
 from ..tracking.trace import Trace
+from .spec import Spec, Until
 
 
 class Measurements:
@@ -17,11 +21,12 @@ class Measurements:
     The results are kept only in the trace, so a resumed run has them.
 
     Args:
-        every: steps between two measurements on the ``valid`` split; 0 for none.
+        spec: says how often (``measure``, on the ``valid`` split), and with which figures to stop early.
     """
 
-    def __init__(self, engine: Engine, trace: Trace, every: int) -> None:
-        self.engine, self.trace, self.every = engine, trace, every
+    def __init__(self, engine: Engine, trace: Trace, spec: Spec) -> None:
+        self.engine, self.trace, self.every = engine, trace, spec.measure or 0
+        self.until, self.patience = Until.parse(spec.until) if spec.until else None, spec.patience
 
     @property
     def before(self) -> dict[str, float]:
@@ -40,11 +45,27 @@ class Measurements:
         """Loss and metrics on ``split`` at ``state`` (None: the current one); ``record`` adds them to the trace."""
         state = state or settled(self.engine)
         values = measure(self.engine, split, state)
+        if self.until and self.until.key not in values:
+            raise unknown("measurement", self.until.key, values, "in 'until'")
         if record:
             self.trace.add(0, state.step, {f"{split}_{key}": value for key, value in values.items()})
         if split == "valid":
             self._last = state.step
+            self.__dict__.pop("stopped", None)
         return values
+
+    @cached_property
+    def stopped(self) -> bool:
+        """True if the measurements so far end the run early."""
+        if self.until:
+            found = self.trace.series(0, f"valid_{self.until.key}")[1]
+            if bool((found > self.until.bound if self.until.above else found < self.until.bound).any()):
+                return True
+        losses = self.trace.series(0, "valid_loss")[1]
+        if self.patience is None or not len(losses):
+            return False
+        best = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
+        return len(losses) - 1 - best >= self.patience
 
     @cached_property
     def _last(self) -> int:

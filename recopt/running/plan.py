@@ -21,6 +21,7 @@ from ..stacks.named import Named, deepen, named_of, strategies_of
 from ..stacks.origin import check_apart, check_digests, digests, name_of
 from ..stacks.plugins import canonical, is_export, is_known
 from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, SelectionSettings, Spec, make_spec, parsed_choice
+from .start import available
 
 
 class Plan(NamedTuple):
@@ -198,10 +199,14 @@ def _complete(spec: Spec, graph: Graph, task: Task) -> Spec:
     )
     check_digests(spec.digests, now)
     every = spec.measure if spec.measure is not None else max(1, spec.steps // 10)
+    if (asked := "until" if spec.until else "patience" if spec.patience else "") and not every:
+        raise RecoptError(f"'{asked}' needs measurements, and measure=0 makes none in between: leave one of them out.")
     filled = {slot: named.model_copy(update={"settings": {**named.settings, **graph.strides[slot]}})
               for slot, named in spec.strategies.items() if slot in graph.strides}  # fmt: skip
-    return spec.model_copy(update={"levels": graph.levels, "measure": every, "choose": _chooses(spec, graph),
-                                   "strategies": {**spec.strategies, **filled}, "digests": now})  # fmt: skip
+    device = available() if spec.device == "auto" else spec.device
+    return spec.model_copy(update={"device": device, "levels": graph.levels, "measure": every,
+                                   "choose": _chooses(spec, graph), "strategies": {**spec.strategies, **filled},
+                                   "digests": now})  # fmt: skip
 
 
 def _chooses(spec: Spec, graph: Graph) -> SelectionSettings | None:

@@ -21,6 +21,7 @@ def run(
     task: str | Path | Task, stack: str | Path | Graph, *, steps: int | None = None, depth: int | None = None,
     seed: int = 0, tasks: int | None = None, settings: Sequence[str] = (), device: str | None = None,
     dtype: str | None = None, measure: int | None = None, choose: str | Mapping[str, Any] | None = None,
+    until: str | None = None, patience: int | None = None,
     plugins: Sequence[str | Path] = (), store: str | Path | None = None, track: bool = True, name: str | None = None,
     trackers: Sequence[str | Tracker] = (), progress: Callable[[Session], None] | None = None,
 ) -> Result:  # fmt: skip
@@ -33,11 +34,13 @@ def run(
         depth: repeat the last strategy of the stack up to this depth.
         tasks: number of tasks to train side by side.
         settings: ``"level2.every=20"``, ``"adam.lr=0.1"``, ``"task.batch_size=64"`` …
-        device: ``"cpu"``, ``"cuda"`` …
+        device: ``"cpu"``, ``"cuda"`` …, or ``"auto"`` for an accelerator if there is one.
         dtype: ``"float32"`` or ``"float64"``.
         measure: steps between two measurements on held-out data; 0 measures only at the start and the end.
         choose: how to choose the exported values: ``"every=500, tasks=64, patience=5"`` or a mapping (see
             :class:`recopt.running.spec.SelectionSettings`); None exports the last ones.
+        until: ends the run early at a bound on what ``measure`` measures: ``"accuracy>0.97"``, ``"loss<0.1"``.
+        patience: ends the run after this number of measurements in a row without a lower held-out loss.
         plugins: folders and files with strategies and tasks, searched first.
         store: an MLflow address, or the path of a database file; None for ``runs/mlflow.db``.
         track: False records nothing.
@@ -51,7 +54,8 @@ def run(
     """
     made = plan(
         task, stack, seed=seed, depth=depth, settings=settings, steps=steps, tasks=tasks, device=device, dtype=dtype,
-        measure=measure, choose=choose, plugins=[str(place) for place in plugins] or None,
+        measure=measure, choose=choose, until=until, patience=patience,
+        plugins=[str(place) for place in plugins] or None,
     )  # fmt: skip
     options = RunOptions(store=address_of(store), track=track, name=name, progress=progress, trackers=trackers)
     return Session(made, options).run()

@@ -83,7 +83,7 @@ class Session:
         self.recorder = RunRecorder(self.trace, make_trackers(options.trackers))
         self.engine = _set_up(plan, options, self.recorder)
         self.selector = _selector(plan, self.engine, self.trace)
-        self.held_out = Measurements(self.engine, self.trace, self.spec.measure or 0)
+        self.held_out = Measurements(self.engine, self.trace, self.spec)
         self.checkpoints = Checkpoints(self.spec, self.engine, self.trace, self.selector, options.save_seconds)
         if start:
             with self._blamed(), offered(start):
@@ -97,8 +97,10 @@ class Session:
 
     @property
     def over(self) -> bool:
-        """True if all steps are done, or the selector stopped the run early."""
-        return self.step >= self.spec.steps or (self.selector is not None and self.selector.stopped)
+        """True if all steps are done, or the selector or the measurements stopped the run early."""
+        if self.step >= self.spec.steps or self.held_out.stopped:
+            return True
+        return self.selector is not None and self.selector.stopped
 
     def run(self) -> Result:
         """Run to the end, or until interrupted; the result's status is then ``KILLED``.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..contracts.errors import RecoptError
 from ..contracts.explanations import explain
@@ -43,6 +44,33 @@ def parsed_choice(value: object) -> object:
     return term.settings
 
 
+_UNTIL = re.compile(r"\s*(?:valid_)?(\w+)\s*([<>])\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*", re.IGNORECASE)
+
+
+class Until(NamedTuple):
+    """A bound on a figure measured on held-out data, at which a run ends: ``accuracy > 0.97``."""
+
+    key: str
+    above: bool
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Until:
+        """The bound in ``text``. Raises ValueError for text of another form, and for figures of the test split."""
+        found = _UNTIL.fullmatch(text)
+        if found is None:
+            raise ValueError("should read like accuracy>0.97 or loss<0.1")
+        if found[1].startswith("test_"):
+            name = found[1].removeprefix("test_")
+            raise ValueError(f"should be {name}, on the valid split: the test split is measured at the end only")
+        return cls(found[1], found[2] == ">", float(found[3]))
+
+
+def _until(text: str) -> str:
+    Until.parse(text)
+    return text
+
+
 class SelectionSettings(BaseModel):
     """Settings for choosing the exported values of the rule: see :mod:`recopt.running.selection.selector`.
 
@@ -73,6 +101,8 @@ class Spec(BaseModel):
         seed: seed of everything random in the run, from 0 to 2⁶³ − 1.
         measure: steps between two measurements on held-out data; 0 measures only at the start and the end.
         choose: how to choose the exported values; None exports the last ones.
+        until: a bound on a measurement, such as ``accuracy>0.97``, at which the run ends early.
+        patience: the run ends after this number of measurements in a row without a lower held-out loss.
         plugins: folders and files with strategies and tasks, searched first.
         digests: those of the sources of the user's own plugins, by kind and name; recorded, and compared when repeated.
 
@@ -92,6 +122,8 @@ class Spec(BaseModel):
     dtype: Literal["float32", "float64"] = "float32"
     measure: Annotated[int, Field(ge=0), NO_SWITCH] | None = None
     choose: Annotated[SelectionSettings, BeforeValidator(parsed_choice)] | None = None
+    until: Annotated[str, AfterValidator(_until)] | None = None
+    patience: Annotated[int, Field(ge=1), NO_SWITCH] | None = None
     plugins: list[str] = []
     digests: dict[str, str] = {}
 
@@ -127,7 +159,7 @@ def write_spec(spec: Spec) -> str:
     data["levels"] = [{k: v for k, v in level.items() if v is not None and v != []} for level in data["levels"]]
     data["strategies"] = {k: _trimmed(v) for k, v in data["strategies"].items()}
     data["task"] = _trimmed(data["task"])
-    data = {key: value for key, value in data.items() if key not in ("choose", "digests") or value}
+    data = {key: value for key, value in data.items() if key not in ("choose", "digests", "until", "patience") or value}
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
 
 

@@ -13,6 +13,11 @@ from .spec import Spec
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
+def available() -> str:
+    """The name of the accelerator of this machine, or ``cpu``."""
+    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+
+
 def place(device: str) -> torch.device:
     """The torch device called ``device``. Raises RecoptError if it is not available."""
     try:

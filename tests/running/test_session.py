@@ -118,6 +118,32 @@ def test_held_out_figures_are_taken_beneath_a_search_too_and_only_of_what_is_kep
     assert (np.diff(steps) >= 5).all()
 
 
+def test_a_run_ends_early_at_a_bound_or_without_progress_and_so_when_it_is_resumed() -> None:
+    def early(**asked: Any) -> recopt.Result:
+        return recopt.run("digits(net=logistic)", "adam(lr=0.01)", steps=80, measure=5, **asked)
+
+    bounded = early(until="accuracy>0.6", track=False)
+    steps, accuracy = bounded.history("valid_accuracy")
+    assert (bounded.outcome, bounded.engine.state.step) == ("finished", steps[-1])
+    assert accuracy[-1] > 0.6 >= accuracy[:-1].max()
+    patient = recopt.run("quadratic", "sgd(lr=1.0)", steps=80, measure=5, patience=3, settings=["level1.guard=false"],
+                         track=False)  # fmt: skip
+    steps, losses = patient.history("valid_loss")
+    assert len(losses) - 1 - losses.argmin() == 3
+    assert patient.engine.state.step == steps[-1] < 80
+    tracked = early(until="valid_loss < 1.5")
+    again = Session(replan(tracked.spec.model_dump(mode="json")), RunOptions(resume=tracked.run_id)).run()
+    assert again.engine.state.step == tracked.engine.state.step < 80
+    for asked, words in [
+        ({"until": "acuracy>1"}, "Unknown measurement 'acuracy' in 'until'. Did you mean 'accuracy'"),
+        ({"until": "test_accuracy>1"}, "'until' should be accuracy, on the valid split"),
+        ({"until": "soon"}, "'until' should read like accuracy>0.97"),
+        ({"patience": 2, "measure": 0}, "'patience' needs measurements, and measure=0 makes none"),
+    ]:
+        with pytest.raises(RecoptError, match=words):
+            recopt.run("digits(net=logistic)", "adam", **{"steps": 5, "track": False, **asked})
+
+
 def test_objects_do_as_well_as_words() -> None:
     words = recopt.run("quadratic(dim=4)", "adam(lr=0.1)/sgd", steps=20, seed=3, track=False)
     task = make("quadratic", dim=4)

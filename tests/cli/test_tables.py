@@ -1,0 +1,40 @@
+"""Tables on narrow terminals: parts below each other, and no figure cut."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from recopt.cli.tables import print_json, table
+
+HEADS = ("name", "mean", "difference", "words", "evaluations", "p")
+ROWS = [
+    ("adam/hypergradient[lr]/annealing", "59.3312 (23.25–95.67)", "+24.65 (+6.277 to +43.02)", "a b c d e f g",
+     "1,234,567", "0.25"),
+    ("tuned sgd", "34.68 (15.83–53.54)", "reference", "h", "12", "< 1e-4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 160])
+def test_every_figure_is_whole_at_any_width(width: int) -> None:
+    out = io.StringIO()
+    made = table(*HEADS, right=(1, 2, 4, 5), wrap=(3,))
+    for row in ROWS:
+        made.add_row(*row)
+    Console(file=out, width=width).print(made)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for row in ROWS:
+        for cell in (*row[1:3], *row[4:]):
+            assert any(cell in line for line in lines), cell
+    assert sum("59.3312" in line for line in lines) == 1
+    assert len([line for line in lines if set(line) <= {"─", " "} and line.strip()]) == (1 if width == 160 else
+                                                                                       lines.count("") + 1)  # fmt: skip
+
+
+def test_json_has_null_for_what_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": float("nan"), "b": [1, float("inf"), "x"], "c": None})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1, None, "x"], "c": None}
