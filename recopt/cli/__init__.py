@@ -11,12 +11,14 @@ from collections.abc import Sequence
 import rich_click as click
 
 from ..contracts.errors import Notice, RecoptError
-from . import compare, new, plugins, report, run, runs
+from . import compare, doctor, new, plugins, report, run, runs
 
 click.rich_click.COMMAND_GROUPS = {
     "recopt": [
-        {"name": "Run", "commands": ["run", "compare", "graph", "runs", "report", "ui", "export"]},
+        {"name": "Train", "commands": ["graph", "run", "compare"]},
+        {"name": "Look at runs", "commands": ["runs", "report", "diff", "ui", "export"]},
         {"name": "Strategies and tasks", "commands": ["strategies", "tasks", "show", "new", "check"]},
+        {"name": "This machine", "commands": ["doctor"]},
     ]
 }
 click.rich_click.OPTIONS_PANEL_TITLE = "Options"
@@ -34,8 +36,8 @@ def recopt() -> None:
 
 
 for _command in (
-    run.run, run.graph, compare.compare, runs.runs, report.report, runs.ui, runs.export,
-    plugins.strategies, plugins.tasks, plugins.show, plugins.check, new.new,
+    run.run, run.graph, compare.compare, runs.runs, runs.diff, report.report, runs.ui, runs.export,
+    plugins.strategies, plugins.tasks, plugins.show, plugins.check, new.new, doctor.doctor,
 ):  # fmt: skip
     recopt.add_command(_command)
 

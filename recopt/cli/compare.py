@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ..contracts.errors import RecoptError
-from .run import JSON, STORE
+from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
 
 if TYPE_CHECKING:
     from ..comparison import CompareSpec, Comparison, Planned, Series
@@ -23,54 +23,28 @@ _KEPT = 8
 @click.command()
 @click.argument("task", required=False)
 @click.argument("stacks", metavar="STACK...", nargs=-1)
-@click.option(
-    "--spec",
-    type=click.Path(path_type=Path),
-    metavar="FILE.yaml",
-    help="Repeat a comparison from its spec; other options override it.",
-)
+@SPEC
 @click.option("--steps", type=click.IntRange(1), help="Updates of each task (100).")
 @click.option("--seeds", type=click.IntRange(2), help="Number of test tasks (100).")
 @click.option("--seed", type=click.IntRange(0, 999), help="Selects the tasks (0).")
-@click.option(
-    "--baselines",
-    metavar="NAME,…",
-    help="Rules to tune (sgd,nesterov,rmsprop,adam,adamw), or none; 'adam[lr]' tunes only the rate.",
-)
+@click.option("--baselines", metavar="NAME,…", help="Rules to tune (sgd,nesterov,rmsprop,adam,adamw), or none; "
+              "'adam[lr]' tunes only the rate.")  # fmt: skip
 @click.option("--tune", type=click.IntRange(1), metavar="TRIALS", help="Trials of each baseline (40).")
 @click.option("--tune-tasks", type=click.IntRange(1), metavar="N", help="Tasks to score each trial on (32).")
-@click.option(
-    "--measure",
-    type=click.Choice(["sum", "final"]),
-    help="Score to compare and tune for: the sum of the losses (default), or the last loss.",
-)
-@click.option(
-    "--trained",
-    "trained",
-    multiple=True,
-    metavar="STACK=EVALUATIONS",
-    help="Cost of a stack's meta-training; may be repeated.",
-)
+@click.option("--measure", type=click.Choice(["sum", "final"]),
+              help="Score to compare and tune for: the sum of the losses (default), or the last loss.")  # fmt: skip
+@click.option("--trained", "trained", multiple=True, metavar="STACK=EVALUATIONS",
+              help="Cost of a stack's meta-training; may be repeated.")  # fmt: skip
 @click.option("--guards/--no-guards", default=None, help="Turn the engine's guards on for all competitors (off).")
-@click.option(
-    "--plugins",
-    multiple=True,
-    metavar="DIR",
-    help="A folder or file with strategies and tasks, searched first; may be repeated.",
-)
+@PLUGINS
 @click.option("--threads", type=click.IntRange(1), help="Number of threads for torch.")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (cpu).")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision of all tensors (float32).")
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Write tables, curves and the picture into a folder.",
-)
+@DEVICE
+@DTYPE
+@click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Write tables, curves and the picture into a folder.")  # fmt: skip
 @STORE
-@click.option("--name", help="Name of the comparison in listings.")
-@click.option("--no-track", is_flag=True, help="Record nothing.")
+@NAME
+@NO_TRACK
 @JSON
 def compare(
     spec: Path | None, threads: int | None, output: Path | None, store: str | None, name: str | None, no_track: bool,
@@ -83,8 +57,8 @@ def compare(
     Every baseline is tuned by the same number of trials, on tasks that are not used for the comparison.
     """
     planned, single = _planned(spec, what)
-    from ..comparison import Trainer, run_comparison, run_series, save_series
-    from .compare_report import report, report_series
+    from ..comparison import Trainer, run_comparison
+    from .compare_report import report
     from .tables import print_json
 
     _empty(output)
@@ -100,6 +74,17 @@ def compare(
     if single:
         found = carry_out(planned[0])
         return print_json(found.plain()) if as_json else report(found, store)
+    _series(planned, carry_out, output, store, as_json)
+
+
+def _series(
+    planned: list[Planned], carry_out: Callable[[Planned], Comparison], output: Path | None, store: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Carry out several comparisons, and print each and the table of all."""
+    from ..comparison import run_series, save_series
+    from .compare_report import report, report_series
+    from .tables import print_json
 
     results = dict[str, Any]()
 

@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from .run import JSON
+from .options import JSON, PLUGINS
 
 if TYPE_CHECKING:
     from ..stacks.plugins import PluginInfo
-
-PLUGINS = click.option("--plugins", multiple=True, metavar="DIR",
-                       help="A folder or file with strategies and tasks, searched first; may be repeated.")  # fmt: skip
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 import rich_click as click
 
 from ..contracts.errors import RecoptError
-from .run import STORE
+from .options import STORE
 
 
 @click.command()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ..contracts.errors import RecoptError
+from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
 
 if TYPE_CHECKING:
     from ..running.plan import Plan
@@ -27,13 +28,7 @@ WHAT: list[Callable[[Command], Command]] = [
                  help="Tasks to train side by side, with the same strategies (1)."),
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
                  help="A setting: level2.every=20, adam.lr=0.1, task.batch_size=64 …; may be repeated."),
-    click.option("--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
-                 help="Repeat a run from its spec; other options override it."),
-    click.option("--plugins", multiple=True, metavar="DIR",
-                 help="A folder or file with strategies and tasks, searched first; may be repeated."),
-    click.option("--device", metavar="NAME",
-                 help="cpu, cuda, cuda:1 …, or auto for an accelerator if there is one (cpu)."),
-    click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision of all tensors (float32)."),
+    SPEC, PLUGINS, DEVICE, DTYPE,
 ]  # fmt: skip
 
 
@@ -49,32 +44,20 @@ def _number(_: click.Context, __: click.Parameter, value: float) -> float:
     return value
 
 
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-STORE = click.option("--store", metavar="URI",
-                     help="An MLflow address (MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db).")  # fmt: skip
-
-
 @click.command()
 @_what
-@click.option(
-    "--measure",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Steps between two measurements on held-out data; 0 measures only at the start and the end.",
-)
+@click.option("--measure", type=click.IntRange(0), metavar="N",
+              help="Steps between two measurements on held-out data; 0 measures only at both ends.")  # fmt: skip
 @click.option("--until", metavar="BOUND", help="End early at a bound on a measurement: 'accuracy>0.97', 'loss<0.1'.")
 @click.option("--patience", type=click.IntRange(1), metavar="N",
               help="End after N measurements in a row without a lower held-out loss.")  # fmt: skip
-@click.option(
-    "--choose",
-    metavar="NAME=VALUE,…",
-    help="Export the values that score best on fresh tasks: every=500,tasks=64,steps=100,objective=sum,patience=5.",
-)
+@click.option("--choose", metavar="NAME=VALUE,…", help="Export the values that score best on fresh tasks: "
+              "every=500,tasks=64,steps=100,objective=sum,patience=5.")  # fmt: skip
 @STORE
 @click.option("--resume", metavar="RUN", help="Resume a run, by its id, the beginning of its id, or its name.")
 @click.option("--previous", is_flag=True, help="With --resume: go on from the checkpoint before the last one.")
-@click.option("--name", help="Name of the run in listings.")
-@click.option("--no-track", is_flag=True, help="Record nothing.")
+@NAME
+@NO_TRACK
 @click.option("--tracker", "trackers", multiple=True, type=click.Choice(["jsonl", "tensorboard", "wandb"]),
               help="Also record the run so, in its folder (wandb offline); may be repeated.")  # fmt: skip
 @click.option("--save-every", type=click.FloatRange(0), default=15.0, show_default=True, metavar="SECONDS",

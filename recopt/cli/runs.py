@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from ..contracts.errors import RecoptError
-from .run import JSON, STORE
+from .options import JSON, STORE
 
 if TYPE_CHECKING:
     from ..tracking.mlflow.runs import RunRow
@@ -35,6 +35,31 @@ def runs(store: str | None, limit: int, as_json: bool) -> None:
         rows.add_row(row.id[:8], f"{row.started:%m-%d %H:%M}", *_about(row))
     console().print(rows)
     console().print("\nrecopt report RUN shows one as a page, or several beside each other.", style="dim")
+
+
+@click.command()
+@click.argument("one", metavar="RUN")
+@click.argument("other", metavar="RUN")
+@STORE
+@JSON
+def diff(one: str, other: str, store: str | None, as_json: bool) -> None:
+    """Show in what two runs differ: settings first, then the figures that they ended with."""
+    from rich.markup import escape
+
+    from ..tracking.mlflow.runs import find_run
+    from .tables import console, print_json, short, table
+
+    rows = [find_run(store, ref) for ref in (one, other)]
+    settings, figures = ({key: [values.get(key) for values in both] for key in sorted({*both[0], *both[1]})}
+                         for both in ([row.params for row in rows], [row.metrics for row in rows]))  # fmt: skip
+    changed = {key: pair for key, pair in {**settings, **figures}.items()
+               if key != "seconds" and repr(pair[0]) != repr(pair[1])}  # fmt: skip
+    if as_json:
+        return print_json({"runs": [row.id for row in rows], "changed": changed})
+    made = table("", *(f"{row.id[:8]} {escape(row.name)}" for row in rows), wrap=(1, 2))
+    for key, pair in changed.items():
+        made.add_row(key, *("" if x is None else escape(x) if isinstance(x, str) else short(x) for x in pair))
+    console().print(made if changed else "The two runs have the same settings and figures.")
 
 
 def status_of(row: RunRow) -> str:

@@ -14,6 +14,7 @@ from ..contracts.explanations import explain
 from ..running.plan import relocated
 from ..running.spec import COMPARES, MOST_TASKS, NO_SWITCH, RUNS
 from ..running.spec_file import read_spec
+from ..running.start import available
 from ..stacks.named import Named, NamedOrText, written
 from ..stacks.plugins import is_export
 
@@ -135,7 +136,7 @@ def make_compare_spec(data: Mapping[str, Any], where: str = "the comparison") ->
     for number, asked in enumerate(spec.stacks):
         if asked.mistake:
             raise RecoptError(f"In {where}: 'stacks.{number}' {asked.mistake}")
-    return spec
+    return spec.model_copy(update={"device": available()}) if spec.device == "auto" else spec
 
 
 def read_compare_spec(path: Path) -> dict[str, Any]:

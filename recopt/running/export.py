@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,35 +37,36 @@ def write_export(
     """
     state, names = settled(engine), engine.graph.names
     folder.mkdir(parents=True, exist_ok=True)
-    values = {
+    values = save({
         f"{slot}/{name}": _plain(value)
         for slot in engine.graph.slots
         for name, value in zip(names[slot], chosen.values[slot] if chosen else state.slots[slot].params, strict=True)
-    }
-    strategies = {slot: named.model_dump() for slot, named in spec.strategies.items()}
+    })  # fmt: skip
+    described = {
+        "recopt": FORMAT, "task": spec.task.model_dump(), "tasks": spec.tasks, "spent": engine.budget.plain(),
+        "strategies": _strategies(engine, spec, folder),
+        "levels": [level.model_dump(mode="json", exclude_none=True) for level in spec.levels],
+        **({"chosen": chosen.facts()} if chosen else {}),
+    }  # fmt: skip
+    described = json.loads(json.dumps(described))  # as it is read again: lists for tuples
+    described["digests"] = {VALUES: hashlib.sha256(values).hexdigest(), STACK: digest_of(described)}
+    _replace(folder / VALUES, values)
+    if model:
+        _replace(folder / MODEL, save(_model(engine)))
+    _replace(folder / CARD, card_of(engine, spec, trace, chosen).encode())
+    _replace(folder / STACK, (json.dumps(described, indent=2) + "\n").encode())
+
+
+def _strategies(engine: Engine, spec: Spec, folder: Path) -> dict[str, Any]:
+    """The strategies of an export by slot; the user's own are copied into ``folder``."""
+    found = {slot: named.model_dump() for slot, named in spec.strategies.items()}
     for slot, strategy in engine.graph.slots.items():
         base = type(strategy)
         if isinstance(strategy, Trained):  # trained further: the new export must not need the old one
-            strategies[slot], base = strategy.named().model_dump(), strategy.export.base(strategy.slot)
+            found[slot], base = strategy.named().model_dump(), strategy.export.base(strategy.slot)
         if copied := copy_sources(base, folder / PLUGINS):
-            strategies[slot]["name"] = copied.stem
-    _replace(folder / VALUES, lambda path: path.write_bytes(save(values)))
-    described: dict[str, Any] = {
-        "recopt": FORMAT,
-        "task": spec.task.model_dump(),
-        "tasks": spec.tasks,
-        "spent": engine.budget.plain(),
-        "strategies": strategies,
-        "levels": [level.model_dump(mode="json", exclude_none=True) for level in spec.levels],
-        **({"chosen": chosen.facts()} if chosen else {}),
-    }
-    # As it is read again: lists for tuples, text for paths.
-    described = json.loads(json.dumps(described))
-    described["digests"] = {VALUES: hashlib.sha256(save(values)).hexdigest(), STACK: digest_of(described)}
-    if model:
-        _replace(folder / MODEL, lambda path: path.write_bytes(save(_model(engine))))
-    _replace(folder / CARD, lambda path: path.write_text(card_of(engine, spec, trace, chosen), encoding="utf-8"))
-    _replace(folder / STACK, lambda path: path.write_text(json.dumps(described, indent=2) + "\n"))
+            found[slot]["name"] = copied.stem
+    return found
 
 
 def _plain(value: Tensor) -> Tensor:
@@ -98,9 +98,9 @@ def copy_sources(plugin: type, folder: Path) -> Path | None:
     return folder / own.name
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def _replace(path: Path, content: bytes) -> None:
     part = path.with_name(f"{path.name}.part")
-    write(part)
+    part.write_bytes(content)
     os.replace(part, path)
 
 

@@ -13,7 +13,7 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 class Interrupts:
     """Handles Ctrl-C, SIGTERM and SIGHUP: the first sets ``asked``, the second stops at once.
 
-    A signal that the process was started to ignore, as by ``nohup``, stays ignored.
+    SIGHUP stays ignored in a process that ``nohup`` started.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for sign in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
-                if signal.getsignal(sign) is not signal.SIG_IGN:
+                if sign.name != "SIGHUP" or signal.getsignal(sign) is not signal.SIG_IGN:
                     self._before[sign] = signal.signal(sign, self._ask)
         return self
 

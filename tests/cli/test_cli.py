@@ -134,6 +134,34 @@ def test_runs_tells_the_steps_that_were_made_and_show_a_command_that_works(recop
     assert recopt(*command.split()[1:], "--steps", "2", "--no-track").status == 0
 
 
+def test_diff_shows_what_two_runs_do_not_share(recopt: Recopt) -> None:
+    recopt("run", "quadratic", "adam", "--steps", "3", "--name", "one")
+    recopt("run", "quadratic", "adam(lr=0.1)", "--steps", "3", "--name", "other")
+    found = json.loads(recopt("diff", "one", "other", "--json").out)["changed"]
+    assert found["adam.lr"] == ["0.001", "0.1"]
+    assert {"stack", "final_loss", "level1_lr"} <= found.keys()
+    assert not {"steps", "seed", "device"} & found.keys()
+    shown = recopt("diff", "one", "other").out
+    assert re.search(r"^adam\.lr +0\.001 +0\.1 *$", shown, re.MULTILINE)
+    assert recopt("diff", "one", "one").out.startswith("The two runs have the same settings and figures.")
+
+
+def test_a_run_without_a_terminal_shows_a_line_now_and_then(recopt: Recopt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recopt.cli.live.LINE_EVERY", 0.0)
+    done = recopt("run", "quadratic", "adam", "--steps", "5", "--no-track", "--json")
+    assert re.search(r"^step \d of 5 .* a second .*loss \d", done.err, re.MULTILINE), done.err
+    assert json.loads(done.out)["outcome"] == "finished"
+
+
+def test_doctor_tells_versions_and_what_does_not_work(recopt: Recopt) -> None:
+    done = recopt("doctor")
+    assert done.status == 0
+    assert re.search(r"^torch +\d+\.\d+", done.out, re.MULTILINE)
+    assert "none yet: the first run makes it" in done.out
+    done = recopt("doctor", "--store", "http://127.0.0.1:9", "--json")
+    assert (done.status, "127.0.0.1:9" in json.loads(done.out)["store"]) == (1, True)
+
+
 def test_what_new_writes_runs_and_conforms(recopt: Recopt) -> None:
     assert recopt("new", "task", "my-task").out.startswith("my_task.py\n")
     assert recopt("new", "strategy", "my_rule").out.startswith("strategies/my_rule.py\n")

@@ -1,0 +1,20 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+PLUGINS = click.option("--plugins", multiple=True, metavar="DIR",
+                       help="A folder or file with strategies and tasks, searched first; may be repeated.")  # fmt: skip
+DEVICE = click.option("--device", metavar="NAME",
+                      help="cpu, cuda, cuda:1 …, or auto for an accelerator if there is one (cpu).")  # fmt: skip
+DTYPE = click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision of all tensors (float32).")
+SPEC = click.option("--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
+                    help="Repeat what a spec says; other options override it.")  # fmt: skip
+STORE = click.option("--store", metavar="URI",
+                     help="An MLflow address (MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db).")  # fmt: skip
+NAME = click.option("--name", help="Its name in listings.")
+NO_TRACK = click.option("--no-track", is_flag=True, help="Record nothing.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
