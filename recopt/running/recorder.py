@@ -44,6 +44,7 @@ class RunRecorder:
         self.tracker: MlflowTracker | None = None
         self._flushed = time.monotonic()
         self._fixed: dict[tuple[int, str], float] = {}
+        self._moved = set[tuple[int, str]]()
 
     @property
     def folder(self) -> Path | None:
@@ -103,12 +104,19 @@ class RunRecorder:
                 warnings.warn(Notice(f"{told} without it. The traceback is in {kept}."), stacklevel=2)
 
     def _news(self, last: bool = False) -> list[Points]:
-        """The new points of the trace, without hyperparameters that stay where they started: those are params."""
-        found = self.trace.drain(last)
-        starts = [self._fixed.get((points.level, points.key), np.nan) for points in found]
-        return [
-            points for points, start in zip(found, starts, strict=True) if not np.allclose(points.values, start, atol=0)
-        ]
+        """The new points of the trace; those of a hyperparameter from where it first moved, as its start is a param.
+
+        What is left out depends on the values alone, and not on when they are asked for.
+        """
+        found = []
+        for points in self.trace.drain(last):
+            column = points.level, points.key
+            moved = ~np.isclose(points.values, self._fixed.get(column, np.nan), atol=0)
+            if column in self._moved or moved.any():
+                first = 0 if column in self._moved else int(moved.argmax())
+                self._moved.add(column)
+                found.append(points._replace(steps=points.steps[first:], values=points.values[first:]))
+        return found
 
     def keep(self, text: str, name: str = TRACEBACK) -> Path | None:
         """Write a traceback into the run's folder; returns the file, or None if it cannot be written."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from recopt.running import recorder
 from recopt.running.plan import Plan, plan
 from recopt.running.result import Result
 from recopt.running.session import RunOptions, Session
@@ -101,8 +102,10 @@ def same(one: Ended, other: Ended) -> None:
     ],
 )
 def test_every_point_of_a_run_stopped_by_a_signal_and_resumed_is_there_once(
-    sign: signal.Signals, stack: str, at: int, whole: Callable[[str], Ended], tmp_path: Path, empty_store: Path
-) -> None:
+    sign: signal.Signals, stack: str, at: int, whole: Callable[[str], Ended], tmp_path: Path, empty_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(recorder, "_FLUSH_SECONDS", 0.0)  # points are sent in other portions than in the whole run
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
     stopped = run(made(stack), tmp_path, raised(sign, at))
     assert stopped.result.status == "KILLED"
