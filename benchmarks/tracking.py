@@ -34,12 +34,12 @@ def once(steps: int, hidden: int, track: bool, root: Path) -> tuple[float, float
         step()
 
     session.engine.step = timed  # type: ignore[method-assign]
-    hand_on = session._end
+    end = session._end
     ended: list[float] = []
 
     def finish(*args: object) -> object:
         ended.append(time.perf_counter())
-        return hand_on(*args)  # type: ignore[arg-type]
+        return end(*args)  # type: ignore[arg-type]
 
     session._end = finish  # type: ignore[method-assign, assignment]
     session.run()

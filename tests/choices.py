@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from recopt import Graph, Level, Params, Result, State, Strategy, Trial
-from recopt.running.repeats import held_still
+from recopt.running.repeats import fixed
 from recopt.stacks.plugins import load_strategy
 
 CHOOSE = {"every": 20, "tasks": 4, "steps": 10}
@@ -37,7 +37,7 @@ def exported(folder: Path) -> Graph:
     sgd = load_strategy("sgd")()
     with torch.no_grad():
         next(sgd.parameters()).copy_(load_file(str(folder / "strategies.safetensors"))["sgd/lr"])
-    return held_still([Level(moves="task", by="sgd")], {"sgd": sgd})
+    return fixed([Level(moves="task", by="sgd")], {"sgd": sgd})
 
 
 def rate(graph: Graph) -> float:

@@ -13,7 +13,7 @@ from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..levels.level import TASK, Level, Schedule
 from ..running.plan import plan
-from ..running.repeats import held_still
+from ..running.repeats import fixed
 from ..stacks.build import make_strategies
 from ..stacks.exported import Trained, read_folder
 from ..stacks.fetch import read_export
@@ -89,7 +89,7 @@ def competitor(asked: CompetitorSpec, task: str | Task, spec: CompareSpec) -> Co
         return stacked(asked.name or asked.stack, made, spec, asked.trained)
     if asked.settings:
         raise RecoptError(f"'{folder}' is an export, which has no settings to change: leave them out.")
-    graph = held_still(*read_export(folder), spec.guards)
+    graph = fixed(*read_export(folder), spec.guards)
     prepared = asked.trained if asked.trained is not None else read_folder(folder).spent
     return Competitor(
         asked.name or folder.name, graph, "export", prepared, notes=() if prepared is not None else (_UNKNOWN,)

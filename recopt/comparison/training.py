@@ -106,11 +106,11 @@ class Trainer:
             raise RunFailed(f"In the training of '{words}': {why}") from why
         if found.status != "FINISHED":
             raise KeyboardInterrupt
-        self._done[key] = _handed_on(found)
+        self._done[key] = _training(found)
         return self._done[key]
 
 
-def _handed_on(found: Result) -> Training:
+def _training(found: Result) -> Training:
     """The exported rule of a run, fixed, and its cost in evaluations, including those for choosing values."""
     engine, chosen, total = found.engine, found.chosen, found.budget.total
     values = chosen.values if chosen else {name: slot.params for name, slot in settled(engine).slots.items()}

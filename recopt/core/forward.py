@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +13,10 @@ from ..contracts.strategy import Params
 from ..levels.level import TASK
 from ..levels.state import LevelState, RunState, Signal
 from ..rules.tensors import TensorMover
-from . import guard
 from .answers import Answers, given
 from .bottom import Bottom
 from .carriers import Carriers
+from .cutting import Cutting
 from .evaluation import Around, Moved
 from .parts import present
 from .slots import Slots
@@ -29,7 +28,7 @@ class Forward:
     def __init__(self, carriers: Carriers, slots: Slots, bottom: Bottom, around: Around | None) -> None:
         self.carriers, self.slots, self.bottom, self.around = carriers, slots, bottom, around
         self.levels, self.setting = carriers.levels, carriers.setting
-        self.looking = Answers(self.levels)
+        self.looking, self.cutting = Answers(self.levels), Cutting(carriers, slots, bottom.limits)
 
     def tasks(self, number: int) -> int:
         """The number of points that a level moves side by side."""
@@ -60,7 +59,7 @@ class Forward:
         """
         own, taped = state.levels[number], self.carriers.taped[number]
         point = self.held(state, number)
-        kept = self._kept(own, point, signal, factors, rng) if taped and self.setting.remake else None
+        kept = _kept(own, point, signal, factors, rng) if taped and self.setting.remake else None
         before = [(part.strategy, part.normal) for part in own.parts]
         with torch.set_grad_enabled(taped):
             answer, read = self.answers(state, number, signal, point, rng)
@@ -68,8 +67,8 @@ class Forward:
                 for part, (strategy, normal) in zip(own.parts, before, strict=True):
                     part.strategy, part.normal = strategy, normal
                 return None
-            update = self._with_null_step(state, number, signal, point, self._limited(signal, answer, factors))
-            keep = self._keep(state, number, point, update, factors[0])
+            update = self._with_null_step(state, number, signal, point, _limited(signal, answer, factors))
+            keep = self.cutting.kept(state, number, point, update, factors[0])
             update = _times(update, [keep])
             new = [p + u for p, u in zip(point, update, strict=True)]
         forgotten = keep < 1 and self.carriers.rates[number] is not None and self.carriers.windows[number] > 1
@@ -129,15 +128,8 @@ class Forward:
             rng.set_state(made_of["rng"].cpu())
         with torch.enable_grad():
             answer, _ = self.answers(state, number, signal, point, rng)
-            update = _times(self._limited(signal, answer, made_of["factors"]), [made_of["keep"]])
+            update = _times(_limited(signal, answer, made_of["factors"]), [made_of["keep"]])
             return [p + u for p, u in zip(point, update, strict=True)], update
-
-    def _limited(self, signal: Signal, answer: Params, factors: Sequence[float]) -> Params:
-        """The update: shrunk by schedule and guard, none where the guard acted."""
-        update = _times(answer, factors)
-        if signal.bad is not None:
-            update = trees.choose(signal.bad, [torch.zeros_like(d) for d in update], update)
-        return update
 
     def _with_null_step(self, state: RunState, number: int, signal: Signal, point: Params, update: Params) -> Params:
         """The update, or the way back if the loss rose after the last one and the level asks for that."""
@@ -154,42 +146,6 @@ class Forward:
             own.before, own.score = (point if self.carriers.taped[number] else trees.detach(point)), loss
         return update
 
-    def _keep(self, state: RunState, number: int, point: Params, update: Params, factor: float) -> float:
-        """The part of the update that is kept if it is a wild one, with the rate lowered to match; 1 otherwise."""
-        memory, rate, level, keep = state.guard, self.carriers.rates[number], self.levels[number], 1.0
-        if level.guard and level.moves in self.carriers.spaces:
-            return self._keep_of_numbers(state, number, update)
-        if memory is None or rate is None or not level.guard or level.moves != TASK:
-            return keep
-        numbers: Any = state.slots[self.levels[number].by]
-        if not guard.due(memory, number, numbers.coords[rate], state.norm, factor):
-            return keep
-        places = [i for part in state.levels[number].parts for i in part.indices]
-        ratio, keep = self._ratio([point[i].detach() for i in places], [update[i].detach() for i in places])
-        if ratio > 1:
-            self.bottom.limits.lower(state, number, keep)
-        memory.checks[number] = (min(ratio, 1.0), numbers.coords[rate], state.norm, memory.steps + 1, factor)
-        return keep
-
-    def _keep_of_numbers(self, state: RunState, number: int, update: Params) -> float:
-        """Likewise, where what is moved are numbers."""
-        rate, space = self.carriers.rates[number], self.carriers.spaces[self.levels[number].moves]
-        bounded = [space.bounded[i] for i in self.slots.indices(number)]
-        keep = 1 / guard.excess(torch.stack([u.detach().double() for u in update]).tolist(), bounded)
-        if keep < 1:
-            guard.count(state.levels[number].counts, "bounded")
-            if rate is not None:
-                self.bottom.limits.lower_rate(state, number, keep)
-        return keep
-
-    def _ratio(self, point: Params, update: Params) -> tuple[float, float]:
-        """The length of an update over the longest allowed, and what may be kept of it."""
-        length = self.bottom.shards.norm(update)
-        limit = guard.REACH * self.bottom.limits.size([p + u for p, u in zip(point, update, strict=True)])
-        if not length > limit:
-            return (length / limit if math.isfinite(length) else 0.0), 1.0
-        return length / limit, min(1.0, guard.REACH * self.bottom.limits.size(point) / length)
-
     def _put(self, state: RunState, number: int, point: Params, new: Params, taped: bool, forgotten: bool) -> None:
         """Set what is moved, and remember how to take it back."""
         own, level = state.levels[number], self.levels[number]
@@ -205,14 +161,21 @@ class Forward:
         if self.setting.in_place and taped:
             own.live, own.stamp = new, stamp(self.slots.point(state, number))
 
-    def _kept(
-        self, own: LevelState, point: Params, signal: Signal, factors: Sequence[float], rng: Generator
-    ) -> dict[str, Any]:
-        """The inputs from which a step is made anew, after a state was saved while its tape was open."""
-        held = [g if g is None else (g.detach() if isinstance(g, Tensor) else g) for g in signal.grads or []]
-        before = [(trees.detach(part.strategy), trees.detach(part.normal)) for part in own.parts]
-        return {"point": trees.detach(point), "grads": held, "loss": signal.loss, "bound": signal.bound,
-                "factors": list(factors), "rng": rng.get_state(), "before": before}  # fmt: skip
+
+def _limited(signal: Signal, answer: Params, factors: Sequence[float]) -> Params:
+    """The update: shrunk by schedule and guard, none where the guard acted."""
+    update = _times(answer, factors)
+    if signal.bad is not None:
+        update = trees.choose(signal.bad, [torch.zeros_like(d) for d in update], update)
+    return update
+
+
+def _kept(own: LevelState, point: Params, signal: Signal, factors: Sequence[float], rng: Generator) -> dict[str, Any]:
+    """The inputs from which a step is made anew, after a state was saved while its tape was open."""
+    held = [g if g is None else (g.detach() if isinstance(g, Tensor) else g) for g in signal.grads or []]
+    before = [(trees.detach(part.strategy), trees.detach(part.normal)) for part in own.parts]
+    return {"point": trees.detach(point), "grads": held, "loss": signal.loss, "bound": signal.bound,
+            "factors": list(factors), "rng": rng.get_state(), "before": before}  # fmt: skip
 
 
 def _unmoved(own: LevelState, point: Params) -> bool:

@@ -19,8 +19,9 @@ from .carriers import Carriers, Setting
 from .down import Down
 from .evaluation import Around, Evaluation, Trials
 from .slots import Slots
+from .tapes import Teaching
 from .up import Up
-from .windows import Teaching, Windows
+from .windows import Windows
 
 
 class Tower:

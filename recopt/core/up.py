@@ -105,7 +105,7 @@ class Up:
                 continue
             self._deliver(state, number, signal)
             if lean is None:
-                self.windows.cut(state, number)
+                self.windows.tapes.cut(state, number)
             if closed and self.around is not None:
                 self.around.closed(state, number)
         state.sums, state.held = {}, None

@@ -125,7 +125,7 @@ class Engine:
     def run(self, steps: int) -> None:
         """Step until ``steps`` updates of the task are done.
 
-        A search that is open then stays open: :meth:`hand_on` gives the record of its trial so far, and
+        A search that is open then stays open: :meth:`flush` gives the record of its trial so far, and
         :func:`recopt.engine.measure.settled` the state that it would go back to.
         """
         while self.state.step < steps:
@@ -145,13 +145,13 @@ class Engine:
             self.replay += 1
             self.budget.spend(payer, seconds=time.perf_counter() - begin)
         if not self.trials.active(self.state):
-            self.hand_on()
+            self.flush()
 
     def _up(self) -> tuple[int, Evaluation]:
         """Evaluate and send signals up; the number of levels that may now step, counted from the innermost."""
-        windows, state = self.tower.windows, self.state
-        windows.foresee(state)
-        found = self.source.evaluate(state, windows.graph_needed(state))
+        tapes, state = self.tower.windows.tapes, self.state
+        tapes.foresee(state)
+        found = self.source.evaluate(state, tapes.graph_needed(state))
         top = self.tower.up(state, found)
         if top == len(self.levels):
             self._mark()
@@ -202,7 +202,7 @@ class Engine:
 
     # record
 
-    def hand_on(self) -> None:
+    def flush(self) -> None:
         """Give the record so far to the sink: nothing will take it back."""
         if self.sink:
             for point in self.state.log:

@@ -8,7 +8,7 @@ from typing import Any
 from ..core import guard
 from ..core.tower import Tower
 from ..levels.level import TASK
-from ..levels.state import Numbers, RunState, SlotState
+from ..levels.state import Numbers, RunState, SlotState, Window
 from .family import Family
 from .stagger import Stagger
 
@@ -80,7 +80,7 @@ class Episodes:
             tower.slots.begin(state, number)
             own.before, own.score, own.search, own.live = None, None, None, []
             for n in graph.above[number]:
-                tower.windows.empty(state, n)
+                state.levels[n].window = Window.empty(len(graph.subjects[n]))
                 state.levels[n].phase = 0.0
                 state.levels[n].taught.pop(number, None)
 

@@ -145,9 +145,9 @@ def _check_exact(graph: Structure, number: int) -> None:
             _refuse(graph, number, f"no gradient passes through level {m + 1}, since '{graph.levels[m].by}' is "
                                    "zero-order: set second_order=false.")  # fmt: skip
     for n, other in enumerate(graph.levels):
-        if n in {number, *within} or number in graph.below(n):
-            continue
-        if graph.order(n) and not other.second_order and within & set(graph.subjects[n]):
+        if n in {number, *within} or number in graph.below(n) or not graph.order(n):
+            continue  # the choice of a zero-order level has no derivative but where it jumps
+        if not other.second_order and within & set(graph.subjects[n]):
             _refuse(graph, number, f"level {n + 1} drops second derivatives of the same updates: "
                                    f"set level{n + 1}.second_order=true or second_order=false here.")  # fmt: skip
         if graph.evaluations(n) % graph.evaluations(number):

@@ -240,7 +240,7 @@ class LevelState:
         steps: made so far.
         search: the trials of a zero-order level, while it is at work.
         before, score: what a null step goes back to.
-        deaf: updates in windows that had no hypergradient, −1 once one had.
+        silent: updates in windows that had no hypergradient, −1 once one had.
         logged: the version of the strategy's slot that was last recorded.
         phase: how much of an episode has passed since the tasks that start by turns all began, modulo 1.
         taught: the states of a teacher beside each subject.
@@ -256,7 +256,7 @@ class LevelState:
     search: Search | None = None
     before: Params | None = None
     score: Tensor | None = None
-    deaf: int = 0
+    silent: int = 0
     logged: int = -1
     phase: float = 0.0
     taught: dict[int, State] = field(default_factory=dict)

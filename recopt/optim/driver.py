@@ -53,7 +53,7 @@ class Driver:
     """
 
     returns = False  # and so it can be the home of trials
-    copy = go = hand_on = staticmethod(_nothing)
+    copy = go = flush = staticmethod(_nothing)
 
     def __init__(self, graph: Graph, points: Params, *, fused: bool, seed: int, shards: Shards) -> None:
         widest = max(points, key=lambda p: torch.finfo(p.dtype).bits)

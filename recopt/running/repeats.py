@@ -124,7 +124,7 @@ class Members(Task):
         return self
 
 
-def held_still(levels: Sequence[Level], strategies: Mapping[str, Strategy], guards: bool = False) -> Graph:
+def fixed(levels: Sequence[Level], strategies: Mapping[str, Strategy], guards: bool = False) -> Graph:
     """A graph of the levels that move the task, so ``strategies`` keep their values; levels above are left out."""
     own = [level.model_copy(update={"guard": guards and level.guard}) for level in levels if level.moves == TASK]
     return Graph(own, {level.by: strategies[level.by] for level in own})
@@ -134,14 +134,14 @@ def held_at(
     levels: Sequence[Level], strategies: Mapping[str, Strategy], values: Mapping[str, Sequence[Tensor]],
     guards: bool = False,
 ) -> Graph:  # fmt: skip
-    """As :func:`held_still`, with copies of the strategies set to ``values``, by slot."""
+    """As :func:`fixed`, with copies of the strategies set to ``values``, by slot."""
     copies: dict[str, Strategy] = {}
     for name in sorted({level.by for level in levels if level.moves == TASK}):
         made = copies[name] = copy.deepcopy(strategies[name])
         with torch.no_grad():
             for parameter, value in zip(made.parameters(), values[name], strict=True):
                 parameter.copy_(value)
-    return held_still(levels, copies, guards)
+    return fixed(levels, copies, guards)
 
 
 def run_all(
@@ -213,7 +213,7 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: RunSettings, test:
         dtype=_DTYPES[how.dtype], sink=sink, each=True,
     )  # fmt: skip
     engine.run(how.steps)
-    engine.hand_on()
+    engine.flush()
     slot = engine.state.task
     at, batch = at_eval_points(engine, engine.state), engine.evaluator.batch(slot, slot.seen, "train")
     with engine.stream:

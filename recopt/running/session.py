@@ -166,7 +166,7 @@ class Session:
         engine, folder, over = self.engine, self.recorder.folder, self.over
         self._save()
         if over:
-            engine.hand_on()
+            engine.flush()
         with self._blamed():
             after = self.held_out.measure("test", record=over)
             chosen = self.selector.end(report=over) if self.selector else None

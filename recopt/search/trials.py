@@ -40,7 +40,7 @@ class Home(Protocol):
         """Make a copy of ``to`` the run's state."""
         ...
 
-    def hand_on(self) -> None:
+    def flush(self) -> None:
         """Nothing will take the record so far back."""
         ...
 
@@ -116,7 +116,7 @@ class Trials:
         # Its window opens now, whatever was noted while it waited for its turn.
         own.window = own.window.next()
         if not self.active(state):
-            self.home.hand_on()
+            self.home.flush()
         point = slots.tensors(number, trees.detach(slots.point(state, number)))
         found = self._asked(state, number, lambda rule, rng: rule.propose(point, own.parts[0].strategy, rng))
         candidates = [list(c) for c in found]

@@ -25,7 +25,7 @@ RUN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_competitor_with_a_run_is_trained_and_then_held_still() -> None:
+def test_a_competitor_with_a_run_is_trained_and_then_fixed() -> None:
     shown: list[tuple[str, int, int]] = []
     found = compare("quadratic(dim=3)", [{"run": RUN, "name": "mine"}], baselines=["sgd[lr]"], **FAST,
                     progress=lambda *what: shown.append(what))  # fmt: skip

@@ -209,7 +209,7 @@ def test_an_estimator_from_outside(stack: str) -> None:
     def run(**settings: Any) -> list[float]:
         made = engines.engine(engines.Regression(seed=0), stack, {2: {"normalize": "none", "every": 3, **settings}})
         made.run(20)
-        made.hand_on()
+        made.flush()
         assert isinstance(made.sink, engines.Recorder)
         return made.sink.series(2, "signal_norm")
 

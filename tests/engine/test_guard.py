@@ -241,7 +241,7 @@ def test_losses_that_grow_by_themselves_do_not_stop_a_run(stack: str, ramp: bool
     task.ramp = ramp
     made = engines.engine(task, stack, {2: {"every": 5}} if "annealing" in stack else None, tasks=tasks)
     made.run(400)
-    made.hand_on()
+    made.flush()
     assert isinstance(made.sink, engines.Recorder)
     assert made.sink.series(1, "resized")
     assert made.state.guard is not None

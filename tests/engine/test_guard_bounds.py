@@ -64,7 +64,7 @@ def test_no_start_rate_diverges(stack: str, power: int) -> None:
     made = engines.engine(Digits(seed=0, net="logistic"), stack.format(10.0**power), dtype=torch.float32)
     start = held_out.measure(made, "test")["loss"]
     made.run(60)
-    made.hand_on()
+    made.flush()
     after = held_out.measure(made, "test")
     assert after["loss"] < 20 * start
     assert all(abs(x) < 1e30 for x in engines.losses(made))

@@ -61,8 +61,8 @@ def test_runs_that_take_turns_are_as_if_alone(name: str, tasks: int) -> None:
                 engine.step()
             torch.rand(3)  # and so does whoever draws in between
     for one, other in zip(alone, turns, strict=True):
-        one.hand_on()
-        other.hand_on()
+        one.flush()
+        other.flush()
         same(one, other)
     assert engines.losses(alone[0]) != engines.losses(alone[1])
 
@@ -81,8 +81,8 @@ def test_runs_in_threads_are_as_if_alone(name: str) -> None:
     finally:
         sys.setswitchinterval(interval)
     for one, other in zip(alone, threads, strict=True):
-        one.hand_on()
-        other.hand_on()
+        one.flush()
+        other.flush()
         same(one, other)
     assert torch.equal(before, torch.get_rng_state())
 
@@ -99,7 +99,7 @@ def test_a_resumed_run_draws_on_whatever_else_was_drawn(name: str, tmp_path: Pat
     torch.rand(5)
     again.run(30)
     for engine in (whole, again):
-        engine.hand_on()
+        engine.flush()
     assert engines.losses(again) == engines.losses(whole)[-len(engines.losses(again)) :]
     for a, b in zip(engines.params(whole), engines.params(again), strict=True):
         assert torch.equal(a, b)

@@ -80,7 +80,7 @@ def test_a_search_that_always_rejects_leaves_no_trace(name: str) -> None:
     plain.run(60)
     searched = make(stack, settings)
     searched.run(60)
-    searched.hand_on()
+    searched.flush()
     assert len(Chooser.seen) >= 6
     assert all(len(set(scores)) == 3 for scores in Chooser.seen[:3])
     assert engines.losses(searched) == engines.losses(plain)
@@ -100,7 +100,7 @@ def test_a_level_beside_the_search_is_told_of_the_trial_that_won(rule: str, tune
     plain.run(60)
     searched = make(f"{rule}/choose[{rest}]+sgd[lr]", {2: {"every": 6}, 3: tuned})
     searched.run(60)
-    searched.hand_on()
+    searched.flush()
     assert len(Chooser.seen) >= 6
     assert len(set(engines.losses(plain))) == len(engines.losses(plain))
     assert engines.losses(searched) == engines.losses(plain)
@@ -117,7 +117,7 @@ def test_trials_of_a_zero_order_rule_leave_no_trace() -> None:
     )
     for made in (plain, searched):
         made.run(60)
-        made.hand_on()
+        made.flush()
     assert len(Chooser.seen) >= 6
     assert engines.losses(searched) == engines.losses(plain)
 

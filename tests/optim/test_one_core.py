@@ -74,7 +74,7 @@ def test_a_run_and_a_loop_go_the_same_way(stack: str, settings: dict[int, dict[s
         made = built(task, stack, settings)
         start = engines.params(made)
         made.run(STEPS)
-        made.hand_on()
+        made.flush()
         losses, params, hyperparameters, guards = by_hand(stack, settings, task, start)
     assert engines.losses(made) == pytest.approx(losses, rel=1e-9, nan_ok=True)
     for ours, theirs in zip(engines.params(made), params, strict=True):

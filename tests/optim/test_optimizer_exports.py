@@ -41,7 +41,7 @@ def test_an_exported_rule_makes_the_updates_that_it_makes_in_the_engine(stack: s
         sink=lambda n, _, values: losses.append(float(values["loss"])) if n == 0 else None,
     )  # fmt: skip
     engine.run(12)
-    engine.hand_on()
+    engine.flush()
     model = engine.family.module(0)
     optimizer = recopt.Optimizer(model.parameters(), str(folder))
     for step in range(12):

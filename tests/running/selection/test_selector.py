@@ -20,7 +20,7 @@ from recopt import Graph, Task
 from recopt.comparison import make_compare_spec, report_seeds, tuning_seeds
 from recopt.levels.seeds import mix
 from recopt.running.plan import plan
-from recopt.running.repeats import RunSettings, held_still, run_all
+from recopt.running.repeats import RunSettings, fixed, run_all
 from recopt.running.selection.scores import Score
 from recopt.running.selection.selector import reporting_seeds, selection_seeds
 from recopt.running.spec import SelectionSettings
@@ -174,12 +174,12 @@ def test_a_short_meta_training_beats_the_untrained_rule_and_tuned_sgd() -> None:
 
     assert result.chosen is not None
     rule = result.engine.graph.slots["mlp_rule"]
-    untrained = held_still(result.spec.levels, {"mlp_rule": rule})
+    untrained = fixed(result.spec.levels, {"mlp_rule": rule})
     trained_rule = copy.deepcopy(rule)
     with torch.no_grad():
         for parameter, value in zip(trained_rule.parameters(), result.chosen.values["mlp_rule"], strict=True):
             parameter.copy_(value)
-    trained = held_still(result.spec.levels, {"mlp_rule": trained_rule})
+    trained = fixed(result.spec.levels, {"mlp_rule": trained_rule})
     rates, tuned_on = [10 ** (n / 4) for n in range(-12, -1)], range(6_000_000, 6_000_064)
     best = min(rates, key=lambda lr: sums(sgd(lr), tuned_on).mean())
     assert rates[0] < best < rates[-1]
