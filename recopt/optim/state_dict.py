@@ -114,18 +114,8 @@ def restored(state_dict: Any, towers: Towers, groups: Groups) -> tuple[list[RunS
     Raises:
         RecoptError: with what does not fit.
     """
-    whole = isinstance(state_dict, Mapping) and isinstance(state_dict.get("state"), Mapping)
-    if not whole or not isinstance(state_dict.get("param_groups"), list):
-        raise RecoptError(f"A state_dict is what state_dict() gave, not {type(state_dict).__name__} of other contents.")
-    theirs = state_dict["param_groups"]
     try:
-        have, want = ([len(g["params"]) for g in part] for part in (theirs, groups))
-        if have != want:
-            raise RecoptError(
-                f"This state_dict has groups of {_short(have)} parameters, not of {_short(want)}: use the same groups."
-            )
-        if not theirs or not isinstance(theirs[0].get(STATE), str):
-            raise RecoptError("This state_dict is not one of recopt.Optimizer: it was saved by another optimizer.")
+        theirs = _groups_of(state_dict, groups)
         told = json.loads(theirs[0][STATE])
         _fit(told, _said(towers, groups))
         rest = load(base64.b64decode(told["rest"])) if told["rest"] else {}
@@ -148,6 +138,22 @@ def restored(state_dict: Any, towers: Towers, groups: Groups) -> tuple[list[RunS
     except Exception as why:  # whatever the strategies make of what they never wrote
         what = f"{type(why).__name__}: {str(why).partition(chr(10))[0][:120]}"
         raise RecoptError(f"This state_dict is damaged, or of another version ({what}).") from why
+
+
+def _groups_of(state_dict: Any, groups: Groups) -> list[dict[str, Any]]:
+    """The groups in a ``state_dict`` that has such, as many and as large as ``groups``."""
+    whole = isinstance(state_dict, Mapping) and isinstance(state_dict.get("state"), Mapping)
+    if not whole or not isinstance(state_dict.get("param_groups"), list):
+        raise RecoptError(f"A state_dict is what state_dict() gave, not {type(state_dict).__name__} of other contents.")
+    theirs: list[dict[str, Any]] = state_dict["param_groups"]
+    have, want = ([len(g["params"]) for g in part] for part in (theirs, groups))
+    if have != want:
+        raise RecoptError(
+            f"This state_dict has groups of {_short(have)} parameters, not of {_short(want)}: use the same groups."
+        )
+    if not theirs or not isinstance(theirs[0].get(STATE), str):
+        raise RecoptError("This state_dict is not one of recopt.Optimizer: it was saved by another optimizer.")
+    return theirs
 
 
 class _Tensors(dict[str, Tensor]):

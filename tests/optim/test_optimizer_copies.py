@@ -199,6 +199,31 @@ def test_damage_is_refused_in_a_sentence_and_changes_nothing(stack: str, fused: 
     assert refused > 20
 
 
+class Heavy(recopt.Strategy):
+    """A user's momentum, with a memory that grows."""
+
+    def init(self, point: Any) -> Any:
+        return {"speed": [torch.zeros_like(p) for p in point], "lengths": [], "count": torch.zeros(())}
+
+    def forward(self, point: Any, trials: Any, state: Any, rng: Any) -> Any:
+        speed = [0.9 * s - 0.1 * g for s, g in zip(state["speed"], trials[0].grads, strict=True)]
+        return speed, {"speed": speed, "lengths": [*state["lengths"], speed[0].norm()], "count": state["count"] + 1}
+
+
+def test_the_state_of_a_users_strategy_is_checked_for_shape() -> None:
+    p = nn.Parameter(torch.ones(3, 2))
+    optimizer = recopt.Optimizer([p], [Heavy()])
+    for _ in range(3):
+        p.grad = torch.ones(3, 2)
+        optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(copy.deepcopy(saved))
+    assert optimizer.state[p]["speed"].shape == (3, 2)
+    for wrong in (torch.ones(2), torch.ones(1), torch.ones(3, 2, 1)):
+        assert "levels[0].parts.strategy" in refusal(optimizer, changed(saved, ("state", 0, "speed"), wrong))
+    assert "damaged" in refusal(optimizer, changed(saved, ("state", 0, "speed"), KeyError))
+
+
 FUZZED = ["adam/sgd[*]", None, "sgd(momentum=0.9)/adam(beta1=0.8)/rmsprop", "lstm/adam", "learned", "adam/annealing"]
 
 

@@ -52,6 +52,17 @@ def test_an_exported_rule_makes_the_updates_that_it_makes_in_the_engine(stack: s
         optimizer.step()
 
 
+def test_an_export_is_called_by_its_name_and_tells_its_hyperparameters(tmp_path: Path) -> None:
+    folder = exported("lstm/adam(lr=0.01)", tmp_path / "my-rule")
+    w = torch.nn.Parameter(torch.ones(3))
+    optimizer = recopt.Optimizer([w], folder)
+    assert optimizer.describe() == ["my_rule"]
+    scale = float(read_export(folder)[1]["lstm"].scale.detach())  # type: ignore[attr-defined]
+    assert optimizer.hyperparameters() == {"my_rule.scale": pytest.approx(scale, rel=1e-6)}
+    shipped = recopt.Optimizer([w], "learned").hyperparameters()
+    assert set(shipped) == {"learned.scale", "learned.decay", "learned.ridge"}
+
+
 def test_a_tuned_rate_is_taken_along(tmp_path: Path) -> None:
     folder = exported("adam(lr=0.01)/hypergradient", tmp_path)
     tuned = float(read_export(folder)[1]["adam"].lr.detach())  # type: ignore[attr-defined]
