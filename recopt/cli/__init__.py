@@ -55,6 +55,7 @@ def _status(args: Sequence[str] | None) -> int:
     except click.ClickException as why:
         context = getattr(why, "ctx", None)
         text = re.sub(r"\.? \((Did you mean .*\?)\)", r". \1", why.format_message())
+        text = re.sub(r"'([^']{60})[^']+'", r"'\1…'", text)
         text += "" if text.endswith((".", "?")) else "."
         return _refuse(f"{text} See '{context.command_path} --help'." if context else text)
     except RecoptError as why:

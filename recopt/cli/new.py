@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import RecoptError, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -43,7 +43,9 @@ def write_template(kind: str, name: str, folder: Path) -> Path:
     stem = given.stem if given.suffix == ".py" else given.name
     stem = stem.replace("-", "_")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", stem):
-        raise RecoptError(f"'{name}' cannot be the name of a {kind}: use letters, digits and '_', a letter first.")
+        raise RecoptError(
+            f"'{shown(name)}' cannot be the name of a {kind}: use letters, digits and '_', a letter first."
+        )
     path = (given.parent if given.parent != Path() or given.suffix == ".py" else folder) / f"{stem}.py"
     if path.exists():
         raise RecoptError(f"{path} is there already: give another name.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..contracts.errors import DataMissing, RecoptError
+from ..contracts.errors import DataMissing, RecoptError, quoted
 from .compare_spec import CompareSpec, make_compare_spec
 from .comparison import Comparison, write_table
 from .figures import Figures, row
@@ -72,7 +72,7 @@ def plan_series(data: Mapping[str, Any], where: str, over: Mapping[str, Any] | N
     for number, one in enumerate(given, 1):
         own, name = {key: value for key, value in one.items() if key != "name"}, one.get("name")
         if not isinstance(name, str | None):
-            raise RecoptError(f"In {where}, {EACH} {number}: 'name' should be text, not {name!r}.")
+            raise RecoptError(f"In {where}, {EACH} {number}: 'name' should be text, not {quoted(name)}.")
         spec = make_compare_spec({**shared, **own, **(over or {})}, f"{where}, {EACH} {number}")
         made = Planned(name or spec.task_text, spec)
         if made.folder in {other.folder for other in planned}:

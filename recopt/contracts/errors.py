@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -26,16 +27,39 @@ class Notice(UserWarning):
     """A fact that the user should know of, in one sentence; the command line shows it."""
 
 
+_LISTED = 120
+"""The most characters of a list of names in a message."""
+
+
+def shown(value: object, most: int = 60) -> str:
+    """What a user gave, for a message: text as it is, anything else as Python writes it; in one line and not long."""
+    text = value if isinstance(value, str) else _written(value)
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def quoted(value: object) -> str:
+    """The same in a sentence: text within quotes."""
+    return f"'{shown(value)}'" if isinstance(value, str) else shown(value)
+
+
+def _written(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 10_000:  # which Python does not write
+        return f"a number of {value.bit_length():,} bits"
+    return reprlib.repr(value) if isinstance(value, list | tuple | dict | set) else repr(value)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` if a known name is close, else `` Known: …``, ready to append."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name[:100], names, n=1)
     if close:
         return f" Did you mean '{close[0]}'?"
-    return f" Known: {', '.join(names)}." if names else ""
+    most = next((n for n in range(len(names)) if len(", ".join(names[: n + 1])) > _LISTED), len(names))
+    return f" Known: {', '.join([*names[:most], *['…'][: len(names) - most]])}." if names else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> RecoptError:
     """The error for an unknown name, e.g. ``Unknown strategy 'adm' in 'adm/sgd'.``"""
     place = f" {where}" if where else ""
-    return RecoptError(f"Unknown {kind} '{name}'{place}.{did_you_mean(name, known)}")
+    return RecoptError(f"Unknown {kind} '{shown(name)}'{place}.{did_you_mean(name, known)}")

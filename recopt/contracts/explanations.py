@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import ValidationError
 
-from .errors import RecoptError, did_you_mean
+from .errors import RecoptError, did_you_mean, quoted, shown
 
 
 def explain(why: ValidationError, known: Mapping[str, Iterable[str]]) -> str:
@@ -18,9 +18,9 @@ def explain(why: ValidationError, known: Mapping[str, Iterable[str]]) -> str:
     errors = why.errors(include_url=False)
     error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     parts = [str(p) for p in error["loc"] if not str(p).startswith("function-")]
-    place = ".".join(parts)
+    place = shown(".".join(parts))
     if len(parts) > 1 and parts[0] == "levels" and parts[1].isdigit():
-        place = ".".join([f"level{int(parts[1]) + 1}", *parts[2:]])
+        place = shown(".".join([f"level{int(parts[1]) + 1}", *parts[2:]]))
     if error["type"] == "extra_forbidden":
         return f"there is no '{place}'.{did_you_mean(parts[-1], known.get(parts[0] if len(parts) > 1 else '', ()))}"
     if error["type"] == "missing":
@@ -30,7 +30,7 @@ def explain(why: ValidationError, known: Mapping[str, Iterable[str]]) -> str:
     if isinstance(cause := error.get("ctx", {}).get("error"), RecoptError):  # in a sentence of its own
         return str(cause)
     text = _EXPECTED.get(error["type"].partition("_")[0], error["msg"].removeprefix("Value error, "))
-    return f"'{place}' {text[0].lower()}{text[1:]}, not {error['input']!r}." if place else f"{text}."
+    return f"'{place}' {text[0].lower()}{text[1:]}, not {quoted(error['input'])}." if place else f"{text}."
 
 
 _EXPECTED = {

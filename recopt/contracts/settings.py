@@ -6,13 +6,14 @@ hyperparameter of a strategy: a number in a domain that a level above may move.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from .arguments import checked
 from .domains import DOMAINS, Domain
-from .errors import RecoptError, unknown
+from .errors import RecoptError, quoted, shown, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,21 +46,32 @@ class Option(Generic[T]):
         """``value`` as this option's type. Raises RecoptError naming ``where``."""
         kind = type(self.default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float_of(value)
         if kind is int and isinstance(value, float) and value.is_integer():
             value = int(value)
         if kind is tuple and isinstance(value, list | int | float):
             value = tuple(value) if isinstance(value, list) else (value,)
         if (self.default is not None and not isinstance(value, kind)) or (kind is int and isinstance(value, bool)):
-            raise RecoptError(f"{where} must be {_KINDS.get(kind, kind.__name__)}, not {value!r}.")
+            raise RecoptError(f"{where} must be {_KINDS.get(kind, kind.__name__)}, not {quoted(value)}.")
+        if kind is int and abs(cast(int, value)) > LARGEST:
+            raise RecoptError(f"{where} must be a whole number within ±{LARGEST:,}, not {quoted(value)}.")
         if self.least is not None and not value >= self.least:
-            raise RecoptError(f"{where} must be at least {self.least:g}, not {value!r}.")
+            raise RecoptError(f"{where} must be at least {self.least:g}, not {quoted(value)}.")
         if self.choices is not None and value not in self.choices:
-            raise unknown("value", str(value), map(str, self.choices), f"for {where}")
+            raise unknown("value", shown(value), map(str, self.choices), f"for {where}")
         return cast(T, value)
 
 
+LARGEST = 2**63 - 1
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list"}
+
+
+def float_of(value: float) -> float:
+    """A number as a float; infinity where it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 class Hyper:

@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from .domains import Domain, coordinate_of, domain_named
-from .errors import RecoptError, unknown
-from .settings import Hyper, declared, parse_options, plain_name
+from .errors import RecoptError, quoted, unknown
+from .settings import Hyper, declared, float_of, parse_options, plain_name
 
 Params = list[Tensor]
 State = dict[str, Any]
@@ -83,12 +83,12 @@ class Strategy(nn.Module):
 
     def _register(self, name: str, hyper: Hyper, value: Any, where: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise RecoptError(f"{where} must be a number, not {value!r}.")
+            raise RecoptError(f"{where} must be a number, not {quoted(value)}.")
         # float64 here, the run's dtype later: a logarithm rounded to float32 would cost seven digits.
         if hyper.off is not None and value == hyper.off:
-            self.register_buffer(f"{name}_off", torch.tensor(float(value), dtype=torch.float64))
+            self.register_buffer(f"{name}_off", torch.tensor(float_of(value), dtype=torch.float64))
         else:
-            raw = coordinate_of(self._domains[name], float(value), where)
+            raw = coordinate_of(self._domains[name], float_of(value), where)
             self._parameters[name] = nn.Parameter(torch.tensor(raw, dtype=torch.float64))
 
     def on(self, name: str) -> bool:
@@ -104,7 +104,7 @@ class Strategy(nn.Module):
     def afresh(self, seed: int, draw: int) -> Self:
         """The same strategy made again, with initial meta-parameters drawn anew."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((seed * 1_000_003 + draw) % 2**63)
+            torch.default_generator.manual_seed((seed * 1_000_003 + draw) % 2**63)
             return type(self)(**self._made_with)
 
     def init(self, point: Params) -> State:

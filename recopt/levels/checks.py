@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from ..contracts.errors import RecoptError, unknown
-from .level import TASK
+from ..contracts.errors import RecoptError, shown, unknown
+from .level import MOST_LEVELS, TASK
 from .registry import ESTIMATORS
 from .structure import Structure
 
 
 def _refuse(graph: Structure, number: int, why: str) -> NoReturn:
-    level = graph.levels[number]
-    raise RecoptError(f"Level {number + 1} ({level.by} moves {level.moves}): {why}")
+    raise RecoptError(f"Level{graph.title(number).removeprefix('level')}: {why}")
 
 
 def check_slots(graph: Structure) -> None:
     """Refuse slots that do not exist, move nothing or have a reserved name."""
+    if len(graph.levels) > MOST_LEVELS:
+        raise RecoptError(f"The graph has {len(graph.levels):,} levels, more than {MOST_LEVELS:,}: give fewer.")
     if not graph.levels:
         raise RecoptError("The graph has no level, so nothing moves: give at least one, e.g. 'adam'.")
     if TASK in graph.slots:
@@ -41,10 +42,8 @@ def check_level(graph: Structure, number: int) -> None:
     names = graph.names.get(level.moves)
     if names is not None and not graph.moved(number, names):
         if level.only:
-            have = ", ".join(names) or "none"
-            _refuse(
-                graph, number, f"'only' matches no parameter of '{level.moves}': {' '.join(level.only)}. Have: {have}."
-            )
+            asked, have = shown(" ".join(level.only)), shown(", ".join(names) or "none", 120)
+            _refuse(graph, number, f"'only' matches no parameter of '{level.moves}': {asked}. Have: {have}.")
         _refuse(graph, number, f"'{level.moves}' has nothing to move: it declares no parameter.")
     if (level.schedule != "constant") != (level.horizon is not None):
         _refuse(graph, number, "a schedule goes with its length: set both 'schedule' and 'horizon', or neither.")
@@ -142,16 +141,16 @@ def _check_exact(graph: Structure, number: int) -> None:
     within = graph.within(number)
     for m in sorted(within):
         if graph.order(m) == 0:
-            _refuse(graph, number, f"no gradient passes through level {m + 1}, since '{graph.levels[m].by}' is "
+            _refuse(graph, number, f"no gradient passes through {graph.title(m)}, since '{graph.levels[m].by}' is "
                                    "zero-order: set second_order=false.")  # fmt: skip
     for n, other in enumerate(graph.levels):
         if n in {number, *within} or number in graph.below(n) or not graph.order(n):
             continue  # the choice of a zero-order level has no derivative but where it jumps
         if not other.second_order and within & set(graph.subjects[n]):
-            _refuse(graph, number, f"level {n + 1} drops second derivatives of the same updates: "
+            _refuse(graph, number, f"{graph.title(n)} drops second derivatives of the same updates: "
                                    f"set level{n + 1}.second_order=true or second_order=false here.")  # fmt: skip
         if graph.evaluations(n) % graph.evaluations(number):
-            _refuse(graph, number, f"level {n + 1} steps within its windows, which no exact derivative passes "
+            _refuse(graph, number, f"{graph.title(n)} steps within its windows, which no exact derivative passes "
                                    "through: let them step together, or set second_order=false.")  # fmt: skip
 
 
@@ -160,7 +159,7 @@ def _check_cosine(graph: Structure, number: int) -> None:
     level = graph.levels[number]
     below = [m for m in sorted(graph.below(number)) if graph.levels[m].normalize == "cosine"]
     if level.second_order and below:
-        _refuse(graph, number, f"an exact level differentiates what is beneath, but level {below[0] + 1} has "
+        _refuse(graph, number, f"an exact level differentiates what is beneath, but {graph.title(below[0])} has "
                              f"normalize=cosine: set level{below[0] + 1}.normalize=rms.")  # fmt: skip
     if level.second_order and level.normalize == "cosine" and graph.levels[graph.clock(number)].moves != TASK:
         _refuse(graph, number, "normalize=cosine is not defined for exact levels this high: use normalize=rms.")
@@ -177,7 +176,9 @@ def check_movers(graph: Structure) -> None:
             both = set(graph.moved(m, names)) & set(graph.moved(number, names))
             if both:
                 _refuse(
-                    graph, number, f"level {m + 1} moves '{names[min(both)]}' too: give them disjoint 'only' patterns."
+                    graph,
+                    number,
+                    f"{graph.title(m)} moves '{names[min(both)]}' too: give them disjoint 'only' patterns.",
                 )
         for m in graph.subjects[number] if level.episode else []:
             slot = graph.levels[m].moves
@@ -186,7 +187,7 @@ def check_movers(graph: Structure) -> None:
 
 def _check_episodes(graph: Structure, number: int, first: int, slot: str) -> None:
     level, other = graph.levels[number], graph.levels[first]
-    ends = f"level {first + 1} ends episodes of '{slot}'"
+    ends = f"{graph.title(first)} ends episodes of '{slot}'"
     if other.episode != level.episode:
         _refuse(graph, number, f"{ends} after {other.episode} steps: use the same length.")
     for key in ("curriculum", "stagger", "every") if level.curriculum or other.curriculum or level.stagger else ():
@@ -205,11 +206,13 @@ def _check_stagger(graph: Structure, number: int) -> None:
         _refuse(graph, number, "'stagger' is for tasks side by side: set it on the level over level 1.")
     for m in graph.subjects[number]:
         if graph.levels[m].average is not None:
-            why = f"'stagger' starts tasks afresh by turns, and the mean of level {m + 1} is of tasks of one age"
+            why = f"'stagger' starts tasks afresh by turns, and the mean of {graph.title(m)} is of tasks of one age"
             _refuse(graph, number, f"{why}: drop 'average' there.")
     for n, other in enumerate(graph.levels):
         if n == number or not any(graph.levels[m].moves == TASK for m in graph.subjects[n]):
             continue
         if (other.every, other.gradient == "value") != (level.every, level.gradient == "value"):
-            why = f"'stagger' starts tasks afresh where windows close, and level {n + 1} has windows of {other.every}"
+            why = (
+                f"'stagger' starts tasks afresh where windows close, and {graph.title(n)} has windows of {other.every}"
+            )
             _refuse(graph, number, f"{why}: give both the same 'every' and kind of gradient, or drop it.")

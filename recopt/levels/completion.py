@@ -21,6 +21,8 @@ RATE = "lr"
 """What a strategy's learning rate is called."""
 SLOWER = 0.2
 """The default rate of a level over that of the level which it moves, where both move rates of others."""
+LEAST = 1e-300
+"""The least such rate, of a level some 400 high."""
 WINDOW_OF_VALUES = 100
 """Task evaluations over which a zero-order level scores a trial, where nothing else is said."""
 
@@ -115,13 +117,16 @@ def strides(graph: Structure) -> dict[str, dict[str, float]]:
         where = [n for n, level in enumerate(graph.levels) if level.by == slot]  # nowhere: it only teaches
         if open_ and where and all(_moves_logarithms(graph, n) for n in where):
             slower = SLOWER ** (min(_height(graph, n) for n in where) - 1)
-            found[slot] = {name: float(f"{value * slower:.6g}") for name, value in open_.items()}
+            found[slot] = {name: float(f"{max(value * slower, LEAST):.6g}") for name, value in open_.items()}
     return found
 
 
 def _height(graph: Structure, number: int) -> int:
     """Levels from the one that moves the task, which has height 0, up to level ``number``."""
-    return 1 + _height(graph, graph.subjects[number][0]) if graph.subjects[number] else 0
+    height = 0
+    while graph.subjects[number]:
+        number, height = graph.subjects[number][0], height + 1
+    return height
 
 
 def _is_left_open(strategy: Strategy, name: str) -> bool:

@@ -20,6 +20,12 @@ DIRECT = "direct"
 
 Schedule = Literal["constant", "cosine"]
 
+MOST_LEVELS = 1000
+"""The most levels that a graph may have; no machine has memory for more."""
+LONGEST = 10**12
+"""The largest number of steps that may be asked for."""
+Steps = Annotated[int, Field(ge=1, le=LONGEST)]
+
 _OBJECTIVE = re.compile(r"mean|sum|last|improvement|steps_to:\s*[-+.\deE]+")
 
 
@@ -100,9 +106,9 @@ class Level(BaseModel):
     moves: str
     by: str
     only: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = ()
-    every: Annotated[int, Field(ge=1)] | None = None
-    episode: Annotated[int, Field(ge=1)] | None = None
-    curriculum: Annotated[int, Field(ge=1)] | None = None
+    every: Steps | None = None
+    episode: Steps | None = None
+    curriculum: Steps | None = None
     stagger: bool = False
     gradient: Annotated[str, AfterValidator(_known_estimator)] | None = None
     second_order: bool | None = None
@@ -110,12 +116,12 @@ class Level(BaseModel):
     on: Literal["train", "valid"] | None = None
     normalize: Annotated[str, AfterValidator(_known_transform)] | None = None
     teacher: str | None = None
-    imitate: Annotated[int, Field(ge=1)] | None = None
+    imitate: Steps | None = None
     imitate_weight: Annotated[float, Field(gt=0)] = 1.0
     penalty_update: Annotated[float, Field(ge=0)] = 0.0
     penalty_moved: Annotated[float, Field(ge=0)] = 0.0
     schedule: Schedule = "constant"
-    horizon: Annotated[int, Field(ge=1)] | None = None
+    horizon: Steps | None = None
     average: Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, BeforeValidator(_decay)] = None
     trust: Annotated[float, Field(gt=0)] | None = None
     null_step: bool = False

@@ -19,14 +19,14 @@ from typing import Any
 
 import yaml
 
-from ..contracts.errors import RecoptError
-from .level import TASK, Level
+from ..contracts.errors import RecoptError, shown
+from .level import MOST_LEVELS, TASK, Level
+from .plain_yaml import plain_yaml
 
 _TERM = re.compile(
-    r"\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?:@(?P<label>[A-Za-z_]\w*))?\s*"
-    r"(?:\((?P<settings>[^()]*(?:\([^()]*\)[^()]*)*)\))?\s*(?:\[(?P<only>[^\]]*)\])?\s*"
+    r"(?P<name>[A-Za-z_][\w.-]*)(?:\s*@(?P<label>[A-Za-z_]\w*))?"
+    r"(?:\s*\((?P<settings>[^()]*(?:\([^()]*\)[^()]*)*)\))?(?:\s*\[(?P<only>[^\]]*)\])?"
 )
-_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,21 @@ class Term:
 
 def _split(text: str, mark: str) -> list[str]:
     """``text`` at each ``mark`` outside of brackets."""
-    parts, depth = [""], 0
-    for char in text:
+    parts, depth, begin = [], 0, 0
+    for at, char in enumerate(text):
         depth += (char in "([") - (char in ")]")
         if char == mark and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return parts
+            parts.append(text[begin:at])
+            begin = at + 1
+    return [*parts, text[begin:]]
 
 
-def _value(text: str) -> Any:
-    text = text.strip()
-    if _FLOAT.fullmatch(text) and any(c in text for c in ".eE"):
-        return float(text)
+def value_of(text: str) -> Any:
+    """The value of a setting: a number, true or false, null, a list of such; anything else is text."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+        return plain_yaml(text.strip())
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text.strip()
 
 
 def _settings(text: str, where: str) -> dict[str, Any]:
@@ -66,11 +63,11 @@ def _settings(text: str, where: str) -> dict[str, Any]:
     for item in _split(text, ",") if text.strip() else []:
         name, equals, value = item.partition("=")
         if not equals or not name.strip() or not value.strip():
-            raise RecoptError(f"'{item.strip()}' in {where} should read name=value.")
+            raise RecoptError(f"'{shown(item.strip())}' in {where} should read name=value.")
         key = name.strip().replace("-", "_")
         if key in found:
-            raise RecoptError(f"'{key}' is given twice in {where}: keep one of them.")
-        found[key] = _value(value)
+            raise RecoptError(f"'{shown(key)}' is given twice in {where}: keep one of them.")
+        found[key] = value_of(value)
     return found
 
 
@@ -85,18 +82,20 @@ def parse(text: str) -> list[list[Term]]:
     for depth, layer in enumerate(_split(text, "/"), 1):
         terms = []
         for piece in _split(layer, "+"):
-            match = _TERM.fullmatch(piece)
+            match = _TERM.fullmatch(piece.strip())
             if not match:
-                what = f"'{piece.strip()}'" if piece.strip() else "an empty place"
-                raise RecoptError(f"{what} in stack '{text}' (level {depth}) should read like adam(lr=1e-3).")
+                what = f"'{shown(piece.strip())}'" if piece.strip() else "an empty place"
+                raise RecoptError(f"{what} in stack '{shown(text)}' (level {depth}) should read like adam(lr=1e-3).")
             terms.append(_term(match, depth, used, text))
         layers.append(terms)
+        if sum(map(len, layers)) > MOST_LEVELS:
+            raise RecoptError(f"The stack '{shown(text)}' has more than {MOST_LEVELS:,} strategies: give fewer.")
     return layers
 
 
 def _term(match: re.Match[str], depth: int, used: dict[str, str], text: str) -> Term:
     name, label = match["name"], match["label"]
-    settings = _settings(match["settings"] or "", f"'{match[0].strip()}'")
+    settings = _settings(match["settings"] or "", f"'{shown(match[0].strip())}'")
     only = tuple(p.strip() for p in (match["only"] or "").split(",") if p.strip())
     slot = label or name.replace("-", "_")
     if label is None and slot in used:
@@ -104,9 +103,12 @@ def _term(match: re.Match[str], depth: int, used: dict[str, str], text: str) -> 
         while slot in used:
             slot += "_"
     if slot in used and used[slot] != name:
-        raise RecoptError(f"Label '@{slot}' names both {used[slot]} and {name} in stack '{text}': use two labels.")
+        both = f"{shown(used[slot])} and {shown(name)}"
+        raise RecoptError(f"Label '@{shown(slot)}' names both {both} in stack '{shown(text)}': use two labels.")
     if slot in used and settings:
-        raise RecoptError(f"'@{slot}' has its settings where it first stands in stack '{text}': drop the later ones.")
+        raise RecoptError(
+            f"'@{shown(slot)}' has its settings where it first stands in '{shown(text)}': drop the later ones."
+        )
     used[slot] = name
     return Term(name, slot, settings, only)
 
@@ -127,8 +129,11 @@ def levels_of(layers: Sequence[Sequence[Term]], names: Mapping[str, Sequence[str
                 matches = have is None or any(fnmatchcase(n, p) for n in have for p in term.only)
                 if not term.only or matches or len(beneath) == 1:
                     levels.append(Level(moves=slot, by=term.slot, only=term.only))
+                if len(levels) > MOST_LEVELS:
+                    raise RecoptError(f"The stack has more than {MOST_LEVELS:,} levels: give fewer strategies.")
             if term.only and not any(level.by == term.slot for level in levels):
-                raise RecoptError(f"'{term.name}[{','.join(term.only)}]' matches no parameter of {', '.join(beneath)}.")
+                what = shown(f"{term.name}[{','.join(term.only)}]")
+                raise RecoptError(f"'{what}' matches no parameter of {shown(', '.join(beneath))}.")
         beneath = list(dict.fromkeys(term.slot for term in layer))
     return levels
 

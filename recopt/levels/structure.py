@@ -28,15 +28,21 @@ class Structure:
         self.movers = {s: [n for n, x in enumerate(self.levels) if x.moves == s] for s in (TASK, *self.slots)}
         self.above = [[n for n, below in enumerate(self.subjects) if m in below] for m in range(len(self.levels))]
 
+    def title(self, number: int) -> str:
+        """Level ``number`` in a message: in a stack with groups its number alone says little."""
+        return f"level {number + 1} ({self.levels[number].by} moves {self.levels[number].moves})"
+
     def clock(self, number: int) -> int:
         """The subject whose steps level ``number`` counts: the slowest, if there are several."""
         return self.subjects[number][-1]
 
     def below(self, number: int) -> set[int]:
         """All levels under ``number``: its subjects, their subjects, and so on."""
-        found: set[int] = set()
-        for m in self.subjects[number]:
-            found |= {m} | self.below(m)
+        found, todo = set[int](), list(self.subjects[number])
+        while todo:
+            if (m := todo.pop()) not in found:
+                found.add(m)
+                todo += self.subjects[m]
         return found
 
     def within(self, number: int) -> set[int]:
@@ -66,5 +72,8 @@ class Structure:
 
     def evaluations(self, number: int) -> int:
         """Evaluations of the task between two steps of level ``number``."""
-        level = self.levels[number]
-        return 1 if level.moves == TASK else (level.every or 1) * self.evaluations(self.clock(number))
+        found = 1
+        while self.levels[number].moves != TASK and self.subjects[number]:
+            found *= self.levels[number].every or 1
+            number = self.clock(number)
+        return found

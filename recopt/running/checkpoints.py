@@ -111,7 +111,8 @@ class Checkpoints:
 def _fixed(spec: Spec) -> dict[str, Any]:
     """The fixed fields of ``spec``, as JSON."""
     found = spec.model_dump(mode="json", include=_FIXED)
-    found["task"]["name"] = Path(found["task"]["name"]).name  # the copy beside the spec may be taken
+    for named in (found["task"], *found["strategies"].values()):
+        named["name"] = Path(named["name"]).name  # the copy beside the spec may be taken
     kept: dict[str, Any] = json.loads(json.dumps(found))
     return kept
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import RecoptError, quoted, shown
 from ..contracts.settings import Option, declared
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task
@@ -107,17 +108,17 @@ def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[s
     rest = {key: value for key, value in data.items() if key not in SHORT}
     stack, depth, settings = (data.get(key) for key in SHORT)
     if stack is not None and not isinstance(stack, str):
-        raise RecoptError(f"In {where}: 'stack' should be text like adam/hypergradient, not {stack!r}.")
+        raise RecoptError(f"In {where}: 'stack' should be text like adam/hypergradient, not {quoted(stack)}.")
     if double := [key for key in ("strategies", "levels") if stack is not None and key in rest]:
         raise RecoptError(f"In {where}: 'stack' stands for strategies and levels: leave '{double[0]}' out.")
     if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 1):
-        raise RecoptError(f"In {where}: 'depth' should be a whole number above 0, not {depth!r}.")
+        raise RecoptError(f"In {where}: 'depth' should be a whole number above 0, not {quoted(depth)}.")
     listed = [] if settings is None else settings
     if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
-        raise RecoptError(f"In {where}: 'settings' should be a list like [level2.every=20], not {settings!r}.")
+        raise RecoptError(f"In {where}: 'settings' should be a list like [level2.every=20], not {quoted(settings)}.")
     folders = data.get("plugins") or []
     if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
-        raise RecoptError(f"In {where}: 'plugins' should be a list of folders and files, not {folders!r}.")
+        raise RecoptError(f"In {where}: 'plugins' should be a list of folders and files, not {quoted(folders)}.")
     return rest, (stack, depth, listed)
 
 
@@ -131,7 +132,7 @@ def _stacked(stack: str, depth: int | None, folders: Sequence[str]) -> dict[str,
         stack, folders = canonical(folder.resolve().name), [str(folder), *folders]
     layers = deepen(parse(stack), depth)
     found = strategies_of(layers)
-    levels = stack_levels(layers, make_strategies(found, 0, folders, f"in '{stack}'"))
+    levels = stack_levels(layers, make_strategies(found, 0, folders, f"in '{shown(stack)}'"))
     return {
         **({"plugins": list(folders)} if folder else {}),
         "strategies": {slot: named.model_dump() for slot, named in found.items()},
@@ -147,7 +148,9 @@ def task_named(text: str) -> Named:
     if bracket:
         term = parse(f"file({rest}")[0][0]
         return Named(name=f"{name}.py", settings=term.settings)
-    refusal = RecoptError(f"'{text}' should name one task, like digits or digits(net=cnn), or a file, my_task.py.")
+    refusal = RecoptError(
+        f"'{shown(text)}' should name one task, like digits or digits(net=cnn), or a file, my_task.py."
+    )
     try:
         layers = parse(text)
     except RecoptError as why:
@@ -252,7 +255,7 @@ def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         strategies = out["strategies"] = {slot: _moved(value, folder) for slot, value in strategies.items()}
     kept, given = folder / "plugins" / "strategies", out.get("plugins") or []
     if kept.is_dir() and isinstance(given, list):
-        there = [place for place in given if Path(str(place)).exists()]
+        there = [place for place in given if os.path.exists(str(place))]
         names = [_plain_name(value) for value in strategies.values()] if isinstance(strategies, Mapping) else []
         lost = any(not is_known("strategy", name, there) for name in names if name)
         out["plugins"] = [*there, str(kept)] if lost else there
@@ -273,4 +276,4 @@ def _plain_name(value: object) -> str:
 
 def _beside(name: str, folder: Path, kind: str) -> str:
     copies = [folder / name, folder / "plugins" / kind / Path(name).name]
-    return name if Path(name).is_file() else next((str(copy) for copy in copies if copy.is_file()), name)
+    return name if os.path.isfile(name) else next((str(copy) for copy in copies if copy.is_file()), name)

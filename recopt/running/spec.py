@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import RecoptError, shown
 from ..contracts.explanations import explain
-from ..levels.level import Level
+from ..levels.level import LONGEST, Level, Steps
 from ..levels.notation import parse
 from ..stacks.named import Named, NamedOrText, written
 
@@ -19,6 +19,8 @@ LARGEST_SEED = 1_000_000_000
 """Seeds from here on are reserved for the tasks of comparisons, and those that choose and report values."""
 
 
+MOST_STEPS = 1_000_000
+"""The most updates of each fresh task that values are chosen by."""
 MOST_TASKS = 1_000_000
 """The most tasks that a run or comparison may have."""
 
@@ -40,7 +42,7 @@ def parsed_choice(value: object) -> object:
     try:
         ((term,),) = parse(f"choose({value})")
     except (RecoptError, ValueError):
-        raise RecoptError(f"'choose' should read like every=500, tasks=64, not '{value}'.") from None
+        raise RecoptError(f"'choose' should read like every=500, tasks=64, not '{shown(value)}'.") from None
     return term.settings
 
 
@@ -84,11 +86,11 @@ class SelectionSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    every: Annotated[int, Field(ge=1), NO_SWITCH] | None = None
+    every: Annotated[Steps, NO_SWITCH] | None = None
     tasks: Annotated[int, Field(ge=2, le=MOST_TASKS), NO_SWITCH] = 64
-    steps: Annotated[int, Field(ge=1), NO_SWITCH] = 100
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS), NO_SWITCH] = 100
     objective: Literal["sum", "mean", "last"] = "sum"
-    patience: Annotated[int, Field(ge=1), NO_SWITCH] | None = None
+    patience: Annotated[Steps, NO_SWITCH] | None = None
 
 
 class Spec(BaseModel):
@@ -116,11 +118,11 @@ class Spec(BaseModel):
     strategies: dict[str, NamedOrText]
     levels: list[Level]
     tasks: Annotated[int, Field(ge=1, le=MOST_TASKS), NO_SWITCH] = 1
-    steps: Annotated[int, Field(ge=1), NO_SWITCH] = 1000
+    steps: Annotated[Steps, NO_SWITCH] = 1000
     seed: Annotated[int, Field(ge=0, lt=2**63), NO_SWITCH] = 0
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
-    measure: Annotated[int, Field(ge=0), NO_SWITCH] | None = None
+    measure: Annotated[int, Field(ge=0, le=LONGEST), NO_SWITCH] | None = None
     choose: Annotated[SelectionSettings, BeforeValidator(parsed_choice)] | None = None
     until: Annotated[str, AfterValidator(_until)] | None = None
     patience: Annotated[int, Field(ge=1), NO_SWITCH] | None = None

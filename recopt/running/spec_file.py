@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import RecoptError, shown
+from ..levels.plain_yaml import plain_yaml
 
 _MERGE = "tag:yaml.org,2002:merge"
 """The tag of the merge key ``<<``, which may occur more than once."""
@@ -19,25 +20,27 @@ def read_spec(path: Path) -> dict[str, Any]:
     Raises:
         RecoptError: if the file cannot be read, holds no mapping, or has a key twice.
     """
-    try:
-        loader = yaml.SafeLoader(path.read_text())
-        node = loader.get_single_node()
+    shown_path = shown(str(path), 100)
+
+    def check(node: yaml.Node) -> None:
         if double := _double(node):
-            raise RecoptError(f"The spec {path} has {double}: keep one of them.")
-        data = loader.construct_document(node) if node else None
+            raise RecoptError(f"The spec {shown_path} has {double}: keep one of them.")
+
+    try:
+        data = plain_yaml(path.read_text(), check)
     except OSError as why:
-        raise RecoptError(f"The spec {path} cannot be read ({why.strerror}): check the path.") from None
+        raise RecoptError(f"The spec {shown_path} cannot be read ({why.strerror}): check the path.") from None
     except RecoptError:
         raise
     except (yaml.YAMLError, ValueError) as why:
         mark = getattr(why, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         text = getattr(why, "problem", None) or str(why).partition("\n")[0]
-        raise RecoptError(f"The spec {path}{place} is no YAML: {text}.") from None
+        raise RecoptError(f"The spec {shown_path}{place} is no YAML: {shown(text, 100)}.") from None
     except RecursionError:
-        raise RecoptError(f"The spec {path} is nested too deeply: a spec has four levels at most.") from None
+        raise RecoptError(f"The spec {shown_path} is nested too deeply: a spec has four levels at most.") from None
     if not isinstance(data, dict):
-        raise RecoptError(f"The spec {path} should be a mapping, with a task and a stack to begin with.")
+        raise RecoptError(f"The spec {shown_path} should be a mapping, with a task and a stack to begin with.")
     return data
 
 
@@ -57,7 +60,7 @@ def _double(root: yaml.Node | None) -> str | None:
                 line = key.start_mark.line + 1
                 if first := lines.get(key.value):
                     both = f"lines {first} and {line}" if line > first else f"line {line}"
-                    return f"'{key.value}' twice, in {both}"
+                    return f"'{shown(key.value)}' twice, in {both}"
                 lines[key.value] = line
             todo += [value for _, value in reversed(node.value)]
     return None

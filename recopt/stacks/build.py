@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import yaml
 from pydantic import ValidationError
 
-from ..contracts.errors import RecoptError, unknown
+from ..contracts.errors import RecoptError, shown, unknown
 from ..contracts.explanations import explain
+from ..contracts.settings import Option, declared
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task
 from ..levels.level import Level
-from ..levels.notation import levels_of, parse
+from ..levels.notation import levels_of, value_of
 from ..levels.seeds import mix
 from .blame import RunFailed, blame
 from .named import Named
 from .plugins import Places, load_strategy, load_task
 
-_SETTING = re.compile(r"(?:level(?P<level>\d+)|(?P<slot>task|[A-Za-z_]\w*))\.(?P<key>\w+)")
+_SETTING = re.compile(r"(?:level(?P<level>\d{1,6})|(?P<slot>task|[A-Za-z_]\w*))\.(?P<key>\w+)")
 
 
 def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
     """The task, seeded. Raises RecoptError on an unknown name or option, RunFailed for an error in a user's task."""
     made = load_task(named.name, folders)
+    given = _bound(made, named, "seed")
     try:
-        return made(seed=seed, **named.settings)
+        return made(seed=seed, **given)
     except RecoptError:
         raise
     except (Exception, SystemExit) as why:
@@ -37,22 +39,41 @@ def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
 
 def make_strategy(slot: str, named: Named, seed: int, folders: Places = (), where: str = "") -> Strategy:
     """A strategy with initial meta-parameters drawn from ``seed`` and its slot's name; errors name ``where``."""
-    made = load_strategy(named.name, folders, where or f"in slot '{slot}'")
+    return make_strategies({slot: named}, seed, folders, where)[slot]
+
+
+def _strategy(made: type[Strategy], slot: str, named: Named, seed: int) -> Strategy:
+    given = _bound(made, named, "domains")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(seed, 3, *slot.encode()))
+        torch.default_generator.manual_seed(mix(seed, 3, *slot.encode()))  # as manual_seed, without other devices
         try:
-            return made(domains=named.domains or None, **named.settings)
+            return made(domains=named.domains or None, **given)
         except RecoptError:
             raise
         except (Exception, SystemExit) as why:
             raise RunFailed(f"{blame(why, f'Making the strategy {named.name!r}', [made])}.") from why
 
 
+def _bound(made: type, named: Named, own: str) -> dict[str, Any]:
+    """The settings of a plugin, which are ones that it can be made with. ``own``: the argument that is none of them."""
+    taken = inspect.signature(made).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    for key in named.settings:
+        if key in ("self", own) or (key not in taken and not anything):
+            known = [name for name in taken if name != own] if not anything else declared(made, Option)
+            raise unknown("option", key, known, f"of {shown(named.name)}")
+    return dict(named.settings)
+
+
 def make_strategies(
-    found: Mapping[str, Named], seed: int, folders: Sequence[str] = (), where: str = ""
+    found: Mapping[str, Named], seed: int, folders: Places = (), where: str = ""
 ) -> dict[str, Strategy]:
     """All strategies of a spec, by slot; errors name ``where``, or the slot."""
-    return {slot: make_strategy(slot, named, seed, folders, where) for slot, named in found.items()}
+    classes: dict[str, type[Strategy]] = {}
+    for slot, named in found.items():
+        if named.name not in classes:
+            classes[named.name] = load_strategy(named.name, folders, where or f"in slot '{shown(slot)}'")
+    return {slot: _strategy(classes[named.name], slot, named, seed) for slot, named in found.items()}
 
 
 def stack_levels(layers: Sequence[Sequence[Any]], strategies: Mapping[str, Strategy]) -> list[Level]:
@@ -67,11 +88,11 @@ def with_settings(data: dict[str, Any], settings: Sequence[str]) -> dict[str, An
         RecoptError: if a setting has another form, or names something that is not there.
     """
     for text in settings:
-        place, equals, value = text.partition("=")
+        place, _, value = text.partition("=")
         match = _SETTING.fullmatch(place.strip())
-        if not match or not equals:
-            raise RecoptError(f"'{text}' should read like level2.every=20, adam.lr=0.1 or task.batch_size=64.")
-        _set(data, match, _value(value), place)
+        if not match or not value.strip():
+            raise RecoptError(f"'{shown(text)}' should read like level2.every=20, adam.lr=0.1 or task.batch_size=64.")
+        _set(data, match, value_of(value), shown(place))
     return data
 
 
@@ -80,7 +101,8 @@ def _set(data: dict[str, Any], match: re.Match[str], value: Any, place: str) -> 
     if match["level"]:
         number, levels = int(match["level"]), data["levels"]
         if not 1 <= number <= len(levels):
-            have = f"levels 1 to {len(levels)}" if len(levels) > 1 else "one level"
+            each = [f"level{n} ({one.get('by')} moves {one.get('moves')})" for n, one in enumerate(levels, 1)]
+            have = shown(", ".join(each), 150) if len(levels) > 1 else "one level"
             raise RecoptError(f"There is no level{number} in '{place}': the graph has {have}.")
         if key not in Level.model_fields:
             raise unknown("setting", key, Level.model_fields, f"in '{place}'")
@@ -92,13 +114,6 @@ def _set(data: dict[str, Any], match: re.Match[str], value: Any, place: str) -> 
     else:
         known = ["task", *data["strategies"], *(f"level{n + 1}" for n in range(len(data["levels"])))]
         raise unknown("name", match["slot"], known, f"in '{place}'")
-
-
-def _value(text: str) -> Any:
-    try:
-        return parse(f"x(v={text})")[0][0].settings["v"]
-    except RecoptError:
-        return yaml.safe_load(text)
 
 
 def make_level(data: Mapping[str, Any], number: int) -> Level:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import RecoptError, shown
 from ..contracts.strategy import Strategy
 from ..levels.level import Level
 from .exported import read_folder
@@ -38,9 +39,10 @@ def export_folder(stack: str | Path) -> Path | None:
     """
     path = Path(stack)
     written = isinstance(stack, Path) or stack.startswith(("/", "./", "../"))
-    if written and not path.is_dir():
-        raise RecoptError(f"There is no folder '{stack}': give that of an export, or a stack such as adam/sgd.")
-    return path if path.is_dir() and (written or is_export(path)) else None
+    if written and not os.path.isdir(path):
+        given = shown(str(stack), 100)
+        raise RecoptError(f"There is no folder '{given}': give that of an export, or a stack such as adam/sgd.")
+    return path if os.path.isdir(path) and (written or is_export(path)) else None
 
 
 def read_export(folder: Path) -> tuple[list[Level], dict[str, Strategy]]:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from ..contracts.errors import RecoptError
+from ..contracts.errors import RecoptError, shown
+from ..levels.level import MOST_LEVELS
 from ..levels.notation import Term, parse
 
 
@@ -19,7 +20,7 @@ def named_of(value: object) -> object:
         layers = parse(value)
         term = layers[0][0]
         if len(layers) > 1 or len(layers[0]) > 1 or term.only:
-            raise RecoptError(f"'{value}' in a spec should name one plugin, like adam(lr=0.1).")
+            raise RecoptError(f"'{shown(value)}' in a spec should name one plugin, like adam(lr=0.1).")
         return {"name": term.name, "settings": term.settings}
     return value
 
@@ -35,10 +36,6 @@ class Named(BaseModel):
 
 
 NamedOrText = Annotated[Named, BeforeValidator(named_of)]
-
-
-DEEPEST = 1000
-"""The most levels that a stack may be repeated to; no machine has memory for more."""
 
 
 def written(slot: str, named: Named) -> str:
@@ -67,8 +64,8 @@ def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Ter
         raise RecoptError(
             f"--depth {depth} is less than the {len(out)} levels of the stack: leave it out or give more."
         )
-    if depth is not None and depth > DEEPEST:
-        raise RecoptError(f"--depth {depth} is more than {DEEPEST:,} levels: give less.")
+    if depth is not None and depth > MOST_LEVELS:
+        raise RecoptError(f"--depth {shown(depth)} is more than {MOST_LEVELS:,} levels: give less.")
     taken = {term.slot for layer in out for term in layer}
     while depth is not None and len(out) < depth:
         layer = []

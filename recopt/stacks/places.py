@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from .. import tasks
-from ..contracts.errors import Notice, RecoptError, unknown
+from ..contracts.errors import Notice, RecoptError, shown, unknown
 from .plugin_file import OTHER, Kind, base_of, class_in, class_in_file, one_line, summary_in
 
 PathLike = str | Path
@@ -58,7 +60,7 @@ def shipped_folder(name: Literal["strategies", "runs"]) -> Path:
 
 def is_export(path: Path) -> bool:
     """True if ``path`` is a folder that ``recopt export`` wrote, by its content."""
-    return (path / STACK).is_file()
+    return os.path.isfile(path / STACK)
 
 
 def candidates(kind: Kind, folders: Places, read: Read | None = None) -> Iterator[Candidate]:
@@ -73,13 +75,14 @@ def candidates(kind: Kind, folders: Places, read: Read | None = None) -> Iterato
     for given in map(Path, [folders] if isinstance(folders, str | Path) else folders):
         if is_export(given) and read:
             yield _one(kind, canonical(given.resolve().name), [given], f"{given}", read)
-        elif given.is_dir():
+        elif os.path.isdir(given):
             shipped = given.resolve() == shipped_folder("strategies").resolve()
             yield from _in_folder(kind, given, SHIPPED if shipped else f"{given}", read, beside=not shipped)
-        elif given.is_file() and given.suffix == ".py":
+        elif os.path.isfile(given) and given.suffix == ".py":
             yield Candidate(canonical(given.stem), f"{given}", partial(class_in_file, kind, given), given)
         else:
-            raise RecoptError(f"Plugins cannot be read from '{given}': give a folder or a .py file that exists.")
+            place = shown(str(given), 100)
+            raise RecoptError(f"Plugins cannot be read from '{place}': give a folder or a .py file that exists.")
     if kind == "task":
         for name in tasks.names():
             yield Candidate(canonical(name), SHIPPED, partial(tasks.get, name), None, partial(tasks.describe, name))
@@ -125,9 +128,15 @@ def _refuse(text: str) -> NoReturn:
     raise RecoptError(text)
 
 
+@lru_cache(8)
+def _entry_points(group: str, path: tuple[str, ...]) -> metadata.EntryPoints:
+    """The entry points of the packages in ``path``, read once: there may be hundreds of files."""
+    return metadata.entry_points(group=group)
+
+
 def _installed(kind: Kind, read: Read | None) -> Iterator[Candidate]:
     groups: dict[str, list[metadata.EntryPoint]] = {}
-    for point in metadata.entry_points(group=_GROUPS[kind]):
+    for point in _entry_points(_GROUPS[kind], tuple(sys.path)):
         groups.setdefault(canonical(point.name), []).append(point)
     for name, points in sorted(groups.items()):
         owners = [point.dist.name if point.dist else point.module for point in points]
@@ -199,9 +208,32 @@ def find(kind: Kind, name: str, folders: Places = (), where: str = "", read: Rea
             return found
     if matching or any(c.name == canonical(name) for c in candidates(OTHER[kind], folders, read)):
         place = f" {where}" if where else ""
-        raise RecoptError(f"'{name}'{place} is a {OTHER[kind]}, not a {kind}.")
-    files = [f"{name}.py"] if Path(f"{name}.py").is_file() else []
-    raise unknown(kind, name, [*(c.name for c in places), *files], where)
+        raise RecoptError(f"'{shown(name)}'{place} is a {OTHER[kind]}, not a {kind}.")
+    files = [f"{name}.py"] if os.path.isfile(f"{name}.py") else []
+    raise unknown_plugin(kind, name, [*(c.name for c in places), *files], where)
+
+
+_WRITTEN_AS = {
+    "adamw": "adam is AdamW (its weight_decay is decoupled): write adam",
+    "amsgrad": "adam is the nearest", "adamax": "adam is the nearest", "nadam": "adam is the nearest",
+    "radam": "adam is the nearest", "adadelta": "rmsprop is the nearest", "lamb": "adam is the nearest",
+    "momentum": "write sgd(momentum=0.9)", "nesterov": "write sgd(momentum=0.9, nesterov=true)",
+    "nag": "write sgd(momentum=0.9, nesterov=true)", "lion": "adam is the nearest", "muon": "adam is the nearest",
+    "lbfgs": "adam is the nearest", "cma-es": "random-search is the nearest", "cmaes": "random-search is the nearest",
+}  # fmt: skip
+"""Rules by which users ask for others: which of those that are here is meant, or nearest."""
+
+
+def unknown_plugin(kind: str, name: str, known: Iterable[str], where: str = "") -> RecoptError:
+    """The error for a name that no plugin has."""
+    known, plain = list(known), canonical(name).lower()
+    place = f" {where}" if where else ""
+    if plain in known and plain != canonical(name):
+        return RecoptError(f"Unknown {kind} '{name}'{place}. Did you mean '{plain}'?")
+    if kind == "task" or plain not in _WRITTEN_AS:
+        return unknown(kind, name, known, where)
+    own = "" if "write" in _WRITTEN_AS[plain] else f"; 'recopt new strategy {plain.replace('-', '_')}' begins one"
+    return RecoptError(f"Unknown {kind} '{name}'{place}: {_WRITTEN_AS[plain]}{own}.")
 
 
 def load_announced(kind: Kind, candidate: Candidate, others: Iterable[Candidate]) -> type | None:
@@ -221,9 +253,9 @@ def load_announced(kind: Kind, candidate: Candidate, others: Iterable[Candidate]
 
 
 def _load_path(kind: Kind, path: Path, where: str) -> type:
-    if not path.is_file():
+    if not os.path.isfile(path):
         place = f" {where}" if where else ""
-        raise RecoptError(f"There is no file '{path}'{place}: give the path of a file with a {kind}.")
+        raise RecoptError(f"There is no file '{shown(str(path), 100)}'{place}: give the path of a file with a {kind}.")
     found = class_in_file(kind, path)
     if found is None:
         raise RecoptError(f"{path} defines a {OTHER[kind]}, not a {kind}.")

@@ -21,12 +21,13 @@ trained values. In an installed package, it is a folder inside the package that 
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ..contracts.errors import RecoptError, unknown
+from ..contracts.errors import RecoptError, shown
 from .places import (
     LOCAL,
     SHIPPED,
@@ -40,6 +41,7 @@ from .places import (
     load_announced,
     shadowed,
     shipped_folder,
+    unknown_plugin,
 )
 from .plugin_file import Kind, class_in_file, source_of, sources_of
 
@@ -119,8 +121,9 @@ def load_any(name: str, folders: Places = ()) -> tuple[Kind, type]:
         RecoptError: as :func:`load_strategy`.
     """
     if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise RecoptError(f"There is no file '{name}': give the path of a file with a strategy or a task.")
+        if not os.path.isfile(name):
+            given = shown(name, 100)
+            raise RecoptError(f"There is no file '{given}': give the path of a file with a strategy or a task.")
         found = class_in_file("strategy", Path(name))
         return ("task", load_task(name)) if found is None else ("strategy", found)
     if is_export(Path(name)):
@@ -132,7 +135,9 @@ def load_any(name: str, folders: Places = ()) -> tuple[Kind, type]:
         for i, candidate in enumerate(matching):
             if (found := load_announced(kind, candidate, matching[i + 1 :])) is not None:
                 return kind, found
-    raise unknown("strategy or task", name, {c.name for kind in kinds for c in candidates(kind, folders, _trained)})
+    raise unknown_plugin(
+        "strategy or task", name, {c.name for kind in kinds for c in candidates(kind, folders, _trained)}
+    )
 
 
 def is_known(kind: Kind, name: str, folders: Places = ()) -> bool:
@@ -142,7 +147,7 @@ def is_known(kind: Kind, name: str, folders: Places = ()) -> bool:
         RecoptError: if one of ``folders`` is not there.
     """
     if name.endswith(".py"):
-        return Path(name).is_file()
+        return os.path.isfile(name)
     return any(candidate.name == canonical(name) for candidate in candidates(kind, folders, _trained))
 
 

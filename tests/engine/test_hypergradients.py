@@ -163,7 +163,7 @@ def test_the_cosine_is_one_where_updates_agree_with_what_came_after() -> None:
 
 def test_nothing_differentiates_through_a_cosine() -> None:
     stack, settings, _ = CASES["level 3"]
-    with pytest.raises(RecoptError, match=r"Level 3 .*level 2 has normalize=cosine"):
+    with pytest.raises(RecoptError, match=r"Level 3 .*level 2 .*has normalize=cosine"):
         engine(stack, {**settings, 2: {**settings[2], "normalize": "cosine"}})
     with pytest.raises(RecoptError, match=r"Level 3 .*not defined"):
         engine(stack, {**settings, 3: {**settings[3], "normalize": "cosine"}})

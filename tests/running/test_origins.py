@@ -95,12 +95,12 @@ def test_a_class_that_a_name_finds_is_recorded_by_it_and_another_of_that_name_by
 def test_a_class_recorded_by_its_file_is_resumed(recopt: Recopt, tmp_path: Path, moved: bool) -> None:
     write("VALUE = 0.1", "elsewhere/helper.py")
     write(RULE.replace("from recopt", "from helper import VALUE\nfrom recopt", 1).format(body=""), "elsewhere/adam.py")
-    graph = Graph([Level(moves="task", by="it")], {"it": load_strategy("elsewhere/adam.py")()})
+    graph = Graph([Level(moves="task", by="it")], {"it": load_strategy("elsewhere/adam.py")(rate=1e-3)})
     run_in_python("quadratic", graph, steps=2)
     if moved:
         (tmp_path / "elsewhere").rename(tmp_path / "gone")
     done = recopt("run", "--resume", list_runs()[0].id, "--steps", "4")
-    assert (done.status, "Note" in done.err) == (0, False), done.err
+    assert (done.status, "Note" in done.err) == (0, False), done
 
 
 def test_a_changed_source_is_told_with_both_digests(here: Path) -> None:

@@ -25,10 +25,10 @@ def read(folder: Path, text: str | bytes) -> dict[str, object]:
         ("c:\n  - {y: 1}\n  - y: 1\n    z: 2\n    y: 3\n", "has 'y' twice, in lines 3 and 5"),
         ("a: &a {x: 1}\nb: {<<: *a, y: 1, y: 2}\n", "has 'y' twice, in line 2"),
         ("? [a]\n: 1\n", "line 1 is no YAML: found unhashable key."),
-        ("a: 2020-13-45\n", "is no YAML: month must be in 1..12."),
+        ("a: &a [*a]\n", "line 1 is no YAML: an anchor stands within itself."),
         ("a: 1\n---\nb: 2\n", "line 2 is no YAML: but found another document."),
         ("a: 'x\n", "line 2 is no YAML: found unexpected end of stream."),
-        ("a: !!python/object/apply:os.system [ls]\n", "line 1 is no YAML: could not determine a constructor"),
+        ("a: !!python/object/apply:os.system [ls]\n", "line 1 is no YAML: a tag like !!python/object"),
         (b"a: \x00\n", "is no YAML: unacceptable character #x0000"),
         (b"a: \xff\n", "is no YAML: 'utf-8' codec can't decode byte 0xff"),
         ("[" * 5000, "is nested too deeply"),
@@ -46,5 +46,3 @@ def test_what_is_refused_in_one_line(tmp_path: Path, text: str | bytes, said: st
 def test_merged_keys_and_anchors_are_no_doubles(tmp_path: Path) -> None:
     text = "r: &r {a: 1}\nz: [{<<: *r, a: 2}, {<<: *r}]\ny: {<<: *r, <<: {b: 3}}\nx: *r\n"
     assert read(tmp_path, text) == {"r": {"a": 1}, "z": [{"a": 2}, {"a": 1}], "y": {"a": 1, "b": 3}, "x": {"a": 1}}
-    itself = read(tmp_path, "a: &a [*a]\n")["a"]
-    assert isinstance(itself, list) and itself[0] is itself
