@@ -14,6 +14,7 @@ from ..levels.registry import TRANSFORMS
 from ..levels.state import Part, RunState, Signal
 from ..rules.columns import Sums
 from ..rules.shards import Shards
+from .beginnings import Beginnings
 from .carriers import Carriers
 from .limits import Limits
 from .means import Means
@@ -34,8 +35,8 @@ class Bottom:
         columns: by level, its mover, if it moves the task in place without a tape.
     """
 
-    def __init__(self, carriers: Carriers, slots: Slots, shards: Shards) -> None:
-        self.slots, self.shards, self.levels = slots, shards, carriers.levels
+    def __init__(self, carriers: Carriers, slots: Slots, beginnings: Beginnings, shards: Shards) -> None:
+        self.slots, self.beginnings, self.shards, self.levels = slots, beginnings, shards, carriers.levels
         self.limits = Limits(carriers, slots, shards)
         self.numbers, self.columns = self.limits.numbers, self.limits.columns
         self.means = Means(carriers, slots, self.numbers)
@@ -51,7 +52,7 @@ class Bottom:
         # What is empty here may be a part of a split tensor, and all processes must make the same parts.
         fresh = [i for i in fresh if point[i].numel() or self.shards]
         if fresh:
-            own.parts.append(Part(fresh, self.slots.state_at(state, number, fresh)))
+            own.parts.append(Part(fresh, self.beginnings.state_at(state, number, fresh)))
 
     def measures(self, state: RunState, number: int) -> bool:
         """True if closed derivatives of a level's updates are asked for, and there are any."""

@@ -42,7 +42,7 @@ class Cutting:
     def _keep_of_numbers(self, state: RunState, number: int, update: Params) -> float:
         """Likewise, where what is moved are numbers."""
         rate, space = self.carriers.rates[number], self.carriers.spaces[self.levels[number].moves]
-        bounded = [space.bounded[i] for i in self.slots.indices(number)]
+        bounded = [space.bounded[i] for i in self.slots.index(state, number)]
         keep = 1 / guard.excess(torch.stack([u.detach().double() for u in update]).tolist(), bounded)
         if keep < 1:
             guard.count(state.levels[number].counts, "bounded")

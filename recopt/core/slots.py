@@ -1,20 +1,17 @@
-"""The slots of a graph: how they begin, where each level finds what it moves, and how it is set."""
+"""The slots of a graph: where each level finds what it moves, and how it is set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..contracts import trees
-from ..contracts.strategy import Params, State
+from ..contracts.strategy import Params
 from ..levels.graph import Graph
 from ..levels.level import TASK
-from ..levels.seeds import mix
-from ..levels.state import LevelState, Numbers, Part, RunState, SlotState, Values, Window
-from ..rules.tensors import TensorMover
+from ..levels.state import Numbers, RunState, SlotState, Values
 from .carriers import Carriers
 
 
@@ -31,48 +28,6 @@ class Slots:
                        for n, x in enumerate(self.levels)]  # fmt: skip
         self._of_task: dict[int, tuple[Sequence[str], int, list[int]]] = {}
 
-    # beginnings
-
-    def first(self, task: SlotState) -> RunState:
-        """The state of a run before its first step."""
-        slots: dict[str, SlotState | Numbers] = {TASK: task}
-        slots |= {name: self.made(name, strategy) for name, strategy in self.graph.slots.items()}
-        state = RunState(slots, [], [None] * len(self.levels))
-        for number in range(len(self.levels)):
-            rng = torch.empty(0, dtype=torch.uint8)
-            if self.carriers.draws[number]:
-                rng = Generator().manual_seed(mix(self.carriers.setting.seed, 2, number)).get_state()
-            window = Window.empty(len(self.graph.subjects[number]))
-            state.levels.append(LevelState([], rng, window))
-            if self.levels[number].moves != TASK:
-                self.begin(state, number)
-        return state
-
-    def made(self, name: str, strategy: Any) -> SlotState | Numbers:
-        """The value of a strategy's slot, as ``strategy`` was made."""
-        if name in self.carriers.spaces:
-            return self.carriers.spaces[name].first(strategy)
-        slot = SlotState([p.detach().clone() for p in strategy.parameters()], [])
-        self._leaves(slot, name)
-        return slot
-
-    def begin(self, state: RunState, number: int) -> None:
-        """Begin a level's strategy anew for all that it moves; one that moves the task, at its first gradient."""
-        level, own = self.levels[number], state.levels[number]
-        places = list(range(len(self.index(state, number))))
-        own.parts = [] if level.moves == TASK else [Part(places, self.state_at(state, number, places))]
-
-    def state_at(self, state: RunState, number: int, places: Sequence[int]) -> State:
-        """The state of a level's strategy before its first step on those of its parameters at ``places``."""
-        mover, point = self.carriers.movers[number], self.point(state, number)
-        mine: Any = [point[i] for i in places]
-        if isinstance(mover, TensorMover):
-            tasks = self.carriers.setting.tasks if self.levels[number].moves == TASK else 1
-            return mover.begin(self.tensors(number, mine), tasks)
-        return mover.begin(mine)
-
-    # values
-
     def index(self, state: RunState, number: int) -> list[int]:
         """The places in its slot of what a level moves; in the task they may change with the draw."""
         if self.levels[number].moves != TASK:
@@ -82,10 +37,6 @@ class Slots:
         if known is None or known[0] is not names or known[1] != len(names):
             known = self._of_task[number] = (names, len(names), self.graph.moved(number, names))
         return known[2]
-
-    def indices(self, number: int) -> list[int]:
-        """The places in its slot of what a level above the first moves."""
-        return self._index[number]
 
     def point(self, state: RunState, number: int) -> Values:
         """The optimizee of a level at its present value: tensors or floats."""
@@ -119,23 +70,17 @@ class Slots:
                 slot.params[i].copy_(value.detach())
             else:
                 slot.params[i] = value
-        self._leaves(slot, name)
+        self.leaves(slot, name)
 
-    def _leaves(self, slot: SlotState, name: str) -> None:
-        """Make what taping levels move in a strategy's slot require gradients."""
-        if name == TASK:
+    def leaves(self, slot: SlotState | Numbers, name: str) -> None:
+        """Make what taping levels move in a strategy's slot, ``name``, leaves of the next tape."""
+        if name == TASK or isinstance(slot, Numbers):
             return
         for number in self.graph.movers[name]:
             if self.levels[number].taping:
                 for i in self._index[number]:
                     if not slot.params[i].requires_grad:
                         slot.params[i] = slot.params[i].detach().requires_grad_()
-
-    def leaves(self, state: RunState, name: str) -> None:
-        """Make what taping levels move in a slot leaves of the next tape, after a state was copied."""
-        slot = state.slots[name]
-        if isinstance(slot, SlotState):
-            self._leaves(slot, name)
 
     def cut(self, state: RunState, number: int) -> None:
         """Truncate the tape through what a level moves, and through the state that its strategy keeps for that."""
@@ -145,7 +90,7 @@ class Slots:
             for i in self.index(state, number):
                 if slot.params[i].requires_grad:
                     slot.params[i] = slot.params[i].detach()
-            self._leaves(slot, name)
+            self.leaves(slot, name)
         own.live, own.before = trees.detach(own.live), trees.detach(own.before)
         by = state.slots[self.levels[number].by]
         if isinstance(by, Numbers):

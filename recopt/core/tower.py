@@ -14,6 +14,7 @@ from ..levels.level import TASK
 from ..levels.state import RunState
 from ..rules.shards import Shards
 from . import guard
+from .beginnings import Beginnings
 from .bottom import Bottom
 from .carriers import Carriers, Setting
 from .down import Down
@@ -43,7 +44,8 @@ class Tower:
         self.graph, self.setting, self.around = graph, setting, around
         self.carriers = Carriers(graph, setting)
         self.slots = Slots(graph, self.carriers, names)
-        self.bottom = Bottom(self.carriers, self.slots, shards or Shards())
+        self.beginnings = Beginnings(self.carriers, self.slots)
+        self.bottom = Bottom(self.carriers, self.slots, self.beginnings, shards or Shards())
         self.means = self.bottom.means
         self.windows = Windows(self.carriers, self.slots, self.bottom, teaching=teaching, searching=searching)
         self._up = Up(self.carriers, self.slots, self.bottom, self.windows, around)

@@ -77,7 +77,7 @@ class Engine:
         self.surroundings.episodes = Episodes(self.tower, self.family, stagger, self.surroundings.log)
         self.stream = Stream(self.device, lambda: self.state)
         with seeded(mix(seed, 1), self.device):
-            self.state = self.tower.slots.first(self.family.fresh(0))
+            self.state = self.tower.beginnings.first(self.family.fresh(0))
             self.state.rng = self.stream.place()
         self.clean, self.replay = copied(self.state), 0
 
@@ -180,7 +180,7 @@ class Engine:
         self.state = copied(to)
         self.stream.go(to.rng)
         for name in self.graph.slots:
-            self.tower.slots.leaves(self.state, name)
+            self.tower.slots.leaves(self.state.slots[name], name)
         task = self.state.slots[TASK]
         if isinstance(task, SlotState):
             self.evaluator.bind(task)

@@ -77,7 +77,7 @@ class Episodes:
                 state.guard = guard.again(state.guard)
         for number in graph.movers[name]:
             own = state.levels[number]
-            tower.slots.begin(state, number)
+            tower.beginnings.begin(state, number)
             own.before, own.score, own.search, own.live = None, None, None, []
             for n in graph.above[number]:
                 state.levels[n].window = Window.empty(len(graph.subjects[n]))
@@ -93,6 +93,6 @@ class Episodes:
             fresh = self.tower.graph.slots[name].afresh(family.seed, draw)
             if name not in self.tower.carriers.spaces:
                 fresh = fresh.to(family.device, family.dtype)
-            new = self.tower.slots.made(name, fresh)
+            new = self.tower.beginnings.made(name, fresh)
         new.draw, new.version = draw, old.version + 1
         return new

@@ -65,7 +65,7 @@ class Driver:
         self._warned = False
         self._build(graph, setting, shards)
         _check_sharded(self)
-        self.state: RunState = self.tower.slots.first(SlotState([], []))
+        self.state: RunState = self.tower.beginnings.first(SlotState([], []))
 
     def _build(self, graph: Graph, setting: Setting, shards: Shards) -> None:
         """Everything but the state."""
@@ -172,7 +172,7 @@ class Driver:
         self._build(made["graph"], made["setting"], made["shards"])
         self.state = made["state"]
         for name in self.graph.slots:
-            self.tower.slots.leaves(self.state, name)
+            self.tower.slots.leaves(self.state.slots[name], name)
         remake(self.tower.forward, self.state)
 
 

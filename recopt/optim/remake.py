@@ -80,7 +80,7 @@ def _again(forward: Forward, state: RunState, m: int, windows: Sequence[Sequence
 def _place(forward: Forward, state: RunState, m: int, live: Sequence[Tensor]) -> None:
     """Put weights that carry a graph in the place of equal ones that do not."""
     params = state.slots[forward.levels[m].moves].params
-    for i, value in zip(forward.slots.indices(m), live, strict=True):
+    for i, value in zip(forward.slots.index(state, m), live, strict=True):
         if torch.equal(params[i], value):
             params[i] = value
 

@@ -242,7 +242,7 @@ def _go_on(tower: Driver, state: RunState, points: Params) -> None:
         elif isinstance(slot, SlotState) and name != TASK:
             here = tower.state.slots[name].params
             slot.params = [p.to(q.device, q.dtype) for p, q in zip(slot.params, here, strict=True)]
-        tower.tower.slots.leaves(state, name)
+        tower.tower.slots.leaves(state.slots[name], name)
     remake(tower.tower.forward, state)
     check_windows(state, tower.tower, tower.state, points)
 
