@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import socket
@@ -14,19 +13,16 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from ...contracts.errors import RecoptError
-from .address import shown, web_address
-from .runs import RunRow, find_run, list_runs
+from .address import web_address
 from .store import RUNS, Store, open_store
+from .views import page_of
 
 PORTS = range(5000, 5020)
-_TRAINING = "workflowType=machine_learning"  # else MLflow opens its pages of language models
-_VIEW = "recopt"  # the name of the view that the link opens
 _START = 120.0  # seconds until the server must answer; it takes about five, on a busy machine thirty
 
 
@@ -53,7 +49,7 @@ def ui(
         RecoptError: if the store or the run is not there, the port is taken, or the server does not start.
     """
     opened = open_store(store, root_dir)
-    page = _page(opened, store, run, root_dir)
+    page = page_of(opened, store, run, root_dir)
     if opened.address.startswith("http"):
         _show(f"{web_address(opened.address)}/{page}", say, browser)
         return
@@ -69,37 +65,6 @@ def ui(
                 raise RecoptError(f"The server of the user interface ended with status {server.returncode}.")
         finally:
             _stop(server)
-
-
-def _page(store: Store, given: str | None, run: str | None, root: Path) -> str:
-    """The part of the link after the address, since MLflow's own front page shows no runs."""
-    if run is not None:
-        found = find_run(given, run, root)
-        return f"#/experiments/{found.experiment}/runs/{found.id}/model-metrics?{_TRAINING}"
-    latest = list_runs(given, 100, root)
-    if not latest:
-        raise RecoptError(f"There are no runs yet in {shown(store.address)}: start one with 'recopt run'.")
-    experiment = latest[0].experiment
-    with suppress(Exception):  # a store that may only be read: then MLflow's own columns are shown
-        view = _view([row for row in latest if row.experiment == experiment])
-        store.client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{_VIEW}", json.dumps(view))
-    return f"#/experiments/{experiment}/runs?{_TRAINING}&viewStateShareKey={_VIEW}"
-
-
-def _view(rows: Sequence[RunRow]) -> dict[str, Any]:
-    """MLflow's list of runs, best first, with what ``rows`` are compared by, in the form of a view that it shares."""
-    keys = {key for row in rows for key in row.metrics}
-    tests = sorted(key for key in keys if key.startswith("test_") and key != "test_loss")
-    wanted = ("final_loss", "test_loss", *tests, "reference_score", "best_other_score", "evaluations", "seconds")
-    metrics = [f"metrics.`{key}`" for key in wanted if key in keys]
-    columns = ["params.`stack`", *metrics, "params.`seed`"]
-    best = next((f"metrics.`{key}`" for key in ("test_loss", "reference_score") if key in keys), None)
-    return {
-        "searchFilter": "tags.`recopt.level` = '0'", "startTime": "ALL", "lifecycleFilter": "Active",
-        "orderByKey": best or "attributes.start_time", "orderByAsc": best is not None,
-        "selectedColumns": columns, "columnOrder": ["attributes.`Run Name`", *columns],
-        "columnWidths": {"attributes.`Run Name`": 300, "params.`stack`": 250, **dict.fromkeys(metrics, 120)},
-    }  # fmt: skip
 
 
 def _free_port(host: str, port: int | None) -> int:
