@@ -77,7 +77,9 @@ def differ(one: dict[Any, Any], other: dict[Any, Any]) -> list[str]:
     """The names of figures that are not the same in both."""
 
     def same(a: Any, b: Any) -> bool:
-        return a == b or bool(np.array_equal(np.array(a, float), np.array(b, float), equal_nan=True))
+        if not isinstance(a, list):
+            return bool(a == b)
+        return bool(np.array_equal(np.array(a, float), np.array(b, float), equal_nan=True))
 
     odd = [str(key) for key in {*one, *other} if key not in one or key not in other or not same(one[key], other[key])]
     return sorted(odd + [str(key) for key, value in one.items() if key[0] == "once" and not value])
