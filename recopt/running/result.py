@@ -76,7 +76,7 @@ class Result(Portable):
     @property
     def losses(self) -> NDArray[np.float64]:
         """The task's training loss at each evaluation on the accepted path, shape (n,)."""
-        return self.history()[1]
+        return self.trace.series(0, "loss")[1]
 
     @property
     def diverged(self) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from recopt.running import recorder
+from recopt.running.measurements import Measurements
 from recopt.running.plan import Plan, plan
 from recopt.running.result import Result
 from recopt.running.session import RunOptions, Session
@@ -113,6 +114,24 @@ def test_every_point_of_a_run_stopped_by_a_signal_and_resumed_is_there_once(
     resumed = run(made(stack), tmp_path, resume=stopped.result.run_id)
     assert [row.status for row in list_runs(None, root_dir=tmp_path)] == ["FINISHED"]
     same(resumed, whole(stack))
+
+
+def test_a_run_stopped_before_its_first_step_goes_on_as_the_undisturbed_one(
+    whole: Callable[[str], Ended], tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    with monkeypatch.context() as patched:
+        measure = Measurements.measure
+
+        def stopped(self: Measurements, *args: Any, **kwargs: Any) -> dict[str, float]:
+            if self.engine.state.step == 0 and not self.before:
+                signal.raise_signal(signal.SIGTERM)
+            return measure(self, *args, **kwargs)
+
+        patched.setattr(Measurements, "measure", stopped)
+        early = run(made("adam/sgd"), tmp_path)
+    assert (early.result.status, len(early.result.losses)) == ("KILLED", 0)
+    same(run(made("adam/sgd"), tmp_path, resume=early.result.run_id), whole("adam/sgd"))
 
 
 def test_a_run_killed_before_its_last_records_are_sent_has_each_figure_once(
