@@ -36,6 +36,7 @@ class Evaluator:
     def __init__(self, family: Family, exact: bool, gradients: bool) -> None:
         self.family, self.exact, self.gradients = family, exact, gradients
         self._choices: dict[Any, Choice] = {}
+        self._mapped: Way | None = None
         self.quietly = Quietly(family.device)
         self._told: set[str] = set()
         self._checked = False
@@ -54,7 +55,9 @@ class Evaluator:
                 known[like] = probe.choice()
                 for note in probe.notes:
                     self._tell(note)
-            drawn.way = known[like].way(self.family, draw)
+            drawn.way = self._mapped or known[like].way(self.family, draw)
+            if self.family.uniform and known[like].mapped:
+                self._mapped = drawn.way  # one model that was seen to serve for other tasks than its own
         return drawn.way  # type: ignore[no-any-return]
 
     def bind(self, slot: SlotState) -> None:

@@ -51,6 +51,7 @@ class Family:
     def __init__(self, task: Task, count: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
         self.task, self.count, self.seed, self.device, self.dtype = task.to(device), count, seed, device, dtype
         self.batched = count > 1
+        self.uniform = type(self.task).draw is Task.draw  # all draws are of one kind
         self._found: dict[int, Drawn] = {}
         self._last: weakref.ref[nn.Module] | None = None
 
@@ -64,9 +65,8 @@ class Family:
             module = self._made(tasks[0])
             names = [n for n, p in module.named_parameters() if p.requires_grad]
             found = Drawn(tasks, names, [p.requires_grad for p in module.parameters()])
-            if type(self.task).draw is Task.draw and self._found:
+            if self.uniform and self._found:
                 before = next(iter(self._found.values()))
-                found.way = before.way
                 found.names = before.names if before.names == names else names
             self._found[draw] = found
         return found
@@ -88,7 +88,7 @@ class Family:
         Raises:
             RecoptError: if they are not all of one kind.
         """
-        if type(self.task).draw is Task.draw:
+        if self.uniform:
             return
         if len({kind(self.task.draw(self._seeds(draw))[0]) for draw in draws}) > 1:
             raise RecoptError(

@@ -53,8 +53,9 @@ class Choice(NamedTuple):
         """The way, for the tasks of a draw."""
         if self.maker is None:
             return OneByOne([family.module(draw, n) for n in range(family.count)])
-        model, drawn = self.maker(family.module(draw)), family.drawn(draw)
-        return Function(model, drawn, many=family.batched, mapped=self.mapped, fused=self.fused)
+        count = 1 if self.mapped else family.count
+        models, drawn = [self.maker(family.module(draw, n)) for n in range(count)], family.drawn(draw)
+        return Function(models, drawn, many=family.batched, mapped=self.mapped, fused=self.fused)
 
 
 @dataclass
@@ -146,7 +147,7 @@ class Probe:
         """Likewise of the first ``count`` tasks, by one model; and whether that uses fused kernels."""
         many = count > 1
         model = maker(_at_rest(self.family.module(self.draw), calm))
-        function = Function(model, self.drawn, many=many, mapped=many, fused=False)
+        function = Function([model], self.drawn, many=many, mapped=many, fused=False)
         slots, found = [self._slot(n) for n in range(count)], [Found() for _ in range(count)]
         fused = False
         for points in zip(*(_points(slot.params) for slot in slots), strict=True):
@@ -171,7 +172,7 @@ class Probe:
         family = Family(self.family.task, 1, self.family.seed, self.family.device, torch.float64)
         double = replace(self, family=family, notes=[])
         slot, way = double._slot(0), Function(
-            maker(family.module(self.draw)), double.drawn, many=False, mapped=False, fused=True)  # fmt: skip
+            [maker(family.module(self.draw))], double.drawn, many=False, mapped=False, fused=True)  # fmt: skip
         point = [p.requires_grad_() for p in _points(slot.params)[1]]
         with seeded(0, family.device):
             _, grads = way.gradient(double.tasks, SlotState(point, slot.buffers), double.batches[0], True)

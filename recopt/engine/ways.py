@@ -101,16 +101,19 @@ def _together(column: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
 
 
 class Function:
-    """One model as a function of its values: looped or mapped over tasks, and with a graph where one is wanted.
+    """Models as functions of their values: looped or mapped over tasks, and with a graph where one is wanted.
 
     Args:
+        models: one for each task, or one that is mapped.
         many: whether tensors have a leading dimension, of tasks.
         mapped: whether the tasks are mapped (``torch.func.vmap``).
         fused: whether the model uses kernels that have no second derivative, or a wrong one.
     """
 
-    def __init__(self, model: Patched | Swapped, drawn: Drawn, *, many: bool, mapped: bool, fused: bool) -> None:
-        self.model, self.drawn, self.many, self.mapped, self.fused = model, drawn, many, mapped, fused
+    def __init__(
+        self, models: Sequence[Patched | Swapped], drawn: Drawn, *, many: bool, mapped: bool, fused: bool
+    ) -> None:
+        self.models, self.drawn, self.many, self.mapped, self.fused = models, drawn, many, mapped, fused
 
     def loss(self, tasks: Sequence[Task], slot: SlotState, batch: Any) -> Tensor:
         loss, slot.buffers = self.found(tasks, slot.params, slot.buffers, batch)
@@ -135,27 +138,30 @@ class Function:
     def found(self, tasks: Sequence[Task], params: Params, buffers: list[Tensor], batch: Any) -> Answer:
         """The loss at these values, and the buffers after it."""
         if not self.many:
-            return self._one(tasks[0], params, buffers, batch)
+            return self._one(0, tasks[0], params, buffers, batch)
         if not (self.mapped and alike(batch)):
             rows = enumerate(tasks)
             return trees.stack(
-                [self._one(task, [p[n] for p in params], [b[n] for b in buffers], batch[n]) for n, task in rows]
+                [self._one(n, task, [p[n] for p in params], [b[n] for b in buffers], batch[n]) for n, task in rows]
             )
 
         def one(params: Params, buffers: list[Tensor], *leaves: Tensor) -> Answer:
-            return self._one(tasks[0], params, buffers, trees.refill(batch[0], leaves))
+            return self._one(0, tasks[0], params, buffers, trees.refill(batch[0], leaves))
 
         stacked = [torch.stack(column) for column in zip(*map(trees.tensors, batch), strict=True)]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # where torch loops over one operation
             loss, after = torch.func.vmap(one, randomness="different")(params, buffers, *stacked)
-        if isinstance(self.model, Patched):  # nothing of the mapped call may stay in the module
-            self.model.load(*self.drawn.joined([p[0].detach() for p in params], [b[0].detach() for b in buffers]))
+        model = self.models[0]
+        if isinstance(model, Patched):  # nothing of the mapped call may stay in the module
+            model.load(*self.drawn.joined([p[0].detach() for p in params], [b[0].detach() for b in buffers]))
         return loss, after
 
-    def _one(self, task: Task, params: Params, buffers: list[Tensor], batch: Any) -> tuple[Tensor, list[Tensor]]:
+    def _one(
+        self, n: int, task: Task, params: Params, buffers: list[Tensor], batch: Any
+    ) -> tuple[Tensor, list[Tensor]]:
         values, rest = self.drawn.joined(params, buffers)
-        loss, after = self.model.loss(task, values, rest, batch)
+        loss, after = self.models[min(n, len(self.models) - 1)].loss(task, values, rest, batch)
         return loss, [*buffers[: len(buffers) - len(rest)], *after]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import recopt
 from recopt.contracts.errors import Notice, RecoptError
 from recopt.contracts.task import Batch, Split, Task
+from recopt.engine import measure
 from recopt.engine.probe import Probe
 
 from .. import engines
@@ -346,3 +347,41 @@ def test_compiled_models_are_trained_and_refused_under_exact_levels(tasks: int) 
         engines.engine(
             Compiled(), "sgd/sgd", {2: {"gradient": "unroll", "second_order": True, "every": 2}}, tasks=tasks
         )
+
+
+class Projected(nn.Module):
+    """Holds a random constant that is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.random = nn.Linear(3, 1), torch.randn(3, 3, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.own(x @ self.random)
+
+
+@pytest.mark.filterwarnings("ignore:Tasks side by side are evaluated one after the other")
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_fresh_starts_have_the_constants_of_their_own_models(tasks: int, exact: bool) -> None:
+    class Constant(Squares):
+        def model(self) -> nn.Module:
+            return Projected()
+
+        def batch(self, index: int, split: Split = "train") -> Batch:
+            return torch.randn(4, 3, generator=self.generator(index))
+
+    level = {"every": 2, "episode": 4, "gradient": "unroll", "second_order": exact}
+    made = engines.engine(Constant(), "sgd(lr=0.1)/sgd", {2: level}, tasks=tasks)
+    losses = set()
+    for _ in range(14):
+        made.step()
+        slot = made.state.task
+        apart = [
+            task.loss(model, made.family.place(task.batch(slot.seen)))
+            for task, model in zip(made.family.members(slot), measure.models(made), strict=True)
+        ]
+        mean = made.evaluator.value(slot, slot.params, made.evaluator.batch(slot, slot.seen, "train")).mean()
+        assert float(mean.detach()) == pytest.approx(float(sum(apart).detach()) / tasks, rel=1e-12)
+        losses.add(slot.draw)
+    assert len(losses) > 2
