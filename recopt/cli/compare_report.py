@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
+from .options import store_words
 from .tables import console, hypers, short, table
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _words(found: Comparison, store: str | None) -> list[str]:
         folder = found.folder
         lines.append(f"folder  {folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}")
     if found.run_id is not None:
-        browse = "recopt ui" + (f" --store {shlex.quote(store)}" if store else "")
+        browse = "recopt ui" + store_words(store)
         lines += [f"run     {found.run_id}", f"browse  {browse}"]
     else:
         lines.append("Nothing was recorded (--no-track).")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import rich_click as click
+
+from ..tracking.mlflow.address import masked
 
 PLUGINS = click.option("--plugins", multiple=True, metavar="DIR",
                        help="A folder or file with strategies and tasks, searched first; may be repeated.")  # fmt: skip
@@ -18,3 +21,8 @@ STORE = click.option("--store", metavar="URI",
 NAME = click.option("--name", help="Its name in listings.")
 NO_TRACK = click.option("--no-track", is_flag=True, help="Record nothing.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+
+
+def store_words(store: str | None) -> str:
+    """The option that names ``store`` again, to be appended to a command; … stands for its secrets."""
+    return f" --store {shlex.quote(masked(store, store))}" if store else ""

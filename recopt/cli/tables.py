@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
+
+from .options import store_words
 
 if TYPE_CHECKING:
     from ..running.result import Result
@@ -119,7 +120,7 @@ def hypers(values: Mapping[str, float]) -> str:
 
 def resume_words(run: str, store: str | None) -> str:
     """The command that resumes a run."""
-    return f"recopt run --resume {run}" + (f" --store {shlex.quote(store)}" if store else "")
+    return f"recopt run --resume {run}" + store_words(store)
 
 
 def report(result: Result, store: str | None) -> None:
@@ -223,7 +224,7 @@ def _where(result: Result, store: str | None) -> list[str]:
     folder = result.folder
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
-    browse = "recopt ui" + (f" --store {shlex.quote(store)}" if store else "")
+    browse = "recopt ui" + store_words(store)
     lines = [f"run     {result.run_id}", f"folder  {folder}", f"report  {folder / 'report.html'}", f"browse  {browse}"]
     if result.status == "KILLED":
         lines.append(f"go on   {resume_words(result.run_id, store)}")

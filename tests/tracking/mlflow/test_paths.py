@@ -52,6 +52,14 @@ def test_a_run_is_written_and_read_where_it_was_put(tmp_path: Path, empty_store:
     assert {path.parts[0] for path in files(tmp_path / name)} == {"my runs"}
 
 
+def test_a_store_is_made_where_it_is_asked_for_and_nowhere_else(tmp_path: Path) -> None:
+    root = tmp_path / "50%41?" / "runs"
+    open_store(None, root, create=True)
+    assert list_runs(None, 5, root) == []
+    assert {path.name for path in root.iterdir()} == {"mlflow.db", ".spool"}
+    assert [path.name for path in tmp_path.iterdir()] == ["50%41?"]
+
+
 def test_options_of_a_file_are_refused_and_not_dropped(tmp_path: Path) -> None:
     with pytest.raises(RecoptError, match="has options, which a file has not: write %3F for a"):
         open_store(f"sqlite:///{tmp_path}/a?b/mlflow.db", tmp_path, create=True)

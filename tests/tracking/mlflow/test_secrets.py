@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
+from recopt.cli.options import store_words
 from recopt.contracts.errors import RecoptError
 from recopt.tracking.mlflow.address import masked, shown, unopened, web_address
 from recopt.tracking.mlflow.outbox import Outbox
@@ -80,6 +81,13 @@ def test_a_text_hides_the_secrets_of_addresses_that_nobody_named() -> None:
 def test_what_mlflow_is_told_by_the_environment_is_hidden(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "s3cr3t")
     assert masked("Authorization: Bearer s3cr3t") == "Authorization: Bearer …"
+
+
+def test_commands_that_are_printed_to_go_on_hide_the_secret() -> None:
+    for address, secret in addresses():
+        assert hidden(store_words(address), secret), address
+    assert store_words("sqlite:///my runs.db") == " --store 'sqlite:///my runs.db'"
+    assert store_words(None) == ""
 
 
 def test_addresses_without_secrets_are_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
