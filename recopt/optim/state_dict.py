@@ -2,13 +2,16 @@
 
 Tensors that belong to a parameter are in ``state``, laid out as it is (complex, sharded). The rest is one JSON text in
 the first group, since it has other tensors at other times, which what checkpoints are loaded into must not have; only
-what is too large for a text (open tapes over large models) is in ``state`` as well, under the first parameter.
+what is too large for a text (open tapes over large models) is in ``state`` as well, under the first parameter. The text
+begins with its digest and has the shapes of all tensors, so that what is damaged is refused before it is read.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,12 +27,13 @@ from ..levels.level import TASK
 from ..levels.packing import pack, unpack
 from ..levels.state import Numbers, RunState, SlotState
 from ..rules.numbers import NumberMover
+from ..rules.rule import text_of
 from ..rules.shards import like, local, part_of
+from ..rules.tensors import TensorMover
 from .driver import Driver
 from .groups import STATE, Group, Groups, check_untouched, factor
 from .points import points_of
 from .remake import closed_up, remake
-from .state_checks import Misfit, check, check_windows
 from .towers import Towers
 
 Entries = dict[Tensor, dict[str, Any]]
@@ -38,6 +42,10 @@ OWN = f"{STATE}."
 """The beginning of names that no strategy gave; of what belongs to no parameter a number follows."""
 LARGEST = 1 << 26
 """Bytes of tensors that belong to no parameter, up to which they are part of the text."""
+
+
+class Misfit(Exception):
+    """A place of a saved state that does not fit."""
 
 
 def stacks(towers: Towers) -> list[str]:
@@ -67,6 +75,7 @@ def saved(towers: Towers, groups: Groups, steps: int) -> tuple[str, Entries]:
     text["rest"] = base64.b64encode(save(plain)).decode() if small else ""
     common = places[towers.members[0][0]] if towers.members else 0
     entries: Entries = {p: {"step": torch.tensor(float(steps))} for p in params}
+    shapes: dict[str, Any] = {}
     for name, tensor in found.values():
         if name in rest and small:
             continue
@@ -75,7 +84,13 @@ def saved(towers: Towers, groups: Groups, steps: int) -> tuple[str, Entries]:
         real = p.is_complex() and tensor.shape == (*local(p).shape, 2)
         shown = like(torch.view_as_complex(tensor) if real else tensor, p)
         entries[p][key or f"{OWN}{number}"] = shown
-    return json.dumps(text), entries
+        shapes[name] = _form(shown)
+    told = json.dumps({**text, "tensors": shapes})
+    return f"{hashlib.sha256(told.encode()).hexdigest()} {told}", entries
+
+
+def _form(tensor: Tensor) -> list[Any]:
+    return [list(tensor.shape), str(tensor.dtype)]
 
 
 def _places(groups: Groups) -> tuple[list[Tensor], dict[tuple[int, int], int]]:
@@ -116,10 +131,12 @@ def restored(state_dict: Any, towers: Towers, groups: Groups) -> tuple[list[RunS
     """
     try:
         theirs = _groups_of(state_dict, groups)
-        told = json.loads(theirs[0][STATE])
+        digest, _, text = theirs[0][STATE].partition(" ")
+        if hashlib.sha256(text.encode()).hexdigest() != digest:
+            raise Misfit("the text in the first group is not what was written")
+        told = json.loads(text)
         _fit(told, _said(towers, groups))
-        rest = load(base64.b64decode(told["rest"])) if told["rest"] else {}
-        tensors = _Tensors(rest, state_dict["state"], theirs, groups)
+        tensors = _Tensors(told, state_dict["state"], theirs, groups)
         states = unpack(told["towers"], tensors, torch.device("cpu"), keep=True)
         for name, tensor in tensors.items():
             if ":" in name and towers.options.guard and bool(tensor.isnan().any()):
@@ -159,21 +176,24 @@ def _groups_of(state_dict: Any, groups: Groups) -> list[dict[str, Any]]:
 class _Tensors(dict[str, Tensor]):
     """Copies of the tensors of a state by their names; ``others`` are what nobody asks for, which torch keeps."""
 
-    def __init__(self, rest: dict[str, Tensor], state: Mapping[Any, Any], theirs: Groups, groups: Groups) -> None:
-        super().__init__(rest)
+    def __init__(self, told: Mapping[str, Any], state: Mapping[Any, Any], theirs: Groups, groups: Groups) -> None:
+        super().__init__(load(base64.b64decode(told["rest"])) if told["rest"] else {})
         ids = [key for group in theirs for key in group["params"]]
-        self._there: dict[str, tuple[Any, str, Tensor]] = {}
+        self._forms = told["tensors"]
+        self._there: dict[str, tuple[Any, str, Tensor, Tensor]] = {}
         self.others: dict[Any, Any] = {key: dict(value) if key in ids else value for key, value in state.items()}
         for number, (key, p) in enumerate(zip(ids, _places(groups)[0], strict=True)):
             for word, value in state.get(key, {}).items():
                 common = word.removeprefix(OWN)
                 name = common if word.startswith(OWN) and common.isdigit() else f"{number}:{word}"
-                self._there[name] = (key, word, value if not isinstance(value, Tensor) else part_of(value, p))
+                self._there[name] = (key, word, value, p)
 
     def __missing__(self, name: str) -> Tensor:
-        key, word, value = self._there[name]
+        key, word, value, p = self._there.get(name, (None, name, None, None))
+        if p is None or not isinstance(value, Tensor) or _form(value) != self._forms[name]:
+            raise Misfit(f"'{word}' is missing or of another shape")
         del self.others[key][word]
-        value = value.detach()
+        value = part_of(value.detach(), p)
         self[name] = (torch.view_as_real(value) if value.is_complex() else value).clone()
         return self[name]
 
@@ -184,9 +204,6 @@ def _short(values: Any) -> str:
 
 
 def _fit(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    lacks = {*ours, "steps", "towers", "rest"} - set(theirs)
-    if lacks:
-        raise RecoptError(f"This state_dict lacks {', '.join(sorted(lacks))}: it is damaged, or of another version.")
     if theirs["stacks"] != ours["stacks"]:
         raise RecoptError(
             f"This state_dict is of the stack {_short(theirs['stacks'])}, but this optimizer is "
@@ -210,25 +227,55 @@ def _fit(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
             f"This state_dict was saved with fused={theirs['fused']}, and its levels keep other things than those of "
             "this optimizer: give the same, and the same strategies."
         )
-    if type(theirs["steps"]) is not int or theirs["steps"] < 0:
-        raise Misfit("steps")
 
 
 def _group(theirs: Group) -> dict[str, Any]:
     """A loaded group, checked."""
     found = {**theirs, "maximize": theirs.get("maximize", False)}
     start = found["lr_start"]
-    if type(found["maximize"]) is not bool or not isinstance(start, int | float) or not 0 < start < float("inf"):
+    if type(found["maximize"]) is not bool or not isinstance(start, int | float) or not 0 < start < math.inf:
         raise Misfit("param_groups")
     factor(found)
     return found
+
+
+def _check(state: RunState, tower: Driver, points: Params) -> None:
+    """Raise Misfit where the strategies of ``tower`` have other parameters or states than those of ``state``."""
+    for name, slot in state.slots.items():
+        if name != TASK and _names(slot) != _names(tower.state.slots[name]):
+            raise Misfit(f"'{name}' has other hyperparameters or weights")
+    for number, own in enumerate(state.levels):
+        mover, level = tower.tower.carriers.movers[number], tower.graph.levels[number]
+        index, slot = tower.tower.slots.index(tower.state, number), tower.state.slots[level.moves]
+        for part in own.parts:
+            values = points if level.moves == TASK else slot.params
+            mine = [values[index[i]] for i in part.indices]
+            begun = mover.begin([0.0] * len(mine)) if isinstance(mover, NumberMover) else mover.begin(mine)
+            written_once = not isinstance(mover, TensorMover) or text_of(mover.strategy) is not None
+            if not _goes_on(part.strategy, begun) or (written_once and part.strategy.keys() != begun.keys()):
+                raise Misfit(f"the state of '{level.by}' on level {number + 1}")
+
+
+def _names(slot: Numbers | SlotState) -> Any:
+    return (list(slot.value), len(slot.coords)) if isinstance(slot, Numbers) else [tuple(p.shape) for p in slot.params]
+
+
+def _goes_on(state: Any, first: Any) -> bool:
+    """True if ``state`` may come from ``first``: it may have more, and other lengths where there was nothing yet."""
+    if isinstance(first, Tensor):
+        return isinstance(state, Tensor) and (not first.numel() or state.shape == first.shape)
+    if isinstance(first, dict):
+        return isinstance(state, dict) and all(key in state and _goes_on(state[key], x) for key, x in first.items())
+    if not isinstance(first, list):
+        return True
+    return isinstance(state, list) and len(state) >= len(first) and all(map(_goes_on, state, first))
 
 
 def _go_on(tower: Driver, state: RunState, points: Params) -> None:
     """Check ``state``, and bring it to where ``tower`` computes, its tapes made anew."""
     for part in (part for own in state.levels for part in own.parts if not part.folds):
         part.mean = []
-    check(state, tower.tower, tower.state, points)
+    _check(state, tower, points)
     movers, device = tower.tower.carriers.movers, tower.tower.setting.device
     for number, mover in enumerate(movers):
         if not isinstance(mover, NumberMover):
@@ -244,7 +291,6 @@ def _go_on(tower: Driver, state: RunState, points: Params) -> None:
             slot.params = [p.to(q.device, q.dtype) for p, q in zip(slot.params, here, strict=True)]
         tower.tower.slots.leaves(state.slots[name], name)
     remake(tower.tower.forward, state)
-    check_windows(state, tower.tower, tower.state, points)
 
 
 def _moved(t: Tensor, device: torch.device) -> Tensor:

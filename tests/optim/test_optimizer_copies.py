@@ -132,7 +132,7 @@ def test_a_copy_is_apart() -> None:
     train(other, copied, 5, left)
     again, twice = copy.deepcopy((model, optimizer))
     assert train(model, optimizer, 5, left) == train(again, twice, 5, left)
-    assert json.loads(saved["param_groups"][0]["recopt"])["steps"] == 4
+    assert json.loads(saved["param_groups"][0]["recopt"].partition(" ")[2])["steps"] == 4
 
 
 def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -210,7 +210,7 @@ class Heavy(recopt.Strategy):
         return speed, {"speed": speed, "lengths": [*state["lengths"], speed[0].norm()], "count": state["count"] + 1}
 
 
-def test_the_state_of_a_users_strategy_is_checked_for_shape() -> None:
+def test_the_state_of_a_users_strategy_is_checked_for_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     p = nn.Parameter(torch.ones(3, 2))
     optimizer = recopt.Optimizer([p], [Heavy()])
     for _ in range(3):
@@ -220,8 +220,12 @@ def test_the_state_of_a_users_strategy_is_checked_for_shape() -> None:
     optimizer.load_state_dict(copy.deepcopy(saved))
     assert optimizer.state[p]["speed"].shape == (3, 2)
     for wrong in (torch.ones(2), torch.ones(1), torch.ones(3, 2, 1)):
-        assert "levels[0].parts.strategy" in refusal(optimizer, changed(saved, ("state", 0, "speed"), wrong))
+        assert "'speed' is missing or of another shape" in refusal(
+            optimizer, changed(saved, ("state", 0, "speed"), wrong)
+        )
     assert "damaged" in refusal(optimizer, changed(saved, ("state", 0, "speed"), KeyError))
+    monkeypatch.setattr(Heavy, "init", lambda self, point: {"speed": [p.new_zeros(2) for p in point]})
+    assert "the state of 'heavy1' on level 1" in refusal(optimizer, copy.deepcopy(saved))
 
 
 FUZZED = ["adam/sgd[*]", None, "sgd(momentum=0.9)/adam(beta1=0.8)/rmsprop", "lstm/adam", "learned", "adam/annealing"]
@@ -234,7 +238,7 @@ def mutated(rng: random.Random, state: dict[str, Any], others: list[dict[str, An
     if rng.random() < 0.1:
         other = copy.deepcopy(rng.choice(others))
         return rng.choice([other, {**state, "state": other["state"]}, {**state, "param_groups": other["param_groups"]}])
-    whole = {**state, "text": json.loads(first["recopt"])}
+    whole = {**state, "text": json.loads(first["recopt"].partition(" ")[2])}
     path = rng.choice(places(whole))
     here: Any = whole
     for key in path:
@@ -248,7 +252,7 @@ def mutated(rng: random.Random, state: dict[str, Any], others: list[dict[str, An
     whole = changed(whole, path, rng.choice(wrong))
     text = whole.pop("text", None)
     if path[0] == "text" and text is not None:
-        first["recopt"] = json.dumps(text, default=str)
+        first["recopt"] = f"{first['recopt'].partition(' ')[0]} {json.dumps(text, default=str)}"
         return state
     return whole
 
