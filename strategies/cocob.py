@@ -12,15 +12,15 @@ State: ``{"start": [x₁], "largest": [L], "total": [G], "reward": [W], "sum": [
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Generator
 
-from recopt import Params, State, Strategy, Trial, option
+from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option
+
+LEAST = 1.2e-38
+"""The smallest normal float32: what a coordinate without a gradient so far is divided by."""
 
 
-class Cocob(Strategy):
+class Cocob(Rule):
     """Coin betting: steps from the reward that earlier steps have earned, coordinate by coordinate."""
 
     patience = option(100.0, "the first bets are at most one in so many of the largest gradient")
@@ -30,18 +30,20 @@ class Cocob(Strategy):
         names = ("largest", "total", "reward", "sum")
         return {"start": [p.clone() for p in point], **{n: [torch.zeros_like(p) for p in point] for n in names}}
 
-    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
-        """One step from the gradients of the first trial."""
-        grads = trials[0].grads
-        assert grads is not None
-        largest = [torch.maximum(a, g.abs()) for a, g in zip(state["largest"], grads, strict=True)]
-        total = [a + g.abs() for a, g in zip(state["total"], grads, strict=True)]
-        come = [p - s for p, s in zip(point, state["start"], strict=True)]
-        reward = [(w - c * g).clamp_min(0) for w, c, g in zip(state["reward"], come, grads, strict=True)]
-        pull = [a - g for a, g in zip(state["sum"], grads, strict=True)]
-        deltas = []
-        for c, m, t, w, s in zip(come, largest, total, reward, pull, strict=True):
-            stake = m * torch.maximum(t + m, self.patience * m)
-            target = torch.where(m > 0, s / stake.clamp_min(torch.finfo(m.dtype).tiny) * (m + w), torch.zeros_like(m))
-            deltas.append(target - c)
-        return deltas, {"start": state["start"], "largest": largest, "total": total, "reward": reward, "sum": pull}
+    def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
+        """L ← max(L, |g|),  G ← G + |g|,  W ← max(W − (x − x₁) g, 0),  S ← S − g."""
+        size = ops.magnitude(grads)
+        won = ops.mul(ops.add(point, state["start"], -1.0), grads)
+        return {
+            "start": state["start"], "largest": ops.maximum(state["largest"], size),
+            "total": ops.decay_add(state["total"], size, 1.0), "sum": ops.add(state["sum"], grads, -1.0),
+            "reward": ops.at_least(ops.add(state["reward"], won, -1.0), 0.0),
+        }  # fmt: skip
+
+    def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
+        """x₁ + S / (L max(G + L, patience · L)) · (L + W) − x."""
+        largest, total = state["largest"], state["total"]
+        most = ops.maximum(ops.add(total, largest), ops.mul(largest, self.patience))
+        share = ops.div(ops.div(state["sum"], ops.at_least(largest, LEAST)), ops.at_least(most, LEAST))
+        bet = ops.mul(share, ops.add(largest, state["reward"]))
+        return [Term(1.0, ops.add(bet, ops.add(point, state["start"], -1.0), -1.0))]

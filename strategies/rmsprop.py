@@ -66,5 +66,5 @@ class Rmsprop(Rule):
         square = state["square"]
         if self.centered:
             centred = ops.add(square, ops.mul(state["mean"], state["mean"]), -1.0)
-            square = ops.maximum(centred, ops.mul(centred, 0.0))
+            square = ops.at_least(centred, 0.0)
         return ops.roots(square, hyper["eps"])

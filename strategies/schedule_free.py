@@ -13,15 +13,12 @@ State: ``{"steps": t, "fast": [z], "average": [x], "square": [v], "largest": the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Generator
 
-from recopt import Params, State, Strategy, Trial, positive, unit
+from recopt import Column, Hypers, Ops, Params, Rule, State, Term, positive, unit
 
 
-class ScheduleFree(Strategy):
+class ScheduleFree(Rule):
     """Adam without momentum, and the mean of its iterates beside it; gradients are taken in between."""
 
     lr = positive(0.0025, "learning rate", above=0.05)
@@ -41,23 +38,27 @@ class ScheduleFree(Strategy):
         """x, the mean of the iterates."""
         return list(state["average"])
 
-    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
-        """One step from the gradients of the first trial."""
-        grads = trials[0].grads
-        assert grads is not None
-        lr, beta1, beta2, steps = self.lr, self.beta1, self.beta2, state["steps"] + 1
-        square = [beta2 * v + (1 - beta2) * g * g for v, g in zip(state["square"], grads, strict=True)]
-        correction = (1 - beta2**steps).sqrt()
-        roots = [v.clamp_min(torch.finfo(v.dtype).tiny).sqrt() / correction for v in square]
-        steps_z = [g / (r + self.eps) for g, r in zip(grads, roots, strict=True)]
-        if self.on("weight_decay"):
-            decay = self.weight_decay
-            steps_z = [s + decay * p for s, p in zip(steps_z, point, strict=True)]
-        fast = [z - lr * s for z, s in zip(state["fast"], steps_z, strict=True)]
-        largest = torch.maximum(state["largest"], lr.to(state["largest"]))
+    def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
+        """z ← z − lr (g / (√v / √(1 − β2ᵗ) + eps) + weight_decay · y), and x as the mean of all z."""
+        lr, steps = hyper["lr"], state["steps"] + 1
+        square, rate = ops.lerp_square(state["square"], grads, hyper["beta2"]), -lr
+        largest = ops.larger(state["largest"], lr)
         weight = state["weight"] + largest**2
-        share = largest**2 / weight.clamp_min(torch.finfo(weight.dtype).tiny)
-        average = [x + share * (z - x) for x, z in zip(state["average"], fast, strict=True)]
-        deltas = [z + beta1 * (x - z) - p for x, z, p in zip(average, fast, point, strict=True)]
-        after = {"fast": fast, "average": average, "square": square, "largest": largest, "weight": weight}
-        return deltas, {"steps": steps, **after}
+        first = ops.differentiates and steps == 1
+        if first:  # The mean is then the gradient's own square whatever beta2 is: see adam.
+            roots = ops.roots(ops.mul(grads, grads), hyper["eps"])
+        else:
+            correction = ops.sqrt(1 - hyper["beta2"] ** steps)
+            roots, rate = ops.roots(square, correction * hyper["eps"]), -lr * correction
+        fast = ops.add(state["fast"], ops.div(grads, roots), rate)
+        if self.on("weight_decay"):
+            fast = ops.add(fast, point, -lr * hyper["weight_decay"])
+        # The mean of one is that one, and not what rounding makes of it.
+        average = fast if first else ops.lerp(state["average"], fast, largest**2 / weight)
+        columns = {"fast": fast, "average": average, "square": square}
+        return {"steps": steps, **columns, "largest": largest, "weight": weight}
+
+    def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
+        """(1 − β1) z + β1 x − y."""
+        there = ops.add(ops.mul(state["fast"], 1 - hyper["beta1"]), state["average"], hyper["beta1"])
+        return [Term(1.0, ops.add(there, point, -1.0))]

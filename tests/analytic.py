@@ -21,7 +21,8 @@ RULES = [
     "adam", "adam(beta1=0)", "adam(eps=0)", "adam(weight_decay=0.1)", "adam(weight_decay=0.1,decoupled=false)",
     "adagrad", "adagrad(initial=0.1,lr_decay=0.01,weight_decay=0.1)", "rmsprop", "rmsprop(momentum=0.5)",
     "rmsprop(centered=true)", "rmsprop(centered=true,momentum=0.5,weight_decay=0.1)", "rmsprop(eps=0)",
-    "kesten", "kesten(power=1)", "hypergradient",
+    "kesten", "kesten(power=1)", "hypergradient", "schedule-free", "schedule-free(eps=0,weight_decay=0.1,beta1=0.8)",
+    "cocob", "cocob(patience=1)",
 ]  # fmt: skip
 SHAPES = [(3,), (2, 4), ()]
 

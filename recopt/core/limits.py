@@ -128,9 +128,11 @@ class Limits:
         assert rate is not None
         leaf = numbers.leaves[rate]
         self.carriers.spaces[self.levels[number].by].put(numbers, [rate], [numbers.coords[rate] + math.log(keep)])
-        if self.carriers.windows[number] == 1:
+        mover = self.columns[number]
+        if self.carriers.windows[number] == 1 and (mover is None or mover.rule.linear == "lr"):
             numbers.leaves[rate] = leaf  # the open tape runs over what it was
             return
+        # The lowered rate would not have made the shortened update, unless updates are multiples of it.
         self.forget(state, number)
 
     def size(self, point: Params) -> float:

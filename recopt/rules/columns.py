@@ -71,7 +71,7 @@ class ColumnMover:
         self.far = bool(moved - {rule.linear})
         self._closed = self.far and hasattr(rule.accelerator, "differentiates")
         self.keeps_grads = bool(moved) and self.reads.grads
-        self.keeps_point = (bool(moved) and self.reads.inside) or (self.far and self.reads.point)
+        self.keeps_point = self.reads.inside or (self.far and self.reads.point)
 
     def needs(self) -> set[str]:
         """Names of the entries that a part keeps after a step, besides the rule's state."""
@@ -80,8 +80,9 @@ class ColumnMover:
         return {name for name, there in kept.items() if there}
 
     def begin(self, point: Params) -> State:
-        """The rule's state before the first step at ``point``."""
-        return self.rule.init(point)
+        """The rule's state before the first step at ``point``; what is not a column in plain numbers."""
+        state = self.rule.init(point)
+        return {key: value.item() if isinstance(value, Tensor) else value for key, value in state.items()}
 
     def step(self, part: Part, point: Params, grads: Params, numbers: Numbers, scale: float) -> None:
         """Move ``point`` in place by ``scale`` times the rule's update."""

@@ -15,6 +15,10 @@ Step = Callable[[Any, Any, State, Mapping[str, Any]], tuple[Any, State]]
 """The update, and the state after it, of a gradient, a point, the state before, and hyperparameters."""
 
 
+_WORDS = ("maximum", "magnitude", "sign", "turns", "latest", "at_least", "larger")
+"""What asks for values, and is called."""
+
+
 class _Code:
     """The lines of a function as they are written."""
 
@@ -72,7 +76,7 @@ class _Writing(Ops):
     def __init__(self, code: _Code) -> None:
         self.code = code
 
-    maximum, magnitude, sign, turns, latest = map(_call, ("maximum", "magnitude", "sign", "turns", "latest"))
+    maximum, magnitude, sign, turns, latest, at_least, larger = map(_call, _WORDS)
 
     def sqrt(self, x: Any) -> Any:
         return self.code.put(f"sqrt({x!r})") if isinstance(x, _Symbol) else math.sqrt(x)
@@ -106,7 +110,7 @@ def compiled(rule: Rule, state: State) -> Step:
     except Exception:  # whatever a text makes of numbers that are none
         return partial(step, rule, NUMBERS)
     source = ["def made(gradient, point, state, hyper):", *code.lines, f"    return {update!r}, {after!r}"]
-    words = {word: getattr(NUMBERS, word) for word in ("maximum", "magnitude", "sign", "turns", "latest")}
+    words = {word: getattr(NUMBERS, word) for word in _WORDS}
     space: dict[str, Any] = {"sqrt": math.sqrt, "inf": math.inf, "nan": math.nan, **words}
     exec("\n".join(source), space)
     made: Step = space["made"]

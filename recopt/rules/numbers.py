@@ -128,7 +128,7 @@ def reads(rule: Rule) -> Reads:
     hyper = NumberSpace(rule).first().value
     ops: Any = _Noting()
     grads, before, point = float("1.5"), float("1.25"), float("1.125")  # objects of their own
-    after = rule.advance(ops, float("1.5"), before, entry_state(rule), hyper)
+    after = rule.advance(ops, float("1.5"), before, entry_state(rule, before), hyper)
     terms = rule.delta(ops, grads, point, after, hyper)
     others = [t for t in terms if t.numer is not point or t.denom is not None]
     found = {id(x) for x in (*ops.seen, *(x for term in others for x in (term.numer, term.denom)))}
@@ -136,9 +136,9 @@ def reads(rule: Rule) -> Reads:
     return Reads(id(grads) in found, id(point) in found, anywhere)
 
 
-def entry_state(rule: Rule) -> State:
+def entry_state(rule: Rule, at: float) -> State:
     """The state of a rule before its first step on one number, in floats."""
-    found = tree_map(Tensor.item, rule.init([torch.zeros((), dtype=torch.float64)]))
+    found = tree_map(Tensor.item, rule.init([torch.tensor(at, dtype=torch.float64)]))
     return {name: value[0] if isinstance(value, list) else value for name, value in found.items()}
 
 
@@ -156,7 +156,7 @@ class NumberMover:
     def __init__(self, rule: Rule, space: NumberSpace, moved: frozenset[str], window: int) -> None:
         self.rule, self.space, self.window = rule, space, window
         self.others = {name: space.places[name] for name in sorted(moved - {rule.linear})}
-        self._step = compiled(rule, entry_state(rule))
+        self._step = compiled(rule, entry_state(rule, 0.0))
         self._rate = rule.linear if rule.linear in moved else None
 
     def needs(self) -> set[str]:
@@ -165,7 +165,7 @@ class NumberMover:
 
     def begin(self, point: Sequence[float]) -> State:
         """The rule's state before the first step."""
-        return {"each": [entry_state(self.rule) for _ in point]}
+        return {"each": [entry_state(self.rule, at) for at in point]}
 
     def step(self, part: Part, point: list[float], grads: list[float], hyper: Mapping[str, float]) -> list[float]:
         """The update. Where the arithmetic fails it is not finite, and nothing is remembered of it."""

@@ -61,6 +61,10 @@ class Arithmetic:
         """The larger of both, entry by entry."""
         return a if plain(a) >= plain(b) else b
 
+    def at_least(self, a: Column, floor: float) -> Column:
+        """The larger of an entry and a plain number."""
+        return a if plain(a) >= floor else floor
+
     def magnitude(self, a: Column) -> Column:
         """The absolute value."""
         return -a if plain(a) < 0 else a
@@ -68,6 +72,15 @@ class Arithmetic:
     def sign(self, a: Column) -> Column:
         """The sign: −1, 0 or 1."""
         return (plain(a) > 0) - (plain(a) < 0)
+
+    def larger(self, x: Scalar, y: Scalar) -> Scalar:
+        """The larger of two scalars; where they are equal, its slope is the mean of theirs."""
+        for like in (x, y):
+            if isinstance(like, Tensor):
+                return torch.maximum(_as(like, x), _as(like, y))
+        if plain(x) == plain(y):
+            return (x + y) / 2
+        return y if plain(y) > plain(x) else x
 
     def sqrt(self, x: Scalar) -> Scalar:
         """The root of a scalar."""
@@ -77,6 +90,10 @@ class Arithmetic:
             return math.sqrt(x)
         root = math.sqrt(x.value)
         return Dual(root, x.slope / (2 * root) if root else 0.0)
+
+
+def _as(like: Tensor, x: Scalar) -> Tensor:
+    return x.to(like) if isinstance(x, Tensor) else like.new_tensor(x)
 
 
 class Ops(Arithmetic):
@@ -146,6 +163,7 @@ class TensorOps(Ops):
     lerp, lerp_square = _entrywise(Ops.lerp), _entrywise(Ops.lerp_square)
     add_square, decay_add = _entrywise(Ops.add_square), _entrywise(Ops.decay_add)
     maximum = _entrywise(lambda ops, a, b: torch.maximum(a, b))
+    at_least = _entrywise(lambda ops, a, floor: a.clamp_min(floor))
     magnitude = _entrywise(lambda ops, a: a.abs())
     sign = _entrywise(lambda ops, a: a.sign())
     # Products of tiny numbers would be 0, so signs are compared.
@@ -171,6 +189,7 @@ class ForeachOps(Ops):
 
     mul, div, power = _many(torch._foreach_mul), _many(torch._foreach_div), _many(torch._foreach_pow)
     maximum, magnitude, sign = _many(torch._foreach_maximum), _many(torch._foreach_abs), _many(torch._foreach_sign)
+    at_least = _many(torch._foreach_clamp_min)
     latest = TensorOps.latest
 
     def add(self, a: Column, b: Column | Scalar, alpha: Scalar = 1.0) -> Column:

@@ -41,9 +41,9 @@ def test_a_text_that_is_compiled_for_numbers_gives_the_same_bits(text: str) -> N
         differentiates = False
 
     rule = made(text)
-    compiled_step, hyper = compiled(rule, entry_state(rule)), NumberSpace(rule).first().value
+    compiled_step, hyper = compiled(rule, entry_state(rule, 0.0)), NumberSpace(rule).first().value
     assert isinstance(compiled_step, FunctionType)
-    one, other = entry_state(rule), entry_state(rule)
+    one, other = entry_state(rule, 0.0), entry_state(rule, 0.0)
     for gradient, point in random(3, [(STEPS, 2)])[0].tolist():
         (update, one), (expected, other) = (
             compiled_step(gradient, point, one, hyper), step_of(rule, Plain(), gradient, point, other, hyper)
@@ -68,7 +68,7 @@ def test_a_text_that_asks_for_values_is_run_as_it_is() -> None:
             return [Term(-hyper["lr"] * (2.0 if state["steps"] == 1 else 1.0), grads)]
 
     rule = Early()
-    run, state, updates = compiled(rule, entry_state(rule)), entry_state(rule), []
+    run, state, updates = compiled(rule, entry_state(rule, 0.0)), entry_state(rule, 0.0), []
     for _ in range(3):
         update, state = run(1.0, 0.0, state, {"lr": 0.1})
         updates.append(update)
@@ -168,7 +168,8 @@ def test_the_vocabulary_is_the_same_in_all_back_ends() -> None:
     calls = {
         "lerp": (a, b, 0.3), "lerp_square": (one, b, 0.7), "add_square": (a, b), "decay_add": (a, b, 0.9),
         "turns": ([torch.zeros(s, dtype=torch.float64) for s in SHAPES], a, b), "latest": (a, b), "roots": (one, 0.1),
-        "add": (a, b, 0.5), "mul": (a, b), "div": (a, one), "power": (one, 0.3), "maximum": (a, b), "magnitude": (a,),
+        "add": (a, b, 0.5), "mul": (a, b), "div": (a, one), "power": (one, 0.3), "maximum": (a, b),
+        "at_least": (a, 0.2), "magnitude": (a,),
         "sign": (a,),
     }  # fmt: skip
     for name, arguments in calls.items():
