@@ -55,18 +55,26 @@ def _list(found: list[PluginInfo], as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @PLUGINS
-def show(name: str, plugins: tuple[str, ...]) -> None:
+@JSON
+def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
     """Describe a strategy or a task: its purpose, hyperparameters, domains and defaults.
 
     For a trained strategy or the folder of an export, it prints the card and the trained values.
     """
     from ..contracts.settings import Hyper, Option, declared
     from ..stacks.plugins import load_any
-    from .tables import console
+    from .tables import console, print_json
 
     kind, found = load_any(name, plugins)
     hypers, options = declared(found, Hyper), declared(found, Option)
     values = _values(found, {**hypers, **options})
+    if as_json:
+        about = {
+            key: {"value": values[key], "domain": one.domain.name, "help": one.help} for key, one in hypers.items()
+        }
+        others = {key: {"value": values[key], "choices": one.choices, "help": one.help} for key, one in options.items()}
+        return print_json({"name": name, "kind": kind, "description": _doc(found).strip(), "hyperparameters": about,
+                           "options": others})  # fmt: skip
     out = console()
     out.print(f"{name}, a {kind}", style="bold", markup=False)
     out.print(_doc(found), markup=False)

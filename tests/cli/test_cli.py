@@ -153,6 +153,15 @@ def test_a_run_without_a_terminal_shows_a_line_now_and_then(recopt: Recopt, monk
     assert json.loads(done.out)["outcome"] == "finished"
 
 
+def test_listings_and_descriptions_are_there_as_json(recopt: Recopt) -> None:
+    listed = {one["name"]: one for one in json.loads(recopt("strategies", "--json").out)}
+    assert (listed["adam"]["kind"], listed["adam"]["problem"]) == ("strategy", None)
+    assert "digits" in {one["name"] for one in json.loads(recopt("tasks", "--json").out)}
+    shown = json.loads(recopt("show", "adam", "--json").out)
+    assert (shown["kind"], shown["hyperparameters"]["lr"]["domain"]) == ("strategy", "positive")
+    assert shown["hyperparameters"]["lr"]["value"] == 0.001
+
+
 def test_doctor_tells_versions_and_what_does_not_work(recopt: Recopt) -> None:
     done = recopt("doctor")
     assert done.status == 0
