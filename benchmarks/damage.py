@@ -57,7 +57,7 @@ def content(folder: Path, name: str) -> object:
         trace = load_trace(folder / name)
         return {key: trace.series(*key) for key in trace.keys()}  # noqa: SIM118 - not a mapping
     found = read_folder(folder)
-    return found.told.model_copy(update={"digests": {}}), found.values
+    return found.manifest.model_copy(update={"digests": {}}), found.values
 
 
 def equal(one: object, other: object) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..contracts import trees
 from ..contracts.strategy import Params, State
 
 Values = list[Any]
@@ -86,14 +87,10 @@ class Window:
             done = [r for r in records if r.loss is not None]
             last = Record([], [], done[-1].loss, done[-1].pairs) if done else start
             known = last is not None and last.loss is not None
-            plain = Record([], [], _plain(last.loss)) if last is not None and known else None
+            plain = Record([], [], trees.detach(last.loss)) if last is not None and known else None
             starts.append(last if exact else plain)
         # An update of a slower or faster subject may still wait for what comes after it.
         return Window([[x for x in r if x.loss is None] for r in self.records], starts)
-
-
-def _plain(loss: Any) -> Any:
-    return loss.detach() if isinstance(loss, Tensor) else loss
 
 
 @dataclass

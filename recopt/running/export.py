@@ -49,7 +49,9 @@ def write_export(
         **({"chosen": chosen.facts()} if chosen else {}),
     }  # fmt: skip
     described = json.loads(json.dumps(described))  # as it is read again: lists for tuples
+    plugins = [file.relative_to(folder).as_posix() for file in sorted((folder / PLUGINS).rglob("*")) if file.is_file()]
     described["digests"] = {VALUES: hashlib.sha256(values).hexdigest(), STACK: digest_of(described)}
+    described["digests"] |= {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in plugins}
     _replace(folder / VALUES, values)
     if model:
         _replace(folder / MODEL, save(_model(engine)))

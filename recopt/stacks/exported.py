@@ -35,7 +35,7 @@ CARD = "card.md"
 _REMEDY = "export the run again with 'recopt export RUN DIR'"
 
 
-class Described(BaseModel):
+class Manifest(BaseModel):
     """The content of ``stack.json``.
 
     Attributes:
@@ -61,7 +61,7 @@ class Described(BaseModel):
 
 
 _KNOWN = {
-    "": Described.model_fields, "task": Named.model_fields, "strategies": Named.model_fields,
+    "": Manifest.model_fields, "task": Named.model_fields, "strategies": Named.model_fields,
     "levels": Level.model_fields,
 }  # fmt: skip
 """The names of the fields of ``stack.json``, and of those nested in it."""
@@ -72,18 +72,18 @@ class Export:
     """The content of an export's folder; ``values`` by ``slot/parameter``."""
 
     folder: Path
-    told: Described
+    manifest: Manifest
     values: Mapping[str, Tensor]
 
     @property
     def own(self) -> list[Level]:
         """The levels that move the task: they have the trained strategies, and the levels above only trained them."""
-        return [level for level in self.told.levels if level.moves == TASK]
+        return [level for level in self.manifest.levels if level.moves == TASK]
 
     @property
     def spent(self) -> int | None:
         """The evaluations of the task spent on training, selection of the values included; None if not known."""
-        rows, chosen = self.told.spent, self.told.chosen
+        rows, chosen = self.manifest.spent, self.manifest.chosen
         if not rows:
             return None
         choosing = chosen["spent"]["evaluations"] if chosen else 0
@@ -92,8 +92,8 @@ class Export:
     @cached_property
     def card(self) -> str:
         """Its card, or a line that says it has none."""
-        rules = " + ".join(in_words(self.told.strategies[level.by]) for level in self.own)
-        return read_card(self.folder) or blank_card(rules, in_words(self.told.task))
+        rules = " + ".join(in_words(self.manifest.strategies[level.by]) for level in self.own)
+        return read_card(self.folder) or blank_card(rules, in_words(self.manifest.task))
 
     def base(self, slot: str) -> type[Strategy]:
         """The class of the strategy in ``slot``, without values: the folder's own, or a shipped or installed one.
@@ -101,7 +101,7 @@ class Export:
         Shipped ones come first, so that a file of the same name in ``./strategies`` does not change an export.
         """
         places = [place for place in (self.folder / PLUGINS, shipped_folder("strategies")) if place.is_dir()]
-        found = find("strategy", self.told.strategies[slot].name, places, f"in {self.folder / STACK}")
+        found = find("strategy", self.manifest.strategies[slot].name, places, f"in {self.folder / STACK}")
         return cast("type[Strategy]", found)
 
     def make(self, slot: str) -> Strategy:
@@ -110,7 +110,7 @@ class Export:
         Raises:
             RecoptError: if the values do not fit it.
         """
-        named = self.told.strategies[slot]
+        named = self.manifest.strategies[slot]
         with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced
             made = self.base(slot)(domains=named.domains or None, **named.settings)
         self.fill(made, slot)
@@ -156,7 +156,7 @@ class Trained(Strategy):
     def __init__(self, *, domains: Mapping[str, str] | None = None, **given: Any) -> None:
         if domains:
             raise RecoptError(f"'{self.name}' was trained in domains of its own: leave 'domains' out.")
-        named = self.export.told.strategies[self.slot]
+        named = self.export.manifest.strategies[self.slot]
         with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced
             super().__init__(domains=named.domains or None, **{**named.settings, **given})
         self._made_with = {"domains": None, **given}  # so that a new one made with these is trained too
@@ -164,7 +164,7 @@ class Trained(Strategy):
 
     def named(self) -> Named:
         """The exported strategy by name, without its values, with the settings it has here."""
-        base = self.export.told.strategies[self.slot]
+        base = self.export.manifest.strategies[self.slot]
         given = {key: value for key, value in self._made_with.items() if key != "domains"}
         return Named(name=base.name, settings={**base.settings, **given}, domains=base.domains)
 
@@ -219,7 +219,6 @@ def read_folder(folder: Path) -> Export:
     """
     try:
         told = json.loads((folder / STACK).read_text())
-        raw = (folder / VALUES).read_bytes()
         values = load_file(str(folder / VALUES))
     except (OSError, ValueError, SafetensorError) as why:  # ValueError: no JSON, or no text
         raise RecoptError(f"{folder} is no export of recopt ({why}): write one with 'recopt export RUN DIR'.") from None
@@ -227,27 +226,35 @@ def read_folder(folder: Path) -> Export:
         have = told.get("recopt") if isinstance(told, dict) else None
         raise RecoptError(f"{folder} has format {have}, and this recopt reads {FORMAT}.")
     try:
-        described = Described.model_validate(told)
+        manifest = Manifest.model_validate(told)
     except ValidationError as why:
         text = explain(why, _KNOWN).removesuffix(".")
         raise RecoptError(f"{folder / STACK} is not as recopt writes it ({text}): {_REMEDY}.") from None
-    lost = [level.by for level in described.levels if level.by not in described.strategies]
-    if lost or not any(level.moves == TASK for level in described.levels):
+    lost = [level.by for level in manifest.levels if level.by not in manifest.strategies]
+    if lost or not any(level.moves == TASK for level in manifest.levels):
         what = f"it lacks the strategy '{lost[0]}'" if lost else "nothing in it moves a task"
         raise RecoptError(f"{folder / STACK} is not as recopt writes it ({what}): {_REMEDY}.")
-    for name, known in described.digests.items():
-        if known != {VALUES: hashlib.sha256(raw).hexdigest(), STACK: digest_of(told)}.get(name):
+    for name, known in manifest.digests.items():
+        if known != (digest_of(told) if name == STACK else file_digest(folder / name)):
             raise Damaged(f"{folder / name} is not as it was written with the rest of the export: {_REMEDY}.")
     broken = [name for name, value in values.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise RecoptError(f"{folder / VALUES} has numbers in '{broken[0]}' that are not finite: train the rule again.")
-    return Export(folder, described, values)
+    return Export(folder, manifest, values)
 
 
 def digest_of(told: Mapping[str, Any]) -> str:
     """The digest of the content of ``stack.json``, without the digests in it."""
     rest = {key: value for key, value in told.items() if key != "digests"}
     return digest([(STACK, json.dumps(rest, sort_keys=True).encode())])
+
+
+def file_digest(file: Path) -> str | None:
+    """The SHA-256 of a file; None if it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def blank_card(rules: str, task: str) -> str:

@@ -52,4 +52,4 @@ def read_export(folder: Path) -> tuple[list[Level], dict[str, Strategy]]:
         RecoptError: if the folder is not an export, or its values do not fit its strategies.
     """
     export = read_folder(folder)
-    return export.told.levels, {slot: export.make(slot) for slot in export.told.strategies}
+    return export.manifest.levels, {slot: export.make(slot) for slot in export.manifest.strategies}

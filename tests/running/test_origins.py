@@ -120,6 +120,17 @@ def test_a_changed_source_is_told_with_both_digests(here: Path) -> None:
     assert not plan("digits", "adam").spec.digests
 
 
+def test_an_export_whose_plugin_was_changed_is_refused(here: Path) -> None:
+    write("VALUE = 1", "mine/helper.py")
+    write(RULE.replace("from recopt", "import helper\nfrom recopt", 1).format(body=""), "mine/rule.py")
+    result = recopt.run("quadratic", "rule", plugins=["mine"], steps=2, track=False)
+    write_export(result.engine, result.spec, here / "out", model=False)
+    assert set(read_export(here / "out")[1]) == {"rule"}
+    write("VALUE = 2", "out/plugins/helper.py")
+    with pytest.raises(RecoptError, match="out/plugins/helper.py is not as it was written with the rest of the export"):
+        read_export(here / "out")
+
+
 def test_different_modules_of_one_name_cannot_be_kept_with_one_run(here: Path) -> None:
     for folder, value in (("a", 1), ("b", 2)):
         write(f"VALUE = {value}", f"{folder}/helper.py")

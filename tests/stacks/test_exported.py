@@ -231,7 +231,7 @@ def test_trained_on_from_an_export_it_needs_that_no_more(here: Path, put: Callab
     kept = result.folder / "plugins/strategies/my-rule"
     assert sorted(path.name for path in kept.iterdir()) == ["card.md", "stack.json", "strategies.safetensors"]
     shutil.rmtree("strategies")
-    told = read_folder(result.folder / "export").told.strategies["my_rule"]
+    told = read_folder(result.folder / "export").manifest.strategies["my_rule"]
     assert (told.name, told.settings) == ("lstm", {"hidden": 4, "scale": 0.2})
     made = read_export(result.folder / "export")[1]["my_rule"]
     moved = result.engine.state.slots["my_rule"].params
