@@ -30,7 +30,7 @@ PUBLIC = {"toolkit"}
 
 
 def module_name(path: Path) -> str:
-    """``tasks.digits`` for ``recopt/tasks/digits.py``; a package's ``__init__`` by the package's name."""
+    """``tasks.images`` for ``recopt/tasks/images.py``; a package's ``__init__`` by the package's name."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 

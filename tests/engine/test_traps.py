@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,8 +14,8 @@ from torch import Generator, Tensor, nn
 from recopt.contracts import trees
 from recopt.contracts.errors import RecoptError
 from recopt.contracts.strategy import Params, State, Strategy, Trial
-from recopt.contracts.task import Batch, Split
-from recopt.engine.model import Patched, twice_differentiable
+from recopt.contracts.task import Batch, Split, Task
+from recopt.engine.model import Patched, Swapped, twice_differentiable
 
 from .. import engines
 
@@ -215,3 +216,41 @@ def test_no_history_of_weights_is_kept() -> None:
         ours.load(values)
     assert len(theirs._fast_params) == 6
     assert len(ours.module._fast_params) == 1
+
+
+def test_weight_norm_has_a_wrong_second_derivative_in_torch_and_a_right_one_here() -> None:
+    v, g = (torch.rand(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 4), (3, 1)))
+    for plain in (False, True):
+        with twice_differentiable() if plain else nullcontext():
+            assert torch.autograd.gradcheck(torch._weight_norm, (v, g, 0))
+            assert torch.autograd.gradgradcheck(torch._weight_norm, (v, g, 0), raise_exception=False) == plain
+
+
+def test_a_part_that_is_called_before_the_model_has_the_present_weights() -> None:
+    class Holding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = nn.Linear(1, 1, bias=False)
+
+    base, x = Holding(), torch.ones(1, 1)
+    theirs: Any = higher.monkeypatch(base, copy_initial_weights=False, track_higher_grads=False)
+    ours, found = Patched(base), list[tuple[float, float]]()
+    for value in (2.0, 3.0):
+        values = [torch.full((1, 1), value)]
+        theirs.update_params(values)
+        loaded: Any = ours.load(values)
+        found.append((float(theirs.part(x)), float(loaded.part(x))))
+    assert found == [(2.0, 2.0), (2.0, 3.0)]
+
+
+def test_hooks_are_dropped_there_and_kept_by_functional_call() -> None:
+    base = nn.Linear(1, 1, bias=False)
+    base.register_forward_hook(lambda module, given, out: 2 * out)
+    values = [torch.ones(1, 1)]
+    assert float(Patched(base).load(values)(torch.ones(1, 1))) == 1
+
+    class Out(Task):
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            return model(batch).sum()
+
+    assert float(Swapped(base).loss(Out(), values, [], torch.ones(1, 1))[0]) == 2
