@@ -20,7 +20,8 @@ from .wrappers import Wrapper, members
 class Mixture(Wrapper):
     """A weighted mixture of other tasks; each draw is of one of them.
 
-    ``members`` is written like ``mnist(hidden=[40]) + quadratic``, and ``weights`` has a number for each.
+    ``members`` is written like ``mnist(hidden=[40]) + quadratic``, and ``weights`` has a number for each;
+    ``inner`` is the one that this task is.
     The seed chooses the member and seeds it. :meth:`draw` takes all its tasks from one member, so that
     their models have the same structure and can be mapped over.
 
@@ -44,18 +45,13 @@ class Mixture(Wrapper):
             self._structures = [() if _varies(task) else _structure(task.model()) for task in self._members]
         self._choose()
 
-    @property
-    def member(self) -> Task:
-        """The member that this task is."""
-        return self.inner
-
     def sample(self, seed: int) -> Self:
         other = super().sample(seed)
         other._choose()
         return other
 
     def draw(self, seeds: Sequence[int]) -> list[Task]:
-        return self.sample(seeds[0]).member.draw(seeds)
+        return self.sample(seeds[0]).inner.draw(seeds)
 
     def to(self, device: torch.device | str) -> Self:
         for task in self._members:
@@ -77,7 +73,7 @@ class Mixture(Wrapper):
         wanted = self._structures[self._chosen]
         if wanted and _structure(model) != wanted:
             raise RecoptError(
-                f"A member of mixture ({type(self.member).__name__}) got the model of another: "
+                f"A member of mixture ({type(self.inner).__name__}) got the model of another: "
                 "members of different structure cannot share one model."
             )
 

@@ -77,16 +77,12 @@ class Sequences(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean cross entropy of the targets, in nats."""
-        tokens, targets, _ = batch
-        logits = model(tokens)[:, -targets.shape[1] :]
-        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return _scored(model, batch)[0]
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """``excess``, in nats, and ``accuracy``: the share of targets with the largest logit."""
-        tokens, targets, floor = batch
-        logits = model(tokens)[:, -targets.shape[1] :]
-        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        return {"excess": loss - floor, "accuracy": (logits.argmax(-1) == targets).to(logits.dtype).mean()}
+        loss, logits = _scored(model, batch)
+        return {"excess": loss - batch[2], "accuracy": (logits.argmax(-1) == batch[1]).to(logits.dtype).mean()}
 
     def chain(self) -> Tensor:
         """The transition probabilities of this task's chain, (from, to), float64."""
@@ -107,3 +103,9 @@ class Sequences(Task):
             token = torch.searchsorted(limits[token], throw, right=True).squeeze(1)
             walk.append(token)
         return torch.stack(walk, dim=1)
+
+
+def _scored(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    tokens, targets, _ = batch
+    logits: Tensor = model(tokens)[:, -targets.shape[1] :]
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten()), logits

@@ -21,10 +21,10 @@ from recopt.tasks.rescaled import Rescaled, RescaledModel
 
 def test_members_are_drawn_by_weight() -> None:
     mixture = Mixture(members="quadratic(dim=3) + rosenbrock + rastrigin", weights=[1, 3, 0])
-    drawn = Counter(type(mixture.sample(seed).member).__name__ for seed in range(400))
+    drawn = Counter(type(mixture.sample(seed).inner).__name__ for seed in range(400))
     assert set(drawn) == {"Quadratic", "Rosenbrock"}
     assert drawn["Rosenbrock"] / 400 == pytest.approx(0.75, abs=0.06)
-    equal = Counter(type(Mixture(seed=seed).member).__name__ for seed in range(400))
+    equal = Counter(type(Mixture(seed=seed).inner).__name__ for seed in range(400))
     assert equal["Quadratic"] / 400 == pytest.approx(0.5, abs=0.07)
 
 
@@ -34,7 +34,7 @@ def test_a_mixture_is_its_member() -> None:
         one = mixture.sample(seed)
         alone = (
             Quadratic(dim=3, seed=seed)
-            if isinstance(one.member, Quadratic)
+            if isinstance(one.inner, Quadratic)
             else Digits(hidden=[4], batch_size=8, seed=seed)
         )
         torch.manual_seed(seed)
@@ -62,7 +62,7 @@ def test_a_draw_is_of_one_member() -> None:
 
 def test_the_model_of_another_member_is_refused() -> None:
     mixture = Mixture(members="digits(activation=relu) + digits(activation=tanh)")
-    one, other = (next(t for t in map(mixture.sample, range(20)) if t.member.activation == a) for a in ("relu", "tanh"))  # type: ignore[attr-defined]
+    one, other = (next(t for t in map(mixture.sample, range(20)) if t.inner.activation == a) for a in ("relu", "tanh"))  # type: ignore[attr-defined]
     model = one.model()
     assert one.loss(model, one.batch(0)).isfinite()
     assert one.loss(Patched(model).load(list(model.parameters())), one.batch(0)).isfinite()
