@@ -50,7 +50,7 @@ class ScheduleFree(Rule):
         else:
             correction = ops.sqrt(1 - hyper["beta2"] ** steps)
             roots, rate = ops.roots(square, correction * hyper["eps"]), -lr * correction
-        fast = ops.add(state["fast"], ops.div(grads, roots), rate)
+        fast = ops.decay_add(state["fast"], ops.mul(grads, rate), 1.0, over=roots)
         if self.on("weight_decay"):
             fast = ops.add(fast, point, -lr * hyper["weight_decay"])
         # The mean of one is that one, and not what rounding makes of it.
@@ -60,5 +60,5 @@ class ScheduleFree(Rule):
 
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
         """(1 − β1) z + β1 x − y."""
-        there = ops.add(ops.mul(state["fast"], 1 - hyper["beta1"]), state["average"], hyper["beta1"])
-        return [Term(1.0, ops.add(there, point, -1.0))]
+        beta1 = hyper["beta1"]
+        return [Term(-1.0, point), Term(1 - beta1, state["fast"]), Term(beta1, state["average"])]

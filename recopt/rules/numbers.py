@@ -98,7 +98,8 @@ class Reads(NamedTuple):
 
     Attributes:
         grads: whether ``delta`` reads the gradients.
-        inside: whether ``delta`` reads the point otherwise than as a term of its own, as weight decay does.
+        inside: whether ``delta`` reads the point otherwise than as a term of its own, as weight decay does, or whether
+            that term cancels it.
         point: whether any text reads the point.
     """
 
@@ -133,7 +134,9 @@ def reads(rule: Rule) -> Reads:
     others = [t for t in terms if t.numer is not point or t.denom is not None]
     found = {id(x) for x in (*ops.seen, *(x for term in others for x in (term.numer, term.denom)))}
     anywhere = id(before) in found or id(point) in found or len(others) < len(terms) or rule.penalty() is not None
-    return Reads(id(grads) in found, id(point) in found, anywhere)
+    # A term that cancels the point leaves nothing of it to tell it from afterwards.
+    gone = any(t.numer is point and t.denom is None and t.scale == -1 for t in terms)
+    return Reads(id(grads) in found, id(point) in found or gone, anywhere)
 
 
 def entry_state(rule: Rule, at: float) -> State:

@@ -211,7 +211,8 @@ class ForeachOps(Ops):
         return a
 
     def decay_add(self, a: Column, b: Column, decay: Scalar, over: Column | None = None) -> Column:
-        torch._foreach_mul_(a, decay)
+        if decay != 1:
+            torch._foreach_mul_(a, decay)
         if over is None:
             torch._foreach_add_(a, b)
         else:
