@@ -12,8 +12,8 @@ from .public import HOME
 from .public import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .checking.errors import RecoptError
     from .comparison import Comparison, compare
-    from .contracts.errors import RecoptError
     from .contracts.settings import option, positive, real, unit
     from .contracts.strategy import Params, State, Strategy, Trial
     from .contracts.task import Task

@@ -13,7 +13,7 @@ HOME = {
     "Ops": "rules.ops",
     "Optimizer": "optim.optimizer",
     "Params": "contracts.strategy",
-    "RecoptError": "contracts.errors",
+    "RecoptError": "checking.errors",
     "Result": "running.result",
     "Rule": "rules.rule",
     "RunFailed": "stacks.blame",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import rich_click as click
 
-from ..contracts.errors import Notice, RecoptError
+from ..checking.errors import Notice, RecoptError
 from . import compare, doctor, new, plugins, report, run, runs
 
 click.rich_click.COMMAND_GROUPS = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _listed(text: str) -> list[str]:
 
 def _with_trained(spec: CompareSpec, given: tuple[str, ...]) -> CompareSpec:
     """The spec with the costs of ``--trained STACK=EVALUATIONS``."""
-    from ..contracts.errors import unknown
+    from ..checking.errors import unknown
 
     stacks = list(spec.stacks)
     for text in given:

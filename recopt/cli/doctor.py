@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import rich_click as click
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from .options import JSON, STORE
 
 _PACKAGES = ("recopt", "torch", "higher", "mlflow", "numpy", "scipy", "safetensors", "pydantic")

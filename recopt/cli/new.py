@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from ..contracts.errors import RecoptError, shown
+from ..checking.errors import RecoptError, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
 

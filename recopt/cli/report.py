@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from .options import STORE
 
 

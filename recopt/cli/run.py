@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from .options import JSON, STORE
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from ..contracts.arguments import checked
-from ..contracts.errors import RecoptError
+from ..checking.arguments import checked
+from ..checking.errors import RecoptError
 from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..running.plan import plan, task_named

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..contracts.errors import RecoptError
-from ..contracts.explanations import explain
+from ..checking.errors import RecoptError
+from ..checking.explanations import explain
 from ..running.plan import relocated
 from ..running.spec import COMPARES, MOST_TASKS, NO_SWITCH, RUNS
 from ..running.spec_file import read_spec

@@ -17,7 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..plots.comparison import Curve, plot
 from ..plots.page import PAGE, document, number, spread, svg, table, titled
 from ..running.repeats import CAP, DIVERGED

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..levels.level import TASK, Level, Schedule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..contracts.errors import RecoptError, unknown
+from ..checking.errors import RecoptError, unknown
 from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..running.repeats import Runs, RunSettings, repeated, run_all

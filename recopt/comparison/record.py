@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..tracking.mlflow.store import RUNS
 from ..tracking.mlflow.tracker import MlflowTracker
 from ..tracking.trace import Points

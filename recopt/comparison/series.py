@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..contracts.errors import DataMissing, RecoptError, quoted
+from ..checking.errors import DataMissing, RecoptError, quoted
 from .compare_spec import CompareSpec, make_compare_spec
 from .comparison import Comparison, write_table
 from .figures import Figures, row

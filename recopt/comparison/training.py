@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..engine.measure import settled
 from ..levels.level import TASK
 from ..running.plan import Plan, replan

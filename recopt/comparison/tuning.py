@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..contracts.errors import RecoptError, unknown
+from ..checking.errors import RecoptError, unknown
 from ..contracts.settings import Hyper, declared
 from ..levels.level import Schedule
 from ..levels.notation import Term, parse

@@ -1,1 +1,1 @@
-"""Contracts of strategies and tasks, their settings, trees of tensors, and errors."""
+"""Contracts of strategies and tasks: their settings, and the trees of tensors that they exchange."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import RecoptError, unknown
+from ..checking.errors import RecoptError, unknown
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from .arguments import checked
+from ..checking.arguments import checked
+from ..checking.errors import RecoptError, quoted, shown, unknown
 from .domains import DOMAINS, Domain
-from .errors import RecoptError, quoted, shown, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Generator, Tensor, nn
 
+from ..checking.errors import RecoptError, quoted, unknown
 from .domains import Domain, coordinate_of, domain_named
-from .errors import RecoptError, quoted, unknown
 from .settings import Hyper, declared, float_of, parse_options, plain_name
 
 Params = list[Tensor]

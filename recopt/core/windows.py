@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..estimators.tape import distance
 from ..levels.estimator import Closing, Estimator
 from ..levels.level import TASK

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 
 DEBIAN = Path("/usr/share/datasets")
 """The folder of Debian's packages of data sets."""

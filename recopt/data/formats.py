@@ -19,7 +19,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 
 CIFAR_RECORD = 1 + 3 * 32 * 32
 _UBYTE = 0x08

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..contracts.errors import DataMissing, RecoptError, unknown
+from ..checking.errors import DataMissing, RecoptError, unknown
 from . import formats
 from .download import FetchError, Remote, fetch
 from .folder import DEBIAN, data_folder, find, offline

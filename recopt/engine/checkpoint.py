@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..contracts.digests import digest
-from ..contracts.errors import Damaged, RecoptError
+from ..checking.digests import digest
+from ..checking.errors import Damaged, RecoptError
 from ..levels.level import TASK
 from ..levels.packing import pack, unpack
 from ..levels.state import RunState

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..checking.errors import Notice, RecoptError
 from ..contracts import trees
-from ..contracts.errors import Notice, RecoptError
 from ..contracts.strategy import Params
 from ..contracts.task import Split
 from ..levels.state import SlotState

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..checking.errors import RecoptError
 from ..contracts import trees
-from ..contracts.errors import RecoptError
 from ..contracts.strategy import Params
 from ..contracts.task import Task
 from ..levels.seeds import mix

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.task import Task
 
 with warnings.catch_warnings():

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.strategy import Params
 from ..levels.state import SlotState, Start
 from .family import Family

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..checking.errors import RecoptError
 from ..contracts import trees
-from ..contracts.errors import RecoptError
 from ..core import guard
 from ..core.tower import Tower
 from ..levels import counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from ..contracts.errors import RecoptError, shown, unknown
+from ..checking.errors import RecoptError, shown, unknown
 from .level import MOST_LEVELS, TASK
 from .registry import ESTIMATORS
 from .structure import Structure

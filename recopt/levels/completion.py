@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from ..checking.errors import RecoptError, unknown
 from ..contracts.domains import Positive
-from ..contracts.errors import RecoptError, unknown
 from ..contracts.settings import Hyper, declared, plain_name
 from ..contracts.strategy import Strategy
 from .level import TASK, Level

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..checking.errors import RecoptError
 from ..contracts import trees
-from ..contracts.errors import RecoptError
 from ..contracts.strategy import Params, State, Strategy
 from .state import Count
 

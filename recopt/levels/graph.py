@@ -7,7 +7,7 @@ from html import escape
 
 import networkx as nx
 
-from ..contracts.arguments import checked
+from ..checking.arguments import checked
 from ..contracts.strategy import Strategy
 from .checks import check_level, check_movers, check_slots
 from .completion import complete, set_to, strides

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from ..contracts.errors import RecoptError
-from ..contracts.explanations import explain
+from ..checking.errors import RecoptError
+from ..checking.explanations import explain
 from . import transforms as _transforms  # noqa: F401 - registers what levels ask for
 from .averages import USUAL
 from .registry import ESTIMATORS, TRANSFORMS

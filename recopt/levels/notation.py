@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from ..contracts.errors import RecoptError, shown
+from ..checking.errors import RecoptError, shown
 from .level import MOST_LEVELS, TASK, Level
 from .plain_yaml import plain_yaml
 

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from ..contracts.errors import RecoptError, unknown
+from ..checking.errors import RecoptError, unknown
 
 T = TypeVar("T")
 

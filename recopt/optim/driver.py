@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts.errors import RecoptError, StateError
+from ..checking.errors import RecoptError, StateError
 from ..contracts.strategy import Params
 from ..core.carriers import Setting
 from ..core.evaluation import Evaluation

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..contracts.errors import RecoptError, StateError, unknown
+from ..checking.errors import RecoptError, StateError, unknown
 
 Group = Mapping[str, Any]
 Groups = Sequence[Group]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from . import groups as grouping
 from .points import Observed, held_out, one_number
 from .stack_graph import Options, Stack, check_options, located

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contracts.errors import RecoptError, StateError
+from ..checking.errors import RecoptError, StateError
 from ..rules.shards import local, local_gradient
 
 _LOW = (torch.float16, torch.bfloat16)

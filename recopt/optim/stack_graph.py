@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..contracts.errors import RecoptError, unknown
+from ..checking.errors import RecoptError, unknown
 from ..contracts.settings import Hyper, Option, declared
 from ..contracts.strategy import Strategy
 from ..levels.graph import Graph

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.strategy import Params
 from ..contracts.trees import tree_map
 from ..levels.level import TASK

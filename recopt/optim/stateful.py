@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts.errors import StateError
+from ..checking.errors import StateError
 from .groups import STATE, check_untouched, same_tensors
 from .state_dict import restored, saved
 from .towers import Towers

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..contracts.errors import RecoptError, StateError, unknown
+from ..checking.errors import RecoptError, StateError, unknown
 from ..contracts.strategy import Params
 from ..levels.graph import Graph
 from ..levels.level import TASK

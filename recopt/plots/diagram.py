@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import networkx as nx
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..levels.graph import Graph
 from ..levels.level import TASK
 from ..levels.words import how, rows

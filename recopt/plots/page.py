@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..tracking.trace import Points
 from .panels import SPENT, LevelView, RunPanels
 from .run_view import RunView, diagnosis

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..tracking.trace import Trace, load_trace
 from .panels import LevelView
 

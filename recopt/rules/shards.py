@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checking.errors import RecoptError
 from ..contracts import trees
-from ..contracts.errors import RecoptError
 
 
 def _is_dtensor(tensor: Any) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from ..contracts.errors import Damaged, Notice, RecoptError
+from ..checking.errors import Damaged, Notice, RecoptError
 from ..engine import checkpoint
 from ..engine.engine import Engine
 from ..tracking.trace import Trace, load_trace, save_trace

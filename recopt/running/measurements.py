@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..contracts.errors import unknown
+from ..checking.errors import unknown
 from ..contracts.task import Split
 from ..engine.engine import Engine
 from ..engine.measure import measure, settled

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..contracts.errors import RecoptError, quoted, shown
+from ..checking.errors import RecoptError, quoted, shown
 from ..contracts.settings import Option, declared
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..contracts.errors import Notice
+from ..checking.errors import Notice
 from ..contracts.strategy import Strategy
 from ..levels.level import TASK
 from ..plots.diagram import draw_file

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..checking.errors import RecoptError
 from ..contracts import trees
-from ..contracts.errors import RecoptError
 from ..contracts.settings import plain_name
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task

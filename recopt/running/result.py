@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..contracts.errors import RecoptError, unknown
+from ..checking.errors import RecoptError, unknown
 from ..core.guard import frozen
 from ..engine.budget import Budget
 from ..engine.engine import Engine

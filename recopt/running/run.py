@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.arguments import checked
+from ..checking.arguments import checked
 from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..tracking.mlflow.address import address_of

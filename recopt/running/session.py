@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..engine.engine import Engine
 from ..stacks.blame import RunFailed, blame
 from ..tracking.mlflow.runs import find_run, working_folder

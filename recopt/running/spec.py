@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..contracts.errors import RecoptError, shown
-from ..contracts.explanations import explain
+from ..checking.errors import RecoptError, shown
+from ..checking.explanations import explain
 from ..levels.level import LONGEST, Level, Steps
 from ..levels.notation import parse
 from ..stacks.named import Named, NamedOrText, written

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..contracts.errors import RecoptError, shown
+from ..checking.errors import RecoptError, shown
 from ..levels.plain_yaml import plain_yaml
 
 _MERGE = "tag:yaml.org,2002:merge"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.task import Task
 from ..engine.engine import Engine, Sink
 from ..levels.graph import Graph

@@ -10,7 +10,7 @@ from types import CodeType
 
 from torch import nn
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from .plugins import shipped_folder, source_of
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from ..contracts.errors import RecoptError, shown, unknown
-from ..contracts.explanations import explain
+from ..checking.errors import RecoptError, shown, unknown
+from ..checking.explanations import explain
 from ..contracts.settings import Option, declared
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..contracts.digests import digest
-from ..contracts.errors import Damaged, RecoptError
-from ..contracts.explanations import explain
+from ..checking.digests import digest
+from ..checking.errors import Damaged, RecoptError
+from ..checking.explanations import explain
 from ..contracts.strategy import Strategy
 from ..levels.level import TASK, Level
 from .named import Named, in_words

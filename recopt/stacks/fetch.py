@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..contracts.errors import RecoptError, shown
+from ..checking.errors import RecoptError, shown
 from ..contracts.strategy import Strategy
 from ..levels.level import Level
 from .exported import read_folder

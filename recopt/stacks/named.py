@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from ..contracts.errors import RecoptError, shown
+from ..checking.errors import RecoptError, shown
 from ..levels.level import MOST_LEVELS
 from ..levels.notation import Term, parse
 

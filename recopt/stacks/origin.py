@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .. import tasks
-from ..contracts.errors import Notice, RecoptError
+from ..checking.errors import Notice, RecoptError
 from ..contracts.task import Task
 from .exported import VALUES, Trained
 from .places import STACK, Places, candidates, canonical, same, shipped_folder

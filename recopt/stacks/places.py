@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from .. import tasks
-from ..contracts.errors import Notice, RecoptError, shown, unknown
+from ..checking.errors import Notice, RecoptError, shown, unknown
 from .plugin_file import OTHER, Kind, base_of, class_in, class_in_file, one_line, summary_in
 
 PathLike = str | Path

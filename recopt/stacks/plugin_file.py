@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Literal, cast
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 
 Kind = Literal["strategy", "task"]
 OTHER: dict[Kind, Kind] = {"strategy": "task", "task": "strategy"}

@@ -10,7 +10,7 @@ name is taken:
 4. the entry points ``recopt.strategies`` and ``recopt.tasks`` of installed packages.
 
 So a user's file comes before a shipped one of the same name, and an installed package never changes the meaning of a
-name. A :class:`recopt.contracts.errors.Notice` says so, and whatever is taken from ``./strategies``, before it is run.
+name. A :class:`recopt.checking.errors.Notice` says so, and whatever is taken from ``./strategies``, before it is run.
 A path that ends in ``.py`` is taken as it is. Only the file that is asked for is run, and what it imports from its
 own folder, which comes first there; folders share no module. Listings read ``./strategies`` and run nothing in it.
 
@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ..contracts.errors import RecoptError, shown
+from ..checking.errors import RecoptError, shown
 from .places import (
     LOCAL,
     SHIPPED,

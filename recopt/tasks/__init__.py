@@ -7,7 +7,7 @@ import importlib
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
-from ..contracts.errors import unknown
+from ..checking.errors import unknown
 
 if TYPE_CHECKING:
     from ..contracts.task import Task

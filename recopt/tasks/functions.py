@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.settings import option, plain_name
 from ..contracts.task import Batch, Split, Task
 

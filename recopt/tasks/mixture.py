@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.settings import option
 from ..contracts.task import Batch, Task
 from .rescaled import Rescaled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.settings import option
 from ..contracts.task import Batch, Split, Task
 from .functions import Point

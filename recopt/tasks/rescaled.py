@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.settings import option
 from ..contracts.task import Task
 from .wrappers import Wrapper, members

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.settings import option
 from ..contracts.task import Batch, Split, Task
 from .recurrent import LSTM, Transformer

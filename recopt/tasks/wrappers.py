@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ..contracts.errors import RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.task import Batch, Split, Task
 from ..levels.notation import parse
 from . import get

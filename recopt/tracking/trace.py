@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contracts.digests import digest
-from ..contracts.errors import Damaged, RecoptError
+from ..checking.digests import digest
+from ..checking.errors import Damaged, RecoptError
 from .thinning import Floats, Ints, Thinning
 
 if TYPE_CHECKING:

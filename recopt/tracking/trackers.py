@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..contracts.errors import RecoptError, unknown
+from ..checking.errors import RecoptError, unknown
 from .trace import Points
 from .tracker import RunInfo, Status, Tracker
 

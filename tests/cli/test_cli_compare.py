@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
+from recopt.checking.errors import RecoptError
 from recopt.cli.compare import Bar
 from recopt.comparison import EACH, CompareSpec, make_compare_spec
-from recopt.contracts.errors import RecoptError
 from recopt.running.plan import plan
 from recopt.running.spec import COMPARES, KNOWN, RUNS, write_spec
 from recopt.tracking.mlflow.runs import list_runs

@@ -16,8 +16,8 @@ import pytest
 from safetensors.torch import load_file
 
 from recopt import run
+from recopt.checking.errors import RecoptError
 from recopt.cli import main
-from recopt.contracts.errors import RecoptError
 from recopt.engine.checkpoint import check
 from recopt.tracking.mlflow.runs import list_runs
 from recopt.tracking.mlflow.sender import Sender

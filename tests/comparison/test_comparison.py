@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import recopt
+from recopt.checking.errors import RecoptError
 from recopt.comparison import compare, make_compare_spec, read_compare_spec
 from recopt.comparison.figures import break_even
-from recopt.contracts.errors import RecoptError
 from recopt.plots.comparison import colour, dashes
 from recopt.running.repeats import RunSettings, run_all
 from recopt.stacks.blame import RunFailed

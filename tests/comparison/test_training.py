@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import recopt
+from recopt.checking.errors import RecoptError
 from recopt.comparison import Trainer, compare, make_compare_spec, report_seeds, run_comparison
-from recopt.contracts.errors import RecoptError
 from recopt.running import repeats
 from recopt.running.plan import plan
 from recopt.running.repeats import RunSettings, run_all

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from recopt.checking.errors import RecoptError
 from recopt.comparison import compare, make_compare_spec, report_seeds, tuning_seeds
 from recopt.comparison.competitors import Competitor
 from recopt.comparison.tuning import RANGES, baseline, tune
-from recopt.contracts.errors import RecoptError
 from recopt.contracts.task import Batch, Split, Task
 from recopt.levels.graph import Graph
 from recopt.running import repeats

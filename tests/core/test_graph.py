@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.contracts.strategy import Strategy
 from recopt.levels.graph import Graph
 from recopt.levels.level import Level

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.levels.level import Level
 
 from .. import engines

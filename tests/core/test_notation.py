@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.contracts.strategy import Strategy
 from recopt.levels.graph import Graph
 from recopt.levels.level import Level

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import recopt.data
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.data import download, folder, sets
 from recopt.data.download import Remote
 

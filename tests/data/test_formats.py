@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.data import formats
 
 from .. import data_server
@@ -180,7 +180,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import scipy.io
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.data.formats import extract, read_cifar, read_idx, read_svhn
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 28),) * 2)

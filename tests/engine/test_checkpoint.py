@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.contracts.strategy import Params, State, Strategy, Trial
 from recopt.contracts.trees import tensors
 from recopt.engine import checkpoint

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.contracts.settings import positive
 from recopt.contracts.strategy import Params, State, Strategy, Trial
 from recopt.contracts.task import Task

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.core import guard
 
 from ..differences import EXACT, Settings, Wave, engine, signal_of, worst

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.contracts.settings import positive, real
 from recopt.contracts.strategy import Params, State, Strategy, Trial
 from recopt.contracts.task import Batch, Split, Task

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.engine.engine import Engine
 from recopt.levels.graph import Graph
 from recopt.levels.level import Level

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import recopt
-from recopt.contracts.errors import Notice, RecoptError
+from recopt.checking.errors import Notice, RecoptError
 from recopt.contracts.task import Batch, Split, Task
 from recopt.engine import measure
 from recopt.engine.probe import Probe

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from recopt.checking.errors import RecoptError
 from recopt.contracts import trees
-from recopt.contracts.errors import RecoptError
 from recopt.contracts.strategy import Params, State, Strategy, Trial
 from recopt.contracts.task import Batch, Split, Task
 from recopt.engine.model import Patched, Swapped, twice_differentiable

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import recopt
-from recopt.contracts.errors import Notice, RecoptError
+from recopt.checking.errors import Notice, RecoptError
 from recopt.engine import measure
 from recopt.engine.model import Patched
 from recopt.engine.ways import Function
@@ -26,7 +26,7 @@ from ..zoo.by_torch import by_torch
 from ..zoo.outcomes import CALLED, HIGHER, LOOPED, MAPPED, REFUSED, SHORT, outcome, table
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::recopt.contracts.errors.Notice"),
+    pytest.mark.filterwarnings("ignore::recopt.checking.errors.Notice"),
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported"),
 ]
 RULE = "sgd(lr=0.02, momentum=0.9, weight_decay=0.01)"

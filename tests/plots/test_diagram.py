@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.levels.level import Level
 from recopt.levels.registry import TRANSFORMS
 from recopt.levels.words import how

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.plots.page import page, write_page
 from recopt.plots.panels import LevelView
 from recopt.plots.run_view import SUMMARY, RunView, diagnosis, read_run, write_summary

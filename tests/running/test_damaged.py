@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.damage import FILES, damage
 from recopt import RecoptError
-from recopt.contracts.errors import Notice
+from recopt.checking.errors import Notice
 from recopt.running.checkpoints import CHECKPOINT, TRACE, go_back, step_in
 from recopt.running.plan import plan
 from recopt.running.session import RunOptions, Session

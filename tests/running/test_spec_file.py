@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.running.spec_file import read_spec
 
 

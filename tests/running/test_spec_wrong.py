@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from recopt.checking.errors import RecoptError
 from recopt.comparison import EACH, make_compare_spec, plan_series
 from recopt.comparison.contest import prepare
-from recopt.contracts.errors import RecoptError
 from recopt.running.plan import plan, relocated, replan
 
 SHORT: dict[str, Any] = {

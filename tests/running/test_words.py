@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from recopt import RecoptError
-from recopt.contracts.errors import shown
+from recopt.checking.errors import shown
 from recopt.levels.plain_yaml import plain_yaml
 from recopt.running.plan import Plan, replan
 from recopt.running.spec_file import read_spec

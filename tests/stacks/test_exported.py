@@ -12,7 +12,7 @@ import torch
 
 import recopt
 from recopt import Graph, Level, Strategy
-from recopt.contracts.errors import Notice
+from recopt.checking.errors import Notice
 from recopt.running.export import write_export
 from recopt.running.session import RunOptions, Session
 from recopt.stacks import places

@@ -12,7 +12,7 @@ import torch
 
 import recopt
 from recopt import RecoptError, Strategy, Task
-from recopt.contracts.errors import Notice
+from recopt.checking.errors import Notice
 from recopt.stacks import places
 from recopt.stacks.plugins import (
     is_known,

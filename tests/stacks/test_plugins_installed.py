@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recopt import RecoptError
-from recopt.contracts.errors import Notice
+from recopt.checking.errors import Notice
 from recopt.stacks import places
 from recopt.stacks.plugins import list_strategies, load_strategy, load_task, shipped_folder, source_of
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import recopt.tasks
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.tasks.functions import Function
 from recopt.tasks.quadratic import Quadratic
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import recopt.tasks
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.engine.model import Patched
 from recopt.tasks.functions import Rosenbrock
 from recopt.tasks.images import Digits

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.tasks.recurrent import LSTM, Transformer
 from recopt.tasks.sequence import Sequences
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import recopt.tasks
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.contracts.settings import option
 from recopt.tasks.classifier import moments
 from recopt.tasks.images import Digits

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 
 import recopt.tasks
+from recopt.checking.errors import RecoptError
 from recopt.contracts import trees
-from recopt.contracts.errors import RecoptError
 from recopt.contracts.task import Split, Task
 from recopt.engine.model import Patched
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.tracking.thinning import Thinning
 from recopt.tracking.trace import Trace, load_trace, save_trace
 

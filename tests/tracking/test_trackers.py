@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import recopt
-from recopt.contracts.errors import Notice, RecoptError
+from recopt.checking.errors import Notice, RecoptError
 from recopt.running.plan import plan
 from recopt.running.session import RunOptions, Session
 from recopt.tracking.mlflow.runs import list_runs

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from ...contracts.errors import RecoptError
+from ...checking.errors import RecoptError
 
 _REMEDY = "give sqlite:///FILE.db or http://HOST:PORT, or no store (nor MLFLOW_TRACKING_URI) to record below runs/"
 _PATIENCE = 10.0  # seconds to wait for another program that writes

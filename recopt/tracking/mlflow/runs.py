@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...contracts.errors import RecoptError, did_you_mean
+from ...checking.errors import RecoptError, did_you_mean
 from .address import shown, unopened
 from .store import RUNS, Store, open_store
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
 
-from ...contracts.errors import RecoptError
+from ...checking.errors import RecoptError
 from .address import (
     Locked,
     address_of,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...contracts.errors import RecoptError
+from ...checking.errors import RecoptError
 from ..trace import Points
 from ..tracker import RunInfo, Status
 from .address import unopened

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ...contracts.errors import RecoptError
+from ...checking.errors import RecoptError
 from .address import web_address
 from .store import RUNS, Store, open_store
 from .views import page_of

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...contracts.errors import RecoptError
+from ...checking.errors import RecoptError
 from .address import shown
 from .runs import RunRow, find_run, list_runs
 from .store import Store

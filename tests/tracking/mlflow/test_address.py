@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.tracking.mlflow import address as addresses
 from recopt.tracking.mlflow import spool
 from recopt.tracking.mlflow import store as tracking

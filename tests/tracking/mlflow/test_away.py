@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.tracking.mlflow import spool as _spool
 from recopt.tracking.mlflow import store as tracking
 from recopt.tracking.mlflow.spool import Spool, Unreachable

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.tracking.mlflow.outbox import Outbox
 from recopt.tracking.mlflow.spool import Refused, Spool, Unreachable
 from recopt.tracking.mlflow.store import Store, open_store

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.tracking.mlflow.runs import fetch_model, find_run, list_runs, register
 from recopt.tracking.mlflow.sender import Sender
 from recopt.tracking.mlflow.store import open_store

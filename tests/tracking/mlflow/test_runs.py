@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.tracking.mlflow.address import resolve_store
 from recopt.tracking.mlflow.runs import RunRow, fetch_model, fetch_run, find_run, list_runs, register
 from recopt.tracking.mlflow.store import open_store

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import pytest
 
+from recopt.checking.errors import RecoptError
 from recopt.cli.options import store_words
-from recopt.contracts.errors import RecoptError
 from recopt.tracking.mlflow.address import masked, shown, unopened, web_address
 from recopt.tracking.mlflow.outbox import Outbox
 from recopt.tracking.mlflow.sender import Sender

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.tracking.mlflow.runs import register
 from recopt.tracking.mlflow.store import metric_name
 from recopt.tracking.trace import Points, Trace

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recopt.contracts.errors import RecoptError
+from recopt.checking.errors import RecoptError
 from recopt.tracking.mlflow.runs import fetch_model, fetch_run, find_run, register
 from recopt.tracking.mlflow.store import Store, open_store
 from recopt.tracking.mlflow.tracker import MlflowTracker
