@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..contracts.strategy import Strategy
+from ..stacks.plugins import sources_of
 from . import answers, derivatives, form, probe, texts
 from .probe import Broken
 from .tasks import TASK_BASIC, TASK_RULES, MakeTask
@@ -71,7 +72,9 @@ def check(strategy: Make, source: str | None = None) -> list[Finding]:
     """
     found: list[Finding] = []
     if source is not None:
-        found += _tried("imports", lambda _: form.imports(source), strategy)
+        sources = sources_of(strategy) if isinstance(strategy, type) else {}
+        beside = {file.relative_to(next(iter(sources)).parent).parts[0].removesuffix(".py") for file in sources}
+        found += _tried("imports", lambda _: form.imports(source, beside), strategy)
     for name, rule in RULES.items():
         found += _tried(name, rule, strategy)
         if name in BASIC and any(f.rule == name for f in found):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ..contracts.settings import Hyper, Option, declared
 from ..contracts.strategy import Params, Strategy
@@ -18,23 +18,23 @@ PUBLIC_MODULES = ("toolkit",)
 STEPS = 3
 
 
-def imports(source: str) -> None:
-    """The file imports torch, recopt's public names and the standard library, nothing else."""
+def imports(source: str, beside: Collection[str] = ()) -> None:
+    """The file imports torch, recopt's public names, the standard library and modules ``beside`` it, nothing else."""
     from ..public import HOME
 
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = "." * node.level + (node.module or "")
-            names = [f"{base}.{alias.name}" for alias in node.names]
+            base = f"{node.module}." if node.module else ""
+            names = [f"{base}{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
             first, _, rest = name.partition(".")
             public = rest in HOME or rest.partition(".")[0] in PUBLIC_MODULES
-            allowed = first == "torch" or first in sys.stdlib_module_names or (first == "recopt" and public)
-            if not allowed:
+            elsewhere = first == "torch" or first in sys.stdlib_module_names or (first == "recopt" and public)
+            if first not in beside and (not elsewhere or (isinstance(node, ast.ImportFrom) and node.level)):
                 raise Broken(
                     f"line {node.lineno} imports {name}: import only torch, the standard library and recopt's public "
                     "names, so that the file works wherever recopt does."

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from recopt.stacks.plugins import load_strategy, load_task, sources_of
+from recopt.stacks.plugins import load_strategy, load_task, source_of, sources_of
+from recopt.testing import check
 
-from ..plugin_files import TASK, write
+from ..plugin_files import STRATEGY, TASK, write
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -82,3 +83,15 @@ def test_the_sources_of_a_plugin_are_what_it_imports_from_its_folder(here: Path)
     assert {str(file.relative_to(path.parent)) for file in found} == {"task.py", "base.py", "tools/__init__.py"}
     assert found[path] == path.read_bytes()
     assert not sources_of(load_task("quadratic"))
+
+
+@pytest.mark.parametrize("line", ["from utils import RATE", "from .utils import RATE", "from . import utils"])
+def test_the_battery_takes_what_a_run_takes(here: Path, line: str) -> None:
+    write(here / "mine" / "utils.py", "RATE = 0.1")
+    text = f"{line}\n{STRATEGY.format(name='Rule', doc='Does little.')}"
+    text += "    def forward(self, point, trials, state, rng):\n"
+    text += "        return [-self.lr * g for g in trials[0].grads], state\n"
+    rule = load_strategy(str(write(here / "mine" / "rule.py", text)))
+    source = source_of(rule)[1]
+    assert not check(rule, source)
+    assert [finding.rule for finding in check(rule, f"import utilz\n{source}")] == ["imports"]
