@@ -103,11 +103,11 @@ def trial(place: Path, work: tuple[str, ...], seconds: float, rng: random.Random
                 sent.append(sign.name)
             left -= 1
         process.wait(600)
-        if process.returncode == 0:
+        row = the_run(folder)
+        if process.returncode == 0 or (row is not None and row.status == "FINISHED"):  # a signal may come after its end
             return folder, sent
         if process.returncode not in (*(-sign for sign in SIGNALS), 130):
             return folder, [*sent, (folder / "log.txt").read_text()[-400:]]
-        row = the_run(folder)
         if row is not None and row.folder is not None and (row.folder / "checkpoint.safetensors").is_file():
             ref = row.id
         else:
