@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from recopt import Params, Rule, Trial
 from recopt.levels.notation import parse
-from recopt.levels.state import Part
+from recopt.levels.parts import Part
 from recopt.rules.columns import ColumnMover
 from recopt.rules.numbers import NumberMover, NumberSpace
 from recopt.rules.rule import text_of

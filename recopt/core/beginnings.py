@@ -10,8 +10,9 @@ from torch import Generator
 
 from ..contracts.strategy import State
 from ..levels.level import TASK
+from ..levels.parts import Part
 from ..levels.seeds import mix
-from ..levels.state import LevelState, Numbers, Part, RunState, SlotState, Window
+from ..levels.state import LevelState, Numbers, RunState, SlotState, Window
 from ..rules.tensors import TensorMover
 from .carriers import Carriers
 from .slots import Slots

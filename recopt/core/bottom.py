@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
+from ..contracts import trees
 from ..contracts.strategy import Params
+from ..levels.averages import fold, folded
 from ..levels.level import TASK
+from ..levels.parts import Part
 from ..levels.registry import TRANSFORMS
-from ..levels.state import Part, RunState, Signal
+from ..levels.state import RunState, Signal
 from ..rules.columns import Sums
+from ..rules.numbers import FAILS
 from ..rules.shards import Shards
+from ..rules.tensors import TensorMover
 from .beginnings import Beginnings
 from .carriers import Carriers
 from .limits import Limits
-from .means import Means
-from .parts import awake, present, within
 from .slots import Slots
 
 
@@ -30,16 +32,15 @@ class Bottom:
 
     Attributes:
         limits: keep updates short, and take them back.
-        means: of the points that they went through.
         numbers: the levels that move the task by gradients.
         columns: by level, its mover, if it moves the task in place without a tape.
     """
 
     def __init__(self, carriers: Carriers, slots: Slots, beginnings: Beginnings, shards: Shards) -> None:
-        self.slots, self.beginnings, self.shards, self.levels = slots, beginnings, shards, carriers.levels
+        self.slots, self.beginnings, self.shards = slots, beginnings, shards
+        self.carriers, self.levels = carriers, carriers.levels
         self.limits = Limits(carriers, slots, shards)
         self.numbers, self.columns = self.limits.numbers, self.limits.columns
-        self.means = Means(carriers, slots, self.numbers)
 
     def admit(self, state: RunState, number: int, grads: Sequence[Tensor | None]) -> None:
         """Make a part of those tensors that have a gradient for the first time, and are not empty."""
@@ -64,23 +65,29 @@ class Bottom:
         mover = self.columns[number]
         assert mover is not None
         point = self.slots.point(state, number)
-        numbers: Any = state.slots[self.levels[number].by]
-        return [mover.measure(part, within(part, point), awake(part, within(part, cotangents)), numbers)
+        numbers = self.slots.numbers(state, number)
+        return [mover.measure(part, part.within(point), part.awake(part.within(cotangents)), numbers)
                 for part in state.levels[number].parts]  # fmt: skip
 
-    def slopes(self, state: RunState, number: int, sums: Sequence[dict[str, float]]) -> list[float] | None:
-        """The derivative, by its strategy's coordinates, of the loss that came after; None: nothing is recorded."""
+    def slopes(self, state: RunState, number: int, signal: Signal) -> list[float] | None:
+        """The derivative, by its strategy's coordinates, of the loss that came after; None: nothing is recorded.
+
+        ``signal`` is that of the level, which moves numbers, or the task by columns.
+        """
+        own, numbers = state.levels[number], self.slots.numbers(state, number)
+        place = self.carriers.places.get(number)
+        if place is not None:
+            return place.mover.slopes(own.parts[0], signal.grads or [], numbers)
         mover = self.columns[number]
-        numbers: Any = state.slots[self.levels[number].by]
         assert mover is not None
         total: list[float] | None = None
-        try:
-            for part, read in zip(state.levels[number].parts, sums, strict=False):
+        for part, read in zip(own.parts, state.sums.get(number, []), strict=False):
+            try:
                 found = mover.slopes(part, read, numbers)
-                if found is not None:
-                    total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
-        except (ZeroDivisionError, OverflowError, ValueError, KeyError):
-            return [math.nan] * len(numbers.coords)
+            except FAILS:
+                return [math.nan] * len(numbers.coords)
+            if found is not None:
+                total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
         return total
 
     def step(self, state: RunState, number: int, signal: Signal, factor: float) -> Params:
@@ -88,11 +95,11 @@ class Bottom:
         mover = self.columns[number]
         assert mover is not None and signal.grads is not None
         own = state.levels[number]
-        numbers: Any = state.slots[self.levels[number].by]
+        numbers = self.slots.numbers(state, number)
         point, normalize = self.slots.point(state, number), TRANSFORMS[self.levels[number].normalize or "none"]
         reads: Params = []
         for part in own.parts:
-            mine, grads = present(part, point, signal.grads)
+            mine, grads = part.present(point, signal.grads)
             if not grads:
                 continue
             read, part.normal = normalize(grads, part.normal, None)
@@ -102,3 +109,31 @@ class Bottom:
         state.slots[TASK].version += 1
         self.limits.keep_short(state, number, factor)
         return reads
+
+    def fold(self, state: RunState) -> None:
+        """Take the present point, which turned out to be good, into the means that levels keep."""
+        for number in self.numbers:
+            decay = self.levels[number].average
+            if decay is None:
+                continue
+            point = [p.detach() for p in self.slots.point(state, number)]
+            for part in state.levels[number].parts:
+                fold(part, part.within(point), decay, self.carriers.setting.in_place)
+
+    def eval_points(self, state: RunState) -> Params:
+        """The task's parameters where its levels would have the model used."""
+        found = [p.detach() for p in state.slots[TASK].params]
+        for number in self.numbers:
+            level, index = self.levels[number], self.slots.index(state, number)
+            strategy = self.carriers.graph.slots[level.by]
+            point = trees.detach(self.slots.point(state, number))
+            for part in state.levels[number].parts:
+                mine = part.within(point)
+                if level.average is not None:
+                    mine = folded(part.mean, mine, level.average, part.folds + 1)
+                elif strategy.keeps_mean():
+                    values, tasks = [p.detach() for p in state.slots[level.by].params], self.carriers.setting.tasks
+                    mine = TensorMover(strategy).eval_point(values, mine, trees.detach(part.strategy), tasks)
+                for i, value in zip(part.indices, mine, strict=True):
+                    found[index[i]] = value
+        return found

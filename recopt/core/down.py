@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.level import TASK
-from ..levels.state import Pair, Part, Record, RunState, Signal
+from ..levels.parts import Part
+from ..levels.state import Pair, Record, RunState, Signal
 from ..rules.numbers import NumberMover
 from ..rules.tensors import TensorMover
 from . import guard
@@ -22,7 +23,6 @@ from .bottom import Bottom
 from .carriers import Carriers
 from .evaluation import Around, Evaluation, Moved, Trials
 from .forward import Forward
-from .log import Log
 from .slots import Slots
 from .windows import Windows
 
@@ -53,10 +53,8 @@ class Numeric:
             update = [u * (limit / length) for u in update] if length > limit else update
         over = guard.excess(update, place.bounded) if level.guard else 1.0
         if over != 1.0:
-            guard.count(own.counts, "bounded")
             update = mover.shorten(part, update, 1 / over)
-            if self.carriers.rates[number] is not None:
-                self.bottom.limits.lower_rate(state, number, 1 / over)
+            self.bottom.limits.bounded(state, number, 1 / over, own.counts)
         if level.schedule != "constant" and self.around is not None:
             update = mover.shorten(part, update, self.around.factors(state, number)[0])
         place.space.put(slot, index, [coords[i] + u for i, u in zip(index, update, strict=True)])
@@ -75,7 +73,6 @@ class Down:
     ) -> None:
         self.carriers, self.slots, self.bottom, self.windows, self.around = carriers, slots, bottom, windows, around
         self.levels = carriers.levels
-        self.log = None if around is None else Log(carriers.graph, around, carriers.setting.tasks)
         self.forward, self.numeric = Forward(carriers, slots, bottom, around), Numeric(carriers, bottom, around)
         self.trials: Trials | None = None
         self._steps = [self._step_of(n) for n in range(len(self.levels))]
@@ -94,7 +91,7 @@ class Down:
         else:
             step(state, number, signal, found, scale)
             state.levels[number].steps += 1
-            if self.forward.looking.closely(state, number):
+            if number not in self.carriers.places and self.forward.looking.closely(state, number):
                 self.forward.looking.sound(state, number)
 
     def _step_of(self, number: int) -> Step | None:
@@ -133,19 +130,19 @@ class Down:
             return
         if self.carriers.places[number].noted:
             self.windows.note(state, number, _nothing, signal)
-        if self.log is not None:
-            self.log.step(state, number, signal, *moved)
+        if self.around is not None:
+            self.around.stepped(state, number, signal, *moved)
 
     def _columns(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
         """A rule moves the task in place."""
         assert signal.grads is not None
         self.bottom.admit(state, number, signal.grads)
-        before = [p.clone() for p in self.slots.point(state, number)] if self.log is not None else []
+        before = [p.clone() for p in self.slots.point(state, number)] if self.around is not None else []
         read = self.bottom.step(state, number, signal, self._factors(state, number, scale)[0])
         self.windows.note(state, number, _nothing, signal)
-        if self.log is not None:
+        if self.around is not None:
             update = list(torch._foreach_sub(self.slots.point(state, number), before))
-            self.log.step(state, number, signal, update, read)
+            self.around.stepped(state, number, signal, update, read)
 
     def _tensors(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
         """A strategy's ``forward`` moves tensors."""
@@ -164,8 +161,8 @@ class Down:
             return
         lessons = self.around.lessons(state, number, signal, moved) if self.around is not None else {}
         self._note(state, number, signal, moved, lessons)
-        if self.log is not None:
-            self.log.step(state, number, signal, moved.update, moved.read)
+        if self.around is not None:
+            self.around.stepped(state, number, signal, moved.update, moved.read)
 
     def _note(self, state: RunState, number: int, signal: Signal, moved: Moved, lessons: Any) -> None:
         def record(n: int) -> Record:
@@ -200,8 +197,8 @@ class Down:
         own.rng = rng.get_state()
         self.slots.put(state, number, new)
         self.windows.note(state, number, _nothing, signal)
-        if self.log is not None:
-            self.log.step(state, number, signal, [a - b for a, b in zip(new, point, strict=True)], None)
+        if self.around is not None:
+            self.around.stepped(state, number, signal, [a - b for a, b in zip(new, point, strict=True)], None)
 
 
 def _with(point: Params, part: Part, mine: Params) -> Params:

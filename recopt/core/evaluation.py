@@ -23,6 +23,7 @@ class Evaluation:
         held: the evaluation on a held-out batch, for levels that are measured on that; made when first asked for.
         after: gradients of another loss, which levels above the first are moved by in place of the training one's.
         score: the loss at another point of a level that moves the task, for zero-order strategies.
+        overflows: whether the gradients are finite and their squares are not; found on the way up.
     """
 
     loss: Tensor | None
@@ -31,6 +32,7 @@ class Evaluation:
     held: Callable[[], Evaluation] | None = None
     after: Params | None = None
     score: Callable[[int, Params], Tensor] | None = None
+    overflows: bool = False
 
 
 @dataclass
@@ -92,6 +94,14 @@ class Around(Protocol):
 
     def factors(self, state: RunState, number: int) -> Sequence[float]:
         """The factors of schedules on the next update of level ``number``, per task."""
+        ...
+
+    def stepped(self, state: RunState, number: int, signal: Signal, update: Sequence[Any], read: Any) -> None:
+        """Level ``number`` has made ``update`` on ``signal``, which its strategy read as ``read``: record that."""
+        ...
+
+    def hyperparameters(self, state: RunState, number: int) -> None:
+        """Record the hyperparameters that a level has just stepped with, where they changed."""
         ...
 
     def log(self, state: RunState, number: int, values: dict[str, Any]) -> None:

@@ -12,13 +12,12 @@ from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.level import TASK
 from ..levels.state import LevelState, RunState, Signal
+from ..rules.answers import Answers, given
 from ..rules.tensors import TensorMover
-from .answers import Answers, given
 from .bottom import Bottom
 from .carriers import Carriers
-from .cutting import Cutting
 from .evaluation import Around, Moved
-from .parts import present
+from .limits import Cutting
 from .slots import Slots
 
 
@@ -100,7 +99,7 @@ class Forward:
             found = self.slots.tensors(number, found)
             bound = None if bound is None else torch.as_tensor(bound, dtype=torch.float64)
         for part in own.parts:
-            mine, grads = present(part, point, found)
+            mine, grads = part.present(point, found)
             if not grads:
                 continue
             told = Signal(_to(signal.loss, cast), [_to(g, cast) for g in grads], bound=bound)

@@ -1,10 +1,9 @@
-"""The guard's acts on the levels that move the task: updates that are kept short, and those that are taken back."""
+"""The guard's acts on updates: they are kept short, and those of the task are taken back."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -16,7 +15,6 @@ from ..rules.columns import ColumnMover
 from ..rules.shards import Shards
 from . import guard
 from .carriers import Carriers
-from .parts import awake, within
 from .slots import Slots
 
 
@@ -39,15 +37,14 @@ class Limits:
     def last(self, state: RunState, number: int) -> Params | None:
         """The last update of a level that moves the task by columns, zero where there was none; None if not known."""
         own, point, mover = state.levels[number], self.slots.point(state, number), self.columns[number]
-        numbers: Any = state.slots[self.levels[number].by]
         out: Params | None = None
         for part in own.parts:
             found = part.kept.get("cut")
             if found is None and mover is not None:
-                found = mover.last(part, within(part, point), numbers)
+                found = mover.last(part, part.within(point), self.slots.numbers(state, number))
             if found is not None:
                 out = [torch.zeros_like(p) for p in point] if out is None else out
-                for i, u in zip(part.indices, awake(part, found), strict=True):
+                for i, u in zip(part.indices, part.awake(found), strict=True):
                     out[i] = u
         return out
 
@@ -89,13 +86,24 @@ class Limits:
         for n in self.carriers.above[number]:
             state.levels[n].window = Window.empty(len(self.carriers.graph.subjects[n]))
 
+    def due(self, state: RunState, number: int, factor: float) -> bool:
+        """True if the length of an update has to be looked at."""
+        rate = self.carriers.rates[number]
+        if state.guard is None or rate is None or not self.levels[number].guard:
+            return False
+        at = self.slots.numbers(state, number).coords[rate]
+        return guard.due(state.guard, number, at, state.norm, factor)
+
+    def measured(self, state: RunState, number: int, ratio: float, factor: float) -> None:
+        """Note the length of an update over the longest allowed."""
+        memory, rate = state.guard, self.carriers.rates[number]
+        assert memory is not None and rate is not None
+        at = self.slots.numbers(state, number).coords[rate]
+        memory.checks[number] = (min(ratio, 1.0), at, state.norm, memory.steps + 1, factor)
+
     def keep_short(self, state: RunState, number: int, factor: float) -> None:
         """Cut the last update back if it was a wild one, and lower the rate to match."""
-        memory, rate = state.guard, self.carriers.rates[number]
-        numbers: Any = state.slots[self.levels[number].by]
-        if memory is None or rate is None or not self.levels[number].guard:
-            return
-        if not guard.due(memory, number, numbers.coords[rate], state.norm, factor):
+        if state.guard is None or not self.due(state, number, factor):
             return
         update, point = self.last(state, number), self.slots.point(state, number)
         if update is None or not state.levels[number].parts[0].recorded:
@@ -108,34 +116,66 @@ class Limits:
             limit = guard.REACH * self.size(point)
             keep = min(1.0, limit / length)
             torch._foreach_add_(point, update, alpha=keep)
-            self.lower(state, number, keep)
+            self.bounded(state, number, keep, state.guard.counts)
             for part in state.levels[number].parts:
                 if not part.recorded:  # its rate no longer tells
                     part.kept["cut"] = [whole[i] * keep for i in part.indices]
-        ratio = min(length / limit, 1.0)
-        memory.checks[number] = (ratio, numbers.coords[rate], state.norm, memory.steps + 1, factor)
+        self.measured(state, number, length / limit, factor)
 
-    def lower(self, state: RunState, number: int, keep: float) -> None:
-        """The last update was only ``keep`` of what it was made: lower the rate likewise."""
-        assert state.guard is not None
-        guard.count(state.guard.counts, "bounded")
-        self.lower_rate(state, number, keep)
-
-    def lower_rate(self, state: RunState, number: int, keep: float) -> None:
-        """Lower a level's rate, after an update that was shortened likewise; a window is at one rate."""
+    def bounded(self, state: RunState, number: int, keep: float, counts: dict[str, int]) -> None:
+        """Count that only ``keep`` of an update was made, and lower the level's rate likewise, if that is tuned."""
+        guard.count(counts, "bounded")
         rate = self.carriers.rates[number]
-        numbers: Any = state.slots[self.levels[number].by]
-        assert rate is not None
+        if rate is None:
+            return
+        numbers = self.slots.numbers(state, number)
         leaf = numbers.leaves[rate]
         self.carriers.spaces[self.levels[number].by].put(numbers, [rate], [numbers.coords[rate] + math.log(keep)])
         mover = self.columns[number]
         if self.carriers.windows[number] == 1 and (mover is None or mover.rule.linear == "lr"):
             numbers.leaves[rate] = leaf  # the open tape runs over what it was
-            return
-        # The lowered rate would not have made the shortened update, unless updates are multiples of it.
-        self.forget(state, number)
+        else:  # a window is at one rate; and updates that are no multiples of it would not have come out shorter
+            self.forget(state, number)
 
     def size(self, point: Params) -> float:
         """The norm of tensors that a level moves, or of tensors of a root mean square of FLOOR if they are smaller."""
         (count,) = self.shards.totals([sum(p.numel() for p in point)], point[0].device)
         return max(self.shards.norm(point), guard.FLOOR * math.sqrt(max(count, 1)))
+
+
+class Cutting:
+    """Measures updates of tensors before they are made, as :meth:`Limits.keep_short` does after it."""
+
+    def __init__(self, carriers: Carriers, slots: Slots, limits: Limits) -> None:
+        self.carriers, self.slots, self.limits, self.levels = carriers, slots, limits, carriers.levels
+
+    def kept(self, state: RunState, number: int, point: Params, update: Params, factor: float) -> float:
+        """The part of the update that is kept if it is a wild one, with the rate lowered to match; 1 otherwise."""
+        level = self.levels[number]
+        if level.guard and level.moves in self.carriers.spaces:
+            return self._keep_of_numbers(state, number, update)
+        if level.moves != TASK or state.guard is None or not self.limits.due(state, number, factor):
+            return 1.0
+        places = [i for part in state.levels[number].parts for i in part.indices]
+        ratio, keep = self._ratio([point[i].detach() for i in places], [update[i].detach() for i in places])
+        if ratio > 1:
+            self.limits.bounded(state, number, keep, state.guard.counts)
+        self.limits.measured(state, number, ratio, factor)
+        return keep
+
+    def _keep_of_numbers(self, state: RunState, number: int, update: Params) -> float:
+        """Likewise, where what is moved are numbers."""
+        space = self.carriers.spaces[self.levels[number].moves]
+        bounded = [space.bounded[i] for i in self.slots.index(state, number)]
+        keep = 1 / guard.excess(torch.stack([u.detach().double() for u in update]).tolist(), bounded)
+        if keep < 1:
+            self.limits.bounded(state, number, keep, state.levels[number].counts)
+        return keep
+
+    def _ratio(self, point: Params, update: Params) -> tuple[float, float]:
+        """The length of an update over the longest allowed, and what may be kept of it."""
+        length = self.limits.shards.norm(update)
+        limit = guard.REACH * self.limits.size([p + u for p, u in zip(point, update, strict=True)])
+        if not length > limit:
+            return (length / limit if math.isfinite(length) else 0.0), 1.0
+        return length / limit, min(1.0, guard.REACH * self.limits.size(point) / length)

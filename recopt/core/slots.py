@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..contracts import trees
 from ..contracts.strategy import Params
-from ..levels.graph import Graph
 from ..levels.level import TASK
 from ..levels.state import Numbers, RunState, SlotState, Values
 from .carriers import Carriers
@@ -22,9 +21,9 @@ class Slots:
         names: the names of the task's movable parameters in a state.
     """
 
-    def __init__(self, graph: Graph, carriers: Carriers, names: Callable[[RunState], Sequence[str]]) -> None:
-        self.graph, self.levels, self.carriers, self._names = graph, graph.levels, carriers, names
-        self._index = [[] if x.moves == TASK else graph.moved(n, graph.names[x.moves])
+    def __init__(self, carriers: Carriers, names: Callable[[RunState], Sequence[str]]) -> None:
+        self.graph, self.levels, self.carriers, self._names = carriers.graph, carriers.levels, carriers, names
+        self._index = [[] if x.moves == TASK else self.graph.moved(n, self.graph.names[x.moves])
                        for n, x in enumerate(self.levels)]  # fmt: skip
         self._of_task: dict[int, tuple[Sequence[str], int, list[int]]] = {}
 
@@ -50,6 +49,12 @@ class Slots:
         made = [v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64) for v in values]
         home = self.carriers.setting.device
         return [m.to(home, cast) if cast is not None and m.dtype != cast else m for m in made]
+
+    def numbers(self, state: RunState, number: int) -> Numbers:
+        """The hyperparameters of a level's strategy, which has nothing else."""
+        found = state.slots[self.levels[number].by]
+        assert isinstance(found, Numbers)
+        return found
 
     def strategy(self, state: RunState, name: str) -> Params:
         """The parameters of a strategy as its ``forward`` is to read them: leaves of the tape where there is one."""

@@ -43,11 +43,10 @@ class Tower:
     ) -> None:  # fmt: skip
         self.graph, self.setting, self.around = graph, setting, around
         self.carriers = Carriers(graph, setting)
-        self.slots = Slots(graph, self.carriers, names)
+        self.slots = Slots(self.carriers, names)
         self.beginnings = Beginnings(self.carriers, self.slots)
         self.bottom = Bottom(self.carriers, self.slots, self.beginnings, shards or Shards())
-        self.means = self.bottom.means
-        self.windows = Windows(self.carriers, self.slots, self.bottom, teaching=teaching, searching=searching)
+        self.windows = Windows(self.carriers, self.slots, self.bottom, around, teaching=teaching, searching=searching)
         self._up = Up(self.carriers, self.slots, self.bottom, self.windows, around)
         self._down = Down(self.carriers, self.slots, self.bottom, self.windows, around)
         self.forward = self._down.forward
@@ -88,8 +87,3 @@ class Tower:
                 state.step += name == TASK
         state.pending = [None] * len(self.graph.levels)
         state.resets, state.due = [], []
-
-    def hyperparameters(self, state: RunState, number: int) -> None:
-        """Record the hyperparameters that a level has just stepped with, where they changed."""
-        if self._down.log is not None:
-            self._down.log.hyperparameters(state, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,11 +41,8 @@ class Lean:
             signal = pending[m]
             if signal is None or signal.bad is not None:
                 continue
-            if place is None:
-                found, loss = self.bottom.slopes(state, m, state.sums.get(m, [])), other(self.number, m, signal).loss
-            else:
-                numbers: Any = state.slots[place.level.by]
-                found, loss = place.mover.slopes(state.levels[m].parts[0], signal.grads or [], numbers), signal.loss
+            found = self.bottom.slopes(state, m, signal)
+            loss = signal.loss if place is not None else other(self.number, m, signal).loss
             if found is None:
                 continue
             total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
@@ -84,20 +82,18 @@ class Up:
     def __call__(self, state: RunState, found: Evaluation) -> int:
         """Send what was found of the task up; the number of levels that may now step, counted from the innermost."""
         state.good = good = [v is Verdict.GOOD for v in self._judge(state, found)]
-        self.bottom.means.fold(state, good)
+        if any(good):
+            self.bottom.fold(state)
         self._arrive(state, found, good)
-
-        def other(number: int, m: int, signal: Signal) -> Signal:
-            return self._other(state, found, (number, m), signal)
-
+        other = partial(self._other, state, found)
         for number, lean in self.uppers:
             if lean is not None:
                 signal = lean(state, other)
                 closed = signal is not None
-            elif not self.windows.collect(state, number, self._slopes, other):
+            elif not self.windows.collect(state, number, other):
                 continue
             elif self.levels[number].taping:
-                signal, closed = self.windows.close(state, number, self.around), True
+                signal, closed = self.windows.close(state, number), True
             else:
                 if self.trials is not None and self.trials.judge(number):
                     return number
@@ -113,11 +109,11 @@ class Up:
 
     def _judge(self, state: RunState, found: Evaluation) -> list[Verdict]:
         """Read all numbers of the evaluation at once, since each read from a device is a wait for it; then judge."""
-        reading, overflows = self._read(state, found), False
+        reading = self._read(state, found)
         if math.isinf(reading.norms[0]) and self._shortens and found.grads:
             short = shortened(found.grads)
             if short is not None:
-                found.grads, overflows = short, True
+                found.grads, found.overflows = short, True
                 reading = self._read(state, found)
         state.sums, state.norm = reading.sums, sum(reading.norms) / len(reading.norms)
         if state.guard is None:
@@ -125,7 +121,7 @@ class Up:
         if not self.bottom.limits.guarded:
             return [Verdict.GOOD] * self.tasks
         was, acts = guard.frozen(state.guard), dict(state.guard.counts)
-        verdicts = guard.judge(state.guard, reading.losses, reading.norms, overflows)
+        verdicts = guard.judge(state.guard, reading.losses, reading.norms, found.overflows)
         back = [v is Verdict.BACK for v in verdicts]
         if any(back):
             self.bottom.limits.take_back(state, back)
@@ -176,9 +172,8 @@ class Up:
                 norm = None if own is None or self.tasks > 1 else self.bottom.shards.norm(there)
             state.pending[n] = Signal(loss, own, pairs, norm=norm, bad=bad)
 
-    def _other(self, state: RunState, found: Evaluation, where: tuple[int, int], signal: Signal) -> Signal:
+    def _other(self, state: RunState, found: Evaluation, number: int, m: int, signal: Signal) -> Signal:
         """The signal of a level of the task for one above: on another loss than the training one, if that asks."""
-        number, m = where
         if found.after is not None:
             return Signal(signal.loss, [found.after[i] for i in self.slots.index(state, m)], bad=signal.bad)
         if self.levels[number].on != "valid" or found.held is None:
@@ -186,9 +181,6 @@ class Up:
         held = found.held()
         own = None if held.grads is None else [held.grads[i] for i in self.slots.index(state, m)]
         return Signal(held.loss, own, list(held.pairs), bad=signal.bad)
-
-    def _slopes(self, state: RunState, number: int) -> list[float] | None:
-        return self.bottom.slopes(state, number, state.sums.get(number, []))
 
     def _deliver(self, state: RunState, number: int, signal: Signal | None) -> None:
         """Hand a level its signal; one that is not finite is bad."""

@@ -26,8 +26,6 @@ DISCONNECTED = 10
 Other = Callable[[int, int, Signal], Signal]
 """The signal of a level of the task (second number) for one above it (first), on the loss that this one is measured on,
 from that on the training loss."""
-Slopes = Callable[[RunState, int], list[float] | None]
-"""Of a level that moves the task by columns, the derivative of the present loss by its strategy's coordinates."""
 
 
 class Windows:
@@ -39,22 +37,15 @@ class Windows:
     """
 
     def __init__(
-        self, carriers: Carriers, slots: Slots, bottom: Bottom, *, teaching: Teaching | None = None,
-        searching: Callable[[RunState], bool] = lambda state: False,
+        self, carriers: Carriers, slots: Slots, bottom: Bottom, around: Around | None, *,
+        teaching: Teaching | None, searching: Callable[[RunState], bool],
     ) -> None:  # fmt: skip
         self.graph = graph = carriers.graph
-        self.carriers, self.slots, self.bottom, self.levels = carriers, slots, bottom, graph.levels
+        self.carriers, self.slots, self.bottom, self.around, self.levels = carriers, slots, bottom, around, graph.levels
         self.teaching, self.tapes = teaching, Tapes(carriers, slots, teaching, searching)
         self.moves = [[self.levels[m].moves for m in subjects] for subjects in graph.subjects]
 
-    def _slopes(self, state: RunState, m: int, signal: Signal, slopes: Slopes) -> list[float] | None:
-        place = self.carriers.places.get(m)
-        if place is None:
-            return slopes(state, m)
-        numbers: Any = state.slots[place.level.by]
-        return place.mover.slopes(state.levels[m].parts[0], signal.grads or [], numbers)
-
-    def collect(self, state: RunState, number: int, slopes: Slopes, other: Other) -> bool:
+    def collect(self, state: RunState, number: int, other: Other) -> bool:
         """Fill a level's window with what came after the updates below; True if it is now full."""
         level, window = self.levels[number], state.levels[number].window
         subjects = self.graph.subjects[number]
@@ -71,7 +62,7 @@ class Windows:
             if not level.taping or signal.grads is None or signal.void:
                 continue
             if self.carriers.closed[number]:
-                record.slopes = self._slopes(state, m, signal, slopes)
+                record.slopes = self.bottom.slopes(state, m, signal)
             elif level.second_order:
                 # Second derivatives couple parameter groups: what one moves changes the gradient of the other.
                 record.pairs = list(signal.pairs)
@@ -82,7 +73,7 @@ class Windows:
         full = sum(r.loss is not None for r in window.records[-1]) >= (level.every or 1)
         return full and state.pending[subjects[-1]] is not None
 
-    def close(self, state: RunState, number: int, around: Around | None) -> Signal:
+    def close(self, state: RunState, number: int) -> Signal:
         """The signal of a full window; a new one begins."""
         own, level = state.levels[number], self.levels[number]
         estimator: Estimator = ESTIMATORS[level.gradient or ""]
@@ -94,8 +85,8 @@ class Windows:
         moved = [values[i] for i in self.slots.index(state, number)]
         with torch.set_grad_enabled(how.exact):
             signal = estimator.close(level, own.window, self.moves[number], moved, how)
-        if weight and around is not None:
-            around.log(state, number, {"imitation": distance(own.window)})
+        if weight and self.around is not None:
+            self.around.log(state, number, {"imitation": distance(own.window)})
         self._check_connected(state, number, signal)
         if signal.grads is None:
             signal.grads = [torch.zeros_like(p) for p in moved]

@@ -18,7 +18,7 @@ from ..levels.graph import Graph
 from ..levels.level import TASK
 from ..levels.seeds import mix
 from ..levels.state import RunState, Signal, SlotState
-from ..search.trials import Trials
+from ..search.trials import Trials, untaped
 from .budget import Budget
 from .episodes import Episodes
 from .evaluate import Evaluator
@@ -68,11 +68,19 @@ class Engine:
         graph.check_task(self.family.drawn(0).names)
         self.budget = Budget(len(self.levels))
         self.tower = self._tower()
-        self.trials = Trials(self.tower, self, closed=self._ends, weight=self.imitation.weight)
+
+        def ends(state: RunState, number: int) -> None:
+            self.surroundings.episodes.close(state, number)
+
+        self.trials = Trials(self.tower, self, closed=ends, weight=self.imitation.weight)
         self.tower.search_with(self.trials)
         reads = any(graph.order(n) for n in graph.movers[TASK])
         self.evaluator = Evaluator(self.family, bool(self.tower.carriers.exact), reads)
-        self.source = self._source(each)
+        self.source = Source(
+            self.evaluator, lambda: self.budget, home=lambda: self.state, index=self.tower.slots.index,
+            payer=self.trials.payer, log=lambda state, values: self.surroundings.log(state, -1, values),
+            gradients=reads, pairs=bool(self.tower.carriers.exact), each=each,
+        )  # fmt: skip
         stagger = Stagger(self.tower, self.family, self.source, self.imitation)
         self.surroundings.episodes = Episodes(self.tower, self.family, stagger, self.surroundings.log)
         self.stream = Stream(self.device, lambda: self.state)
@@ -84,12 +92,21 @@ class Engine:
     def _tower(self) -> Tower:
         graph, device, dtype = self.graph, self.device, self.dtype
         self.imitation = Imitation(graph, self.tasks, self.seed)
-        self.surroundings = Surroundings(graph, self.imitation, self._charge)
+
+        def charge(state: RunState, number: int) -> None:
+            self.budget.spend(self.trials.payer(state) or number, hypergradient=1)
+
+        def names(state: RunState) -> list[str]:
+            return self.family.drawn(state.slots[TASK].draw).names
+
+        def searching(state: RunState) -> bool:
+            return self.trials.active(state)
+
+        self.surroundings = Surroundings(graph, self.imitation, charge)
         in_place = self.tasks == 1 and not any(level.second_order for level in self.levels)
         setting = Setting(tasks=self.tasks, in_place=in_place, device=device, dtype=dtype, seed=self.seed)
         tower = Tower(
-            graph, setting, self._names, around=self.surroundings, teaching=self.imitation,
-            searching=self._searching,
+            graph, setting, names, around=self.surroundings, teaching=self.imitation, searching=searching
         )  # fmt: skip
         for name, strategy in graph.slots.items():
             if name in tower.carriers.spaces:
@@ -97,28 +114,6 @@ class Engine:
             else:
                 strategy.to(device, dtype)
         return tower
-
-    def _searching(self, state: RunState) -> bool:
-        return self.trials.active(state)
-
-    def _names(self, state: RunState) -> list[str]:
-        return self.family.drawn(state.slots[TASK].draw).names
-
-    def _source(self, each: bool) -> Source:
-        tower = self.tower
-        return Source(
-            self.evaluator, lambda: self.budget, home=lambda: self.state, index=tower.slots.index,
-            payer=self.trials.payer,
-            log=lambda state, values: self.surroundings.log(state, -1, values),
-            gradients=self.evaluator.gradients,
-            pairs=bool(tower.carriers.exact), each=each,
-        )  # fmt: skip
-
-    def _charge(self, state: RunState, number: int) -> None:
-        self.budget.spend(self.trials.payer(state) or number, hypergradient=1)
-
-    def _ends(self, state: RunState, number: int) -> None:
-        self.surroundings.episodes.close(state, number)
 
     # time
 
@@ -159,7 +154,7 @@ class Engine:
 
     def _mark(self) -> None:
         """Remember this moment, from which everything can be replayed, if no tape is open."""
-        if self.replay < REPLAY or not self.trials.untaped(self.state):
+        if self.replay < REPLAY or not untaped(self.tower, self.state):
             return
         pending = self.state.pending
         self.state.pending = [s and Signal(s.loss, s.grads, [], s.bound, s.norm, s.bad) for s in pending]

@@ -31,7 +31,7 @@ def settled(engine: Engine, strictly: bool = False) -> RunState:
 
 def at_eval_points(engine: Engine, state: RunState) -> Params:
     """The values of the task's slot where its levels would have it used: at means of what they went through, say."""
-    return engine.tower.means.eval_points(state)
+    return engine.tower.bottom.eval_points(state)
 
 
 def models(engine: Engine, state: RunState | None = None) -> list[nn.Module]:

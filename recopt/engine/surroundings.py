@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
+
+from ..contracts import trees
 from ..core import guard
 from ..core.evaluation import Moved
 from ..levels.graph import Graph
-from ..levels.state import Pair, RunState, Signal
+from ..levels.level import TASK
+from ..levels.state import Numbers, Pair, RunState, Signal
 from .episodes import Episodes
 from .imitation import Imitation
 
@@ -48,6 +53,36 @@ class Surroundings:
         level = self.graph.levels[number]
         return [level.factor(age) for age in self.episodes.ages(state, level.moves)]
 
+    def stepped(self, state: RunState, number: int, signal: Signal, update: Sequence[Any], read: Any) -> None:
+        """Record a step of level ``number``: the sizes of ``update``, of the signal, and of how it was read."""
+        level = self.graph.levels[number]
+        batched = self.imitation.tasks > 1 and level.moves == TASK
+        values: dict[str, Any] = {"update_norm": _size(update, batched)}
+        if signal.grads is not None:
+            there = [g for g in signal.grads if g is not None]
+            values["signal_norm"] = signal.norm if signal.norm is not None else _size(there, batched)
+        if level.normalize != "none" and read is not None:
+            values["normalized_norm"] = _size(read, batched)
+        if level.moves != TASK and signal.loss is not None:
+            values["meta_loss"] = _mean(signal.loss)
+        self.log(state, number, values)
+        self.hyperparameters(state, number)
+
+    def hyperparameters(self, state: RunState, number: int) -> None:
+        """Record the hyperparameters that a level has just stepped with, where they changed."""
+        name, own = self.graph.levels[number].by, state.levels[number]
+        slot, strategy = state.slots[name], self.graph.slots[name]
+        if own.logged == slot.version:
+            return
+        own.logged = slot.version
+        if isinstance(slot, Numbers):
+            found: dict[str, Any] = {n: slot.value[n] for n in self.graph.names[name] if n in strategy._domains}
+        else:
+            here = dict(zip(self.graph.names[name], [p.detach() for p in slot.params], strict=True))
+            found = dict(strategy.natural(here))
+        if found:
+            self.log(state, number, found)
+
     def log(self, state: RunState, number: int, values: dict[str, Any]) -> None:
         """Add a point to the record of level ``number`` (0-based; −1: the task)."""
         state.log.append((number + 1, state.step, values))
@@ -64,3 +99,17 @@ class Surroundings:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def _size(values: Sequence[Any], batched: bool) -> Any:
+    """The norm, the mean over tasks."""
+    if values and not isinstance(values[0], Tensor):
+        return math.hypot(*values)
+    return _mean(trees.norm(values, batched))
+
+
+def _mean(value: Any) -> Any:
+    """Over tasks, without a graph."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().mean() if value.ndim else value.detach()

@@ -15,6 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..contracts.strategy import Params
+from .parts import Part
+
 USUAL = 8.0
 """η where nobody says."""
 
@@ -30,3 +33,15 @@ def folded(mean: Sequence[Tensor], point: Sequence[Tensor], decay: float, count:
     if weight == 1.0 or not mean:
         return list(point)
     return list(torch._foreach_lerp(list(mean), list(point), weight))
+
+
+def fold(part: Part, point: Params, decay: float, in_place: bool) -> None:
+    """Take ``point``, without a graph, into the mean that ``part`` keeps."""
+    weight = share(decay, part.folds + 1)
+    if weight == 1.0:
+        part.mean = [p.clone() for p in point]
+    elif in_place:
+        torch._foreach_lerp_(part.mean, point, weight)
+    else:
+        part.mean = folded(part.mean, point, decay, part.folds + 1)
+    part.folds += 1

@@ -11,11 +11,7 @@ from torch import Tensor
 from ..checking.errors import RecoptError
 from . import state
 
-_CLASSES = {
-    c.__name__: c
-    for c in vars(state).values()
-    if isinstance(c, type) and dataclasses.is_dataclass(c) and c.__module__ == state.__name__
-}
+_CLASSES = {c.__name__: c for c in vars(state).values() if isinstance(c, type) and dataclasses.is_dataclass(c)}
 
 
 def pack(tree: Any, found: dict[int, tuple[str, Tensor]]) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..contracts import trees
 from ..contracts.strategy import Params, State
+from .parts import Part
 
 Values = list[Any]
 """What a slot holds, or a signal for it: tensors, or floats where the slot is made of numbers."""
@@ -181,32 +182,6 @@ class Numbers:
             if leaf is None or not leaf.requires_grad:
                 self.leaves[i] = torch.tensor(self.coords[i], dtype=torch.float64, requires_grad=True)
         return [leaf for leaf in self.leaves if leaf is not None]
-
-
-@dataclass
-class Part:
-    """Tensors that one level moves and that had their first gradient at the same step, and what it remembers of them.
-
-    Attributes:
-        indices: theirs among the parameters of the slot.
-        strategy: the strategy's state.
-        normal: the normalizer's.
-        mean: of the points before the present one, ``folds`` of them, where the level keeps one.
-        idle: places in ``indices`` of those that had no gradient at the last step, and stayed where they were.
-        recorded: updates in the present window, where derivatives have a closed form.
-        scale: the factor on the last update.
-        kept: what closed derivatives and the taking back of an update need besides the strategy's state.
-    """
-
-    indices: list[int]
-    strategy: State
-    normal: State = field(default_factory=dict)
-    mean: Params = field(default_factory=list)
-    folds: int = 0
-    idle: list[int] = field(default_factory=list)
-    recorded: int = 0
-    scale: float = 1.0
-    kept: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -122,7 +122,8 @@ class Driver:
             self._warned = True
             known = found.loss is None or bool(torch.isfinite(found.loss))
             what = f"the {'gradient' if known else 'loss'} is not finite"
-            what = "the loss exploded" if any(memory.exploded) else what
+            if any(memory.exploded):
+                what = "the squares of the gradient overflow" if found.overflows else "the loss exploded"
             warnings.warn(
                 f"recopt.Optimizer skipped a step: {what}. Further ones are counted in opt.guards() without a warning.",
                 RuntimeWarning,
@@ -133,7 +134,7 @@ class Driver:
         """The points at which the levels would have the model used, tensor by tensor."""
         slot = self.state.task
         slot.params = list(points)
-        found = self.tower.means.eval_points(self.state)
+        found = self.tower.bottom.eval_points(self.state)
         slot.params = []
         return found
 

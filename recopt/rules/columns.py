@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..contracts import trees
 from ..contracts.strategy import Params, State
-from ..levels.state import Numbers, Part
+from ..levels.parts import Part
+from ..levels.state import Numbers
 from .numbers import NumberSpace, reads
 from .ops import FOREACH, TENSORS, Term
 from .rule import Rule, penalized, step
@@ -88,7 +89,7 @@ class ColumnMover:
         """Move ``point`` in place by ``scale`` times the rule's update."""
         if self.window > 1 and not part.recorded:
             part.kept["begun"] = _copied(part.kept.get("begun"), point)
-        hyper, rest = self._hyper(numbers, scale)
+        hyper, rest = _scaled(self.rule, numbers, scale)
         faster = self.rule.accelerator
         if self.far:
             part.kept["raw"] = _copied(part.kept.get("raw"), grads)
@@ -104,13 +105,6 @@ class ColumnMover:
         if faster is None or not faster.step(self.rule, point, grads, part.strategy, hyper, rest):
             self._advance(part, point, grads, hyper, rest)
         part.recorded, part.scale = part.recorded + 1 if self.window > 1 else 1, scale
-
-    def _hyper(self, numbers: Numbers, scale: float) -> tuple[Mapping[str, float], float]:
-        """The hyperparameters with ``scale`` in the one that multiplies the update, and what is left of ``scale``."""
-        name = self.rule.linear
-        if scale == 1.0 or name is None:
-            return numbers.value, scale
-        return {**numbers.value, name: scale * numbers.value[name]}, 1.0
 
     def _advance(self, part: Part, point: Params, grads: Params, hyper: Mapping[str, float], scale: float) -> None:
         after: State = {}
@@ -156,7 +150,7 @@ class ColumnMover:
         self, part: Part, point: Params, other: Params, numbers: Numbers, known: Params | None = None
     ) -> Iterator[tuple[Params, float, list[Term], Params]]:
         """The terms of the last update, computed again, with the points and what is ``other`` beside them."""
-        hyper, _ = self._hyper(numbers, part.scale)
+        hyper, _ = _scaled(self.rule, numbers, part.scale)
         known, point = known or part.kept.get("grads", point), part.kept.get("point", point)
         for _, held, (p, c, g) in chunks(part.strategy, point, other, known):
             yield p, *_parted(self.rule.delta(FOREACH, g, p, held, hyper), p), c
@@ -210,7 +204,7 @@ class ColumnMover:
         lost = (self.reads.grads and not known) or (self.reads.inside and not self.keeps_point)
         if not part.recorded or lost:
             return None
-        _, rest = self._hyper(numbers, part.scale)
+        _, rest = _scaled(self.rule, numbers, part.scale)
         out: Params = []
         for p, shrink, terms, _ in self._terms(part, point, point, numbers, known):
             found = _total(terms, rest) if terms else [torch.zeros_like(x) for x in p]
@@ -221,6 +215,14 @@ class ColumnMover:
                 found = [u + part_of * (x - u) for u, x in zip(found, p, strict=True)]
             out += found
         return out
+
+
+def _scaled(rule: Rule, numbers: Numbers, scale: float) -> tuple[Mapping[str, float], float]:
+    """The hyperparameters with ``scale`` in the one that multiplies the update, and what is left of ``scale``."""
+    name = rule.linear
+    if scale == 1.0 or name is None:
+        return numbers.value, scale
+    return {**numbers.value, name: scale * numbers.value[name]}, 1.0
 
 
 def _apply(point: Params, terms: Sequence[Term], scale: float) -> None:

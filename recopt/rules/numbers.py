@@ -12,7 +12,8 @@ from torch import Tensor
 from ..contracts.domains import Domain, Positive, Unit
 from ..contracts.strategy import State, Strategy
 from ..contracts.trees import tree_map
-from ..levels.state import Numbers, Part
+from ..levels.parts import Part
+from ..levels.state import Numbers
 from .compiled import compiled
 from .dual import Dual, slope
 from .ops import NUMBERS
@@ -22,6 +23,7 @@ LIMITS: dict[type, float] = {Positive: 80.0, Unit: 30.0}
 """Bounds on coordinates: beyond them (1e±35; 1e-13 from either end) there is no natural value in floating point."""
 NOT_A_NUMBER = float("nan")
 FAILS = (ZeroDivisionError, OverflowError, ValueError)
+"""Errors of arithmetic on floats; the last is that of roots and logarithms."""
 
 
 def natural(domain: Domain, coordinate: float) -> tuple[float, float]:
@@ -172,14 +174,14 @@ class NumberMover:
 
     def step(self, part: Part, point: list[float], grads: list[float], hyper: Mapping[str, float]) -> list[float]:
         """The update. Where the arithmetic fails it is not finite, and nothing is remembered of it."""
-        states, update, after, kept = part.strategy["each"], [], [], part.kept
+        update, after, kept = [], [], part.kept
+        rows = list(zip(grads, point, part.strategy["each"], strict=True))
         try:
-            for p, g, before in zip(point, grads, states, strict=True):
-                moved, state = self._step(g, p, before, hyper)
+            for row in rows:
+                moved, state = self._step(*row, hyper)
                 update.append(moved)
                 after.append(state)
-            if self.others:
-                tangents = [self._tangents(name, point, grads, states, hyper) for name in self.others]
+            tangents = [self._tangents(name, rows, hyper) for name in self.others]
         except FAILS:
             return [NOT_A_NUMBER] * len(point)
         if not math.isfinite(sum(update)):
@@ -194,12 +196,11 @@ class NumberMover:
         return update
 
     def _tangents(
-        self, name: str, point: list[float], grads: list[float], states: list[State], hyper: Mapping[str, float]
+        self, name: str, rows: Sequence[tuple[float, float, State]], hyper: Mapping[str, float]
     ) -> list[float]:
-        """∂update/∂name, the states before held fixed."""
+        """∂update/∂name, the states before held fixed, of each (gradient, point, state)."""
         at = {**hyper, name: Dual(hyper[name], 1.0)}
-        rows = zip(grads, point, states, strict=True)
-        return [slope(step(self.rule, NUMBERS, g, p, state, at)[0]) for g, p, state in rows]
+        return [slope(step(self.rule, NUMBERS, *row, at)[0]) for row in rows]
 
     def shorten(self, part: Part, update: Sequence[float], keep: float) -> list[float]:
         """``keep`` of the last update, which takes its place in what derivatives are made from."""

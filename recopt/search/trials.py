@@ -86,19 +86,6 @@ class Trials:
                 return n
         return 0
 
-    def untaped(self, state: RunState) -> bool:
-        """True if no tape is open in ``state`` nor in any state that it may go back to."""
-        for number, own in enumerate(state.levels):
-            level = self.levels[number]
-            if level.taping and not self.tower.carriers.closed[number] and any(own.window.records):
-                return False
-            search = own.search
-            if search is not None:
-                others = [*search.ends, *([search.start] if search.start else [])]
-                if not all(self.untaped(other) for other in others):
-                    return False
-        return True
-
     def due(self, number: int) -> bool:
         """True if level ``number`` may begin a search: one at a time, by turns, among levels of which neither is below.
 
@@ -154,17 +141,13 @@ class Trials:
         if search.start is None:
             slots.put(state, number, trees.detach(search.candidates[len(search.scores)]))
             return False
-        self._back(number, search)
-        return True
-
-    def _back(self, number: int, search: Search) -> None:
-        """Go back to where the search began, with the next proposal."""
-        self.home.state.levels[number].search = None
+        own.search = None
         search.ends.append(self.home.copy())
         self.home.go(search.start)
         state = self.home.state
         state.levels[number].search = search
-        self.tower.slots.put(state, number, trees.detach(search.candidates[len(search.scores)]))
+        slots.put(state, number, trees.detach(search.candidates[len(search.scores)]))
+        return True
 
     def _decide(self, number: int, search: Search) -> None:
         """Let the strategy choose, and go on from the end of the window that ran closest to its choice."""
@@ -202,10 +185,21 @@ class Trials:
             "spread": scores.max() - scores.min(),
         }
         around.log(self.home.state, number, values)
-        self.tower.hyperparameters(self.home.state, number)
+        around.hyperparameters(self.home.state, number)
 
 
 def nearest(new: Params, candidates: list[Params], scores: list[Tensor]) -> int:
     """The index of the candidate nearest to ``new``, of the better score among equals."""
     gaps = [float(trees.norm([a - b for a, b in zip(new, c, strict=True)])) for c in candidates]
     return min(range(len(candidates)), key=lambda i: (gaps[i], float(scores[i])))
+
+
+def untaped(tower: Tower, state: RunState) -> bool:
+    """True if no tape of ``tower`` is open in ``state`` nor in any state that it may go back to."""
+    for level, closed, own in zip(tower.graph.levels, tower.carriers.closed, state.levels, strict=True):
+        if level.taping and not closed and any(own.window.records):
+            return False
+        others = [] if own.search is None else [*own.search.ends, *filter(None, [own.search.start])]
+        if not all(untaped(tower, other) for other in others):
+            return False
+    return True

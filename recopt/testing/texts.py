@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..contracts import trees
 from ..contracts.strategy import Params, State, Strategy, Trial
-from ..levels.state import Part
+from ..levels.parts import Part
 from ..rules.columns import ColumnMover
 from ..rules.numbers import NumberMover, NumberSpace, made_of_numbers
 from ..rules.rule import Rule, text_of

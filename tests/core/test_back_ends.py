@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from recopt import Column, Hypers, Params, Rule, State, Term, positive
+from recopt.levels.parts import Part
 from recopt.rules.compiled import compiled
-from recopt.rules.numbers import NumberSpace, entry_state, reads
+from recopt.rules.numbers import NumberMover, NumberSpace, entry_state, reads
 from recopt.rules.ops import FOREACH, LEAST_ROOT, NUMBERS, TENSORS, Ops
 from recopt.rules.rule import step as step_of
 
@@ -185,3 +186,12 @@ def test_the_vocabulary_is_the_same_in_all_back_ends() -> None:
     expected = flat(TENSORS.decay_add(over[0], over[1], 0.9, over=over[2]))
     torch.testing.assert_close(flat(FOREACH.decay_add(over[0], over[1], 0.9, over=over[2])), expected)
     assert (NUMBERS.roots(0.0, 0.5), NUMBERS.roots(4.0, 0.5)) == (LEAST_ROOT + 0.5, 2.5)
+
+
+def test_a_gradient_that_is_missing_is_no_failed_arithmetic() -> None:
+    rule = made("sgd")
+    space = NumberSpace(rule)
+    mover = NumberMover(rule, space, frozenset({"lr"}), 1)
+    part = Part([0, 1], mover.begin([1.0, 2.0]))
+    with pytest.raises(ValueError, match="zip"):
+        mover.step(part, [1.0, 2.0], [0.5], space.first().value)

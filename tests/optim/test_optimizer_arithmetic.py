@@ -125,3 +125,13 @@ def test_an_absurd_rate_above_moves_a_rate_by_a_factor_of_e_at_most(fused: bool)
     assert all(math.log(b / a) < 1 + 1e-9 for a, b in itertools.pairwise(seen))
     assert optimizer.guards()["level2.bounded"] > 30
     assert w.isfinite().all()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_warning_says_that_the_gradient_overflows_and_not_that_the_loss_exploded(told: bool) -> None:
+    w = nn.Parameter(torch.ones(4))
+    optimizer = recopt.Optimizer([w], "sgd(lr=0.01)")
+    w.grad = torch.full_like(w, 1e30)
+    with pytest.warns(RuntimeWarning, match="skipped a step: the squares of the gradient overflow"):
+        optimizer.step(loss=torch.tensor(1.0) if told else None)
+    assert torch.equal(w, torch.ones(4))

@@ -1,4 +1,4 @@
-"""The answers of strategies as they come in a run: faults that no guard can mend are told, with strategy and level."""
+"""Checks of what strategies answer in a run: faults that no guard can mend are told, with strategy and level."""
 
 from __future__ import annotations
 
