@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from ..checking.arguments import checked
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
 class Option(Generic[T]):
     """A fixed setting. Reads as its value on an instance and as itself on the class."""
 
-    def __init__(
-        self, default: T, help: str = "", choices: tuple[T, ...] | None = None, least: float | None = None
-    ) -> None:
-        self.default, self.help, self.choices, self.least = default, help, choices, least
-        self.name = ""
+    default: T
+    help: str
+    choices: tuple[T, ...] | None
+    least: float | None
+    name: str = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -74,6 +76,7 @@ def float_of(value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
+@dataclass(eq=False)
 class Hyper:
     """A hyperparameter: a number in a domain, moved in that domain's coordinate by a level above.
 
@@ -84,11 +87,12 @@ class Hyper:
     :func:`recopt.levels.completion.strides`).
     """
 
-    def __init__(
-        self, default: float, domain: str, help: str = "", off: float | None = None, above: float | None = None
-    ) -> None:
-        self.default, self.domain, self.help, self.off, self.above = default, DOMAINS[domain], help, off, above
-        self.name = ""
+    default: float
+    domain: Domain
+    help: str
+    off: float | None = None
+    above: float | None = None
+    name: str = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -122,19 +126,19 @@ def positive(default: float, help: str = "", off: float | None = None, above: fl
 
     ``above``: another default for levels that move other strategies' hyperparameters.
     """
-    return Hyper(default, "positive", help, off, above)
+    return Hyper(default, DOMAINS["positive"], help, off, above)
 
 
 @checked
 def unit(default: float, help: str = "", off: float | None = None) -> Hyper:
     """Declare a hyperparameter in (0, 1), moved as its logit. ``off=0`` also allows 0, which switches it off."""
-    return Hyper(default, "unit", help, off)
+    return Hyper(default, DOMAINS["unit"], help, off)
 
 
 @checked
 def real(default: float, help: str = "") -> Hyper:
     """Declare a hyperparameter on the whole line."""
-    return Hyper(default, "real", help)
+    return Hyper(default, DOMAINS["real"], help)
 
 
 def plain_name(owner: type) -> str:

@@ -79,17 +79,15 @@ class Strategy(nn.Module):
                 raise unknown("hyperparameter", name, hypers, f"in domains of {where}")
             self._domains[name] = domain_named(chosen)
         for name, hyper in hypers.items():
-            self._register(name, hyper, values.get(name, hyper.default), f"{where}.{name}")
-
-    def _register(self, name: str, hyper: Hyper, value: Any, where: str) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise RecoptError(f"{where} must be a number, not {quoted(value)}.")
-        # float64 here, the run's dtype later: a logarithm rounded to float32 would cost seven digits.
-        if hyper.off is not None and value == hyper.off:
-            self.register_buffer(f"{name}_off", torch.tensor(float_of(value), dtype=torch.float64))
-        else:
-            raw = coordinate_of(self._domains[name], float_of(value), where)
-            self._parameters[name] = nn.Parameter(torch.tensor(raw, dtype=torch.float64))
+            value = values.get(name, hyper.default)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise RecoptError(f"{where}.{name} must be a number, not {quoted(value)}.")
+            # float64 here, the run's dtype later: a logarithm rounded to float32 would cost seven digits.
+            if hyper.off is not None and value == hyper.off:
+                self.register_buffer(f"{name}_off", torch.tensor(float_of(value), dtype=torch.float64))
+            else:
+                raw = coordinate_of(self._domains[name], float_of(value), f"{where}.{name}")
+                self._parameters[name] = nn.Parameter(torch.tensor(raw, dtype=torch.float64))
 
     def on(self, name: str) -> bool:
         """True if the term that hyperparameter ``name`` weighs is present (see :class:`Hyper`)."""

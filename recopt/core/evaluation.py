@@ -62,19 +62,15 @@ class Trials(Protocol):
     @property
     def state(self) -> RunState:
         """The run's present state, which a trial may have replaced."""
-        ...
 
     def due(self, number: int) -> bool:
         """True if a zero-order level may try something now."""
-        ...
 
     def judge(self, number: int) -> bool:
         """A window of a zero-order level has closed. True if the run went back, to try another point."""
-        ...
 
     def begin(self, number: int) -> None:
         """Try the first of the points that a zero-order level proposes."""
-        ...
 
 
 class Around(Protocol):
@@ -82,28 +78,21 @@ class Around(Protocol):
 
     def closed(self, state: RunState, number: int) -> None:
         """A window of level ``number`` has closed."""
-        ...
 
     def begin(self, state: RunState, name: str) -> None:
         """Slot ``name`` is about to be moved: start it afresh if that is due."""
-        ...
 
     def lessons(self, state: RunState, number: int, signal: Signal, moved: Moved) -> Mapping[int, list[Pair]]:
         """By level above, the update of level ``number`` beside that of the teacher, tensor by tensor."""
-        ...
 
     def factors(self, state: RunState, number: int) -> Sequence[float]:
         """The factors of schedules on the next update of level ``number``, per task."""
-        ...
 
     def stepped(self, state: RunState, number: int, signal: Signal, update: Sequence[Any], read: Any) -> None:
         """Level ``number`` has made ``update`` on ``signal``, which its strategy read as ``read``: record that."""
-        ...
 
     def hyperparameters(self, state: RunState, number: int) -> None:
         """Record the hyperparameters that a level has just stepped with, where they changed."""
-        ...
 
     def log(self, state: RunState, number: int, values: dict[str, Any]) -> None:
         """Add a point to the record of level ``number`` (0-based; −1: the task)."""
-        ...

@@ -89,23 +89,22 @@ def renewed(memory: Guard, places: Sequence[int]) -> None:
         memory.bad_run[n], memory.strikes[n], memory.exploded[n] = 0, 0, False
 
 
-def judge_some(memory: Guard, places: Sequence[int], losses: Sequence[float], norms: Sequence[float]) -> list[Verdict]:
-    """As :func:`judge`, of the tasks in ``places`` only."""
-    return [_judge(memory, n, loss, norm) for n, loss, norm in zip(places, losses, norms, strict=True)]
-
-
 def judge(
-    memory: Guard, losses: Sequence[float] | None, norms: Sequence[float], overflows: bool = False
-) -> list[Verdict]:
+    memory: Guard, losses: Sequence[float] | None, norms: Sequence[float], overflows: bool = False,
+    places: Sequence[int] | None = None,
+) -> list[Verdict]:  # fmt: skip
     """The verdicts on an evaluation, by its losses (None: not told) and its gradients' norms; ``memory`` follows.
 
     Args:
         overflows: whether the gradient is finite and its squares were not, before it was shortened.
+        places: of the tasks that were evaluated; None: all of them.
     """
-    return [_judge(memory, n, None if losses is None else losses[n], norm, overflows) for n, norm in enumerate(norms)]
+    told = [None] * len(norms) if losses is None else losses
+    where = range(len(norms)) if places is None else places
+    return [_judge(memory, n, loss, norm, overflows) for n, loss, norm in zip(where, told, norms, strict=True)]
 
 
-def _judge(memory: Guard, n: int, loss: float | None, norm: float, overflows: bool = False) -> Verdict:
+def _judge(memory: Guard, n: int, loss: float | None, norm: float, overflows: bool) -> Verdict:
     good = math.isfinite(norm) and (loss is None or math.isfinite(loss))
     known = loss is not None and memory.seen[n] >= FIRST
     exploded = good and (overflows or (known and loss is not None and loss > EXPLODE * memory.reference[n]))

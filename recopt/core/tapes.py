@@ -22,11 +22,9 @@ class Teaching(Protocol):
 
     def weight(self, state: RunState, number: int) -> float:
         """The weight of level ``number``'s comparison with its teacher at present; 0 where it has none."""
-        ...
 
     def cut(self, state: RunState, number: int) -> None:
         """Truncate the tape of the teachers beside level ``number``."""
-        ...
 
 
 class Tapes:

@@ -34,6 +34,9 @@ class Tower:
         around: what happens around the levels; None in a training loop that is not ours.
         teaching: the teachers of levels that imitate, if any do.
         searching: whether what happens in a state may yet be taken back.
+
+    Attributes:
+        up: sends what was found of the task up; the number of levels that may now step, counted from the innermost.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class Tower:
         self.beginnings = Beginnings(self.carriers, self.slots)
         self.bottom = Bottom(self.carriers, self.slots, self.beginnings, shards or Shards())
         self.windows = Windows(self.carriers, self.slots, self.bottom, around, teaching=teaching, searching=searching)
-        self._up = Up(self.carriers, self.slots, self.bottom, self.windows, around)
+        self.up = Up(self.carriers, self.slots, self.bottom, self.windows, around)
         self._down = Down(self.carriers, self.slots, self.bottom, self.windows, around)
         self.forward = self._down.forward
         self._begins = {numbers[-1]: name for name, numbers in graph.movers.items() if numbers}
@@ -55,11 +58,7 @@ class Tower:
 
     def search_with(self, trials: Trials) -> None:
         """Let ``trials`` try points for the zero-order levels."""
-        self._up.trials = self._down.trials = trials
-
-    def up(self, state: RunState, found: Evaluation) -> int:
-        """Send what was found of the task up; the number of levels that may now step, counted from the innermost."""
-        return self._up(state, found)
+        self.up.trials = self._down.trials = trials
 
     def down(self, state: RunState, top: int, found: Evaluation, scale: float = 1.0) -> None:
         """Step the levels below number ``top`` that have a signal, the highest first.

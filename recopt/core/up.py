@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts.strategy import Params
 from ..levels.level import TASK
 from ..levels.state import RunState, Signal
 from ..rules.reading import Reading, read, shortened
@@ -137,7 +136,8 @@ class Up:
                 above = self.carriers.above[n]
                 held = found.held is not None and any(self.levels[m].on == "valid" for m in above)
                 grads = found.held().grads if held and found.held is not None else usual
-                at = [_filled(grads, point)[i] for i in self.slots.index(state, n)] if grads else []
+                here = [] if not grads else [(point[i], grads[i]) for i in self.slots.index(state, n)]
+                at = [torch.zeros_like(p) if g is None else g for p, g in here]
                 measured[n] = self.bottom.measure(state, n, at)
         there = [g for g in found.grads or [] if g is not None]
         return read(there, found.loss, measured, self.bottom.shards, self.tasks)
@@ -196,11 +196,6 @@ def _finite(values: Sequence[Any] | None) -> bool:
     if isinstance(values[0], Tensor):
         return bool(torch.isfinite(torch.stack([v.detach().double().sum() for v in values])).all())
     return math.isfinite(sum(values))
-
-
-def _filled(grads: Sequence[Tensor | None], point: Params) -> Params:
-    """``grads`` with zeros where there is none."""
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, point, strict=True)]
 
 
 def _still(bad: Tensor, g: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ class Stagger:
         guard.renewed(state.guard, places)
         reached = [g for g in first.grads or [] if g is not None]
         norms = trees.norm(reached, batched=True).tolist() if reached else [0.0] * len(places)
-        verdicts = guard.judge_some(state.guard, places, first.loss.tolist(), norms)
+        verdicts = guard.judge(state.guard, first.loss.tolist(), norms, places=places)
         state.good = [*state.good]
         for n, verdict in zip(places, verdicts, strict=True):
             state.good[n] = verdict is guard.Verdict.GOOD

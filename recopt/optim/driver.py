@@ -19,7 +19,7 @@ from ..core.evaluation import Evaluation
 from ..core.tower import Tower
 from ..levels.graph import Graph
 from ..levels.level import TASK
-from ..levels.state import Numbers, RunState, SlotState
+from ..levels.state import Guard, Numbers, RunState, SlotState
 from ..rules.columns import ColumnMover
 from ..rules.numbers import made_of_numbers
 from ..rules.shards import Shards
@@ -120,12 +120,9 @@ class Driver:
         memory = self.state.guard
         if memory is not None and memory.counts.get("skipped", 0) > skipped and not self._warned:
             self._warned = True
-            known = found.loss is None or bool(torch.isfinite(found.loss))
-            what = f"the {'gradient' if known else 'loss'} is not finite"
-            if any(memory.exploded):
-                what = "the squares of the gradient overflow" if found.overflows else "the loss exploded"
             warnings.warn(
-                f"recopt.Optimizer skipped a step: {what}. Further ones are counted in opt.guards() without a warning.",
+                f"recopt.Optimizer skipped a step: {_cause(memory, found)}. Further ones are counted in opt.guards() "
+                "without a warning.",
                 RuntimeWarning,
                 stacklevel=_level_of_the_caller(),
             )
@@ -205,6 +202,15 @@ def _ask_for_loss(driver: Driver) -> None:
         f"{who}: call opt.step(loss=loss), or opt.step(closure) with a function that computes and returns it; where "
         "the step is not yours to call, opt.observe(model) reads it from the model's outputs."
     )
+
+
+def _cause(memory: Guard, found: Evaluation) -> str:
+    """The reason for which the guard skipped a step."""
+    if found.loss is not None and not bool(torch.isfinite(found.loss)):
+        return "the loss is not finite"
+    if found.overflows:
+        return "the squares of the gradient overflow"
+    return "the loss exploded" if any(memory.exploded) else "the gradient is not finite"
 
 
 def _level_of_the_caller() -> int:

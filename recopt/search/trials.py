@@ -34,15 +34,12 @@ class Home(Protocol):
 
     def copy(self) -> RunState:
         """A copy of the present state that can be gone back to."""
-        ...
 
     def go(self, to: RunState) -> None:
         """Make a copy of ``to`` the run's state."""
-        ...
 
     def flush(self) -> None:
         """Nothing will take the record so far back."""
-        ...
 
 
 class Trials:
