@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .rules.rule import Hypers, Rule
     from .running.result import Result
     from .running.run import run
-    from .stacks.blame import RunFailed
+    from .stacks.failures import RunFailed
     from .tracking.tracker import Tracker
 
 __all__ = [

@@ -16,7 +16,7 @@ HOME = {
     "RecoptError": "checking.errors",
     "Result": "running.result",
     "Rule": "rules.rule",
-    "RunFailed": "stacks.blame",
+    "RunFailed": "stacks.failures",
     "Tracker": "tracking.tracker",
     "State": "contracts.strategy",
     "Strategy": "contracts.strategy",

@@ -188,7 +188,8 @@ def check(plugin: str, plugins: tuple[str, ...]) -> int:
 
     The exit status is 0 if it conforms, 1 if not.
     """
-    from ..stacks.plugins import load_any, source_of
+    from ..stacks.plugin_file import source_of
+    from ..stacks.plugins import load_any
 
     kind, found = load_any(plugin, plugins)
     source = source_of(found)[1]

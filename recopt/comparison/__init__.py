@@ -13,7 +13,7 @@ from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..running.plan import plan, task_named
 from ..running.repeats import CAP, DIVERGED, Runs
-from ..stacks.blame import RunFailed
+from ..stacks.failures import RunFailed
 from ..tracking.mlflow.address import address_of
 from ..tracking.mlflow.store import RUNS, open_store
 from .compare_spec import (

@@ -16,7 +16,7 @@ from ..running.spec import COMPARES, MOST_TASKS, NO_SWITCH, RUNS
 from ..running.spec_file import read_spec
 from ..running.start import available
 from ..stacks.named import Named, NamedOrText, written
-from ..stacks.plugins import is_export
+from ..stacks.places import is_export
 
 BASELINES = ("sgd", "nesterov", "rmsprop", "adam", "adamw")
 

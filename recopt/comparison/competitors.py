@@ -18,7 +18,7 @@ from ..stacks.build import make_strategies
 from ..stacks.exported import Trained, read_folder
 from ..stacks.fetch import read_export
 from ..stacks.named import Named, written
-from ..stacks.plugins import is_export
+from ..stacks.places import is_export
 from .compare_spec import CompareSpec, CompetitorSpec
 
 _UNKNOWN = "The cost of its training is unknown: give 'trained'."

@@ -14,7 +14,7 @@ from ..levels.level import TASK
 from ..running.plan import Plan, replan
 from ..running.repeats import held_at
 from ..running.spec import LARGEST_SEED
-from ..stacks.blame import RunFailed
+from ..stacks.failures import RunFailed
 from ..tracking.mlflow.store import RUNS
 from .compare_spec import CompareSpec, CompetitorSpec
 from .competitors import Competitor, Training, guarded

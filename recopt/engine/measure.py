@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..contracts.strategy import Params
+from ..contracts import trees
 from ..contracts.task import Split, Task
 from ..levels.state import RunState
 from .engine import Engine
+from .live import Live
 from .randomness import seeded
 
 
@@ -29,29 +29,16 @@ def settled(engine: Engine, strictly: bool = False) -> RunState:
     return engine.state
 
 
-def at_eval_points(engine: Engine, state: RunState) -> Params:
-    """The values of the task's slot where its levels would have it used: at means of what they went through, say."""
-    return engine.tower.bottom.eval_points(state)
-
-
 def models(engine: Engine, state: RunState | None = None) -> list[nn.Module]:
     """The models at a state of the run (None: the present one), one per task, as plain modules."""
     state = state or engine.state
-    slot, values = state.task, at_eval_points(engine, state)
-    starts = engine.family.starts(slot)
-    found = []
-    for n in range(engine.tasks):
-        module = engine.family.module(starts[n].draw, starts[n].place)
-        params = [p[n] for p in values] if engine.tasks > 1 else values
-        others = [b[n] for b in slot.buffers] if engine.tasks > 1 else slot.buffers
-        moving, rest = iter(params), iter(others)
-        with torch.no_grad():
-            for p in module.parameters():
-                p.copy_(next(moving) if p.requires_grad else next(rest))
-            for b in module.buffers():
-                b.copy_(next(rest))
-        found.append(module)
-    return found
+    values = engine.tower.bottom.eval_points(state), state.task.buffers  # which may be means of its points
+    each = trees.unstack(values, engine.tasks) if engine.tasks > 1 else [values]
+    starts = engine.family.starts(state.task)
+    modules = [engine.family.module(start.draw, start.place) for start in starts]
+    for module, own in zip(modules, each, strict=True):
+        Live(module).put(*own)
+    return modules
 
 
 def measure(engine: Engine, split: Split, state: RunState | None = None) -> dict[str, float]:

@@ -9,13 +9,10 @@ from torch import Tensor
 
 from ..contracts.strategy import Params
 from ..core.evaluation import Evaluation
-from ..levels.level import TASK
 from ..levels.state import Pair, RunState, Signal, SlotState
 from .budget import Budget
 from .evaluate import Evaluator
 from .ways import Grads
-
-Payer = Callable[[RunState], int]
 
 
 class Source:
@@ -33,8 +30,8 @@ class Source:
 
     def __init__(
         self, evaluator: Evaluator, budget: Callable[[], Budget], *, home: Callable[[], RunState],
-        index: Callable[[RunState, int], list[int]], payer: Payer, log: Callable[[RunState, dict[str, Any]], None],
-        gradients: bool, pairs: bool, each: bool,
+        index: Callable[[RunState, int], list[int]], payer: Callable[[RunState], int],
+        log: Callable[[RunState, dict[str, Any]], None], gradients: bool, pairs: bool, each: bool,
     ) -> None:  # fmt: skip
         self.evaluator, self.budget, self.home = evaluator, budget, home
         self.index, self.payer, self.log = index, payer, log
@@ -42,7 +39,7 @@ class Source:
 
     def evaluate(self, state: RunState, graph: bool) -> Evaluation:
         """The task at its present point on its next batch; ``graph``: its gradient is differentiated once more."""
-        slot = _task(state)
+        slot = state.task
         batch = self.evaluator.batch(slot, slot.seen, "train")
         loss, grads = self._found(state, slot, batch, graph)
         slot.seen += 1
@@ -66,7 +63,7 @@ class Source:
 
     def _held_out(self, state: RunState, graph: bool) -> Signal:
         """The task on the held-out batch that goes with the present one."""
-        slot = _task(state)
+        slot = state.task
         batch = self.evaluator.batch(slot, slot.seen - 1, "valid")
         kept = [b.clone() for b in slot.buffers]
         loss, grads = self._found(state, slot, batch, graph)
@@ -76,12 +73,12 @@ class Source:
 
     def first(self, state: RunState, part: SlotState) -> tuple[Tensor, Grads | None]:
         """The loss and gradient of the tasks in ``part`` at their start, on the batch of the present evaluation."""
-        batch = self.evaluator.batch(part, _task(state).seen - 1, "train")
+        batch = self.evaluator.batch(part, state.task.seen - 1, "train")
         return self._found(state, part, batch, False)
 
     def _score(self, state: RunState, number: int, point: Params) -> Tensor:
         """The loss, on the batch of the present evaluation, of another point for a level of the task."""
-        slot = _task(state)
+        slot = state.task
         batch = self.evaluator.batch(slot, slot.seen - 1, "train")
         params = list(slot.params)
         for i, value in zip(self.index(state, number), point, strict=True):
@@ -102,9 +99,3 @@ class Source:
 
 def _pairs(slot: SlotState, grads: Grads | None) -> list[Pair]:
     return [(t, g) for t, g in zip(slot.params, grads or [], strict=False) if g is not None]
-
-
-def _task(state: RunState) -> SlotState:
-    slot = state.slots[TASK]
-    assert isinstance(slot, SlotState)
-    return slot

@@ -55,8 +55,7 @@ class Stagger:
 
         The evaluation that they need for it is one more than the others', as where a whole slot starts afresh.
         """
-        slot, places = state.slots[TASK], state.due
-        assert isinstance(slot, SlotState)
+        slot, places = state.task, state.due
         starts = [dataclasses.replace(start) for start in self.family.starts(slot)]
         for n in places:
             starts[n] = Start(n, starts[n].draw + 1, slot.seen - 1)

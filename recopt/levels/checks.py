@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NoReturn
 
 from ..checking.errors import RecoptError, shown, unknown
@@ -38,131 +39,124 @@ def check_slots(graph: Structure) -> None:
 
 def check_level(graph: Structure, number: int) -> None:
     """Refuse a level (0-based) that cannot work, as far as the parameters of what it moves are known."""
+    refuse = partial(_refuse, graph, number)
     level = graph.levels[number]
     names = graph.names.get(level.moves)
     if names is not None and not graph.moved(number, names):
         if level.only:
             asked, have = shown(" ".join(level.only)), shown(", ".join(names) or "none", 120)
-            _refuse(graph, number, f"'only' matches no parameter of '{level.moves}': {asked}. Have: {have}.")
-        _refuse(graph, number, f"'{level.moves}' has nothing to move: it declares no parameter.")
+            refuse(f"'only' matches no parameter of '{level.moves}': {asked}. Have: {have}.")
+        refuse(f"'{level.moves}' has nothing to move: it declares no parameter.")
     if (level.schedule != "constant") != (level.horizon is not None):
-        _refuse(graph, number, "a schedule goes with its length: set both 'schedule' and 'horizon', or neither.")
+        refuse("a schedule goes with its length: set both 'schedule' and 'horizon', or neither.")
     _check_teacher(graph, number)
     if level.moves == TASK:
         _check_task_level(graph, number)
     else:
         _check_upper_level(graph, number)
     if graph.order(number) == 0 and level.normalize != "none":
-        _refuse(graph, number, f"a zero-order strategy reads no signal to normalize: drop normalize={level.normalize}.")
+        refuse(f"a zero-order strategy reads no signal to normalize: drop normalize={level.normalize}.")
 
 
 def _check_task_level(graph: Structure, number: int) -> None:
+    refuse = partial(_refuse, graph, number)
     level = graph.levels[number]
     wanted = "direct" if graph.order(number) else "value"
     if level.gradient != wanted:
-        _refuse(graph, number, f"a level that moves the task has gradient={wanted}, not {level.gradient}.")
+        refuse(f"a level that moves the task has gradient={wanted}, not {level.gradient}.")
     if level.every != 1:
-        _refuse(graph, number, "a level that moves the task steps at every evaluation: drop 'every'.")
+        refuse("a level that moves the task steps at every evaluation: drop 'every'.")
     if level.episode is not None or level.curriculum is not None or level.stagger:
-        _refuse(graph, number, "'episode' says when the slot below starts afresh, and there is none below the task.")
+        refuse("'episode' says when the slot below starts afresh, and there is none below the task.")
     if level.normalize == "cosine":
-        _refuse(graph, number, "normalize=cosine compares updates with what came after them: use it above level 1.")
+        refuse("normalize=cosine compares updates with what came after them: use it above level 1.")
     if level.average is not None and graph.slots[level.by].keeps_mean():
-        _refuse(graph, number, f"'{level.by}' keeps a mean of its own: drop 'average'.")
+        refuse(f"'{level.by}' keeps a mean of its own: drop 'average'.")
     if level.on != "train" or level.objective != "mean" or level.second_order:
-        _refuse(graph, number, "on, objective and second_order score a strategy: set them on the level above.")
+        refuse("on, objective and second_order score a strategy: set them on the level above.")
 
 
 def _check_upper_level(graph: Structure, number: int) -> None:
+    refuse = partial(_refuse, graph, number)
     level, subjects = graph.levels[number], graph.subjects[number]
     if level.average is not None:
-        _refuse(graph, number, "'average' is of what moves the model: set it on level 1.")
+        refuse("'average' is of what moves the model: set it on level 1.")
     if not subjects:
-        _refuse(
-            graph, number, f"no lower level moves by '{level.moves}', so nothing scores it: put it above one that does."
-        )
+        refuse(f"no lower level moves by '{level.moves}', so nothing scores it: put it above one that does.")
     if graph.order(number) == 0:
         if level.gradient != "value":
-            _refuse(
-                graph,
-                number,
-                f"'{level.by}' is zero-order and reads values only: set gradient=value, not {level.gradient}.",
-            )
+            refuse(f"'{level.by}' is zero-order and reads values only: set gradient=value, not {level.gradient}.")
     elif not level.taping:
-        _refuse(
-            graph,
-            number,
-            f"'{level.by}' reads gradients: set gradient=unroll or online, or put a zero-order strategy here.",
-        )
+        refuse(f"'{level.by}' reads gradients: set gradient=unroll or online, or put a zero-order strategy here.")
     if (why := ESTIMATORS[level.gradient or ""].refusal(graph, number)) is not None:
-        _refuse(graph, number, why)
+        refuse(why)
     _check_cosine(graph, number)
     if level.second_order:
         _check_exact(graph, number)
     if level.episode is not None and level.every and level.episode % level.every:
         near = level.every * max(1, round(level.episode / level.every))
-        _refuse(
-            graph, number, f"an episode of {level.episode} does not hold whole windows of {level.every}: use {near}."
-        )
+        refuse(f"an episode of {level.episode} does not hold whole windows of {level.every}: use {near}.")
     if level.curriculum is not None and level.episode is None:
-        _refuse(graph, number, "'curriculum' is how fast episodes grow, and there are none: set 'episode' too.")
+        refuse("'curriculum' is how fast episodes grow, and there are none: set 'episode' too.")
     if level.stagger:
         _check_stagger(graph, number)
     if level.on == "valid" and any(graph.levels[m].moves != TASK for m in subjects):
-        _refuse(graph, number, "on=valid needs a task right below: set it on the level over level 1.")
+        refuse("on=valid needs a task right below: set it on the level over level 1.")
 
 
 def _check_teacher(graph: Structure, number: int) -> None:
+    refuse = partial(_refuse, graph, number)
     level = graph.levels[number]
     if level.teacher is None:
         if level.imitate is not None:
-            _refuse(graph, number, "'imitate' needs somebody to imitate: set 'teacher', as in teacher=adam(lr=0.01).")
+            refuse("'imitate' needs somebody to imitate: set 'teacher', as in teacher=adam(lr=0.01).")
         return
     teacher = graph.slots[level.teacher]
     if level.moves == TASK:
-        _refuse(graph, number, "a teacher is for the level that trains a rule: set it on the level above.")
+        refuse("a teacher is for the level that trains a rule: set it on the level above.")
     if level.imitate is None:
-        _refuse(graph, number, f"'{level.teacher}' teaches for how long? Set 'imitate' to a number of steps.")
+        refuse(f"'{level.teacher}' teaches for how long? Set 'imitate' to a number of steps.")
     if level.teacher == level.moves:
-        _refuse(graph, number, f"'{level.moves}' cannot teach itself: name another rule.")
+        refuse(f"'{level.moves}' cannot teach itself: name another rule.")
     if teacher.order == 0:
-        _refuse(graph, number, f"'{level.teacher}' is zero-order, so its steps are trials and no updates to imitate: "
-                               "take a rule that reads gradients.")  # fmt: skip
+        refuse(f"'{level.teacher}' is zero-order, so its steps are trials and no updates to imitate: "
+               "take a rule that reads gradients.")  # fmt: skip
     if teacher.level.get("normalize") == "cosine":
-        _refuse(graph, number, f"'{level.teacher}' reads cosines of updates with what came after them, which the level "
-                               "below does not have: take another rule.")  # fmt: skip
+        refuse(f"'{level.teacher}' reads cosines of updates with what came after them, which the level "
+               "below does not have: take another rule.")  # fmt: skip
     if any(graph.order(m) == 0 for m in graph.subjects[number]):
-        _refuse(graph, number, f"'{level.moves}' is zero-order and has no updates that follow from a gradient: "
-                               "drop 'teacher'.")  # fmt: skip
+        refuse(f"'{level.moves}' is zero-order and has no updates that follow from a gradient: drop 'teacher'.")
 
 
 def _check_exact(graph: Structure, number: int) -> None:
     """Refuse what no exact level differentiates through: zero-order groups, and steps of others in its windows."""
+    refuse = partial(_refuse, graph, number)
     within = graph.within(number)
     for m in sorted(within):
         if graph.order(m) == 0:
-            _refuse(graph, number, f"no gradient passes through {graph.title(m)}, since '{graph.levels[m].by}' is "
-                                   "zero-order: set second_order=false.")  # fmt: skip
+            refuse(f"no gradient passes through {graph.title(m)}, since '{graph.levels[m].by}' is "
+                   "zero-order: set second_order=false.")  # fmt: skip
     for n, other in enumerate(graph.levels):
         if n in {number, *within} or number in graph.below(n) or not graph.order(n):
             continue  # the choice of a zero-order level has no derivative but where it jumps
         if not other.second_order and within & set(graph.subjects[n]):
-            _refuse(graph, number, f"{graph.title(n)} drops second derivatives of the same updates: "
-                                   f"set level{n + 1}.second_order=true or second_order=false here.")  # fmt: skip
+            refuse(f"{graph.title(n)} drops second derivatives of the same updates: "
+                   f"set level{n + 1}.second_order=true or second_order=false here.")  # fmt: skip
         if graph.evaluations(n) % graph.evaluations(number):
-            _refuse(graph, number, f"{graph.title(n)} steps within its windows, which no exact derivative passes "
-                                   "through: let them step together, or set second_order=false.")  # fmt: skip
+            refuse(f"{graph.title(n)} steps within its windows, which no exact derivative passes "
+                   "through: let them step together, or set second_order=false.")  # fmt: skip
 
 
 def _check_cosine(graph: Structure, number: int) -> None:
     """The cosine's denominator is a number of one window of updates; nothing differentiates through it."""
+    refuse = partial(_refuse, graph, number)
     level = graph.levels[number]
     below = [m for m in sorted(graph.below(number)) if graph.levels[m].normalize == "cosine"]
     if level.second_order and below:
-        _refuse(graph, number, f"an exact level differentiates what is beneath, but {graph.title(below[0])} has "
-                             f"normalize=cosine: set level{below[0] + 1}.normalize=rms.")  # fmt: skip
+        refuse(f"an exact level differentiates what is beneath, but {graph.title(below[0])} has "
+               f"normalize=cosine: set level{below[0] + 1}.normalize=rms.")  # fmt: skip
     if level.second_order and level.normalize == "cosine" and graph.levels[graph.clock(number)].moves != TASK:
-        _refuse(graph, number, "normalize=cosine is not defined for exact levels this high: use normalize=rms.")
+        refuse("normalize=cosine is not defined for exact levels this high: use normalize=rms.")
 
 
 def check_movers(graph: Structure) -> None:
@@ -175,44 +169,41 @@ def check_movers(graph: Structure) -> None:
                 continue
             both = set(graph.moved(m, names)) & set(graph.moved(number, names))
             if both:
-                _refuse(
-                    graph,
-                    number,
-                    f"{graph.title(m)} moves '{names[min(both)]}' too: give them disjoint 'only' patterns.",
-                )
+                why = f"{graph.title(m)} moves '{names[min(both)]}' too: give them disjoint 'only' patterns."
+                _refuse(graph, number, why)
         for m in graph.subjects[number] if level.episode else []:
             slot = graph.levels[m].moves
             _check_episodes(graph, number, episodes.setdefault(slot, number), slot)
 
 
 def _check_episodes(graph: Structure, number: int, first: int, slot: str) -> None:
+    refuse = partial(_refuse, graph, number)
     level, other = graph.levels[number], graph.levels[first]
     ends = f"{graph.title(first)} ends episodes of '{slot}'"
     if other.episode != level.episode:
-        _refuse(graph, number, f"{ends} after {other.episode} steps: use the same length.")
+        refuse(f"{ends} after {other.episode} steps: use the same length.")
     for key in ("curriculum", "stagger", "every") if level.curriculum or other.curriculum or level.stagger else ():
         theirs = getattr(other, key)
         if theirs != getattr(level, key):
             said = "none" if theirs is None else str(theirs).lower()
-            _refuse(graph, number, f"{ends} with {key}={said}: use the same, so that they agree.")
+            refuse(f"{ends} with {key}={said}: use the same, so that they agree.")
 
 
 def _check_stagger(graph: Structure, number: int) -> None:
     """Tasks start afresh where a window closes; no other window may be open over them then."""
+    refuse = partial(_refuse, graph, number)
     level = graph.levels[number]
     if level.episode is None:
-        _refuse(graph, number, "'stagger' is for episodes, and there are none: set 'episode' too.")
+        refuse("'stagger' is for episodes, and there are none: set 'episode' too.")
     if any(graph.levels[m].moves != TASK for m in graph.subjects[number]):
-        _refuse(graph, number, "'stagger' is for tasks side by side: set it on the level over level 1.")
+        refuse("'stagger' is for tasks side by side: set it on the level over level 1.")
     for m in graph.subjects[number]:
         if graph.levels[m].average is not None:
-            why = f"'stagger' starts tasks afresh by turns, and the mean of {graph.title(m)} is of tasks of one age"
-            _refuse(graph, number, f"{why}: drop 'average' there.")
+            refuse(f"'stagger' starts tasks afresh by turns, and the mean of {graph.title(m)} is of tasks of one age: "
+                   "drop 'average' there.")  # fmt: skip
     for n, other in enumerate(graph.levels):
         if n == number or not any(graph.levels[m].moves == TASK for m in graph.subjects[n]):
             continue
         if (other.every, other.gradient == "value") != (level.every, level.gradient == "value"):
-            why = (
-                f"'stagger' starts tasks afresh where windows close, and {graph.title(n)} has windows of {other.every}"
-            )
-            _refuse(graph, number, f"{why}: give both the same 'every' and kind of gradient, or drop it.")
+            refuse(f"'stagger' starts tasks afresh where windows close, and {graph.title(n)} has windows of "
+                   f"{other.every}: give both the same 'every' and kind of gradient, or drop it.")  # fmt: skip

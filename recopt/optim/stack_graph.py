@@ -18,7 +18,8 @@ from ..levels.notation import Term, levels_of, parse
 from ..stacks.build import make_strategy
 from ..stacks.fetch import export_folder, fetch_export, is_reference, read_export
 from ..stacks.named import Named, deepen
-from ..stacks.plugins import load_strategy, shipped_folder
+from ..stacks.places import shipped_folder
+from ..stacks.plugins import load_strategy
 
 Stack = str | Path | Strategy | Sequence[str | Strategy] | None
 """None: ``DEFAULT_STACK``."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..engine.engine import Engine
 from ..engine.measure import models, settled
 from ..stacks.exported import CARD, FORMAT, PLUGINS, VALUES, Trained, digest_of
-from ..stacks.plugins import STACK, shipped_folder, sources_of
+from ..stacks.places import STACK, shipped_folder
+from ..stacks.plugin_file import sources_of
 from ..tracking.trace import Trace
 from .card import card_of
 from .selection.scores import Selection

@@ -20,7 +20,8 @@ from ..stacks.exported import Trained
 from ..stacks.fetch import export_folder, is_reference
 from ..stacks.named import Named, deepen, named_of, strategies_of
 from ..stacks.origin import check_apart, check_digests, digests, name_of
-from ..stacks.plugins import canonical, is_export, is_known
+from ..stacks.places import canonical, is_export
+from ..stacks.plugins import is_known
 from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, SelectionSettings, Spec, make_spec, parsed_choice
 from .start import available
 

@@ -18,10 +18,10 @@ from ..contracts.settings import plain_name
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task
 from ..engine.engine import Engine
-from ..engine.measure import at_eval_points, measure_each, settled
+from ..engine.measure import measure_each, settled
 from ..levels.graph import Graph
 from ..levels.level import TASK, Level
-from ..stacks.blame import RunFailed, blame, culprit
+from ..stacks.failures import RunFailed, culprit, failure_message
 
 Floats = NDArray[np.float64]
 CAP = 100.0
@@ -179,7 +179,7 @@ def _failure(why: BaseException, name: str, graph: Graph, task: Task, seed: int)
         when = f"'{name}', on tasks from seed {seed},"
     else:
         when = f"The run of '{name}' on tasks from seed {seed}"
-    return f"{blame(why, when, [guilty] if guilty else [type(task), *strategies])}."
+    return f"{failure_message(why, when, [guilty] if guilty else [type(task), *strategies])}."
 
 
 def side_by_side(graph: Graph, task: Task, count: int) -> int:
@@ -215,7 +215,7 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: RunSettings, test:
     engine.run(how.steps)
     engine.flush()
     slot = engine.state.task
-    at, batch = at_eval_points(engine, engine.state), engine.evaluator.batch(slot, slot.seen, "train")
+    at, batch = engine.tower.bottom.eval_points(engine.state), engine.evaluator.batch(slot, slot.seen, "train")
     with engine.stream:
         last = engine.evaluator.value(slot, at, batch)
     columns = [found[step].reshape(-1).double() for step in range(how.steps)]

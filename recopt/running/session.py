@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..checking.errors import RecoptError
 from ..engine.engine import Engine
-from ..stacks.blame import RunFailed, blame
+from ..stacks.failures import RunFailed, failure_message
 from ..tracking.mlflow.runs import find_run, working_folder
 from ..tracking.mlflow.store import RUNS
 from ..tracking.trace import Trace
@@ -250,4 +250,4 @@ def _selector(plan: Plan, engine: Engine, trace: Trace) -> Selector | None:
 
 
 def _failure(why: BaseException, when: str, plan: Plan) -> str:
-    return f"{blame(why, when, [type(plan.task), *(type(s) for s in plan.graph.slots.values())])}."
+    return f"{failure_message(why, when, [type(plan.task), *(type(s) for s in plan.graph.slots.values())])}."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ from ..contracts.task import Task
 from ..levels.level import Level
 from ..levels.notation import levels_of, value_of
 from ..levels.seeds import mix
-from .blame import RunFailed, blame
+from .failures import RunFailed, failure_message
 from .named import Named
-from .plugins import Places, load_strategy, load_task
+from .places import Places
+from .plugins import load_strategy, load_task
 
 _SETTING = re.compile(r"(?:level(?P<level>\d{1,6})|(?P<slot>task|[A-Za-z_]\w*))\.(?P<key>\w+)")
 
@@ -29,12 +31,18 @@ def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
     """The task, seeded. Raises RecoptError on an unknown name or option, RunFailed for an error in a user's task."""
     made = load_task(named.name, folders)
     given = _bound(made, named, "seed")
-    try:
+    with _told_of(f"Making the task {named.name!r}", made):
         return made(seed=seed, **given)
+
+
+@contextmanager
+def _told_of(when: str, plugin: type) -> Iterator[None]:
+    try:
+        yield
     except RecoptError:
         raise
     except (Exception, SystemExit) as why:
-        raise RunFailed(f"{blame(why, f'Making the task {named.name!r}', [made])}.") from why
+        raise RunFailed(f"{failure_message(why, when, [plugin])}.") from why
 
 
 def make_strategy(slot: str, named: Named, seed: int, folders: Places = (), where: str = "") -> Strategy:
@@ -44,14 +52,9 @@ def make_strategy(slot: str, named: Named, seed: int, folders: Places = (), wher
 
 def _strategy(made: type[Strategy], slot: str, named: Named, seed: int) -> Strategy:
     given = _bound(made, named, "domains")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _told_of(f"Making the strategy {named.name!r}", made):
         torch.default_generator.manual_seed(mix(seed, 3, *slot.encode()))  # as manual_seed, without other devices
-        try:
-            return made(domains=named.domains or None, **given)
-        except RecoptError:
-            raise
-        except (Exception, SystemExit) as why:
-            raise RunFailed(f"{blame(why, f'Making the strategy {named.name!r}', [made])}.") from why
+        return made(domains=named.domains or None, **given)
 
 
 def _bound(made: type, named: Named, own: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from ..checking.errors import RecoptError, shown
 from ..contracts.strategy import Strategy
 from ..levels.level import Level
 from .exported import read_folder
-from .plugins import STACK, is_export
+from .places import STACK, is_export
 
 
 def is_reference(stack: str) -> bool:

@@ -161,7 +161,7 @@ def import_file(path: Path, beside: bool = True) -> ModuleType:
         for left in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
             del sys.modules[left]
         if isinstance(why, Exception | SystemExit):
-            raise RecoptError(_blame(path, why)) from why
+            raise RecoptError(_import_failure(path, why)) from why
         raise
     return module
 
@@ -186,7 +186,7 @@ def one_line(why: BaseException) -> str:
     return f"{type(why).__name__}: {text}" if text else type(why).__name__
 
 
-def _blame(path: Path, why: BaseException) -> str:
+def _import_failure(path: Path, why: BaseException) -> str:
     if isinstance(why, SyntaxError) and why.filename:
         file = path if why.filename == "<unknown>" else why.filename
         return f"{file}, line {why.lineno}: this is not Python ({why.msg})."
@@ -236,7 +236,7 @@ def summary_in(path: Path) -> str:
     except OSError as why:
         raise RecoptError(f"{path} cannot be read: {why.strerror}.") from None
     except (SyntaxError, ValueError) as why:
-        raise RecoptError(_blame(path, why)) from None
+        raise RecoptError(_import_failure(path, why)) from None
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
     texts = [*map(ast.get_docstring, classes[:1]), ast.get_docstring(tree)]
     return next((text.partition("\n")[0] for text in texts if text), "")

@@ -31,7 +31,6 @@ from ..checking.errors import RecoptError, shown
 from .places import (
     LOCAL,
     SHIPPED,
-    STACK,
     Candidate,
     Places,
     candidates,
@@ -40,32 +39,13 @@ from .places import (
     is_export,
     load_announced,
     shadowed,
-    shipped_folder,
     unknown_plugin,
-)
-from .plugin_file import Kind, class_in_file, source_of, sources_of
+)  # fmt: skip
+from .plugin_file import Kind, class_in_file
 
 if TYPE_CHECKING:
     from ..contracts.strategy import Strategy
     from ..contracts.task import Task
-
-__all__ = [
-    "STACK",
-    "Kind",
-    "Places",
-    "PluginInfo",
-    "canonical",
-    "is_export",
-    "is_known",
-    "list_strategies",
-    "list_tasks",
-    "load_any",
-    "load_strategy",
-    "load_task",
-    "shipped_folder",
-    "source_of",
-    "sources_of",
-]
 
 
 @dataclass(frozen=True)

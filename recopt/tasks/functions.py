@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..checking.errors import RecoptError
-from ..contracts.settings import option, plain_name
+from ..contracts.settings import option
 from ..contracts.task import Batch, Split, Task
 
 
@@ -36,20 +35,12 @@ class Function(Task):
         minimum: the value of every coordinate of the global minimizer, where the function is 0.
     """
 
-    dim = option(2, "number of variables")
-    noise = option(0.0, "standard deviation of the noise on each coordinate of the gradient")
+    dim = option(2, "number of variables", least=1)
+    noise = option(0.0, "standard deviation of the noise on each coordinate of the gradient", least=0)
 
     metric = "distance"
     higher_is_better = False
     minimum: float = 0.0
-    least: int = 1
-
-    def __init__(self, *, seed: int = 0, **options: object) -> None:
-        super().__init__(seed=seed, **options)
-        for name, least in {"dim": self.least, "noise": 0}.items():
-            if getattr(self, name) < least:
-                where = f"{plain_name(type(self))}.{name}"
-                raise RecoptError(f"{where} must be at least {least}, not {getattr(self, name):g}.")
 
     def value(self, theta: Tensor) -> Tensor:
         """The function at ``theta`` (dim numbers), 0-dimensional."""
@@ -85,9 +76,9 @@ class Rosenbrock(Function):
     From 4 dimensions on there is a second, local minimum near (−1, 1, …, 1).
     """
 
+    dim = option(2, Function.dim.help, least=2)
     spread = option(0.1, "standard deviation of the start around (-1.2, 1, …)")
     minimum = 1.0
-    least = 2
 
     def value(self, theta: Tensor) -> Tensor:
         head, tail = theta[:-1], theta[1:]

@@ -23,14 +23,12 @@ class Quadratic(Task):
     dim², the mean for a normal W.
     """
 
-    dim = option(10, "number of variables")
+    dim = option(10, "number of variables", least=1)
     conditioning = option(0.0, "condition number of W; 0 leaves W standard normal")
     start = option("zero", "initial θ: 0, or standard normal", choices=("zero", "normal"))
 
     def __init__(self, *, seed: int = 0, **options: object) -> None:
         super().__init__(seed=seed, **options)
-        if self.dim < 1:
-            raise RecoptError(f"quadratic.dim must be at least 1, not {self.dim}.")
         if self.conditioning != 0 and self.conditioning < 1:
             raise RecoptError(f"quadratic.conditioning must be 0 or at least 1, not {self.conditioning:g}.")
         self._drawn: tuple[int, Tensor, Tensor] | None = None

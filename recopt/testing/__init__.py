@@ -12,16 +12,15 @@ framework, leaves torch's global generator alone, and takes well under a second 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from ..contracts.strategy import Strategy
-from ..stacks.plugins import sources_of
+from ..stacks.plugin_file import sources_of
 from . import answers, derivatives, form, probe, texts
-from .probe import Broken
+from .probe import Broken, Make
 from .tasks import TASK_BASIC, TASK_RULES, MakeTask
-
-Make = Callable[[], Strategy]
 
 RULES: dict[str, Callable[[Make], None]] = {
     rule.__name__: rule
@@ -74,12 +73,19 @@ def check(strategy: Make, source: str | None = None) -> list[Finding]:
     if source is not None:
         sources = sources_of(strategy) if isinstance(strategy, type) else {}
         beside = {file.relative_to(next(iter(sources)).parent).parts[0].removesuffix(".py") for file in sources}
-        found += _tried("imports", lambda _: form.imports(source, beside), strategy)
-    for name, rule in RULES.items():
-        found += _tried(name, rule, strategy)
-        if name in BASIC and any(f.rule == name for f in found):
-            break
-    return found
+        found += _tried("imports", partial(form.imports, source, beside))
+
+    def made() -> Strategy:
+        with probe.seeded():  # learned weights may be drawn from torch's global generator
+            return strategy()
+
+    return found + _findings({name: partial(rule, strategy if name == "settings" else made)
+                              for name, rule in RULES.items()}, BASIC)  # fmt: skip
+
+
+def check_task(task: MakeTask) -> list[Finding]:
+    """The findings on a task, one per property that fails. ``task`` is the class, or makes one from ``seed=``."""
+    return _findings({name: partial(rule, task) for name, rule in TASK_RULES.items()}, TASK_BASIC)
 
 
 def assert_conforms(strategy: Make, source: str | None = None) -> None:
@@ -90,32 +96,22 @@ def assert_conforms(strategy: Make, source: str | None = None) -> None:
         raise AssertionError("\n".join([f"{name} does not conform:", *map(str, found)]))
 
 
-def _tried(name: str, rule: Callable[[Make], None], strategy: Make) -> list[Finding]:
-    def made() -> Strategy:
-        with probe.seeded():  # learned weights may be drawn from torch's global generator
-            return strategy()
+def _findings(rules: Mapping[str, Callable[[], None]], basic: frozenset[str]) -> list[Finding]:
+    """The findings of ``rules`` in turn, up to the first on one of the ``basic``."""
+    found: list[Finding] = []
+    for name, rule in rules.items():
+        found += _tried(name, rule)
+        if name in basic and found and found[-1].rule == name:
+            break
+    return found
 
+
+def _tried(name: str, rule: Callable[[], None]) -> list[Finding]:
     try:
         with probe.seeded():
-            rule(strategy if name == "settings" else made)
+            rule()
     except Broken as why:
         return [Finding(name, str(why))]
     except Exception as why:
         return [Finding(name, f"this could not be tried, for it raised {type(why).__name__}: {why}")]
     return []
-
-
-def check_task(task: MakeTask) -> list[Finding]:
-    """The findings on a task, one per property that fails. ``task`` is the class, or makes one from ``seed=``."""
-    found: list[Finding] = []
-    for name, rule in TASK_RULES.items():
-        try:
-            with probe.seeded():
-                rule(task)
-        except Broken as why:
-            found.append(Finding(name, str(why)))
-        except Exception as why:
-            found.append(Finding(name, f"this could not be tried, for it raised {type(why).__name__}: {why}"))
-        if found and found[-1].rule == name and name in TASK_BASIC:
-            break
-    return found

@@ -13,11 +13,9 @@ from torch import Tensor
 from ..contracts import trees
 from ..contracts.strategy import Params, State, Strategy, Trial
 from . import probe
-from .probe import PLAIN, Broken
+from .probe import PLAIN, STEPS, Broken, Make
 
-Make = Callable[[], Strategy]
 ODD_SHAPES: tuple[probe.Shape, ...] = ((), (1,), (5,), (2, 3), (2, 1, 3, 2))
-STEPS = 3
 
 
 def shapes(make: Make) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,9 @@ from ..contracts.strategy import Params, State, Strategy, Trial
 from ..engine.model import Patched
 from ..rules.tensors import over_tasks
 from . import probe
-from .probe import PLAIN, Broken
+from .probe import PLAIN, STEPS, Broken, Make
 
-Make = Callable[[], Strategy]
-STEPS, TASKS = 3, 3
+TASKS = 3
 WIDTHS = (1e-3, 1e-4)
 """Half widths of differences, tried in turn: the error is O(width⁴) plus rounding error / width."""
 RELATIVE, ABSOLUTE = 1e-6, 1e-9

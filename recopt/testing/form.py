@@ -6,16 +6,15 @@ import ast
 import inspect
 import sys
 from collections.abc import Callable, Collection
+from typing import Any
 
 from ..contracts.settings import Hyper, Option, declared
 from ..contracts.strategy import Params, Strategy
 from . import probe
-from .probe import PLAIN, Broken
+from .probe import PLAIN, STEPS, Broken, Make
 
-Make = Callable[[], Strategy]
 PUBLIC_MODULES = ("toolkit",)
 """Submodules that plugins may import, besides the names that ``recopt`` exports."""
-STEPS = 3
 
 
 def imports(source: str, beside: Collection[str] = ()) -> None:
@@ -54,17 +53,21 @@ def settings(make: Make) -> None:
             assert hyper.default == hyper.off or hyper.domain.coordinate(hyper.default) is not None
         except ValueError as why:
             raise Broken(f"the default of '{name}' is {hyper.default:g}: it must be {why}.") from None
-    for name, option in declared(type(strategy), Option).items():
+    check_defaults(type(strategy))
+
+
+def check_defaults(plugin: type) -> None:
+    """Raise Broken if an option refuses its own default."""
+    for name, option in declared(plugin, Option).items():
         try:
             option.parse(option.default, name)
         except Exception as why:
             raise Broken(f"the default of option '{name}' is refused ({why}): give one that it takes.") from None
 
 
-def documented(make: Make) -> None:
+def documented(make: Callable[[], Any]) -> None:
     """The class has a docstring."""
-    text = (make().__class__.__doc__ or "").strip()
-    if not text:
+    if not (type(make()).__doc__ or "").strip():
         raise Broken("the class has no docstring: its first line is what listings show; write one.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,9 @@ from ..contracts.strategy import Params, State, Strategy, Trial
 
 Shape = tuple[int, ...]
 PLAIN: tuple[Shape, ...] = ((3,), (2, 4))
+Make = Callable[[], Strategy]
+STEPS = 3
+"""The steps of most checks."""
 
 
 class Broken(Exception):

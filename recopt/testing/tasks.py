@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts import trees
-from ..contracts.settings import Option, declared
 from ..contracts.task import Split, Task
 from ..engine.engine import Engine
 from ..engine.evaluate import Quietly
@@ -20,7 +20,7 @@ from ..engine.measure import measure
 from ..levels.graph import Graph
 from ..levels.level import TASK, Level
 from ..stacks.plugins import load_strategy
-from . import probe
+from . import form, probe
 from .probe import Broken
 
 MakeTask = Callable[..., Task]
@@ -36,17 +36,12 @@ def settings(make: MakeTask) -> None:
         raise Broken(f"it cannot be made without options ({why}): give every option a default that works.") from why
     if not isinstance(task, Task):
         raise Broken(f"it makes a {type(task).__name__}: derive the class from recopt.Task.")
-    for name, option in declared(type(task), Option).items():
-        try:
-            option.parse(option.default, name)
-        except Exception as why:
-            raise Broken(f"the default of option '{name}' is refused ({why}): give one that it takes.") from None
+    form.check_defaults(type(task))
 
 
 def documented(make: MakeTask) -> None:
     """The class has a docstring."""
-    if not (type(make(seed=1)).__dict__.get("__doc__") or "").strip():
-        raise Broken("the class has no docstring: its first line is what listings show; write one.")
+    form.documented(partial(make, seed=1))
 
 
 def models(make: MakeTask) -> None:

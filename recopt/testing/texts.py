@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..contracts import trees
-from ..contracts.strategy import Params, State, Strategy, Trial
+from ..contracts.strategy import Params, State, Trial
 from ..levels.parts import Part
 from ..rules.columns import ColumnMover
 from ..rules.numbers import NumberMover, NumberSpace, made_of_numbers
 from ..rules.rule import Rule, text_of
 from . import probe
-from .probe import PLAIN, Broken
+from .probe import PLAIN, Broken, Make
 
-Make = Callable[[], Strategy]
 STEPS = 5
 EXACT = 1e-10
 """Relative difference of back ends that rounding may make in so few steps."""

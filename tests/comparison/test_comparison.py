@@ -14,7 +14,7 @@ from recopt.comparison import compare, make_compare_spec, read_compare_spec
 from recopt.comparison.figures import break_even
 from recopt.plots.comparison import colour, dashes
 from recopt.running.repeats import RunSettings, run_all
-from recopt.stacks.blame import RunFailed
+from recopt.stacks.failures import RunFailed
 from recopt.tasks.quadratic import Quadratic
 from recopt.tracking.mlflow.runs import list_runs
 

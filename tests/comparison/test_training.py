@@ -15,7 +15,7 @@ from recopt.running import repeats
 from recopt.running.plan import plan
 from recopt.running.repeats import RunSettings, run_all
 from recopt.running.statistics import crossed_interval, crossed_paired
-from recopt.stacks.blame import RunFailed
+from recopt.stacks.failures import RunFailed
 
 from ..comparisons import FAST
 

@@ -18,7 +18,7 @@ from recopt.levels.level import Level
 from recopt.running import repeats
 from recopt.running.plan import plan
 from recopt.running.repeats import CAP, RunSettings, run_all, side_by_side
-from recopt.stacks.blame import RunFailed
+from recopt.stacks.failures import RunFailed
 from recopt.tasks.quadratic import Quadratic
 
 from ..comparisons import graph, runs_of

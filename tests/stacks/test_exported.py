@@ -18,15 +18,8 @@ from recopt.running.session import RunOptions, Session
 from recopt.stacks import places
 from recopt.stacks.exported import Trained, read_folder
 from recopt.stacks.fetch import read_export
-from recopt.stacks.plugins import (
-    is_known,
-    list_strategies,
-    list_tasks,
-    load_any,
-    load_strategy,
-    load_task,
-    source_of,
-)
+from recopt.stacks.plugin_file import source_of
+from recopt.stacks.plugins import is_known, list_strategies, list_tasks, load_any, load_strategy, load_task
 from recopt.testing import check
 
 from ..exported import refusal, trained_lstm

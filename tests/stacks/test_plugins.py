@@ -14,15 +14,8 @@ import recopt
 from recopt import RecoptError, Strategy, Task
 from recopt.checking.errors import Notice
 from recopt.stacks import places
-from recopt.stacks.plugins import (
-    is_known,
-    list_strategies,
-    list_tasks,
-    load_any,
-    load_strategy,
-    load_task,
-    source_of,
-)
+from recopt.stacks.plugin_file import source_of
+from recopt.stacks.plugins import is_known, list_strategies, list_tasks, load_any, load_strategy, load_task
 
 from ..plugin_files import STRATEGY, TASK, refusal, write
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from recopt.stacks.plugins import load_strategy, load_task, source_of, sources_of
+from recopt.stacks.plugin_file import source_of, sources_of
+from recopt.stacks.plugins import load_strategy, load_task
 from recopt.testing import check
 
 from ..plugin_files import STRATEGY, TASK, write

@@ -11,7 +11,9 @@ import pytest
 from recopt import RecoptError
 from recopt.checking.errors import Notice
 from recopt.stacks import places
-from recopt.stacks.plugins import list_strategies, load_strategy, load_task, shipped_folder, source_of
+from recopt.stacks.places import shipped_folder
+from recopt.stacks.plugin_file import source_of
+from recopt.stacks.plugins import list_strategies, load_strategy, load_task
 
 from ..plugin_files import STRATEGY, TASK, refusal
 

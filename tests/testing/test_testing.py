@@ -10,7 +10,8 @@ import torch
 from torch import Generator
 
 from recopt import Params, State, Strategy, Trial
-from recopt.stacks.plugins import list_strategies, load_strategy, source_of
+from recopt.stacks.plugin_file import source_of
+from recopt.stacks.plugins import list_strategies, load_strategy
 from recopt.testing import BASIC, RULES, Finding, assert_conforms, check, form
 
 from ..faults import BROKEN, Good, GoodSearch, answers, texts, use

@@ -11,14 +11,15 @@ from types import CodeType
 from torch import nn
 
 from ..checking.errors import RecoptError
-from .plugins import shipped_folder, source_of
+from .places import shipped_folder
+from .plugin_file import source_of
 
 
 class RunFailed(RecoptError):
     """An error in a user's strategy or task; the run is marked failed, with its traceback and checkpoint kept."""
 
 
-def blame(why: BaseException, when: str, plugins: Iterable[type]) -> str:
+def failure_message(why: BaseException, when: str, plugins: Iterable[type]) -> str:
     """The message for an error: the cause and its place in one sentence, without its full stop.
 
     If the user's own plugins take part, no shipped one is named, since its input may be wrong. The sentence then
