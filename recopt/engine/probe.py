@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,24 +43,29 @@ class Choice(NamedTuple):
     Attributes:
         mapped: whether tasks side by side are mapped (``torch.func.vmap``).
         fused: whether the model uses kernels that have no second derivative, or a wrong one.
+        fresh: whether no parameter of a model is that of another.
     """
 
     maker: Maker | None
     mapped: bool = False
     fused: bool = False
+    fresh: bool = False
 
     def way(self, family: Family, draw: int) -> Way:
         """The way, for the tasks of a draw."""
         if self.maker is None:
             return OneByOne([family.module(draw, n) for n in range(family.count)])
         count = 1 if self.mapped else family.count
-        models, drawn = [self.maker(family.module(draw, n)) for n in range(count)], family.drawn(draw)
-        return Function(models, drawn, many=family.batched, mapped=self.mapped, fused=self.fused)
+        modules = [family.module(draw, n) for n in range(count)]
+        return Function(
+            [self.maker(module) for module in modules], family.drawn(draw), many=family.batched, mapped=self.mapped,
+            fused=self.fused, blank=modules if self.fresh else [],
+        )  # fmt: skip
 
 
 @dataclass
 class Probe:
-    """A probe of the ways to evaluate the tasks of one draw, on their first batches.
+    """A probe of the ways to evaluate the tasks of one draw, at two points, each with a batch of its own.
 
     Args:
         exact: whether a level differentiates through the gradients of the task.
@@ -76,7 +81,7 @@ class Probe:
     def __post_init__(self) -> None:
         self.drawn, self.starts = self.family.drawn(self.draw), [Start(n, self.draw, 0) for n in range(2)]
         self.tasks = self.drawn.tasks[:2]
-        self.batches = [self.family.place(task.batch(0, "train")) for task in self.tasks]
+        self.batches = [[self.family.place(task.batch(index, "train")) for index in range(2)] for task in self.tasks]
 
     def choice(self) -> Choice:
         """The way to take; ``notes`` then say what is out of the ordinary with it.
@@ -96,7 +101,8 @@ class Probe:
                 continue
             mapped = mappable and not (unmapped := unmapped or self._unmappable(maker))
             if mapped or self.exact:
-                found = Choice(maker, mapped, fused)
+                one, other = (self.family.module(self.draw).parameters() for _ in range(2))
+                found = Choice(maker, mapped, fused, {*map(id, one)}.isdisjoint(map(id, other)))
                 break
         if self.exact and found.maker:
             with suppress(Exception):  # of a model that is no other than in float32
@@ -131,9 +137,9 @@ class Probe:
         """Losses and gradients of task ``n`` by its own model; ``calm``: in evaluation mode."""
         live, slot = Live(_at_rest(self.family.module(self.draw, n), calm)), self._slot(n)
         found: Found = []
-        for point in _points(slot.params):
+        for point, batch in zip(_points(slot.params), self.batches[n], strict=True):
             with seeded(seed, self.family.device), torch.enable_grad():
-                loss = self.tasks[n].loss(live.put(point, slot.buffers), self.batches[n])
+                loss = self.tasks[n].loss(live.put(point, slot.buffers), batch)
                 found.append((loss.detach(), live.gradient(loss)))
         if self.gradients and all(g is None for _, grads in found for g in grads):
             raise RecoptError(UNREACHED)
@@ -150,7 +156,8 @@ class Probe:
         function = Function([model], self.drawn, many=many, mapped=many, fused=False)
         slots, found = [self._slot(n) for n in range(count)], [Found() for _ in range(count)]
         fused = False
-        for points in zip(*(_points(slot.params) for slot in slots), strict=True):
+        for index, points in enumerate(zip(*(_points(slot.params) for slot in slots), strict=True)):
+            batch = [batches[index] for batches in self.batches] if many else self.batches[0][index]
             params, buffers = ((_stacked(v) if many else v[0]) for v in (points, [s.buffers for s in slots]))
             at = SlotState([p.requires_grad_() for p in params], buffers)
             with (
@@ -158,7 +165,7 @@ class Probe:
                 torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTED),
                 twice_differentiable() as plain,
             ):
-                loss, grads = function.gradient(self.tasks, at, self.batches if many else self.batches[0], self.exact)
+                loss, grads = function.gradient(self.tasks, at, batch, self.exact)
                 if self.exact:
                     _again(at.params, grads)
             fused = fused or plain.seen
@@ -168,32 +175,39 @@ class Probe:
         return found, fused
 
     def _check_second(self, maker: Maker) -> None:
-        """Tell if derivatives of the gradient are not those of its differences, which are looked at in float64."""
+        """Tell if derivatives of the gradients are not those of their differences, which are looked at in float64."""
         family = Family(self.family.task, 1, self.family.seed, self.family.device, torch.float64)
         double = replace(self, family=family, notes=[])
         slot, way = double._slot(0), Function(
             [maker(family.module(self.draw))], double.drawn, many=False, mapped=False, fused=True)  # fmt: skip
         point = [p.requires_grad_() for p in _points(slot.params)[1]]
-        with seeded(0, family.device):
-            _, grads = way.gradient(double.tasks, SlotState(point, slot.buffers), double.batches[0], True)
+
+        def gradients(one: Callable[[Any], Grads]) -> list[Grads]:
+            found = []
+            for batch in double.batches[0]:
+                with seeded(0, family.device), torch.enable_grad():
+                    found.append(one(batch))
+            return found
+
+        both = gradients(lambda batch: way.gradient(double.tasks, SlotState(point, slot.buffers), batch, True)[1])
         dice = torch.Generator().manual_seed(1)
         by = [torch.randn(p.shape, generator=dice, dtype=p.dtype).to(p) for p in point]
         # Only where gradients lead: a row that padding keeps still is never left.
-        along = [
-            torch.zeros_like(p) if g is None else g.detach() * (1 + 0.1 * b)
-            for p, g, b in zip(point, grads, by, strict=True)
-        ]
+        leads = [sum((g.detach() for g in grads if g is not None), torch.zeros_like(by[n]))
+                 for n, grads in enumerate(zip(*both, strict=True))]  # fmt: skip
+        along = [g * (1 + 0.1 * b) for g, b in zip(leads, by, strict=True)]
         size = max(max((float(w.abs().max()) for w in along if w.numel()), default=0.0), 1e-30)
         along = [w / size for w in along]
-        slopes = torch.autograd.grad(_product(grads, by), point, allow_unused=True) if _live(grads) else []
+        whole = torch.stack([_product(grads, by) for grads in both]).sum()
+        slopes = torch.autograd.grad(whole, point, allow_unused=True) if whole.requires_grad else []
         found = float(_product(slopes, along))
 
         def at(width: float) -> float:
             live = Live(family.module(self.draw))
             there = [p.detach() + width * w for p, w in zip(point, along, strict=True)]
-            with seeded(0, family.device), torch.enable_grad():
-                loss = double.tasks[0].loss(live.put(there, slot.buffers), double.batches[0])
-                return float(_product(live.gradient(loss), by))
+            task = double.tasks[0]
+            found = gradients(lambda batch: live.gradient(task.loss(live.put(there, slot.buffers), batch)))
+            return sum(float(_product(grads, by)) for grads in found)
 
         near, far = ((at(w) - at(-w)) / (2 * w) for w in (WIDTH / 3, WIDTH))
         off = abs(found - near)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..checking.errors import RecoptError
 from ..contracts import trees
 from ..contracts.strategy import Params
 from ..contracts.task import Task
@@ -71,7 +72,12 @@ class OneByOne:
         """For each task its model, its loss, and its buffers after it."""
         for n, (live, task) in enumerate(zip(self.lives, tasks, strict=False)):
             module = live.put([p[n] for p in params], [b[n] for b in slot.buffers])
-            yield live, task.loss(module, batch[n]), live.still()
+            before = [p._version for p in live.params]
+            loss = task.loss(module, batch[n])
+            for p, mine, version in zip(params, live.params, before, strict=True):
+                if params is slot.params and mine._version != version:  # the model changes its parameters in place
+                    p.data[n] = mine.detach()
+            yield live, loss, live.still()
 
     def loss(self, tasks: Sequence[Task], slot: SlotState, batch: Any) -> Tensor:
         loss, slot.buffers = trees.stack(
@@ -108,12 +114,18 @@ class Function:
         many: whether tensors have a leading dimension, of tasks.
         mapped: whether the tasks are mapped (``torch.func.vmap``).
         fused: whether the model uses kernels that have no second derivative, or a wrong one.
+        blank: modules that the models were made from: what is moved is taken out of them, so that a loss that reads it
+            there, by a reference of its own, is seen.
     """
 
     def __init__(
-        self, models: Sequence[Patched | Swapped], drawn: Drawn, *, many: bool, mapped: bool, fused: bool
-    ) -> None:
+        self, models: Sequence[Patched | Swapped], drawn: Drawn, *, many: bool, mapped: bool, fused: bool,
+        blank: Sequence[nn.Module] = (),
+    ) -> None:  # fmt: skip
         self.models, self.drawn, self.many, self.mapped, self.fused = models, drawn, many, mapped, fused
+        self._blank = {p: name for module in blank for name, p in module.named_parameters() if p.requires_grad}
+        for p in self._blank:
+            p.data = torch.full_like(p, torch.nan)
 
     def loss(self, tasks: Sequence[Task], slot: SlotState, batch: Any) -> Tensor:
         loss, slot.buffers = self.found(tasks, slot.params, slot.buffers, batch)
@@ -127,6 +139,8 @@ class Function:
         params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
         with twice_differentiable() if graph and self.fused else nullcontext(), torch.enable_grad():
             loss, buffers = self.found(tasks, params, slot.buffers, batch)
+            if self._blank and bool(loss.isnan().any()):
+                self._refuse_references(loss)
             if not loss.requires_grad:
                 return loss, [None] * len(params)
             grads = list(
@@ -134,6 +148,22 @@ class Function:
             )
         slot.buffers = trees.detach(buffers)
         return (loss if graph else loss.detach()), [g if g is None else g.to_dense() for g in grads]
+
+    def _refuse_references(self, loss: Tensor) -> None:
+        """Raise RecoptError if ``loss`` comes from what was taken out of the module."""
+        ahead, seen = [loss.grad_fn], set[Any]()
+        while ahead:
+            node = ahead.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if (read := getattr(node, "variable", None)) is not None and read in self._blank:
+                raise RecoptError(
+                    f"By a reference of its own the model reads '{self._blank[read]}', which it did not on the first "
+                    "two batches; tasks side by side and exact levels cannot follow that: set vectorize = False in the "
+                    "task, and leave second_order out; or let the model read it anew in every call."
+                )
+            ahead += [n for n, _ in node.next_functions]
 
     def found(self, tasks: Sequence[Task], params: Params, buffers: list[Tensor], batch: Any) -> Answer:
         """The loss at these values, and the buffers after it."""

@@ -385,3 +385,89 @@ def test_fresh_starts_have_the_constants_of_their_own_models(tasks: int, exact: 
         assert float(mean.detach()) == pytest.approx(float(sum(apart).detach()) / tasks, rel=1e-12)
         losses.add(slot.draw)
     assert len(losses) > 2
+
+
+class Later(nn.Module):
+    """Reads its second part by a reference of its own, from batch ``first`` on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.one.weight)
+        nn.init.ones_(self.two.weight)
+        self.parts = [self.two]
+
+
+class LaterTask(Squares):
+    first: int
+
+    def model(self) -> nn.Module:
+        return Later()
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        return torch.ones(1, 1), index
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        x, index = batch
+        return (model.one(x) ** 2).mean() + ((model.parts[0](x) ** 2).mean() if index >= self.first else 0)
+
+
+@pytest.mark.filterwarnings("ignore:The (model is called by torch.func.functional_call|loss does not reach)")
+@pytest.mark.parametrize("more", WAYS)
+def test_a_reference_that_only_later_batches_read_is_followed_or_refused(more: dict[str, Any]) -> None:
+    def run(first: int) -> list[float]:
+        task = LaterTask()
+        task.first = first
+        stack = "sgd(lr=0.1)/sgd(lr=1e-12)"
+        return list(recopt.run(task, stack, steps=4, dtype="float64", track=False, measure=0, **more).losses)
+
+    assert run(1) == pytest.approx([1, 1.64, 1.0496, 0.671744], rel=1e-8)  # (w x)² falls by 0.64 once it is there
+    with pytest.raises(RecoptError, match=r"a reference of its own .* reads 'two\.weight'.*set vectorize = False"):
+        run(2)
+
+
+class ScaledOnce(One):
+    """Divides its weight by 2 in its first call, as layers do that start from data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ready", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.ready:
+            with torch.no_grad():
+                self.own.weight.div_(2)
+            self.ready.fill_(1)
+        return self.own(x)
+
+
+class ScaledOnceTask(Squares):
+    vectorize = False
+    kind = ScaledOnce
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_model_that_changes_its_own_weights_goes_on_from_what_it_made_of_them(tasks: int) -> None:
+    found = recopt.run(ScaledOnceTask(), "sgd(lr=0.1)", steps=3, dtype="float64", track=False, measure=0, tasks=tasks)
+    assert list(found.losses) == pytest.approx([0.25, 0.16, 0.1024], rel=1e-12)
+
+
+class Alternating(Squares):
+    """As in adversarial training: every other batch differentiates by one part only."""
+
+    def model(self) -> nn.Module:
+        return Later()
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        return torch.ones(1, 1), index
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        x, index = batch
+        with torch.set_grad_enabled(index % 2 == 0):
+            made = model.one(x)
+        return (model.two(made) ** 2).mean()
+
+
+def test_an_exact_level_tells_that_the_second_batch_stops_derivatives_short() -> None:
+    with pytest.warns(Notice, match="differences say"):
+        engines.engine(Alternating(), "sgd/sgd", {2: {"second_order": True, "every": 2}})
