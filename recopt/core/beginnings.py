@@ -58,6 +58,5 @@ class Beginnings:
         mover, point = self.carriers.movers[number], self.slots.point(state, number)
         mine: Any = [point[i] for i in places]
         if isinstance(mover, TensorMover):
-            tasks = self.carriers.setting.tasks if self.levels[number].moves == TASK else 1
-            return mover.begin(self.slots.tensors(number, mine), tasks)
+            return mover.begin(self.slots.tensors(number, mine), self.carriers.tasks[number])
         return mover.begin(mine)

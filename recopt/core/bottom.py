@@ -32,15 +32,12 @@ class Bottom:
 
     Attributes:
         limits: keep updates short, and take them back.
-        numbers: the levels that move the task by gradients.
-        columns: by level, its mover, if it moves the task in place without a tape.
     """
 
     def __init__(self, carriers: Carriers, slots: Slots, beginnings: Beginnings, shards: Shards) -> None:
         self.slots, self.beginnings, self.shards = slots, beginnings, shards
         self.carriers, self.levels = carriers, carriers.levels
         self.limits = Limits(carriers, slots, shards)
-        self.numbers, self.columns = self.limits.numbers, self.limits.columns
 
     def admit(self, state: RunState, number: int, grads: Sequence[Tensor | None]) -> None:
         """Make a part of those tensors that have a gradient for the first time, and are not empty."""
@@ -57,14 +54,12 @@ class Bottom:
 
     def measures(self, state: RunState, number: int) -> bool:
         """True if closed derivatives of a level's updates are asked for, and there are any."""
-        mover = self.columns[number]
+        mover = self.carriers.columns.get(number)
         return mover is not None and bool(mover.moved) and any(part.recorded for part in state.levels[number].parts)
 
     def measure(self, state: RunState, number: int, cotangents: Params) -> list[Sums]:
         """The sums that closed derivatives need of the tensors, part by part."""
-        mover = self.columns[number]
-        assert mover is not None
-        point = self.slots.point(state, number)
+        mover, point = self.carriers.columns[number], self.slots.point(state, number)
         numbers = self.slots.numbers(state, number)
         return [mover.measure(part, part.within(point), part.awake(part.within(cotangents)), numbers)
                 for part in state.levels[number].parts]  # fmt: skip
@@ -78,8 +73,7 @@ class Bottom:
         place = self.carriers.places.get(number)
         if place is not None:
             return place.mover.slopes(own.parts[0], signal.grads or [], numbers)
-        mover = self.columns[number]
-        assert mover is not None
+        mover = self.carriers.columns[number]
         total: list[float] | None = None
         for part, read in zip(own.parts, state.sums.get(number, []), strict=False):
             try:
@@ -92,9 +86,8 @@ class Bottom:
 
     def step(self, state: RunState, number: int, signal: Signal, factor: float) -> Params:
         """One step of a level that moves the task by columns; what it read of ``signal``. ``factor``: on the update."""
-        mover = self.columns[number]
-        assert mover is not None and signal.grads is not None
-        own = state.levels[number]
+        mover, own = self.carriers.columns[number], state.levels[number]
+        assert signal.grads is not None
         numbers = self.slots.numbers(state, number)
         point, normalize = self.slots.point(state, number), TRANSFORMS[self.levels[number].normalize or "none"]
         reads: Params = []
@@ -112,7 +105,7 @@ class Bottom:
 
     def fold(self, state: RunState) -> None:
         """Take the present point, which turned out to be good, into the means that levels keep."""
-        for number in self.numbers:
+        for number in self.carriers.descents:
             decay = self.levels[number].average
             if decay is None:
                 continue
@@ -123,7 +116,7 @@ class Bottom:
     def eval_points(self, state: RunState) -> Params:
         """The task's parameters where its levels would have the model used."""
         found = [p.detach() for p in state.slots[TASK].params]
-        for number in self.numbers:
+        for number in self.carriers.descents:
             level, index = self.levels[number], self.slots.index(state, number)
             strategy = self.carriers.graph.slots[level.by]
             point = trees.detach(self.slots.point(state, number))

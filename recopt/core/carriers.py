@@ -87,6 +87,10 @@ class Carriers:
         taped: by level, whether a tape runs over its updates.
         draws: by level, whether its strategy draws random numbers.
         places: by level, what those look up that move numbers by a rule.
+        columns: by level, the movers of those that move the task in place without a tape.
+        descents: the levels that move the task by gradients.
+        guarded: whether a level of the task is.
+        tasks: by level, how many points it moves side by side.
     """
 
     def __init__(self, graph: Graph, setting: Setting) -> None:
@@ -110,6 +114,10 @@ class Carriers:
         self.places = {
             m: self._place(m, mover) for m, mover in enumerate(self.movers) if isinstance(mover, NumberMover)
         }
+        self.columns = {m: mover for m, mover in enumerate(self.movers) if isinstance(mover, ColumnMover)}
+        self.descents = [m for m in graph.movers[TASK] if graph.order(m)]
+        self.guarded = any(self.levels[m].guard for m in graph.movers[TASK])
+        self.tasks = [setting.tasks if level.moves == TASK else 1 for level in self.levels]
 
     def _moved(self, name: str) -> frozenset[str]:
         """The parameters of a strategy that first-order levels move."""

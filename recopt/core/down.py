@@ -101,7 +101,7 @@ class Down:
             return self._tried if level.moves == TASK else None
         if isinstance(mover, NumberMover):
             return self._numbers
-        return self._columns if self.bottom.columns[number] is not None else self._tensors
+        return self._columns if number in self.carriers.columns else self._tensors
 
     def _try(self, state: RunState, number: int, signal: Signal | None) -> None:
         """Let a zero-order level try a point, if it may."""
@@ -184,7 +184,7 @@ class Down:
         rng, new, loss = Generator(), list(point), signal.loss
         rng.set_state(own.rng)
         values = trees.detach(self.slots.strategy(state, level.by))
-        tasks = self.forward.tasks(number)
+        tasks = self.carriers.tasks[number]
         for part in own.parts:
             at = partial(_score, found.score, number, new, part)
             mine = [new[i] for i in part.indices]

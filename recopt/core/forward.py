@@ -29,10 +29,6 @@ class Forward:
         self.levels, self.setting = carriers.levels, carriers.setting
         self.looking, self.cutting = Answers(self.levels), Cutting(carriers, slots, bottom.limits)
 
-    def tasks(self, number: int) -> int:
-        """The number of points that a level moves side by side."""
-        return self.setting.tasks if self.levels[number].moves == TASK else 1
-
     def held(self, state: RunState, number: int) -> Params:
         """The point that a level steps from: with its graph where a tape runs over it, and safe from changes."""
         own, point = state.levels[number], self.slots.point(state, number)
@@ -105,7 +101,7 @@ class Forward:
             told = Signal(_to(signal.loss, cast), [_to(g, cast) for g in grads], bound=bound)
             mine = [_to(p, cast) for p in mine]
             inputs = given(mine, told.grads, part.strategy) if self.looking.closely(state, number) else ([], [])
-            made = mover.step(values, level, mine, told, part.strategy, part.normal, rng, self.tasks(number))
+            made = mover.step(values, level, mine, told, part.strategy, part.normal, rng, self.carriers.tasks[number])
             self.looking.unchanged(number, *inputs)
             self.looking.fitting(number, made.delta, mine)
             if signal.bad is not None:

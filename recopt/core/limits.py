@@ -11,7 +11,6 @@ from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.level import TASK
 from ..levels.state import RunState, Window
-from ..rules.columns import ColumnMover
 from ..rules.shards import Shards
 from . import guard
 from .carriers import Carriers
@@ -19,24 +18,15 @@ from .slots import Slots
 
 
 class Limits:
-    """Keeps updates of the task short, and takes them back.
-
-    Attributes:
-        numbers: the levels that move the task by gradients.
-        columns: by level, its mover, if it moves the task in place without a tape.
-        guarded: whether a level of the task is.
-    """
+    """Keeps updates of the task short, and takes them back."""
 
     def __init__(self, carriers: Carriers, slots: Slots, shards: Shards) -> None:
         self.carriers, self.slots, self.shards = carriers, slots, shards
         self.levels, self.setting = carriers.levels, carriers.setting
-        self.numbers = [n for n, x in enumerate(self.levels) if x.moves == TASK and carriers.graph.order(n)]
-        self.columns = [mover if isinstance(mover, ColumnMover) else None for mover in carriers.movers]
-        self.guarded = any(level.guard for level in self.levels if level.moves == TASK)
 
     def last(self, state: RunState, number: int) -> Params | None:
         """The last update of a level that moves the task by columns, zero where there was none; None if not known."""
-        own, point, mover = state.levels[number], self.slots.point(state, number), self.columns[number]
+        own, point, mover = state.levels[number], self.slots.point(state, number), self.carriers.columns.get(number)
         out: Params | None = None
         for part in own.parts:
             found = part.kept.get("cut")
@@ -55,12 +45,12 @@ class Limits:
             return [p - u for p, u in zip(point, update, strict=True)]
         known = {i: p for part in state.levels[number].parts
                  for i, p in zip(part.indices, part.kept.get("point", []), strict=False)}  # fmt: skip
-        return [known.get(i, p) for i, p in enumerate(point)] if known and self.columns[number] is None else None
+        return [known.get(i, p) for i, p in enumerate(point)] if known and number not in self.carriers.columns else None
 
     def take_back(self, state: RunState, wrong: Sequence[bool]) -> None:
         """Take the last updates of the tasks that are ``wrong`` back, and shorten those to come."""
         assert state.guard is not None
-        known = {n: before for n in self.numbers if (before := self._before(state, n)) is not None}
+        known = {n: before for n in self.carriers.descents if (before := self._before(state, n)) is not None}
         for number, before in known.items():
             if self.setting.tasks > 1:
                 mask = torch.tensor(list(wrong), device=before[0].device)
@@ -78,7 +68,7 @@ class Limits:
         own.live = []
         for part in own.parts:
             part.recorded = 0
-            part.kept.pop("cut" if self.columns[number] is not None else "point", None)
+            part.kept.pop("cut" if number in self.carriers.columns else "point", None)
         if self.setting.tasks > 1:
             return  # the windows of the other tasks go on
         for part in own.parts:
@@ -131,7 +121,7 @@ class Limits:
         numbers = self.slots.numbers(state, number)
         leaf = numbers.leaves[rate]
         self.carriers.spaces[self.levels[number].by].put(numbers, [rate], [numbers.coords[rate] + math.log(keep)])
-        mover = self.columns[number]
+        mover = self.carriers.columns.get(number)
         if self.carriers.windows[number] == 1 and (mover is None or mover.rule.linear == "lr"):
             numbers.leaves[rate] = leaf  # the open tape runs over what it was
         else:  # a window is at one rate; and updates that are no multiples of it would not have come out shorter

@@ -15,7 +15,7 @@ from ..levels.state import RunState, Signal
 from ..rules.reading import Reading, read, shortened
 from . import guard
 from .bottom import Bottom
-from .carriers import Carriers
+from .carriers import Carriers, Place
 from .evaluation import Around, Evaluation, Trials
 from .guard import Verdict
 from .slots import Slots
@@ -46,14 +46,13 @@ class Lean:
                 continue
             total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
             if self.cosine:
-                bound += self._length(state, m, signal)
+                bound += self._length(state, m, place, signal)
         if total is None:
             return None
         return Signal(loss, [total[i] for i in self.index], bound=bound)
 
-    def _length(self, state: RunState, m: int, signal: Signal) -> float:
+    def _length(self, state: RunState, m: int, place: Place | None, signal: Signal) -> float:
         """‖update‖ ‖what came after it‖, which a cosine is measured by."""
-        place = dict(self.subjects)[m]
         if place is not None:
             return place.mover.length(state.levels[m].parts[0]) * math.hypot(*(signal.grads or []))
         update = self.bottom.limits.last(state, m)
@@ -75,7 +74,7 @@ class Up:
         self.task_levels = carriers.graph.movers[TASK]
         uppers = [n for n, x in enumerate(self.levels) if x.moves != TASK]
         self.uppers = [(n, Lean(carriers, bottom, n) if carriers.lean[n] else None) for n in uppers]
-        self._shortens = bottom.limits.guarded and self.tasks == 1 and not bottom.shards and not carriers.exact
+        self._shortens = carriers.guarded and self.tasks == 1 and not bottom.shards and not carriers.exact
         self.trials: Trials | None = None
 
     def __call__(self, state: RunState, found: Evaluation) -> int:
@@ -117,7 +116,7 @@ class Up:
         state.sums, state.norm = reading.sums, sum(reading.norms) / len(reading.norms)
         if state.guard is None:
             state.guard = guard.first(self.tasks)
-        if not self.bottom.limits.guarded:
+        if not self.carriers.guarded:
             return [Verdict.GOOD] * self.tasks
         was, acts = guard.frozen(state.guard), dict(state.guard.counts)
         verdicts = guard.judge(state.guard, reading.losses, reading.norms, found.overflows)
@@ -131,7 +130,7 @@ class Up:
         """Losses, norms, and the sums that closed derivatives need of the gradients they are measured against."""
         point, measured = state.slots[TASK].params, {}
         usual = found.after if found.after is not None else found.grads
-        for n in self.bottom.numbers:
+        for n in self.carriers.descents:
             if self.bottom.measures(state, n):
                 above = self.carriers.above[n]
                 held = found.held is not None and any(self.levels[m].on == "valid" for m in above)

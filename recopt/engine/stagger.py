@@ -106,7 +106,7 @@ class Stagger:
     def _renew_guard(self, state: RunState, first: Signal, index: Tensor) -> None:
         """Guard the tasks that start as if they were alone; where their first loss is bad, they do not step."""
         places = state.due
-        if state.guard is None or not self.tower.bottom.limits.guarded:
+        if state.guard is None or not self.tower.carriers.guarded:
             return
         guard.renewed(state.guard, places)
         reached = [g for g in first.grads or [] if g is not None]

@@ -1,1 +1,1 @@
-"""Strategies at work: the vocabulary of analytic rules, and what moves numbers, columns and tensors."""
+"""Strategies at work: the vocabulary of rules, what moves numbers, columns and tensors, and checks of their answers."""
