@@ -23,6 +23,7 @@ from .bottom import Bottom
 from .carriers import Carriers
 from .evaluation import Around, Evaluation, Moved, Trials
 from .forward import Forward
+from .limits import Limits
 from .slots import Slots
 from .windows import Windows
 
@@ -32,8 +33,8 @@ Step = Callable[[RunState, int, Signal, Evaluation, float], None]
 class Numeric:
     """Steps levels by their rules' texts on floats."""
 
-    def __init__(self, carriers: Carriers, bottom: Bottom, around: Around | None) -> None:
-        self.carriers, self.bottom, self.around = carriers, bottom, around
+    def __init__(self, carriers: Carriers, limits: Limits, around: Around | None) -> None:
+        self.carriers, self.limits, self.around = carriers, limits, around
 
     def step(self, state: RunState, number: int, signal: Signal) -> tuple[list[float], list[float]] | None:
         """One step of a level: the update and the signal as it was read; None if that is not finite and is left out."""
@@ -54,7 +55,7 @@ class Numeric:
         over = guard.excess(update, place.bounded) if level.guard else 1.0
         if over != 1.0:
             update = mover.shorten(part, update, 1 / over)
-            self.bottom.limits.bounded(state, number, 1 / over, own.counts)
+            self.limits.bounded(state, number, 1 / over, own.counts)
         if level.schedule != "constant" and self.around is not None:
             update = mover.shorten(part, update, self.around.factors(state, number)[0])
         place.space.put(slot, index, [coords[i] + u for i, u in zip(index, update, strict=True)])
@@ -73,7 +74,8 @@ class Down:
     ) -> None:
         self.carriers, self.slots, self.bottom, self.windows, self.around = carriers, slots, bottom, windows, around
         self.levels = carriers.levels
-        self.forward, self.numeric = Forward(carriers, slots, bottom, around), Numeric(carriers, bottom, around)
+        self.forward = Forward(carriers, slots, bottom.limits, around)
+        self.numeric = Numeric(carriers, bottom.limits, around)
         self.trials: Trials | None = None
         self._steps = [self._step_of(n) for n in range(len(self.levels))]
 

@@ -14,20 +14,19 @@ from ..levels.level import TASK
 from ..levels.state import LevelState, RunState, Signal
 from ..rules.answers import Answers, given
 from ..rules.tensors import TensorMover
-from .bottom import Bottom
 from .carriers import Carriers
 from .evaluation import Around, Moved
-from .limits import Cutting
+from .limits import Cutting, Limits
 from .slots import Slots
 
 
 class Forward:
     """Steps levels by their strategies' ``forward``."""
 
-    def __init__(self, carriers: Carriers, slots: Slots, bottom: Bottom, around: Around | None) -> None:
-        self.carriers, self.slots, self.bottom, self.around = carriers, slots, bottom, around
+    def __init__(self, carriers: Carriers, slots: Slots, limits: Limits, around: Around | None) -> None:
+        self.carriers, self.slots, self.around = carriers, slots, around
         self.levels, self.setting = carriers.levels, carriers.setting
-        self.looking, self.cutting = Answers(self.levels), Cutting(carriers, slots, bottom.limits)
+        self.looking, self.cutting = Answers(self.levels), Cutting(carriers, slots, limits)
 
     def held(self, state: RunState, number: int) -> Params:
         """The point that a level steps from: with its graph where a tape runs over it, and safe from changes."""

@@ -87,14 +87,14 @@ def test_the_hypergradient_over_tasks_is_the_mean_of_separate_ones() -> None:
 
     def first(made: Engine) -> Tensor:
         found: list[Tensor] = []
-        deliver = made.tower._up._deliver
+        deliver = made.tower.up._deliver
 
         def spy(state: Any, number: int, signal: Any) -> None:
             if signal is not None:
                 found.append(signal.grads[0].clone())
             deliver(state, number, signal)
 
-        made.tower._up._deliver = spy  # type: ignore[method-assign]
+        made.tower.up._deliver = spy  # type: ignore[method-assign]
         made.run(4)
         return found[0]
 

@@ -216,6 +216,23 @@ def test_a_users_rule_comes_in_by_the_same_hook_and_a_changed_forward_gives_it_u
     assert torch.allclose(found[2], found[3])
 
 
+def test_a_derivative_that_an_accelerator_forgets_is_no_failed_arithmetic() -> None:
+    adam = load_strategy("adam")
+
+    class Forgetful(adam.accelerator):  # type: ignore[name-defined, misc]
+        @staticmethod
+        def slopes(*_: Any) -> dict[str, float]:
+            return {}
+
+    p = nn.Parameter(torch.ones(3))
+    mine = type("Adam", (adam,), {"accelerator": Forgetful})()
+    optimizer = recopt.Optimizer([p], [mine, "sgd"], levels={2: {"only": ["lr", "beta1"]}})
+    p.grad = torch.ones(3)
+    optimizer.step()
+    with pytest.raises(KeyError):
+        optimizer.step()
+
+
 def test_memory_is_one_copy_over_torch_and_no_graph_is_kept() -> None:
     model = mlp()
     optimizer = recopt.Optimizer(model.parameters(), "adam", depth=6)
