@@ -94,7 +94,7 @@ class Done(Exception):
 def signal_of(made: Engine, number: int, nudge: dict[int, Tensor] | None = None, windows: int = 1) -> Signal:
     """The signal of level ``number`` at its ``windows``-th closing, with its optimizee nudged at the opening."""
     found: list[Signal] = []
-    deliver = made.tower._up._deliver
+    deliver = made.tower.up._deliver
     name = made.levels[number - 1].moves
 
     def spy(state: Any, n: int, signal: Signal | None) -> None:
@@ -104,7 +104,7 @@ def signal_of(made: Engine, number: int, nudge: dict[int, Tensor] | None = None,
                 raise Done
         deliver(state, n, signal)
 
-    made.tower._up._deliver = spy  # type: ignore[method-assign]
+    made.tower.up._deliver = spy  # type: ignore[method-assign]
 
     def move() -> None:
         for i, d in (nudge or {}).items():

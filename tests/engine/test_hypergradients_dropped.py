@@ -197,14 +197,14 @@ def test_level_3(name: str, below: tuple[str, str, int], every: int) -> None:
     }  # fmt: skip
     made = engines.engine(engines.Regression(seed=2), f"{below[0]}/{rule}/{STILL}{above}", settings)
     seen: list[Signal] = []
-    deliver = made.tower._up._deliver
+    deliver = made.tower.up._deliver
 
     def spy(state: Any, number: int, signal: Signal | None) -> None:
         if number == 1 and signal is not None:
             seen.append(signal)
         deliver(state, number, signal)
 
-    made.tower._up._deliver = spy  # type: ignore[method-assign]
+    made.tower.up._deliver = spy  # type: ignore[method-assign]
     moved = made.tower.slots.index(made.state, 1)
     start = [made.state.slots["adam"].params[i] for i in moved]
     signal = signal_of(made, 3, windows=2)
