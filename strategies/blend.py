@@ -120,21 +120,11 @@ class Blend(Strategy):
         flat = torch.zeros_like(flatten(point))
         zero = flat.new_zeros(())
         return {
-            "step": zero,
-            "first": zero,
-            "loss": zero,
-            "best": zero,
-            "brake": flat.new_ones(()),
-            "home": flat,
-            "log_step": flat.new_zeros(len(point)),
-            "point": flat,
-            "grad": flat,
-            "rest": flat,
-            "v": flat,
+            "step": zero, "first": zero, "loss": zero, "best": zero, "brake": flat.new_ones(()), "home": flat,
+            "log_step": flat.new_zeros(len(point)), "point": flat, "grad": flat, "rest": flat, "v": flat,
             "m": flat.new_zeros(len(MOMENTA), flat.numel()),
-            "s": flat.new_zeros(self.memory, flat.numel()),
-            "y": flat.new_zeros(self.memory, flat.numel()),
-        }
+            "s": flat.new_zeros(self.memory, flat.numel()), "y": flat.new_zeros(self.memory, flat.numel()),
+        }  # fmt: skip
 
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         loss, grads = trials[0].loss, trials[0].grads
@@ -153,21 +143,11 @@ class Blend(Strategy):
         log_step = (state["log_step"] + 0.3 * torch.tanh(out[:, -1])).clamp(-8, 8)
         moves = self.mixed(point, parts, line, out, log_step, state["step"])
         return unflatten(torch.where(course.lost, course.home - x, course.brake * moves), point), {
-            "step": step,
-            "first": course.first,
-            "loss": course.loss,
+            "step": step, "first": course.first, "loss": course.loss,
             "best": torch.where(course.lost, course.best, torch.minimum(course.loss, course.best)),
-            "brake": course.brake,
-            "home": course.home,
-            "log_step": log_step,
-            "point": x,
-            "grad": g,
-            "rest": line.rest,
-            "v": v,
-            "m": m,
-            "s": line.past_s,
-            "y": line.past_y,
-        }
+            "brake": course.brake, "home": course.home, "log_step": log_step, "point": x, "grad": g,
+            "rest": line.rest, "v": v, "m": m, "s": line.past_s, "y": line.past_y,
+        }  # fmt: skip
 
     def line(self, g: Tensor, x: Tensor, loss: Tensor, state: State) -> Line:
         """The differences up to here, and where they lead."""

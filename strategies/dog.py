@@ -16,13 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from recopt import Params, State, Strategy, Trial, option
-
-
-def _square(items: Params) -> Tensor:
-    return torch.stack([(x * x).sum() for x in items]).sum()
+from recopt.toolkit.blocks import inner
 
 
 class Dog(Strategy):
@@ -32,15 +29,15 @@ class Dog(Strategy):
 
     def init(self, point: Params) -> State:
         """Remembers the start."""
-        first = self.reach * (1 + _square(point).sqrt())
+        first = self.reach * (1 + inner(point, point).sqrt())
         return {"start": [p.clone() for p in point], "distance": first, "total": torch.zeros_like(first)}
 
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         """One step from the gradients of the first trial."""
         grads = trials[0].grads
         assert grads is not None
-        come = _square([p - s for p, s in zip(point, state["start"], strict=True)]).sqrt()
-        distance = torch.maximum(state["distance"], come)
-        total = state["total"] + _square(grads)
+        way = [p - s for p, s in zip(point, state["start"], strict=True)]
+        distance = torch.maximum(state["distance"], inner(way, way).sqrt())
+        total = state["total"] + inner(grads, grads)
         rate = distance / total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
         return [-rate * g for g in grads], {"start": state["start"], "distance": distance, "total": total}

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from recopt import Params, State, Strategy, Trial, option, positive
-from recopt.toolkit.blocks import flatten, lstm_cell, unflatten
+from recopt.toolkit.blocks import flatten, lstm_layers, unflatten, uniform_weights
 
 
 class Lstm(Strategy):
@@ -35,9 +35,9 @@ class Lstm(Strategy):
         super().__init__(**settings)
         bound = self.hidden**-0.5
         widths = [2 if self.preprocess else 1, *[self.hidden] * (self.layers - 1)]
-        self.weights = nn.ParameterList(_uniform(bound, 4 * self.hidden, n + self.hidden) for n in widths)
-        self.biases = nn.ParameterList(_uniform(bound, 4 * self.hidden) for _ in widths)
-        self.read_out = _uniform(bound, 1, self.hidden)
+        self.weights = nn.ParameterList(uniform_weights(bound, 4 * self.hidden, n + self.hidden) for n in widths)
+        self.biases = nn.ParameterList(uniform_weights(bound, 4 * self.hidden) for _ in widths)
+        self.read_out = uniform_weights(bound, 1, self.hidden)
         self.read_out_bias = nn.Parameter(torch.zeros(1))
 
     def init(self, point: Params) -> State:
@@ -56,15 +56,6 @@ class Lstm(Strategy):
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         grads = trials[0].grads
         assert grads is not None
-        x = self.inputs(flatten(grads))
-        hs, cs = [], []
-        for layer in range(self.layers):
-            x, c = lstm_cell(x, state["h"][layer], state["c"][layer], self.weights[layer], self.biases[layer])
-            hs.append(x)
-            cs.append(c)
+        x, after = lstm_layers(self.inputs(flatten(grads)), state, self.weights, self.biases)
         out = (self.scale * self.read_out) @ x + self.scale * self.read_out_bias
-        return unflatten(out[0], point), {"h": hs, "c": cs}
-
-
-def _uniform(bound: float, *shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        return unflatten(out[0], point), after

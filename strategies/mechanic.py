@@ -22,18 +22,15 @@ import torch
 from torch import Generator, Tensor
 
 from recopt import Params, State, Strategy, Trial, option, unit
+from recopt.toolkit.blocks import inner
 
 BETAS = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 TINY = 1e-8
 
 
-def _dot(a: Params, b: Params) -> Tensor:
-    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
-
-
 def _length(items: Params) -> Tensor:
     # The clamp cuts the root's infinite slope at 0.
-    square = _dot(items, items)
+    square = inner(items, items)
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
 
 
@@ -78,7 +75,7 @@ class Mechanic(Strategy):
         """The scales after this gradient, and what they were computed from."""
         scale = state["scale"]
         held = self.decay * scale.sum() * _length(grads) / (_length(point) + TINY)
-        won = _dot(state["way"], grads) + held * _dot(state["way"], point)
+        won = inner(state["way"], grads) + held * inner(state["way"], point)
         betas = torch.tensor(BETAS, dtype=scale.dtype, device=scale.device)
         largest = torch.maximum(betas * state["largest"], won.abs())
         spread = betas**2 * state["spread"] + won * won

@@ -19,6 +19,7 @@ import torch
 from torch import Generator
 
 from recopt import Params, State, Strategy, Trial, option, positive, unit
+from recopt.toolkit.blocks import inner
 
 
 class Prodigy(Strategy):
@@ -45,7 +46,7 @@ class Prodigy(Strategy):
         mean = [beta1 * m + (1 - beta1) * d * g for m, g in zip(state["mean"], grads, strict=True)]
         square = [beta2 * v + (1 - beta2) * (d * g) ** 2 for v, g in zip(state["square"], grads, strict=True)]
         total = [root * s + (1 - root) * d * d * g for s, g in zip(state["sum"], grads, strict=True)]
-        back = torch.stack([(g * (s - p)).sum() for g, s, p in zip(grads, state["start"], point, strict=True)]).sum()
+        back = inner(grads, [s - p for s, p in zip(state["start"], point, strict=True)])
         product = root * state["product"] + (1 - root) * d * d * back
         length = torch.stack([s.abs().sum() for s in total]).sum()
         distance = torch.maximum(d, product / length.clamp_min(torch.finfo(length.dtype).tiny))

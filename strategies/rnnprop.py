@@ -9,7 +9,7 @@ import torch
 from torch import Generator, nn
 
 from recopt import Params, State, Strategy, Trial, option, positive, unit
-from recopt.toolkit.blocks import flatten, lstm_cell, tanh, unflatten
+from recopt.toolkit.blocks import flatten, lstm_layers, tanh, unflatten, uniform_weights
 
 
 class Rnnprop(Strategy):
@@ -35,11 +35,12 @@ class Rnnprop(Strategy):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         bound = self.hidden**-0.5
-        self.enter = _uniform(2**-0.5, self.hidden, 2)
+        self.enter = uniform_weights(2**-0.5, self.hidden, 2)
         self.enter_bias = nn.Parameter(torch.zeros(self.hidden))
-        self.weights = nn.ParameterList(_uniform(bound, 4 * self.hidden, 2 * self.hidden) for _ in range(self.layers))
-        self.biases = nn.ParameterList(_uniform(bound, 4 * self.hidden) for _ in range(self.layers))
-        self.read_out = _uniform(bound, 1, self.hidden)
+        layers = range(self.layers)
+        self.weights = nn.ParameterList(uniform_weights(bound, 4 * self.hidden, 2 * self.hidden) for _ in layers)
+        self.biases = nn.ParameterList(uniform_weights(bound, 4 * self.hidden) for _ in layers)
+        self.read_out = uniform_weights(bound, 1, self.hidden)
         self.read_out_bias = nn.Parameter(torch.zeros(1))
 
     def init(self, point: Params) -> State:
@@ -47,14 +48,8 @@ class Rnnprop(Strategy):
         flat = torch.zeros_like(flatten(point))
         zeros = flat.new_zeros(self.hidden, flat.numel())
         one = flat.new_ones(())
-        return {
-            "m": flat,
-            "v": flat,
-            "rest1": one,
-            "rest2": one,
-            "h": [zeros] * self.layers,
-            "c": [zeros] * self.layers,
-        }
+        layers = {"h": [zeros] * self.layers, "c": [zeros] * self.layers}
+        return {"m": flat, "v": flat, "rest1": one, "rest2": one, **layers}
 
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         grads = trials[0].grads
@@ -67,14 +62,6 @@ class Rnnprop(Strategy):
         root = (v / (1 - rest2)).clamp(min=1e-30).sqrt() + self.eps
         x = torch.stack([m / (1 - rest1) / root, g / root])
         x = nn.functional.elu(self.enter @ x + self.enter_bias[:, None])
-        hs, cs = [], []
-        for layer in range(self.layers):
-            x, c = lstm_cell(x, state["h"][layer], state["c"][layer], self.weights[layer], self.biases[layer])
-            hs.append(x)
-            cs.append(c)
+        x, after = lstm_layers(x, state, self.weights, self.biases)
         out = self.scale * tanh((self.read_out @ x)[0] + self.read_out_bias)
-        return unflatten(out, point), {"m": m, "v": v, "rest1": rest1, "rest2": rest2, "h": hs, "c": cs}
-
-
-def _uniform(bound: float, *shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        return unflatten(out, point), {"m": m, "v": v, "rest1": rest1, "rest2": rest2, **after}

@@ -63,9 +63,19 @@ def refill(tree: T, leaves: Sequence[Tensor]) -> T:
     return tree_map(lambda _: next(source), tree)
 
 
+def aligned(tree: T, like: Any) -> T:
+    """``tree`` with the keys of its dicts in the order of those of ``like``, wherever they are the same keys."""
+    node: Any = tree
+    if isinstance(node, dict) and isinstance(like, dict) and node.keys() == like.keys():
+        return {key: aligned(node[key], value) for key, value in like.items()}  # type: ignore[return-value]
+    if type(node) in (list, tuple) and type(like) is type(node) and len(node) == len(like):
+        return type(node)(map(aligned, node, like))  # type: ignore[no-any-return]
+    return tree
+
+
 def stack(trees: Sequence[T]) -> T:
     """Trees of one shape as one tree whose tensors have a leading dimension."""
-    columns = zip(*(tensors(tree) for tree in trees), strict=True)
+    columns = zip(*(tensors(aligned(tree, trees[0])) for tree in trees), strict=True)
     return refill(trees[0], [torch.stack(column) for column in columns])
 
 
@@ -78,7 +88,7 @@ def choose(mask: Tensor, yes: T, no: T) -> T:
     """``yes`` where ``mask`` holds, else ``no``; ``mask`` is 0-dimensional or over the leading dimension."""
     if mask.ndim == 0:
         return snapshot(yes if bool(mask) else no)
-    pairs = zip(tensors(yes), tensors(no), strict=True)
+    pairs = zip(tensors(aligned(yes, no)), tensors(no), strict=True)
     # Other leaves (a count of steps) are common to all tasks: take those of ``no``, as most tasks go on.
     return refill(no, [torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs])
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checking.errors import RecoptError
+from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.state import SlotState, Start
 from .family import Family
@@ -158,7 +159,7 @@ class Probe:
         fused = False
         for index, points in enumerate(zip(*(_points(slot.params) for slot in slots), strict=True)):
             batch = [batches[index] for batches in self.batches] if many else self.batches[0][index]
-            params, buffers = ((_stacked(v) if many else v[0]) for v in (points, [s.buffers for s in slots]))
+            params, buffers = ((trees.stack(v) if many else v[0]) for v in (points, [s.buffers for s in slots]))
             at = SlotState([p.requires_grad_() for p in params], buffers)
             with (
                 seeded(0, self.family.device),
@@ -284,10 +285,6 @@ def _live(grads: Grads) -> bool:
 def _product(one: Sequence[Tensor | None], other: Params) -> Tensor:
     terms = [(a * b).sum() for a, b in zip(one, other, strict=False) if a is not None]
     return torch.stack(terms).sum() if terms else torch.zeros(())
-
-
-def _stacked(values: Sequence[Params]) -> Params:
-    return [torch.stack(column) for column in zip(*values, strict=True)]
 
 
 def _points(start: Params) -> tuple[Params, Params]:

@@ -178,7 +178,7 @@ class Function:
         def one(params: Params, buffers: list[Tensor], *leaves: Tensor) -> Answer:
             return self._one(0, tasks[0], params, buffers, trees.refill(batch[0], leaves))
 
-        stacked = [torch.stack(column) for column in zip(*map(trees.tensors, batch), strict=True)]
+        stacked = trees.tensors(trees.stack(batch))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # where torch loops over one operation
             loss, after = torch.func.vmap(one, randomness="different")(params, buffers, *stacked)

@@ -82,7 +82,7 @@ def replaced(old: T, new: T, index: Tensor, tasks: int) -> T:
         RecoptError: if the two have not the same form.
     """
     old, new = counted(old, tasks, index.device), counted(new, len(index), index.device)
-    held, fresh = trees.tensors(old), trees.tensors(new)
+    held, fresh = trees.tensors(old), trees.tensors(trees.aligned(new, old))
     if [a.shape[1:] for a in held] != [b.shape[1:] for b in fresh]:
         raise RecoptError(
             "Tasks cannot start afresh by turns where a strategy's state has another form after a step than before "

@@ -33,7 +33,7 @@ class Classifier(Supervised):
     depth = option(0, "number of hidden layers, the last width repeated; 0: one per width in hidden")
     activation = option("sigmoid", "nonlinearity", choices=tuple(models.ACTIVATIONS))
     channels = option((8, 16), "channels of the convolutions of the cnn")
-    init = option("default", "distribution of the initial weights", choices=models.INITS)
+    init = option("default", "distribution of the initial weights", choices=tuple(models.INITS))
     init_scale = option(1.0, "multiplies the initial weights")
     normalization = option(
         "unit", "pixels in [0, 1], in [-1, 1], or with mean 0 and deviation 1 per channel", choices=NORMALIZATIONS

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "gelu": nn.GELU,
 }
-INITS = ("default", "normal", "xavier", "he")
+INITS: dict[str, Callable[[Tensor], object]] = {
+    "default": lambda weight: weight,
+    "normal": partial(nn.init.normal_, std=0.01),
+    "xavier": nn.init.xavier_normal_,
+    "he": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+}
+"""Distributions of initial weights, drawn in place; the default keeps torch's."""
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: str) -> nn.Sequential:
@@ -62,8 +68,7 @@ def initialize(model: nn.Module, init: str, scale: float) -> nn.Module:
     for layer in model.modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d):
             continue
-        if init != "default":
-            layer.weight.normal_(0, _deviation(layer.weight, init))
+        INITS[init](layer.weight)
         layer.weight.mul_(scale)
         if layer.bias is not None:
             if init == "normal":
@@ -72,9 +77,3 @@ def initialize(model: nn.Module, init: str, scale: float) -> nn.Module:
                 layer.bias.zero_()
             layer.bias.mul_(scale)
     return model
-
-
-def _deviation(weight: Tensor, init: str) -> float:
-    receptive = weight[0, 0].numel()  # 1 for a matrix
-    fan_in, fan_out = weight.shape[1] * receptive, weight.shape[0] * receptive
-    return {"normal": 0.01, "xavier": math.sqrt(2 / (fan_in + fan_out)), "he": math.sqrt(2 / fan_in)}[init]

@@ -126,8 +126,8 @@ class Supervised(Task):
             place = f"{self._where}.batch_size is {size}"
             raise RecoptError(f"{place}, but there are {count} training examples: give fewer, or 0 for all.")
         epoch, low = divmod(index * size, count)
-        head = self._epoch(epoch)[low : low + size]
-        return head if len(head) == size else torch.cat([head, self._epoch(epoch + 1)[: size - len(head)]])
+        head = self._epoch(epoch, count)[low : low + size]
+        return head if len(head) == size else torch.cat([head, self._epoch(epoch + 1, count)[: size - len(head)]])
 
     def batches(self, split: Split) -> int:
         """The number of batches in one pass: exact for held-out splits, rounded up for ``train``."""
@@ -148,10 +148,9 @@ class Supervised(Task):
         logits = model(x)
         return {"accuracy": (logits.argmax(-1) == y).to(logits.dtype).mean()}
 
-    def _epoch(self, epoch: int) -> Tensor:
+    def _epoch(self, epoch: int, count: int) -> Tensor:
         key = (self.seed, epoch)
         if self._order is None or self._order[0] != key:
-            count = len(self.examples("train")[1])
             self._order = (key, torch.randperm(count, generator=self.generator(epoch)))
         return self._order[1]
 

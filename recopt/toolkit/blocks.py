@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .lstm import lstm_cell, plain_lstm_cell, tanh
 
 __all__ = [
-    "cosine", "flatten", "log_ratio", "lstm_cell", "norm", "orthogonalize", "plain_lstm_cell", "rms", "tanh",
-    "unflatten",
+    "cosine", "flatten", "inner", "log_ratio", "lstm_cell", "lstm_layers", "norm", "orthogonalize", "plain_lstm_cell",
+    "rms", "tanh", "unflatten", "uniform_weights",
 ]  # fmt: skip
 
 TINY = 1e-18
@@ -25,6 +28,11 @@ def unflatten(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
     """``flat`` cut into tensors of the shapes of ``like``."""
     parts = flat.split([p.numel() for p in like])
     return [part.reshape(p.shape) for part, p in zip(parts, like, strict=True)]
+
+
+def inner(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """The inner product over all tensors together."""
+    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
 
 
 def rms(x: Tensor) -> Tensor:
@@ -45,6 +53,28 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 def log_ratio(a: Tensor, b: Tensor) -> Tensor:
     """log |a/b| elementwise, within ±12, divided by 3: an input of about unit size for a network."""
     return ((a.abs() + TINY) / (b.abs() + TINY)).log().clamp(-12, 12) / 3
+
+
+def uniform_weights(bound: float, *shape: int) -> nn.Parameter:
+    """Weights drawn uniformly from [-bound, bound] by torch's global generator, as those of ``torch.nn.LSTM`` are."""
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+
+def lstm_layers(
+    x: Tensor, state: Mapping[str, Any], weights: Iterable[Tensor], biases: Iterable[Tensor]
+) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    """One step of LSTM layers on one another (see :func:`lstm_cell`): the last layer's h, and the next state.
+
+    Args:
+        x: [inputs, n].
+        state: ``{"h": [one [hidden, n] for each layer], "c": […]}``; what else it holds is left out of the next.
+    """
+    hs, cs = [], []
+    for h, c, weight, bias in zip(state["h"], state["c"], weights, biases, strict=True):
+        x, after = lstm_cell(x, h, c, weight, bias)
+        hs.append(x)
+        cs.append(after)
+    return x, {"h": hs, "c": cs}
 
 
 def orthogonalize(x: Tensor, rounds: int = 5) -> Tensor:

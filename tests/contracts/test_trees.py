@@ -60,6 +60,14 @@ def test_choose_by_task_keeps_the_counts_of_those_that_go_on() -> None:
     assert tree.choose(torch.tensor(True), {"n": 1}, {"n": 2}) == {"n": 1}
 
 
+def test_trees_are_paired_by_their_keys_in_whatever_order_these_are() -> None:
+    one = {"a": torch.zeros(2), "b": [(torch.ones(2), {"c": torch.full((2,), 2.0), "d": torch.full((2,), 3.0)})]}
+    other = {"b": [(torch.ones(2), {"d": torch.full((2,), 3.0), "c": torch.full((2,), 2.0)})], "a": torch.zeros(2)}
+    for found in (tree.choose(torch.tensor([True, False]), one, other), *tree.unstack(tree.stack([one, other]), 2)):
+        assert found["a"].sum() == 0 and found["b"][0][0].sum() == 2  # type: ignore[attr-defined, index]
+        assert found["b"][0][1]["c"].sum() == 4 and found["b"][0][1]["d"].sum() == 6  # type: ignore[index]
+
+
 def test_detach_shares_what_has_no_graph() -> None:
     plain, live = torch.ones(2), torch.ones(2, requires_grad=True)
     a, b = tree.detach([plain, live * 2])

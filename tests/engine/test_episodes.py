@@ -97,6 +97,18 @@ class Halves(Counting):
         return found, {**after, "t": after["t"] / 2}
 
 
+class Turned(Counting):
+    """Adam's two means, which it gives in another order than it began with them."""
+
+    def init(self, point: Params) -> State:
+        return {"m": [torch.zeros_like(p) for p in point], "v": [torch.ones_like(p) for p in point]}
+
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
+        m, v = ([0.9 * x + 0.1 * g**k for x, g in zip(state[name], trials[0].grads or [], strict=True)]
+                for name, k in (("m", 1), ("v", 2)))  # fmt: skip
+        return [-self.lr * a / (b + 0.1).sqrt() for a, b in zip(m, v, strict=True)], {"v": v, "m": m}
+
+
 class Stepping(Strategy):
     """A zero-order rule on the task: half its first step at every odd one, if that is better."""
 
@@ -115,13 +127,20 @@ class Stepping(Strategy):
         return [a - b for a, b in zip(best.point, point, strict=True)], {"t": state["t"] + 1}
 
 
-RULES: dict[str, Any] = {"counting": Counting, "asking": Asking, "halves": Halves, "stepping": Stepping}
+RULES: dict[str, Any] = {
+    "counting": Counting,
+    "asking": Asking,
+    "halves": Halves,
+    "turned": Turned,
+    "stepping": Stepping,
+}
 STAGGER = {"every": 3, "episode": 12, "stagger": True}
 TAPED = {**STAGGER, "gradient": "unroll"}
 TURNS: dict[str, tuple[str, str, type[Task], dict[int, dict[str, Any]]]] = {
     "lstm": ("lstm", "/sgd(lr=1e-30)", Normed, {2: TAPED}),
     "a count": ("counting", "/sgd(lr=1e-30)", Normed, {2: TAPED}),
     "a count by halves": ("halves", "/sgd(lr=1e-30)", Normed, {2: TAPED}),
+    "a state in another order": ("turned", "/sgd(lr=1e-30)", Normed, {2: TAPED}),
     "a count that is asked": ("asking", "/sgd(lr=1e-30)", Normed, {2: TAPED}),
     "adam, looped tasks": ("adam(lr=0.02)", "/sgd(lr=1e-30)", Looped, {2: TAPED}),
     "rms": ("sgd(lr=0.02, momentum=0.5)", "/sgd(lr=1e-30)", Normed, {1: {"normalize": "rms"}, 2: TAPED}),

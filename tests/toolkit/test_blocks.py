@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recopt.toolkit.blocks import cosine, flatten, log_ratio, orthogonalize, tanh, unflatten
+from recopt.toolkit.blocks import cosine, flatten, inner, log_ratio, orthogonalize, tanh, unflatten
 
 from ..rules import numbers
 
@@ -18,3 +18,4 @@ def test_blocks() -> None:
         assert values.min() > 0.5 and values.max() < 1.3
     assert cosine(parts[1], torch.zeros(4, dtype=torch.float64)) == 0
     assert log_ratio(torch.zeros(()), torch.zeros(())) == 0
+    torch.testing.assert_close(inner(parts, [*parts[:2], -parts[2]]), flatten(parts) @ flatten([*parts[:2], -parts[2]]))
