@@ -245,12 +245,7 @@ def shapes(point: Params) -> Tensor:
     sides = [(p.shape[0], p[:1].numel()) if p.dim() > 1 else (1, p.numel()) for p in point]
     return point[0].new_tensor(
         [
-            [
-                float(p.dim() > 1),
-                i / max(len(point) - 1, 1),
-                math.log(max(min(ab), 1)) / 5,
-                math.log(max(*ab, 1)) / 5,
-            ]
+            [float(p.dim() > 1), i / max(len(point) - 1, 1), math.log(max(min(ab), 1)) / 5, math.log(max(*ab, 1)) / 5]
             for i, (p, ab) in enumerate(zip(point, sides, strict=True))
         ]
     )

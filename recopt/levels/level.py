@@ -12,7 +12,7 @@ from ..checking.errors import RecoptError
 from ..checking.explanations import explain
 from . import transforms as _transforms  # noqa: F401 - registers what levels ask for
 from .averages import USUAL
-from .registry import ESTIMATORS, TRANSFORMS
+from .registry import ESTIMATORS, TRANSFORMS, Registry
 
 TASK = "task"
 DIRECT = "direct"
@@ -47,16 +47,16 @@ def _decay(value: object) -> object:
     return {True: USUAL, False: None}[value] if isinstance(value, bool) else value
 
 
-def _known_estimator(name: str) -> str:
-    if name not in (DIRECT, *ESTIMATORS.names()):
-        raise ValueError(f"should be one of {', '.join([DIRECT, *ESTIMATORS.names()])}")
-    return name
+def _in(registry: Registry, *others: str) -> AfterValidator:
+    """A check that a name is in ``registry`` by then, or one of ``others``."""
 
+    def known(name: str) -> str:
+        names = [*others, *registry.names()]
+        if name not in names:
+            raise ValueError(f"should be one of {', '.join(names)}")
+        return name
 
-def _known_transform(name: str) -> str:
-    if name not in TRANSFORMS.names():
-        raise ValueError(f"should be one of {', '.join(TRANSFORMS.names())}")
-    return name
+    return AfterValidator(known)
 
 
 def _patterns(value: object) -> object:
@@ -110,11 +110,11 @@ class Level(BaseModel):
     episode: Steps | None = None
     curriculum: Steps | None = None
     stagger: bool = False
-    gradient: Annotated[str, AfterValidator(_known_estimator)] | None = None
+    gradient: Annotated[str, _in(ESTIMATORS, DIRECT)] | None = None
     second_order: bool | None = None
     objective: Annotated[str, BeforeValidator(_written), AfterValidator(_objective)] | None = None
     on: Literal["train", "valid"] | None = None
-    normalize: Annotated[str, AfterValidator(_known_transform)] | None = None
+    normalize: Annotated[str, _in(TRANSFORMS)] | None = None
     teacher: str | None = None
     imitate: Steps | None = None
     imitate_weight: Annotated[float, Field(gt=0)] = 1.0

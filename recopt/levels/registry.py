@@ -32,7 +32,8 @@ class Registry:
 
         def add(thing: T) -> T:
             if name in self._found:
-                raise RecoptError(f"There is {_a(self.what)} '{name}' already: give yours another name.")
+                article = "an" if self.what[0] in "aeiou" else "a"
+                raise RecoptError(f"There is {article} {self.what} '{name}' already: give yours another name.")
             self._found[name] = thing() if isinstance(thing, type) else thing
             return thing
 
@@ -53,10 +54,6 @@ class Registry:
     def names(self) -> list[str]:
         """All names, the shipped ones first."""
         return list(dict.fromkeys([*self.shipped, *self._found]))
-
-
-def _a(what: str) -> str:
-    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
 
 
 TRANSFORMS = Registry("transform")

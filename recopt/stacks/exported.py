@@ -93,7 +93,8 @@ class Export:
     def card(self) -> str:
         """Its card, or a line that says it has none."""
         rules = " + ".join(in_words(self.manifest.strategies[level.by]) for level in self.own)
-        return read_card(self.folder) or blank_card(rules, in_words(self.manifest.task))
+        blank = f"{rules}, exported from a run on {in_words(self.manifest.task)}; it has no {CARD}."
+        return read_card(self.folder) or blank
 
     def base(self, slot: str) -> type[Strategy]:
         """The class of the strategy in ``slot``, without values: the folder's own, or a shipped or installed one.
@@ -255,11 +256,6 @@ def file_digest(file: Path) -> str | None:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:
         return None
-
-
-def blank_card(rules: str, task: str) -> str:
-    """The card of an export that has none."""
-    return f"{rules}, exported from a run on {task}; it has no {CARD}."
 
 
 def read_card(folder: Path) -> str | None:

@@ -46,12 +46,8 @@ def cnn(shape: Sequence[int], channels: Sequence[int], outputs: int, activation:
     layers: list[nn.Module] = []
     before, height, width = shape
     for after in channels:
-        layers += [
-            nn.Conv2d(before, after, 3, padding=1, bias=False),
-            nn.BatchNorm2d(after),
-            ACTIVATIONS[activation](),
-            nn.AvgPool2d(2),
-        ]
+        convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(after), ACTIVATIONS[activation](), nn.AvgPool2d(2)]
         before, height, width = after, height // 2, width // 2
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * height * width, outputs))
 
