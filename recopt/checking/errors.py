@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class RecoptError(ValueError):
@@ -63,3 +64,12 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> Reco
     """The error for an unknown name, e.g. ``Unknown strategy 'adm' in 'adm/sgd'.``"""
     place = f" {where}" if where else ""
     return RecoptError(f"Unknown {kind} '{shown(name)}'{place}.{did_you_mean(name, known)}")
+
+
+@contextmanager
+def writing(place: object) -> Iterator[None]:
+    """Turn an OSError into the refusal of ``place``, a file or folder that cannot be written."""
+    try:
+        yield
+    except OSError as why:
+        raise RecoptError(f"{place} cannot be written ({why.strerror}): choose another place.") from None

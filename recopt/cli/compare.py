@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..checking.errors import RecoptError
+from ..checking.errors import RecoptError, unknown
 from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
 
 if TYPE_CHECKING:
     from ..comparison import CompareSpec, Comparison, Planned, Series
+    from ..comparison.training import Progress
 
-Command = Callable[..., Any]
 _KEPT = 8
 """The number of finished lines that stay in the progress display."""
 
@@ -66,10 +66,10 @@ def compare(
 
     def carry_out(one: Planned) -> Comparison:
         below = output / one.folder if output is not None and not single else output
-        with Bar() as bar:
+        with progress_bar() as show:
             called = name or (None if single else one.name)
             return run_comparison(one.spec, threads=threads, output=below, store=store, track=not no_track,
-                                  name=called, trainer=trainer, progress=bar.show)  # fmt: skip
+                                  name=called, trainer=trainer, progress=show)  # fmt: skip
 
     if single:
         found = carry_out(planned[0])
@@ -103,13 +103,8 @@ def _series(
 
 
 def _empty(output: Path | None) -> None:
-    ours = ("comparison.json", "series.csv")
-    if (
-        output is not None
-        and output.exists()
-        and any(output.iterdir())
-        and not any((output / f).exists() for f in ours)
-    ):
+    found = set(output.iterdir()) if output is not None and output.exists() else set[Path]()
+    if found and not {"comparison.json", "series.csv"} & {path.name for path in found}:
         raise RecoptError(f"{output} has other things in it: name a folder that is empty or does not exist.")
 
 
@@ -153,8 +148,6 @@ def _listed(text: str) -> list[str]:
 
 def _with_trained(spec: CompareSpec, given: tuple[str, ...]) -> CompareSpec:
     """The spec with the costs of ``--trained STACK=EVALUATIONS``."""
-    from ..checking.errors import unknown
-
     stacks = list(spec.stacks)
     for text in given:
         name, _, number = text.rpartition("=")
@@ -171,35 +164,26 @@ def _with_trained(spec: CompareSpec, given: tuple[str, ...]) -> CompareSpec:
     return spec.model_copy(update={"stacks": stacks})
 
 
-class Bar:
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
     """The progress display of a comparison; shows nothing without a terminal."""
+    from rich import progress
+    from rich.console import Console
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Columns
+    console, tasks = Console(stderr=True), dict[str, progress.TaskID]()
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(24), progress.MofNCompleteColumn(),
+               progress.TimeElapsedColumn())  # fmt: skip
+    with progress.Progress(*columns, console=console, transient=True) as bar:
 
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Columns(*columns, console=console, transient=True) if console.is_terminal else None
-        self._tasks: dict[str, Any] = {}
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                over = [task.id for task in bar.tasks if task.finished]
+                for task in over[:-_KEPT]:  # too many lines would hide the current one
+                    bar.update(task, visible=False)
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
 
-    def __enter__(self) -> Bar:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def show(self, what: str, done: int, total: int) -> None:
-        """Show ``done`` of ``total`` for the work ``what``."""
-        if self._bar is None:
-            return
-        if what not in self._tasks:
-            over = [task.id for task in self._bar.tasks if task.finished]
-            for task in over[:-_KEPT]:  # too many lines would hide the current one
-                self._bar.update(task, visible=False)
-            self._tasks[what] = self._bar.add_task(what, total=total)
-        self._bar.update(self._tasks[what], completed=done)
+        yield show

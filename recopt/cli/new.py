@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from ..checking.errors import RecoptError, shown
+from ..checking.errors import RecoptError, shown, writing
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -51,9 +51,7 @@ def write_template(kind: str, name: str, folder: Path) -> Path:
         raise RecoptError(f"{path} is there already: give another name.")
     text = (TEMPLATES / f"{kind}.py").read_text()
     made = "".join(part[:1].upper() + part[1:] for part in stem.split("_") if part)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.replace("Template", made))
-    except OSError as why:
-        raise RecoptError(f"{path} cannot be written ({why.strerror}): choose another place.") from None
     return path

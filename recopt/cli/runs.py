@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ..checking.errors import RecoptError
+from ..checking.errors import RecoptError, writing
 from .options import JSON, STORE
 
 if TYPE_CHECKING:
@@ -146,9 +146,7 @@ def _export(source: Path, folder: Path, where: str, model: bool) -> None:
 
     made = replan(relocated(read_spec(source / "spec.yaml"), source), where=where, device="cpu")
     engine = make_engine(made.spec, made.graph, made.task)
-    chosen = saved_selection(load(engine, source / CHECKPOINT), made.spec.choose, engine, made.task)
+    selection = saved_selection(load(engine, source / CHECKPOINT), made.spec.choose, engine, made.task)
     trace = load_trace(source / TRACE, made.spec.steps) if (source / TRACE).is_file() else None
-    try:
-        write_export(engine, made.spec, folder, trace, chosen, model=model)
-    except OSError as why:
-        raise RecoptError(f"{folder} cannot be written ({why.strerror}): choose another place.") from None
+    with writing(folder):
+        write_export(engine, made.spec, folder, trace, selection, model=model)

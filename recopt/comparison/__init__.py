@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..checking.arguments import checked
-from ..checking.errors import RecoptError
+from ..checking.errors import writing
 from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..running.plan import plan, task_named
@@ -126,11 +126,9 @@ def _folder(path: str | Path | None) -> Iterator[None]:
     """Create the output folder early, to refuse a bad path before the work; remove it again if it stays empty."""
     wanted = [] if path is None else [Path(path), *Path(path).parents]
     made = [folder for folder in wanted if not folder.exists()]
-    try:
-        if path is not None:
+    if path is not None:
+        with writing(path):
             Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as why:
-        raise RecoptError(f"{path} cannot be written ({why.strerror}): choose another place.") from None
     try:
         yield
     finally:

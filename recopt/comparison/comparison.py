@@ -17,7 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..checking.errors import RecoptError
+from ..checking.errors import writing
 from ..plots.comparison import Curve, plot
 from ..plots.page import PAGE, document, number, spread, svg, table, titled
 from ..running.repeats import CAP, DIVERGED
@@ -124,7 +124,7 @@ class Comparison:
             RecoptError: if the folder cannot be written.
         """
         folder = Path(folder)
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "comparison.yaml").write_text(write_compare_spec(self.spec))
             (folder / "comparison.json").write_text(json.dumps(self.plain(), indent=1, allow_nan=False) + "\n")
@@ -133,8 +133,6 @@ class Comparison:
             write_table(folder / "curves.csv", [line for entry in self.entries for line in _curve(entry)])
             self.plot().savefig(folder / "comparison.png", dpi=150)
             (folder / PAGE).write_text(document(self.spec.task_text, self._repr_html_()), encoding="utf-8")
-        except OSError as why:
-            raise RecoptError(f"{folder} cannot be written ({why.strerror}): choose another place.") from None
         return folder
 
 

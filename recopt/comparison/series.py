@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checking.errors import DataMissing, RecoptError, quoted
+from ..checking.errors import DataMissing, RecoptError, quoted, writing
 from .compare_spec import CompareSpec, make_compare_spec
 from .comparison import Comparison, write_table
 from .figures import Figures, row
@@ -111,7 +111,7 @@ def save_series(series: Series, folder: Path) -> None:
     from ..plots.comparison import plot_series
 
     found = series.figures
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_table(folder / "series.csv", [{"row": name, **row(f)} for name, own in found.items() for f in own])
         (folder / "series.md").write_text("\n".join(markdown(series)) + "\n")
@@ -121,8 +121,6 @@ def save_series(series: Series, folder: Path) -> None:
             ratios = {name: {at: f.ratio for at, own in found.items() for f in own if f.name == name}
                       for name in series.names}  # fmt: skip
             plot_series(list(found), ratios, whom).savefig(folder / "series.png", dpi=150)
-    except OSError as why:
-        raise RecoptError(f"{folder} cannot be written ({why.strerror}): choose another place.") from None
 
 
 def markdown(series: Series) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .style import COLOURS, INK, figure, heading, labelled, plain, spread_out
+from .style import COLOURS, INK, colour, figure, heading, labelled, plain, spread_out
 
 _DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
 _WIDE = 3.0
@@ -120,11 +120,6 @@ def _scores(axes: Any, shown: Sequence[Curve], measure: str) -> None:
 
 def _short(name: str) -> str:
     return name if len(name) <= _NAME else f"{name[: _NAME - 3]} …"
-
-
-def colour(n: int) -> str:
-    """The colour of competitor ``n``."""
-    return COLOURS[n % len(COLOURS)]
 
 
 def dashes(n: int) -> Any:

@@ -9,11 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..checking.errors import RecoptError
+from ..checking.errors import writing
 from ..tracking.trace import Points
 from .panels import SPENT, LevelView, RunPanels
 from .run_view import RunView, diagnosis
-from .style import COLOURS, curve, figure, label, legend, plain, scale
+from .style import colour, draw_lines, figure, plain
 
 PAGE = "report.html"
 _HEADED = ("task", "stack", "status")
@@ -29,10 +29,8 @@ def write_page(runs: Sequence[RunView], path: Path) -> Path:
     Raises:
         RecoptError: if it cannot be written.
     """
-    try:
+    with writing(path):
         path.write_text(page(runs), encoding="utf-8")
-    except OSError as why:
-        raise RecoptError(f"{path} cannot be written ({why.strerror}): choose another place.") from None
     return path
 
 
@@ -105,13 +103,13 @@ def _cards(run: RunView) -> str:
         if key.startswith("test_")
     ]
     cards += [(key, None, round(run.metrics[key], 1)) for key in ("evaluations", "seconds") if key in run.metrics]
-    told = [
+    shown = [
         f"<div class=card><b>{number(after)}</b><span>{escape(name)}</span>"
         + (f"<small>from {number(before)}</small>" if before is not None else "")
         + "</div>"
         for name, before, after in cards
     ]
-    return f"<div class=cards>{''.join(told)}</div>"
+    return f"<div class=cards>{''.join(shown)}</div>"
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -167,8 +165,8 @@ def _charts(title: str, draws: Sequence[Callable[[Any], None]], last: int, note:
     if len(draws) > _PANELS:
         notes.append(f"{len(draws) - _PANELS} more are in the table of levels")
     charts = "".join(f"<figure>{_chart(draw, last)}</figure>" for draw in draws[:_PANELS])
-    told = f"<p class=note>{escape('. '.join(notes))}.</p>" if notes else ""
-    return titled(title, f"<div class=charts>{charts}</div>{told}") if charts or told else ""
+    below = f"<p class=note>{escape('. '.join(notes))}.</p>" if notes else ""
+    return titled(title, f"<div class=charts>{charts}</div>{below}") if charts or below else ""
 
 
 def _chart(draw: Callable[[Any], None], last: int) -> str:
@@ -196,7 +194,7 @@ def _together(runs: Sequence[RunView]) -> str:
     tests = list(dict.fromkeys(key for run in runs for key in run.metrics if key.startswith("test_")))
     keys = ["final_loss", *tests, "evaluations", "seconds"]
     lines = [
-        (f"<i class=dot style='background:{_colour(n)}'></i>&nbsp;{escape(run.name)}",
+        (f"<i class=dot style='background:{colour(n)}'></i>&nbsp;{escape(run.name)}",
          escape(run.about.get("task", "")), escape(run.about.get("stack", "")), _chips(run),
          *(number(run.metrics.get(key)) for key in keys))
         for n, run in enumerate(runs)
@@ -211,18 +209,10 @@ def _together(runs: Sequence[RunView]) -> str:
 
 
 def _overlay(axes: Any, runs: Sequence[RunView], key: str) -> None:
-    found = [(n, run, Points(0, key, *run.trace.series(0, key))) for n, run in enumerate(runs)]
-    found = [one for one in found if len(one[2].steps)]
-    log = scale(axes, [column.values for _, _, column in found])
-    for n, run, column in found:
-        curve(axes, column, run.name if len(run.name) <= 30 else f"{run.name[:28]} …", _colour(n), log)
-    label(axes, "Training loss" if key == "loss" else key.replace("_", " ").capitalize(), "")
-    if len(found) <= 4:
-        legend(axes)
-
-
-def _colour(n: int) -> str:
-    return COLOURS[n % len(COLOURS)]
+    names = [run.name if len(run.name) <= 30 else f"{run.name[:28]} …" for run in runs]
+    columns = [Points(0, key, *run.trace.series(0, key)) for run in runs]
+    lines = [(column, names[n], colour(n)) for n, column in enumerate(columns) if len(column.steps)]
+    draw_lines(axes, lines, "Training loss" if key == "loss" else key.replace("_", " ").capitalize(), "", most=4)
 
 
 def spread(value: tuple[float, float, float]) -> str:

@@ -11,11 +11,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..tracking.trace import Points, Trace
-from .style import BAD, COLOURS, INK, PALE, curve, figure, heading, label, legend, mark_divergence, plain, scale, some
+from .style import (
+    BAD,
+    COLOURS,
+    INK,
+    PALE,
+    curve,
+    draw_lines,
+    figure,
+    heading,
+    label,
+    legend,
+    mark_divergence,
+    plain,
+    scale,
+    some,
+)
 
 _TRAIN, _VALID, _TEST = "#0072B2", "#D55E00", "#000000"
 _LEVELS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#D55E00", "#0072B2")
 _CHOOSE = "choose_"  # prefix of the scores by which a run selects its values
+_NORMS = {"signal_norm": "as it comes", "normalized_norm": "normalized"}
 _ACTS = {"skipped": "skipped by the guard", "restored": "taken back by the guard"}
 SPENT = {
     "gradient_evaluations": "gradients",
@@ -83,15 +99,18 @@ class RunPanels:
         if losses:
             found.append(Panel("losses", partial(self._losses, found=losses)))
         if metrics:
-            found.append(Panel("losses", partial(self._task, found=metrics, title="Metrics", unit="")))
+            found.append(Panel("losses", partial(_draw_columns, found=metrics, title="Metrics", unit="")))
         if scores:
-            found.append(Panel("losses", partial(self._score, column=scores[0])))
-        if meta := self._of("meta_loss"):
-            found.append(Panel("losses", partial(self._meta_losses, found=meta)))
+            found.append(Panel("losses", partial(_draw_score, column=scores[0])))
+        if meta := [(column, self._level(column.level)) for column in self._of("meta_loss")]:
+            lines = [(column, level.title, level.colour) for column, level in meta]
+            found.append(Panel("losses", partial(draw_lines, lines=lines, title="Meta-loss", unit="meta-loss")))
         found += [Panel("hyperparameters", partial(self._hyper, column=column)) for column in self._hypers(moved=True)]
         for level in self.levels:
-            own = [c for key in ("signal_norm", "normalized_norm") for c in self._of(key) if c.level == level.number]
-            found += [Panel("signals", partial(self._norms, found=own, level=level))] if own else []
+            own = [c for key in _NORMS for c in self._of(key) if c.level == level.number]
+            lines = [(c, _NORMS[c.key], colour) for c, colour in zip(own, (PALE, level.colour), strict=False)]
+            title = f"Signal of {level.title}"
+            found += [Panel("signals", partial(draw_lines, lines=lines, title=title, unit="norm"))] if own else []
         return found
 
     def _of(self, key: str, task: bool = False) -> list[Points]:
@@ -121,39 +140,12 @@ class RunPanels:
         return f"Not moved, {'; '.join(told)}" if told else ""
 
     def _losses(self, axes: Any, found: list[Points]) -> None:
-        self._task(axes, found, "Loss", "loss")
+        _draw_columns(axes, found, "Loss", "loss")
         for column in found:
             mark_divergence(axes, column)
         for n, (key, words) in enumerate(_ACTS.items()):
             if acts := [column.steps for column in self._of(key)]:
                 _rug(axes, np.unique(np.concatenate(acts)), words, BAD, 0.02 + 0.05 * n)
-        legend(axes)
-
-    def _task(self, axes: Any, found: list[Points], title: str, unit: str) -> None:
-        log = scale(axes, [column.values for column in found])
-        for n, column in enumerate(sorted(found, key=_rank)):
-            words = "training loss" if column.key == "loss" else column.key.replace("_", " ")
-            colour = (_TRAIN, _VALID, _TEST, *_LEVELS)[_rank(column) + (n % 4 if _rank(column) == 3 else 0)]
-            curve(axes, column, words, colour, log)
-        label(axes, title, unit)
-        legend(axes)
-
-    def _score(self, axes: Any, column: Points) -> None:
-        """The score by which a run selects its values, with its lowest point marked."""
-        values = column.values
-        curve(axes, column, "of the current values", _VALID, scale(axes, [values]))
-        if np.isfinite(values).any():
-            best = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
-            axes.plot(column.steps[best], values[best], "o", color=INK, markersize=5, label="lowest")
-        label(axes, "Score on fresh tasks", "score")
-        legend(axes)
-
-    def _meta_losses(self, axes: Any, found: list[Points]) -> None:
-        log = scale(axes, [column.values for column in found])
-        for column in found:
-            level = self._level(column.level)
-            curve(axes, column, level.title, level.colour, log)
-        label(axes, "Meta-loss", "meta-loss")
         legend(axes)
 
     def _hyper(self, axes: Any, column: Points) -> None:
@@ -171,16 +163,28 @@ class RunPanels:
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=7, frameon=False, loc="best", handlelength=1)
 
-    def _norms(self, axes: Any, found: list[Points], level: LevelView) -> None:
-        log = scale(axes, [column.values for column in found])
-        words = {"signal_norm": "as it comes", "normalized_norm": "normalized"}
-        for column, colour in zip(found, (PALE, level.colour), strict=False):
-            curve(axes, column, words[column.key], colour, log)
-        label(axes, f"Signal of {level.title}", "norm")
-        legend(axes)
-
     def _level(self, number: int) -> LevelView:
         return next((level for level in self.levels if level.number == number), LevelView(number, ""))
+
+
+def _draw_columns(axes: Any, found: list[Points], title: str, unit: str) -> None:
+    lines = []
+    for n, column in enumerate(sorted(found, key=_rank)):
+        words = "training loss" if column.key == "loss" else column.key.replace("_", " ")
+        colour = (_TRAIN, _VALID, _TEST, *_LEVELS)[_rank(column) + (n % 4 if _rank(column) == 3 else 0)]
+        lines.append((column, words, colour))
+    draw_lines(axes, lines, title, unit)
+
+
+def _draw_score(axes: Any, column: Points) -> None:
+    """Draw the score by which a run selects its values, with its lowest point marked."""
+    values = column.values
+    curve(axes, column, "of the current values", _VALID, scale(axes, [values]))
+    if np.isfinite(values).any():
+        best = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
+        axes.plot(column.steps[best], values[best], "o", color=INK, markersize=5, label="lowest")
+    label(axes, "Score on fresh tasks", "score")
+    legend(axes)
 
 
 def plot_run(trace: Trace, title: str = "", levels: Sequence[LevelView] = ()) -> Any:

@@ -5,6 +5,7 @@ Drawn with matplotlib's own objects, without pyplot: no global state, no window,
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,11 @@ def figure(width: float, height: float) -> Any:
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
     return made
+
+
+def colour(n: int) -> str:
+    """The colour of curve ``n``."""
+    return COLOURS[n % len(COLOURS)]
 
 
 def heading(made: Any, title: str) -> None:
@@ -101,14 +107,8 @@ def mark_divergence(axes: Any, column: Points) -> None:
     bad = column.steps[~np.isfinite(column.values)]
     if len(bad):
         axes.axvline(bad[0], color=BAD, linewidth=1, linestyle="--")
-        axes.annotate(
-            f" not finite at {bad[0]:,}",
-            (bad[0], 0.97),
-            xycoords=("data", "axes fraction"),
-            color=BAD,
-            fontsize=8,
-            va="top",
-        )
+        axes.annotate(f" not finite at {bad[0]:,}", (bad[0], 0.97), xycoords=("data", "axes fraction"), color=BAD,
+                      fontsize=8, va="top")  # fmt: skip
 
 
 def spread_out(values: Sequence[float] | Floats, ratio: float = LOG_FROM) -> bool:
@@ -155,14 +155,17 @@ def label(axes: Any, title: str, y: str, colour: str = PALE) -> None:
 def legend(axes: Any) -> None:
     """Put the legend above the panel, on the right, where it hides nothing."""
     _, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        fontsize=8,
-        frameon=False,
-        loc="lower right",
-        bbox_to_anchor=(1.0, 0.99),
-        borderaxespad=0.2,
-        ncols=min(4, len(labels)),
-        labelcolor=INK,
-        handlelength=1.6,
-        columnspacing=1.4,
-    )
+    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.99), borderaxespad=0.2,
+                ncols=min(4, len(labels)), labelcolor=INK, handlelength=1.6, columnspacing=1.4)  # fmt: skip
+
+
+def draw_lines(
+    axes: Any, lines: Sequence[tuple[Points, str, str]], title: str, unit: str, most: float = math.inf
+) -> None:
+    """Draw columns, each with its name and colour, on a common scale; more than ``most`` get no legend."""
+    log = scale(axes, [column.values for column, _, _ in lines])
+    for column, name, colour in lines:
+        curve(axes, column, name, colour, log)
+    label(axes, title, unit)
+    if len(lines) <= most:
+        legend(axes)

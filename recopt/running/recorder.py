@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from ..checking.errors import Notice
-from ..contracts.strategy import Strategy
 from ..levels.level import TASK
 from ..plots.diagram import draw_file
 from ..plots.run_view import DIAGRAM
@@ -23,7 +22,7 @@ from ..tracking.tracker import LevelInfo, RunInfo, Status, Tracker
 from .export import copy_sources, copy_trained
 from .plan import Plan
 from .report import begin_report
-from .result import Result, level_summary, summary
+from .result import Result, hyperparameters_at, level_summary, summary
 from .spec import write_spec
 
 TRACEBACK, TRACKER_TRACEBACK = "traceback.txt", "tracker-traceback.txt"
@@ -100,8 +99,8 @@ class RunRecorder:
             except Exception as why:
                 self.others.remove(other)
                 kept = self.keep(traceback.format_exc(), TRACKER_TRACEBACK)
-                told = f"The tracker {type(other).__name__} failed with {type(why).__name__}: {why}; the run goes on"
-                warnings.warn(Notice(f"{told} without it. The traceback is in {kept}."), stacklevel=2)
+                text = f"The tracker {type(other).__name__} failed with {type(why).__name__}: {why}; the run goes on"
+                warnings.warn(Notice(f"{text} without it. The traceback is in {kept}."), stacklevel=2)
 
     def _news(self, last: bool = False) -> list[Points]:
         """The new points of the trace; those of a hyperparameter from where it first moved, as its start is a param.
@@ -155,35 +154,28 @@ class RunRecorder:
 def _params(plan: Plan, stack: str) -> dict[str, str]:
     """The params of a run in the store: what runs are compared by. The rest is in its levels' runs and in spec.yaml."""
     spec = plan.spec
-    chosen = {f"task.{key}": str(value) for key, value in spec.task.settings.items()}
-    how = spec.choose.model_dump(exclude_none=True) if spec.choose else {}
-    chosen |= {f"choose.{key}": str(value) for key, value in how.items()}
-    for slot, named in spec.strategies.items():
-        chosen |= {f"{slot}.{key}": str(value) for key, value in named.settings.items()}
+    choose = spec.choose.model_dump(exclude_none=True) if spec.choose else {}
+    strategies = [(slot, named.settings) for slot, named in spec.strategies.items()]
+    sections = [("task", spec.task.settings), ("choose", choose), *strategies]
     return {
         "task": spec.task.name, "stack": stack, "steps": str(spec.steps), "seed": str(spec.seed),
         "tasks": str(spec.tasks), "device": spec.device, "dtype": spec.dtype, "threads": str(torch.get_num_threads()),
-        **chosen,
+        **{f"{name}.{key}": str(value) for name, own in sections for key, value in own.items()},
     }  # fmt: skip
 
 
 def _levels(plan: Plan) -> list[LevelInfo]:
     found = []
     for number, level in enumerate(plan.spec.levels, 1):
-        told = level.model_dump(exclude_none=True, exclude={"moves", "by"})
+        settings = level.model_dump(exclude_none=True, exclude={"moves", "by"})
         strategy = plan.graph.slots[level.by]
-        params = {key: str(value) for key, value in told.items() if value != ()}
-        params |= {f"start.{key}": f"{value:g}" for key, value in _starts(strategy).items()}
+        params = {key: str(value) for key, value in settings.items() if value != ()}
+        params |= {f"start.{key}": f"{value:g}" for key, value in hyperparameters_at(strategy).items()}
         found.append(LevelInfo(
             number, f"level {number}: {level.by}", plan.spec.strategies[level.by].name, level.moves, params,
             charts=f"level{number}", description=f"Level {number}: {_said(plan, number)} {_summary_line(strategy)}",
         ))  # fmt: skip
     return found
-
-
-def _starts(strategy: Strategy) -> dict[str, float]:
-    natural = strategy.natural({name: value.detach() for name, value in strategy.named_parameters()})
-    return {name: float(value) for name, value in natural.items()}
 
 
 def _moved(plan: Plan, number: int) -> list[str]:
@@ -199,7 +191,7 @@ def _fixed(plan: Plan) -> dict[tuple[int, str], float]:
     return {
         (number, name): value
         for number, level in enumerate(levels, 1)
-        for name, value in _starts(plan.graph.slots[level.by]).items()
+        for name, value in hyperparameters_at(plan.graph.slots[level.by]).items()
         if (level.by, name) not in moved
     }
 

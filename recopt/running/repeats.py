@@ -33,7 +33,6 @@ _NUMBERS = 8_000_000
 """The most numbers that the batches and models of tasks side by side may hold."""
 _LEARNED = 16
 """A rough factor: numbers per coordinate in a learned rule, relative to other rules."""
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class RunSettings(NamedTuple):
@@ -109,7 +108,7 @@ def _capped(values: Floats, top: Floats) -> Floats:
     return np.minimum(np.where(np.isfinite(values), values, np.inf), top)
 
 
-class Members(Task):
+class SeededTasks(Task):
     """A task whose draw is the tasks of ``family`` with the given seeds."""
 
     def __init__(self, family: Task, seeds: Sequence[int]) -> None:
@@ -209,8 +208,8 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: RunSettings, test:
             found[step] = values["losses"]
 
     engine = Engine(
-        Members(task, seeds), graph, seed=seeds[0], tasks=len(seeds), device=torch.device(how.device),
-        dtype=_DTYPES[how.dtype], sink=sink, each=True,
+        SeededTasks(task, seeds), graph, seed=seeds[0], tasks=len(seeds), device=torch.device(how.device),
+        dtype=getattr(torch, how.dtype), sink=sink, each=True,
     )  # fmt: skip
     engine.run(how.steps)
     engine.flush()
@@ -231,8 +230,7 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: RunSettings, test:
 
 def repeated(parts: Sequence[Runs]) -> Runs:
     """Join the runs of a rule that was trained several times; each part has the same tasks in the same order."""
-    found = _joined(parts, len(parts))
-    return replace(found, times=len(parts))
+    return replace(_joined(parts, len(parts)), times=len(parts))
 
 
 def _joined(parts: Sequence[Runs], count: int) -> Runs:

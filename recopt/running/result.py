@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ..checking.errors import RecoptError, unknown
+from ..contracts.strategy import Strategy
 from ..core.guard import frozen
 from ..engine.budget import Budget
 from ..engine.engine import Engine
@@ -161,6 +161,13 @@ def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
     return found
 
 
+def hyperparameters_at(strategy: Strategy, values: Mapping[str, Tensor] | None = None) -> dict[str, float]:
+    """The natural value of every hyperparameter at ``values`` of the parameters, by default the strategy's own."""
+    values = dict(strategy.named_parameters()) if values is None else values
+    natural = strategy.natural({name: value.detach() for name, value in values.items()})
+    return {name: float(value) for name, value in natural.items()}
+
+
 def by_slot(engine: Engine, chosen: Selection | None = None) -> dict[str, float]:
     """The values of :func:`found_hyperparameters`, keyed by ``slot.name``."""
     found: dict[str, float] = {}
@@ -177,10 +184,8 @@ def found_hyperparameters(engine: Engine, chosen: Selection | None = None) -> di
     found: dict[int, dict[str, float]] = {}
     slots = chosen.values if chosen else {name: slot.params for name, slot in settled(engine).slots.items()}
     for number, level in enumerate(engine.levels, 1):
-        strategy = engine.graph.slots[level.by]
-        values = [p.detach() for p in slots[level.by]]
-        natural = strategy.natural(dict(zip(engine.graph.names[level.by], values, strict=True)))
-        found[number] = {k: float(v) for k, v in natural.items() if isinstance(v, torch.Tensor) and v.ndim == 0}
+        values = dict(zip(engine.graph.names[level.by], slots[level.by], strict=True))
+        found[number] = hyperparameters_at(engine.graph.slots[level.by], values)
     return found
 
 
@@ -195,9 +200,7 @@ def level_views(
     """
     views = []
     for number, level in enumerate(graph.levels, 1):
-        strategy = graph.slots[level.by]
-        natural = strategy.natural({name: value.detach() for name, value in strategy.named_parameters()})
-        start = {k: float(v) for k, v in natural.items() if isinstance(v, torch.Tensor) and v.ndim == 0}
+        start = hyperparameters_at(graph.slots[level.by])
         views.append(LevelView(number, level.by, target(level), how(level), start, (end or {}).get(number, {}),
                                (spent or {}).get(number, {})))  # fmt: skip
     return tuple(views)

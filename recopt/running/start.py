@@ -10,8 +10,6 @@ from ..engine.engine import Engine, Sink
 from ..levels.graph import Graph
 from .spec import Spec
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
 
 def available() -> str:
     """The name of the accelerator of this machine, or ``cpu``."""
@@ -35,6 +33,5 @@ def place(device: str) -> torch.device:
 
 def make_engine(spec: Spec, graph: Graph, task: Task, sink: Sink | None = None) -> Engine:
     """Make the engine of a spec."""
-    return Engine(
-        task, graph, seed=spec.seed, tasks=spec.tasks, device=place(spec.device), dtype=_DTYPES[spec.dtype], sink=sink
-    )
+    return Engine(task, graph, seed=spec.seed, tasks=spec.tasks, device=place(spec.device),
+                  dtype=getattr(torch, spec.dtype), sink=sink)  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from recopt.checking.errors import RecoptError
-from recopt.cli.compare import Bar
+from recopt.cli.compare import progress_bar
 from recopt.comparison import EACH, CompareSpec, make_compare_spec
 from recopt.running.plan import plan
 from recopt.running.spec import COMPARES, KNOWN, RUNS, write_spec
@@ -210,14 +210,16 @@ def test_what_a_series_refuses(
 
 def test_what_goes_on_stays_in_sight_however_much_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     import rich.console
+    import rich.progress
 
     terminal = rich.console.Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
     monkeypatch.setattr(rich.console, "Console", lambda **_: terminal)
-    with Bar() as bar:
+    bars: list[rich.progress.Progress] = []
+    monkeypatch.setattr(rich.progress.Progress, "start", bars.append)
+    with progress_bar() as show:
         for number in range(40):
             for done in (1, 2):
-                bar.show(f"training {number}", done, 2)
-        bar.show("training 40", 1, 2)
-        assert bar._bar is not None
-        seen = [task.description for task in bar._bar.tasks if task.visible]
+                show(f"training {number}", done, 2)
+        show("training 40", 1, 2)
+        seen = [task.description for task in bars[0].tasks if task.visible]
         assert len(seen) < 24 and seen[-2:] == ["training 39", "training 40"]

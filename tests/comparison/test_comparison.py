@@ -12,7 +12,8 @@ import recopt
 from recopt.checking.errors import RecoptError
 from recopt.comparison import compare, make_compare_spec, read_compare_spec
 from recopt.comparison.figures import break_even
-from recopt.plots.comparison import colour, dashes
+from recopt.plots.comparison import dashes
+from recopt.plots.style import colour
 from recopt.running.repeats import RunSettings, run_all
 from recopt.stacks.failures import RunFailed
 from recopt.tasks.quadratic import Quadratic

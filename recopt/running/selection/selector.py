@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...contracts.task import Task
 from ...engine.engine import Engine
@@ -60,7 +59,7 @@ class Scorer:
         """The score of the rule on the tasks of ``seeds``, at the ``values`` that it had at ``step`` of the run."""
         engine, how = self.engine, self.how
         graph = held_at(engine.levels, engine.graph.slots, values)
-        dtype = "float64" if engine.dtype == torch.float64 else "float32"
+        dtype = str(engine.dtype).removeprefix("torch.")
         begin = time.perf_counter()
         runs = run_all("choose", graph, self.task, seeds, RunSettings(how.steps, str(engine.device), dtype), test=False)
         scores = runs.score("final" if how.objective == "last" else "sum")

@@ -7,17 +7,17 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ...checking.errors import RecoptError, did_you_mean
 from .address import shown, unopened
 from .store import RUNS, Store, open_store
 
-T = TypeVar("T")
 _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".cloudpickle"}
 _ROOTS = "tags.`recopt.level` = '0'"
 _PAGE = 1000
@@ -52,8 +52,8 @@ def list_runs(store: str | None = None, limit: int = 20, root_dir: Path = RUNS) 
     Raises:
         RecoptError: if the store cannot be opened, or there is none yet.
     """
-    opened = open_store(store, root_dir)
-    return _asked(opened, lambda: _roots(opened, _ROOTS, limit))
+    with _opened(store, root_dir) as opened:
+        return _roots(opened, _ROOTS, limit)
 
 
 def find_run(store: str | None, ref: str, root_dir: Path = RUNS) -> RunRow:
@@ -62,8 +62,8 @@ def find_run(store: str | None, ref: str, root_dir: Path = RUNS) -> RunRow:
     Raises:
         RecoptError: if there is no such run, or several ids begin like this.
     """
-    opened = open_store(store, root_dir)
-    return _asked(opened, lambda: _find(opened, ref))
+    with _opened(store, root_dir) as opened:
+        return _find(opened, ref)
 
 
 def fetch_run(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> Path:
@@ -74,8 +74,8 @@ def fetch_run(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> P
     """
     if run.folder is not None:
         return run.folder
-    opened = open_store(store, root_dir)
-    return _asked(opened, lambda: _download(opened, run.id, "", opened.root / "fetched" / run.id))
+    with _opened(store, root_dir) as opened:
+        return _download(opened, run.id, "", opened.root / "fetched" / run.id)
 
 
 def working_folder(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> Path:
@@ -107,8 +107,23 @@ def register(
     for file in files:
         if file.suffix.lower() in _PICKLES:
             raise RecoptError(f"{file} may hold a pickle, which is unsafe to open: save it as safetensors.")
-    opened = open_store(store, root_dir)
-    return _asked(opened, lambda: _register(opened, files, folder, (name, alias), run))
+    with _opened(store, root_dir) as opened:
+        client, local = opened.client, opened.folder(opened.run(run).info)
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+        place = f"models/{name}/{digest.hexdigest()[:12]}"  # a version never changes, so each has a place of its own
+        if local is None:
+            client.log_artifacts(run, str(folder), place)
+        else:
+            shutil.copytree(folder, local / place, dirs_exist_ok=True)
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        version = client.create_model_version(name, source=f"runs:/{run}/{place}", run_id=run).version
+        if alias is None:
+            return f"models:/{name}/{version}"
+        client.set_registered_model_alias(name, alias, version)
+        return f"models:/{name}@{alias}"
 
 
 def check_name(name: str, alias: str | None = None) -> None:
@@ -128,9 +143,7 @@ def fetch_model(ref: str, dest: Path | None = None, store: str | None = None, ro
     Raises:
         RecoptError: if the reference is malformed, or names nothing.
     """
-    opened = open_store(store, root_dir)
-
-    def fetch() -> Path:
+    with _opened(store, root_dir) as opened:
         uri = _source(opened, ref) if ref.startswith("models:/") else ref
         found = re.fullmatch(r"runs:/([0-9a-f]+)(?:/(.*))?", uri)
         if found is None:
@@ -145,17 +158,17 @@ def fetch_model(ref: str, dest: Path | None = None, store: str | None = None, ro
             return local / path
         return _download(opened, run, path, dest or _scratch())
 
-    return _asked(opened, fetch)
 
-
-def _asked(store: Store, ask: Callable[[], T]) -> T:
-    """``ask()``; an error of the store is raised as a RecoptError of one sentence."""
+@contextmanager
+def _opened(store: str | None, root_dir: Path) -> Iterator[Store]:
+    """The opened store; its errors within the block become a RecoptError of one sentence."""
+    opened = open_store(store, root_dir)
     try:
-        return ask()
+        yield opened
     except RecoptError:
         raise
     except Exception as why:
-        raise unopened(store.address, why) from None
+        raise unopened(opened.address, why) from None
 
 
 def _roots(store: Store, condition: str, limit: int | None = None) -> list[RunRow]:
@@ -203,26 +216,6 @@ def _find(store: Store, ref: str) -> RunRow:
     raise RecoptError(f"There is no run '{ref}' in {shown(store.address)}.{did_you_mean(ref, dict.fromkeys(known))}")
 
 
-def _register(store: Store, files: Sequence[Path], folder: Path, named: tuple[str, str | None], run: str) -> str:
-    client, (name, alias) = store.client, named
-    local = store.folder(store.run(run).info)
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode() + file.read_bytes())
-    place = f"models/{name}/{digest.hexdigest()[:12]}"  # a version never changes, so each has a place of its own
-    if local is None:
-        client.log_artifacts(run, str(folder), place)
-    else:
-        shutil.copytree(folder, local / place, dirs_exist_ok=True)
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
-    version = client.create_model_version(name, source=f"runs:/{run}/{place}", run_id=run).version
-    if alias is None:
-        return f"models:/{name}/{version}"
-    client.set_registered_model_alias(name, alias, version)
-    return f"models:/{name}@{alias}"
-
-
 def _source(store: Store, ref: str) -> str:
     """The ``runs:/…`` address that a model reference stands for."""
     found = re.fullmatch(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))?", ref)
@@ -234,12 +227,12 @@ def _source(store: Store, ref: str) -> str:
         known = [model.name for model in store.client.search_registered_models()]
         raise RecoptError(f"There is no model '{name}' in {shown(store.address)}.{did_you_mean(name, known)}")
     if alias is None:
-        chosen = [v for v in versions if number is None or str(v.version) == number]
-        if not chosen:
+        matching = [v for v in versions if number is None or str(v.version) == number]
+        if not matching:
             raise RecoptError(
                 f"The model '{name}' has no version {number}; its latest is {max(int(v.version) for v in versions)}."
             )
-        return str(max(chosen, key=lambda v: int(v.version)).source)
+        return str(max(matching, key=lambda v: int(v.version)).source)
     aliases = dict(store.client.get_registered_model(name).aliases)
     if alias not in aliases:
         raise RecoptError(f"The model '{name}' has no alias '{alias}'.{did_you_mean(alias, aliases)}")

@@ -42,26 +42,24 @@ class Sender:
     def __init__(self, address: str, root: Path, path: Path) -> None:
         command = [sys.executable, "-P", "-c", _CODE, str(Path(__file__).parents[3])]
         # In a session of its own: a Ctrl-C is for the run, which then tells this process to finish.
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        os.set_blocking(self._process.stdout.fileno(), False)
+        assert process.stdin is not None and process.stdout is not None
+        self._process, self._input, self._output = process, process.stdin, process.stdout
+        os.set_blocking(self._output.fileno(), False)
         # Not as arguments, which every user of the machine can read: an address may hold a password.
-        self._process.stdin.write(json.dumps([address, str(root), str(path)]).encode() + b"\n")
-        self._process.stdin.flush()
+        self._input.write(json.dumps([address, str(root), str(path)]).encode() + b"\n")
+        self._input.flush()
 
     def troubles(self) -> list[tuple[str, str]]:
         """What went wrong since the last call: pairs of ``away`` or ``refused`` and the reason in a few words."""
-        assert self._process.stdout is not None
-        return [tuple(json.loads(line)) for line in (self._process.stdout.read() or b"").splitlines()]
+        return [tuple(json.loads(line)) for line in (self._output.read() or b"").splitlines()]
 
     def finish(self) -> bool:
         """Make the process send the remaining messages and end. False if the store does not answer."""
-        assert self._process.stdin is not None
         with suppress(OSError):
-            self._process.stdin.close()
+            self._input.close()
         try:
             return self._process.wait(LAST + 30.0) != UNREACHED
         except subprocess.TimeoutExpired:
@@ -73,8 +71,7 @@ class Sender:
 
     def close(self) -> None:
         """Close the process's pipes, after :meth:`finish`."""
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._output.close()
 
 
 def main() -> None:

@@ -27,14 +27,9 @@ _START = 120.0  # seconds until the server must answer; it takes about five, on 
 
 
 def ui(
-    store: str | None = None,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    run: str | None = None,
-    root_dir: Path = RUNS,
-    say: Callable[[str], None] = print,
-    browser: bool = True,
-) -> None:
+    store: str | None = None, host: str = "127.0.0.1", port: int | None = None, run: str | None = None,
+    root_dir: Path = RUNS, say: Callable[[str], None] = print, browser: bool = True,
+) -> None:  # fmt: skip
     """Serve MLflow's pages on ``store`` until Ctrl-C, a kill (SIGTERM), or the end of the terminal.
 
     For a store that is a server already, only the link is shown.
@@ -53,10 +48,10 @@ def ui(
     if opened.address.startswith("http"):
         _show(f"{web_address(opened.address)}/{page}", say, browser)
         return
-    chosen = _free_port(host, port)
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{chosen}"
+    number = _free_port(host, port)
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{number}"
     with suppress(KeyboardInterrupt), _like_ctrl_c():
-        server = _serve(opened, host, chosen)
+        server = _serve(opened, host, number)
         try:
             _await(server, address)
             _show(f"{address}/{page}", say, browser)
@@ -87,7 +82,7 @@ def _free_port(host: str, port: int | None) -> int:
 def _serve(store: Store, host: str, port: int) -> subprocess.Popen[bytes]:
     """Start the server in a session of its own, so that Ctrl-C reaches it only through this process, and once."""
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    told = {
+    settings = {
         "MLFLOW_BACKEND_STORE_URI": store.address,  # every user of the machine can read arguments
         "MLFLOW_ARTIFACTS_DESTINATION": (store.root / "mlartifacts").as_uri(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore",
@@ -96,7 +91,7 @@ def _serve(store: Store, host: str, port: int) -> subprocess.Popen[bytes]:
     store.spools.mkdir(parents=True, exist_ok=True)
     with (store.root / "ui.log").open("wb") as log:
         return subprocess.Popen(
-            command, env={**os.environ, **told}, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            command, env={**os.environ, **settings}, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             start_new_session=True,
             cwd=store.spools,  # the server imports what is in its folder: here are no modules of the user's
         )  # fmt: skip
