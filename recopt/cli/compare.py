@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ..checking.errors import RecoptError, unknown
+from .compare_report import report, report_series
 from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
+from .tables import print_json
 
 if TYPE_CHECKING:
     from ..comparison import CompareSpec, Comparison, Planned, Series
@@ -58,8 +60,6 @@ def compare(
     """
     planned, single = _planned(spec, what)
     from ..comparison import Trainer, run_comparison
-    from .compare_report import report
-    from .tables import print_json
 
     _empty(output)
     trainer = Trainer(store, not no_track)  # shared by all, so that nothing is trained twice
@@ -83,8 +83,6 @@ def _series(
 ) -> None:  # fmt: skip
     """Carry out several comparisons, and print each and the table of all."""
     from ..comparison import run_series, save_series
-    from .compare_report import report, report_series
-    from .tables import print_json
 
     results = dict[str, Any]()
 

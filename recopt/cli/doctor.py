@@ -9,6 +9,7 @@ import rich_click as click
 
 from ..checking.errors import RecoptError
 from .options import JSON, STORE
+from .tables import console, print_json, table
 
 _PACKAGES = ("recopt", "torch", "higher", "mlflow", "numpy", "scipy", "safetensors", "pydantic")
 
@@ -18,8 +19,6 @@ _PACKAGES = ("recopt", "torch", "higher", "mlflow", "numpy", "scipy", "safetenso
 @JSON
 def doctor(store: str | None, as_json: bool) -> int:
     """Show versions, device, data and store; the exit status is 1 if something that runs need does not work."""
-    from .tables import console, print_json, table
-
     found = {**_versions(), **_machine(), **_places(store)}
     if as_json:
         print_json({name: text for name, (text, _) in found.items()})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+from rich.markup import escape
 
 from .options import JSON, PLUGINS
+from .tables import console, print_json, table
 
 if TYPE_CHECKING:
     from ..stacks.plugins import PluginInfo
@@ -36,10 +39,6 @@ def tasks(plugins: tuple[str, ...], as_json: bool) -> None:
 
 
 def _list(found: list[PluginInfo], as_json: bool) -> None:
-    from rich.markup import escape
-
-    from .tables import console, print_json, table
-
     if as_json:
         return print_json([dataclasses.asdict(info) for info in found])
     rows = table("name", "", "from", wrap=(1,))
@@ -63,7 +62,6 @@ def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
     """
     from ..contracts.settings import Hyper, Option, declared
     from ..stacks.plugins import load_any
-    from .tables import console, print_json
 
     kind, found = load_any(name, plugins)
     hypers, options = declared(found, Hyper), declared(found, Option)
@@ -108,10 +106,7 @@ def _is_trained(found: type) -> bool:
 
 
 def _doc(plugin: type) -> str:
-    import inspect
-
-    text = plugin.__dict__.get("__doc__") or ""
-    return inspect.cleandoc(text) + "\n"
+    return inspect.cleandoc(plugin.__dict__.get("__doc__") or "") + "\n"
 
 
 def _kind(strategy: Any) -> str:
@@ -119,13 +114,10 @@ def _kind(strategy: Any) -> str:
     reads = gradients if strategy.order else "losses only (zero-order)"
     state = "trained" if _is_trained(strategy) else "to be trained"
     learned = f"; its weights are meta-parameters, {state}" if strategy.learned else ""
-    settings = [f"{key} {value}" for key, value in strategy.level.items()]
-    above = [f"{key} {value}" for key, value in strategy.above.items()]
     lines = [f"Reads {reads}{learned}."]
-    if settings:
-        lines.append(f"Defaults of its level: {', '.join(settings)}.")
-    if above:
-        lines.append(f"Defaults of a level that moves it: {', '.join(above)}.")
+    for place, settings in (("its level", strategy.level), ("a level that moves it", strategy.above)):
+        if settings:
+            lines.append(f"Defaults of {place}: {', '.join(f'{key} {value}' for key, value in settings.items())}.")
     return "\n".join(lines) + "\n"
 
 
@@ -133,10 +125,6 @@ _RANGES = {"positive": "above 0", "unit": "0 to 1", "real": "any"}
 
 
 def _hypers(hypers: dict[str, Any], values: dict[str, Any]) -> Any:
-    from rich.markup import escape
-
-    from .tables import table
-
     rows = table("hyperparameter", "default", "domain", "", right=(1,), wrap=(3,))
     for name, hyper in hypers.items():
         domain = _RANGES.get(hyper.domain.name, hyper.domain.name)
@@ -148,10 +136,6 @@ def _hypers(hypers: dict[str, Any], values: dict[str, Any]) -> Any:
 
 
 def _options(options: dict[str, Any], values: dict[str, Any]) -> Any:
-    from rich.markup import escape
-
-    from .tables import table
-
     rows = table("option", "default", "values", "", right=(1,), wrap=(2, 3))
     for name, option in options.items():
         known = ", ".join(map(str, option.choices)) if option.choices else _type(option.default)

@@ -11,6 +11,7 @@ import rich_click as click
 
 from ..checking.errors import RecoptError
 from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
+from .tables import print_json, report, result_facts, resume_words
 
 if TYPE_CHECKING:
     from ..running.plan import Plan
@@ -84,7 +85,6 @@ def run(
         made = _planned(what)
     from ..running.session import RunOptions, Session
     from .live import Live
-    from .tables import print_json, report, result_facts
 
     with Live() as live:
         options = RunOptions(
@@ -110,8 +110,6 @@ def _stopped_at_once(session: Session, store: str | None) -> str:
     run = session.recorder.run_id
     if run is None:
         return "Stopped."
-    from .tables import resume_words
-
     return f"Stopped at once; resume from the last checkpoint with: {resume_words(run, store)}"
 
 
@@ -146,14 +144,12 @@ def _planned(what: dict[str, Any]) -> Plan:
         raise RecoptError(f"What is to train '{task}'? Give a stack too, as in: recopt run {task} adam/hypergradient.")
     if spec is None and task is None:
         raise RecoptError("Give a task and a stack, as in: recopt run digits adam/hypergradient; or --spec FILE.yaml.")
-    from ..running.plan import replan
+    from ..running.plan import relocated, replan
     from ..running.spec_file import read_spec
 
     what["plugins"] = list(what["plugins"]) or None
     if spec is None:
         return replan({}, **what)
-    from ..running.plan import relocated
-
     return replan(relocated(read_spec(spec), spec.parent), where=str(spec), **what)
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rich_click as click
+from rich.markup import escape
 
 from ..checking.errors import RecoptError, writing
 from .options import JSON, STORE
+from .tables import console, print_json, short, table
 
 if TYPE_CHECKING:
     from ..tracking.mlflow.runs import RunRow
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 def runs(store: str | None, limit: int, as_json: bool) -> None:
     """List the recorded runs, latest first."""
     from ..tracking.mlflow.runs import list_runs
-    from .tables import console, print_json, table
 
     found = list_runs(store, limit)
     if as_json:
@@ -44,10 +45,7 @@ def runs(store: str | None, limit: int, as_json: bool) -> None:
 @JSON
 def diff(one: str, other: str, store: str | None, as_json: bool) -> None:
     """Show in what two runs differ: settings first, then the figures that they ended with."""
-    from rich.markup import escape
-
     from ..tracking.mlflow.runs import find_run
-    from .tables import console, print_json, short, table
 
     rows = [find_run(store, ref) for ref in (one, other)]
     settings, figures = ({key: [values.get(key) for values in both] for key in sorted({*both[0], *both[1]})}
@@ -69,10 +67,6 @@ def status_of(row: RunRow) -> str:
 
 
 def _about(row: RunRow) -> list[str]:
-    from rich.markup import escape
-
-    from .tables import short
-
     colour = {"FINISHED": "green", "FAILED": "red", "KILLED": "yellow"}.get(row.status, "cyan")
     tests = {key: value for key, value in row.metrics.items() if key.startswith("test_")}
     metric = next((key for key in tests if key != "test_loss"), "test_loss")

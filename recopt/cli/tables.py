@@ -172,9 +172,15 @@ def _after(loss: float, diverged: bool) -> str:
 
 def _levels(result: Result) -> Table:
     """Hyperparameters and evaluations per level."""
-    made = table("level", "strategy", "moves", "found", *SPENT, right=(4, 5, 6, 7), wrap=(3,))
+    from ..levels.words import target
+
+    made = table("level", "strategy", "moves", "found", "losses", "gradients", "hypergradients", "seconds",
+                 right=(4, 5, 6, 7), wrap=(3,))  # fmt: skip
     for number in range(1, len(result.spec.levels) + 1):
-        made.add_row(*_named(result, number), _values(result, number), *_evaluations(result, number))
+        level, spent = result.spec.levels[number - 1], result.budget.levels[number - 1]
+        counts = [f"{count:,}" for count in (spent.loss, spent.gradient, spent.hypergradient)]
+        made.add_row(str(number), escape(level.by), escape(target(level)), _values(result, level.by), *counts,
+                     f"{spent.seconds:.1f}")  # fmt: skip
     return made
 
 
@@ -195,27 +201,12 @@ def _choice(chosen: Selection) -> str:
     return f"Chosen: the values of step {chosen.step:,}, by {chosen.what}{others}: {chosen.score.words}. {cost}"
 
 
-SPENT = ("losses", "gradients", "hypergradients", "seconds")
-
-
-def _named(result: Result, number: int) -> tuple[str, str, str]:
-    level = result.spec.levels[number - 1]
-    target = level.moves + (f"[{','.join(level.only)}]" if level.only else "")
-    return str(number), escape(level.by), escape(target)
-
-
-def _values(result: Result, number: int) -> str:
+def _values(result: Result, slot: str) -> str:
     """The hyperparameters, and the number of other meta-parameters."""
-    slot = result.spec.levels[number - 1].by
     start, strategy = f"{slot}.", result.engine.graph.slots[slot]
     values = {k.removeprefix(start): v for k, v in result.hyperparameters.items() if k.startswith(start)}
     rest = sum(p.numel() for p in strategy.parameters()) - len(values)
     return "  ".join(filter(None, [hypers(values), f"{rest:,} meta-parameters" if rest else ""]))
-
-
-def _evaluations(result: Result, number: int) -> tuple[str, str, str, str]:
-    spent = result.budget.levels[number - 1]
-    return f"{spent.loss:,}", f"{spent.gradient:,}", f"{spent.hypergradient:,}", f"{spent.seconds:.1f}"
 
 
 def _where(result: Result, store: str | None) -> list[str]:

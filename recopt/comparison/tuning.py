@@ -20,7 +20,7 @@ import numpy as np
 from ..checking.errors import RecoptError, unknown
 from ..contracts.settings import Hyper, declared
 from ..levels.level import Schedule
-from ..levels.notation import Term, parse
+from ..levels.notation import parse_one
 from ..stacks.named import Named
 from ..stacks.plugins import load_strategy
 from .competitors import Competitor, TuningTrial, rule
@@ -114,7 +114,8 @@ def baseline(text: str, plugins: Sequence[str] = ()) -> Baseline:
     Raises:
         RecoptError: for an unknown rule or hyperparameter, or one that cannot be tuned.
     """
-    term = _term(text)
+    refusal = RecoptError(f"'{text}' should name one baseline, like adam or adam(beta1=0.8)[lr,schedule].")
+    term = parse_one(text, refusal)
     schedule = term.settings.get(SCHEDULE, "constant")
     if schedule not in SCHEDULES:
         raise unknown("schedule", str(schedule), SCHEDULES, f"in baseline '{text}'")
@@ -134,17 +135,6 @@ def baseline(text: str, plugins: Sequence[str] = ()) -> Baseline:
     found = Baseline(text, named, tuned, schedule, tuple(plugins))
     found.competitor({name: RANGES[name].value(0.5) for name in found.axes}, 1, False)  # raises for unknown settings
     return found
-
-
-def _term(text: str) -> Term:
-    refusal = RecoptError(f"'{text}' should name one baseline, like adam or adam(beta1=0.8)[lr,schedule].")
-    try:
-        layers = parse(text)
-    except RecoptError as why:
-        raise (refusal if " in stack " in str(why) else why) from None  # else it concerns the brackets
-    if len(layers) != 1 or len(layers[0]) != 1:
-        raise refusal
-    return layers[0][0]
 
 
 def tune(

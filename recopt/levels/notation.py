@@ -93,6 +93,17 @@ def parse(text: str) -> list[list[Term]]:
     return layers
 
 
+def parse_one(text: str, refusal: RecoptError) -> Term:
+    """The only term of ``text``. Raises ``refusal`` if it has another form; mistakes in its brackets have their own."""
+    try:
+        layers = parse(text)
+    except RecoptError as why:
+        raise (refusal if " in stack " in str(why) else why) from None
+    if len(layers) != 1 or len(layers[0]) != 1:
+        raise refusal
+    return layers[0][0]
+
+
 def _term(match: re.Match[str], depth: int, used: dict[str, str], text: str) -> Term:
     name, label = match["name"], match["label"]
     settings = _settings(match["settings"] or "", f"'{shown(match[0].strip())}'")

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-class Interrupts:
-    """Handles Ctrl-C, SIGTERM and SIGHUP: the first sets ``asked``, the second stops at once.
+@contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """The signals so far of Ctrl-C, SIGTERM and SIGHUP: the first is only listed, the second stops at once.
 
     SIGHUP stays ignored in a process that ``nohup`` started.
     """
+    asked, before = list[int](), dict[signal.Signals, Any]()
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for sign in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
-                if sign.name != "SIGHUP" or signal.getsignal(sign) is not signal.SIG_IGN:
-                    self._before[sign] = signal.signal(sign, self._ask)
-        return self
-
-    def _ask(self, sign: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def ask(sign: int, frame: FrameType | None) -> None:
+        if asked:
             raise KeyboardInterrupt
-        self.asked = True
+        asked.append(sign)
 
-    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
-        for sign, handler in self._before.items():
+    if threading.current_thread() is threading.main_thread():
+        for sign in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
+            if sign.name != "SIGHUP" or signal.getsignal(sign) is not signal.SIG_IGN:
+                before[sign] = signal.signal(sign, ask)
+    try:
+        yield asked
+    finally:
+        for sign, handler in before.items():
             signal.signal(sign, handler)

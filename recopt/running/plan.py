@@ -14,7 +14,7 @@ from ..contracts.strategy import Strategy
 from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..levels.level import TASK, Level
-from ..levels.notation import parse
+from ..levels.notation import parse, parse_one
 from ..stacks.build import make_level, make_strategies, make_task, stack_levels, with_settings
 from ..stacks.exported import Trained
 from ..stacks.fetch import export_folder, is_reference
@@ -152,13 +152,10 @@ def task_named(text: str) -> Named:
     refusal = RecoptError(
         f"'{shown(text)}' should name one task, like digits or digits(net=cnn), or a file, my_task.py."
     )
-    try:
-        layers = parse(text)
-    except RecoptError as why:
-        raise (refusal if " in stack " in str(why) else why) from None  # else it concerns the brackets
-    if len(layers) != 1 or len(layers[0]) != 1 or layers[0][0].only:
+    term = parse_one(text, refusal)
+    if term.only:
         raise refusal
-    return Named(name=layers[0][0].name, settings=layers[0][0].settings)
+    return Named(name=term.name, settings=term.settings)
 
 
 def resolve(data: Mapping[str, Any], where: str = "the spec") -> Plan:

@@ -18,7 +18,7 @@ from ..tracking.tracker import Tracker
 from ..tracking.trackers import make_trackers
 from .checkpoints import Checkpoints, offered, saved_trace
 from .export import write_export
-from .interrupts import Interrupts
+from .interrupts import interrupts
 from .measurements import Measurements
 from .plan import Plan
 from .recorder import RunRecorder
@@ -109,13 +109,13 @@ class Session:
             RunFailed: for an error in a user's strategy or task.
             KeyboardInterrupt: if interrupted twice; the run can be resumed from its last checkpoint.
         """
-        with Interrupts() as interrupts:
+        with interrupts() as asked:
             if self.options.track:
                 _begin(self.recorder, self.plan, self.options)
             try:
                 if self.step == 0 and not self.held_out.before:
                     self._first()
-                while not self.over and not interrupts.asked:
+                while not self.over and not asked:
                     with self._blamed():
                         self.engine.step()
                     self._between()

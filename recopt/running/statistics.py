@@ -137,7 +137,7 @@ def crossed_interval(values: Floats, level: float = LEVEL) -> Interval:
     Raises:
         ValueError: for no values.
     """
-    x = _table(values)
+    x = _checked(values, 2)
     if len(x) == 1:
         return mean_interval(x[0], level)
     if not np.isfinite(x).all():
@@ -157,7 +157,7 @@ def crossed_paired(x: Floats, y: Floats, level: float = LEVEL, *, matched: bool 
     Raises:
         ValueError: for no values, different numbers of tasks, or different numbers of matched repetitions.
     """
-    a, b = _table(x), _table(y)
+    a, b = _checked(x, 2), _checked(y, 2)
     found = paired(a.mean(0), b.mean(0), level)
     if len(a) == len(b) == 1:
         return found
@@ -184,15 +184,9 @@ def holm(ps: Sequence[float]) -> list[float]:
     return out
 
 
-def _table(values: Floats) -> Floats:
+def _checked(values: Sequence[float] | Floats, dimensions: int = 1) -> Floats:
     x = np.asarray(values, np.float64)
-    if x.ndim != 2 or not x.size:
-        raise ValueError(f"Values of shape {x.shape} are no repetitions of tasks: give two dimensions.")
-    return x
-
-
-def _checked(values: Sequence[float] | Floats) -> Floats:
-    x = np.asarray(values, np.float64)
-    if x.ndim != 1 or not len(x):
-        raise ValueError(f"Values of shape {x.shape} are no sample: give one dimension, and at least one value.")
+    if x.ndim != dimensions or not x.size:
+        wanted = ("sample: give one dimension, and at least one value", "repetitions of tasks: give two dimensions")
+        raise ValueError(f"Values of shape {x.shape} are no {wanted[dimensions - 1]}.")
     return x

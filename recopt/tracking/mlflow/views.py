@@ -42,7 +42,9 @@ def page_of(store: Store, given: str | None, run: str | None, root: Path) -> str
         found = find_run(given, run, root)
         if found.tags.get("recopt.kind") != "comparison":
             return f"#/experiments/{found.experiment}/runs/{found.id}/model-metrics?{_TRAINING}"
-        experiment, key, view = found.experiment, f"{_VIEW}-{found.id[:8]}", _contenders(found.id)
+        experiment, key = found.experiment, f"{_VIEW}-{found.id[:8]}"
+        nested = f"tags.`recopt.root` = '{found.id}' AND tags.`recopt.level` != '0'"
+        view = _view(nested, _ORDER, "score", ["params.`kind`"])
     with suppress(Exception):  # a store that may only be read: then MLflow's own columns are shown
         store.client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{key}", json.dumps(view))
     return f"#/experiments/{experiment}/runs?{_TRAINING}&viewStateShareKey={key}"
@@ -55,13 +57,6 @@ def _runs(rows: Sequence[RunRow]) -> dict[str, Any]:
     wanted = ("final_loss", "test_loss", *tests, "reference_score", "best_other_score", "evaluations", "seconds")
     best = next((key for key in ("test_loss", "reference_score") if key in keys), None)
     return _view("tags.`recopt.level` = '0'", [key for key in wanted if key in keys], best, ["params.`seed`"])
-
-
-def _contenders(comparison: str) -> dict[str, Any]:
-    """The view of the nested runs of a comparison, best first."""
-    return _view(
-        f"tags.`recopt.root` = '{comparison}' AND tags.`recopt.level` != '0'", _ORDER, "score", ["params.`kind`"]
-    )
 
 
 def _view(condition: str, metrics: Sequence[str], best: str | None, more: Sequence[str]) -> dict[str, Any]:
