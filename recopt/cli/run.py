@@ -76,13 +76,11 @@ def run(
     hyperparameters of the first, the third those of the second. 'adam[*weight]+sgd[*bias]' uses one strategy for each
     group of parameters; lstm@a/lstm@a moves itself.
     """
-    run_id = None
-    if resume is not None:
-        made, run_id = _resumed(resume, previous, store, name, no_track, what)
-    elif previous:
+    if previous and resume is None:
         raise RecoptError("--previous is for a run that is resumed: give --resume RUN too.")
-    else:
-        made = _planned(what)
+    made, run_id = (
+        _resumed(resume, previous, store, name, no_track, what) if resume is not None else (_planned(what), None)
+    )
     from ..running.session import RunOptions, Session
     from .live import Live
 

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from ..checking.numbers import finite
 from .options import store_words
 
 if TYPE_CHECKING:
@@ -76,17 +77,7 @@ def table(*heads: str, right: tuple[int, ...] = (), wrap: tuple[int, ...] = ()) 
 
 def print_json(data: Any) -> None:
     """Print ``data`` as JSON, numbers that are not finite as null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(key): plain(one) for key, one in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(one) for one in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value if isinstance(value, str | int | float | None) else str(value)
-
-    click.echo(json.dumps(plain(data), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(finite(data, lambda number: None), indent=2, ensure_ascii=False, default=str))
 
 
 def result_facts(result: Result) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checking.errors import writing
+from ..checking.numbers import finite
 from ..plots.comparison import Curve, plot
 from ..plots.page import PAGE, document, number, spread, svg, table, titled
 from ..running.repeats import CAP, DIVERGED
@@ -69,8 +70,8 @@ class Comparison:
             found += [f"{entry.name}: {note}" for note in entry.competitor.notes]
             if (count := len(entry.seeds)) > 1:
                 means = entry.runs.by_task(entry.runs.score(self.spec.measure)).mean(1)
-                told = ", ".join(f"{mean:.4g} (seed {seed})" for mean, seed in zip(means, entry.seeds, strict=True))
-                found.append(f"{entry.name}: trained {count} times, with means {told}.")
+                listed = ", ".join(f"{mean:.4g} (seed {seed})" for mean, seed in zip(means, entry.seeds, strict=True))
+                found.append(f"{entry.name}: trained {count} times, with means {listed}.")
         return found
 
     def plot(self) -> Any:
@@ -96,10 +97,10 @@ class Comparison:
                           f"{f.diverged:.0%}", *pair, number(f.evaluations), prepared])  # fmt: skip
         heads = ("", "mean", "median", "last loss", "diverged", "difference", "p", "evaluations a run", "to prepare")
         about = f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps, against {self.reference}"
-        told = [
+        legend = (
             "In brackets 95 % intervals. Differences are task by task; p is corrected for the number of competitors."
-        ]
-        notes = "".join(f"<li>{escape(note)}</li>" for note in [*told, *self.notes])
+        )
+        notes = "".join(f"<li>{escape(note)}</li>" for note in [legend, *self.notes])
         scores = titled("Scores", f"{table(heads, cells)}<ul class=note>{notes}</ul>")
         head = f"<header><h1>Comparison</h1><p class=stack>{escape(about)}</p></header>"
         return f"{head}{scores}<section>{svg(self.plot())}</section>"
@@ -108,13 +109,13 @@ class Comparison:
         """The figures, tuning trials and curves, for JSON; NaN becomes None, and infinities become text."""
         spec = self.spec
         tested, tuned = report_seeds(spec), tuning_seeds(spec)
-        found: dict[str, Any] = _clean({
+        found: dict[str, Any] = finite({
             "spec": spec.model_dump(mode="json"), "reference": self.reference,
             "capped_at": CAP, "diverged_above": DIVERGED,
             "report_seeds": [tested[0], tested[-1]], "tuning_seeds": [tuned[0], tuned[-1]] if spec.baselines else None,
             "tuning_evaluations_each": spec.tune * spec.tune_tasks * spec.steps if spec.baselines else 0,
             "entries": [_plain(e, f) for e, f in zip(self.entries, self.figures, strict=True)],
-        })  # fmt: skip
+        }, lambda number: None if math.isnan(number) else str(number))  # fmt: skip
         return found
 
     def save(self, folder: str | Path) -> Path:
@@ -155,16 +156,6 @@ def _plain(entry: Entry, figures: Figures) -> dict[str, Any]:
         **({"trained": trainings} if trainings else {}),
         "curve": {key: values.tolist() for key, values in bands(entry.runs).items()},
     }  # fmt: skip
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
 
 
 def _runs(spec: CompareSpec, entry: Entry) -> Iterable[dict[str, Any]]:

@@ -87,9 +87,9 @@ def _heights(graph: Graph) -> dict[str, int]:
     for group in reversed(list(nx.topological_sort(groups))):
         below = [heights[name] for n in groups.successors(group) for name in groups.nodes[n]["members"]]
         base = max(below, default=-1) + 1
-        # Within a cycle, the order in which its members first appear.
-        members = sorted(groups.nodes[group]["members"], key=list(network).index)
-        heights |= {name: base + n for n, name in enumerate(members)}
+        # Within a cycle, the order in which its slots first appear.
+        slots = sorted(groups.nodes[group]["members"], key=list(network).index)
+        heights |= {name: base + n for n, name in enumerate(slots)}
     for level in graph.levels:
         if level.teacher is not None:
             heights[level.teacher] = heights[level.teacher] or heights[level.moves]
@@ -163,10 +163,7 @@ def _draw_box(axes: Any, box: Box, paper: str) -> None:
 def _passes(boxes: dict[str, Box], by: str, moves: str) -> bool:
     """Whether an arrow would run over other boxes, or upwards."""
     start, end = boxes[by], boxes[moves]
-    if by == moves:
-        return False
-    between = [box.y for box in boxes.values() if end.y < box.y < start.y]
-    return start.y <= end.y or bool(between)
+    return by != moves and (start.y <= end.y or any(end.y < box.y < start.y for box in boxes.values()))
 
 
 def _draw_arrow(axes: Any, start: Box, end: Box, number: str, lane: float | None) -> None:

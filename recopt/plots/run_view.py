@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..checking.errors import RecoptError
+from ..checking.numbers import finite
 from ..tracking.trace import Trace, load_trace
 from .panels import LevelView
 
@@ -51,14 +52,8 @@ def write_summary(
     folder: Path, name: str, about: Mapping[str, str], metrics: Mapping[str, float], levels: tuple[LevelView, ...]
 ) -> None:
     """Write what :func:`read_run` reads beside the trace and the diagram."""
-    data = {"name": name, "about": dict(about), "metrics": _told(metrics), "levels": [_told(asdict(x)) for x in levels]}
-    (folder / SUMMARY).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
-
-
-def _told(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers that are not finite as text."""
-    found = {k: _told(v) if isinstance(v, Mapping) else v for k, v in values.items()}
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
+    data = {"name": name, "about": about, "metrics": metrics, "levels": [asdict(level) for level in levels]}
+    (folder / SUMMARY).write_text(json.dumps(finite(data, str), indent=1, allow_nan=False) + "\n")
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -123,9 +118,9 @@ def _end(run: RunView) -> Iterator[str]:
 def _guard(run: RunView) -> Iterator[str]:
     spent = {key: value for level in run.levels for key, value in level.spent.items() if value}
     acts = {"skipped_total": "skipped {} evaluations", "restored_total": "took {} updates back"}
-    told = [words.format(f"{spent[key]:,.0f}") for key, words in acts.items() if key in spent]
-    if told:
-        yield f"The guard {' and '.join(told)}: losses or gradients were not finite, or exploded."
+    acted = [words.format(f"{spent[key]:,.0f}") for key, words in acts.items() if key in spent]
+    if acted:
+        yield f"The guard {' and '.join(acted)}: losses or gradients were not finite, or exploded."
     if "bounded_total" in spent:
         yield f"The guard shortened {spent['bounded_total']:,.0f} updates that were far too long."
     if spent.get("frozen_tasks"):

@@ -244,13 +244,11 @@ def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     corrected file is used.
     """
     out = dict(data)
-    task = out.get("task")
-    named = {"name": task} if isinstance(task, str) and task.endswith(".py") else task
-    if isinstance(named, Mapping) and str(named.get("name")).endswith(".py"):
-        out["task"] = {**named, "name": _beside(str(named["name"]), folder, "task")}
+    if "task" in out:
+        out["task"] = _beside(out["task"], folder, "task")
     strategies = out.get("strategies")
     if isinstance(strategies, Mapping):
-        strategies = out["strategies"] = {slot: _moved(value, folder) for slot, value in strategies.items()}
+        strategies = out["strategies"] = {slot: _beside(one, folder, "strategies") for slot, one in strategies.items()}
     kept, given = folder / "plugins" / "strategies", out.get("plugins") or []
     if kept.is_dir() and isinstance(given, list):
         there = [place for place in given if os.path.exists(str(place))]
@@ -260,18 +258,16 @@ def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return out
 
 
-def _moved(value: object, folder: Path) -> object:
-    if isinstance(value, Mapping) and str(value.get("name")).endswith(".py"):
-        return {**value, "name": _beside(str(value["name"]), folder, "strategies")}
-    return value
-
-
 def _plain_name(value: object) -> str:
     if isinstance(value, Mapping):
         value = value.get("name")
     return value.partition("(")[0].strip() if isinstance(value, str) else ""
 
 
-def _beside(name: str, folder: Path, kind: str) -> str:
-    copies = [folder / name, folder / "plugins" / kind / Path(name).name]
-    return name if os.path.isfile(name) else next((str(copy) for copy in copies if copy.is_file()), name)
+def _beside(value: object, folder: Path, kind: str) -> object:
+    """A plugin in a spec's mapping; the name of a file that is missing becomes that of its copy."""
+    named = {"name": value} if isinstance(value, str) else value
+    if not isinstance(named, Mapping) or not (name := str(named.get("name"))).endswith(".py"):
+        return value
+    places = [Path(name), folder / name, folder / "plugins" / kind / Path(name).name]
+    return {**named, "name": next((str(place) for place in places if place.is_file()), name)}

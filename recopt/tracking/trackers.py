@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..checking.errors import RecoptError, unknown
+from ..checking.numbers import finite
 from .trace import Points
 from .tracker import RunInfo, Status, Tracker
 
@@ -39,16 +39,16 @@ class JsonLines:
         """Write a line ``{"level", "key", "step", "value"}`` for each point."""
         for level, key, steps, values in points:
             for step, value in zip(steps.tolist(), values.tolist(), strict=True):
-                self._write({"level": level, "key": key, "step": step, "value": _plain(value)})
+                self._write({"level": level, "key": key, "step": step, "value": value})
         self._file.flush()
 
     def finish(self, status: Status, summary: Mapping[str, float], step: int) -> None:
         """Write how the run ended, and close the file."""
-        self._write({"end": status, "step": step, "summary": {key: _plain(value) for key, value in summary.items()}})
+        self._write({"end": status, "step": step, "summary": summary})
         self._file.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.write(json.dumps(finite(line, str), allow_nan=False) + "\n")
 
 
 class TensorBoard:
@@ -143,7 +143,3 @@ def _scalars(run: RunInfo, points: Iterable[Points]) -> Iterable[tuple[str, int,
     for level, key, steps, values in points:
         name = f"{sections.get(level, f'level{level}')}/{key}" if level else key
         yield from ((name, step, value) for step, value in zip(steps.tolist(), values.tolist(), strict=True))
-
-
-def _plain(value: float) -> float | str:
-    return float(value) if math.isfinite(value) else str(float(value))

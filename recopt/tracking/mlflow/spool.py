@@ -78,10 +78,6 @@ class SpoolReader:
     def __init__(self, path: Path) -> None:
         self.path, self.refused, self._mark = path, "", path.with_suffix(".sent")
 
-    def waiting(self) -> int:
-        """The number of bytes that are not sent yet."""
-        return self.path.stat().st_size - self._sent()
-
     def send(self, take: Callable[[Message], None], seconds: float) -> bool:
         """Give unsent messages to ``take`` in order, for about ``seconds``. True if none is left.
 
