@@ -13,7 +13,7 @@ from recopt.comparison.competitors import competitor
 from recopt.comparison.training import trainee
 from recopt.comparison.tuning import baseline
 from recopt.running.plan import replan
-from recopt.running.spec_file import read_spec
+from recopt.running.spec import read_spec
 from recopt.stacks.build import make_task
 
 ROOT = Path(__file__).parents[1]

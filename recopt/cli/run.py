@@ -143,7 +143,7 @@ def _planned(what: dict[str, Any]) -> Plan:
     if spec is None and task is None:
         raise RecoptError("Give a task and a stack, as in: recopt run digits adam/hypergradient; or --spec FILE.yaml.")
     from ..running.plan import relocated, replan
-    from ..running.spec_file import read_spec
+    from ..running.spec import read_spec
 
     what["plugins"] = list(what["plugins"]) or None
     if spec is None:
@@ -162,7 +162,7 @@ def _resumed(
         raise RecoptError(f"--resume continues a run unchanged: leave {shown} out (--steps and --device may be given).")
     from ..running.checkpoints import go_back, step_in
     from ..running.plan import relocated, replan
-    from ..running.spec_file import read_spec
+    from ..running.spec import read_spec
     from ..tracking.mlflow.runs import find_run, working_folder
 
     found = find_run(store, ref)

@@ -1,4 +1,4 @@
-"""``recopt runs``, ``ui`` and ``export``: use recorded runs."""
+"""``recopt runs``, ``diff``, ``report``, ``ui`` and ``export``: use recorded runs."""
 
 from __future__ import annotations
 
@@ -81,6 +81,35 @@ def _about(row: RunRow) -> list[str]:
 
 
 @click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html",
+              help="The page to write (report.html; for one run on this machine, in its folder).")  # fmt: skip
+@STORE
+def report(runs: tuple[str, ...], output: Path | None, store: str | None) -> None:
+    """Write a page of each RUN, or of several beside each other, and print its place.
+
+    The page shows losses, metrics, the graph, every hyperparameter's way with trials and guards, signals, costs and a
+    diagnosis. It needs no network. A RUN is an id, the beginning of one, or a name; it may still go on.
+    """
+    if output is not None and output.suffix not in (".html", ".htm"):
+        raise RecoptError(f"A report is written to .html, not '{output.name}': change the ending.")
+    from ..plots.page import PAGE, write_page
+    from ..plots.run_view import read_run
+    from ..tracking.mlflow.runs import find_run, working_folder
+
+    views = []
+    for ref in dict.fromkeys(runs):
+        found = find_run(store, ref)
+        folder = working_folder(found, store)
+        if (folder / "comparison.json").is_file():
+            raise RecoptError(f"'{ref}' is a comparison, which has a page of its own: {folder / PAGE}.")
+        views.append(read_run(folder, found.name, found.status))
+    if output is None:
+        output = folder / PAGE if len(views) == 1 and found.folder is not None else Path(PAGE)
+    click.echo(f"{write_page(views, output)}")
+
+
+@click.command()
 @click.argument("run", required=False)
 @STORE
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to serve on (the first free one from 5000).")
@@ -134,7 +163,7 @@ def _export(source: Path, folder: Path, where: str, model: bool) -> None:
     from ..running.export import write_export
     from ..running.plan import relocated, replan
     from ..running.selection.selector import saved_selection
-    from ..running.spec_file import read_spec
+    from ..running.spec import read_spec
     from ..running.start import make_engine
     from ..tracking.trace import load_trace
 

@@ -60,11 +60,11 @@ class Contest:
     def _run(self, one: Competitor) -> Runs:
         graphs, seeds, parts = one.graphs, report_seeds(self.spec), list[Runs]()
 
-        def told(done: int) -> None:
+        def report(done: int) -> None:
             self.progress(f"running {one.name}", len(parts) * len(seeds) + done, len(graphs) * len(seeds))
 
         for graph in graphs:
-            parts.append(run_all(one.name, graph, self.task, seeds, self._how, progress=told))
+            parts.append(run_all(one.name, graph, self.task, seeds, self._how, progress=report))
         return repeated(parts)
 
     def _tune(self, base: Baseline) -> Competitor:
@@ -74,10 +74,10 @@ class Contest:
             runs = run_all(one.name, one.graph, self.task, seeds, self._how, test=False)
             return float(runs.score(spec.measure).mean())
 
-        def told(done: int) -> None:
+        def report(done: int) -> None:
             self.progress(f"tuning {base.text}", done, spec.tune)
 
-        return tune(base, spec.tune, spec.steps, spec.seed, score, len(seeds), spec.guards, told)
+        return tune(base, spec.tune, spec.steps, spec.seed, score, len(seeds), spec.guards, report)
 
 
 def prepare(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..checking.errors import RecoptError
+from ..running.recorder import keep_traceback
 from ..tracking.mlflow.store import RUNS
 from ..tracking.mlflow.tracker import MlflowTracker
 from ..tracking.trace import Points
@@ -20,7 +20,6 @@ from .comparison import Comparison
 from .figures import Entry, bands, row
 
 EXPERIMENT = "recopt compare"
-TRACEBACK = "traceback.txt"
 
 
 def record(found: Comparison, store: str | None, name: str | None = None, root: Path = RUNS) -> MlflowTracker:
@@ -65,11 +64,11 @@ def record_failure(spec: CompareSpec, store: str | None, name: str | None, root:
     try:
         tracker = _start(spec, names, {}, [], store, name, root)
         (tracker.folder / "comparison.yaml").write_text(write_compare_spec(spec))
-        (tracker.folder / TRACEBACK).write_text(traceback.format_exc())
+        kept = keep_traceback(tracker.folder)
         tracker.finish("FAILED", {})
     except (RecoptError, OSError):
         return None
-    return tracker.folder / TRACEBACK
+    return kept
 
 
 def _start(

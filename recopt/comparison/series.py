@@ -83,12 +83,12 @@ def plan_series(data: Mapping[str, Any], where: str, over: Mapping[str, Any] | N
 
 def run_series(
     planned: Sequence[Planned], run: Callable[[Planned], Comparison],
-    told: Callable[[Planned, Comparison | str, Series], None],
+    after_each: Callable[[Planned, Comparison | str, Series], None],
 ) -> Series:  # fmt: skip
     """Run the comparisons in their order, each by ``run``.
 
-    One whose data are missing on this machine is skipped. ``told`` is called after each one with its comparison, or
-    the reason it was skipped, and the series so far.
+    One whose data are missing on this machine is skipped. ``after_each`` gets each one with its comparison, or the
+    reason it was skipped, and the series so far.
     """
     series = Series(planned)
     for one in planned:
@@ -98,7 +98,7 @@ def run_series(
             series.figures[one.name] = found.figures
         except DataMissing as why:
             found = series.missing[one.name] = str(why).partition("\n")[0]
-        told(one, found, series)
+        after_each(one, found, series)
     return series
 
 

@@ -96,10 +96,10 @@ class Trainer:
         if key in self._done:
             return self._done[key]
 
-        def told(session: Session) -> None:
+        def report(session: Session) -> None:
             progress(f"training {words}", session.step, plan.spec.steps)
 
-        options = RunOptions(store=self.store, track=self.track, name=f"train {words}", progress=told, root=self.root)
+        options = RunOptions(store=self.store, track=self.track, name=f"train {words}", progress=report, root=self.root)
         try:
             found = Session(plan, options).run()
         except RunFailed as why:

@@ -136,8 +136,8 @@ class RunPanels:
         still: dict[int, list[str]] = {}
         for column in self._hypers(moved=False):
             still.setdefault(column.level, []).append(f"{column.key} {column.values[0]:.4g}")
-        told = [f"{self.levels[number - 1].title}: {', '.join(values)}" for number, values in still.items()]
-        return f"Not moved, {'; '.join(told)}" if told else ""
+        lists = [f"{self.levels[number - 1].title}: {', '.join(values)}" for number, values in still.items()]
+        return f"Not moved, {'; '.join(lists)}" if lists else ""
 
     def _losses(self, axes: Any, found: list[Points]) -> None:
         _draw_columns(axes, found, "Loss", "loss")

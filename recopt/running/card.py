@@ -59,8 +59,8 @@ def _tested(task: str, chosen: Selection | None) -> str:
     """The test scores of the chosen values, on tasks that had no part in choosing them."""
     if chosen is None or not chosen.report:
         return UNKNOWN
-    told = {"chosen": "these values", "last": "the last values", "before": "the initial values"}
-    scores = [(told[key], score) for key, score in chosen.report.items()]
+    names = {"chosen": "these values", "last": "the last values", "before": "the initial values"}
+    scores = [(names[key], score) for key, score in chosen.report.items()]
     lines = [f"- {words}, of step {score.step:,}: {score.words}" for words, score in scores]
     head = f"{chosen.what} of `{task}`, none of which the values were trained or chosen on; mean with its 95 % interval"
     return "\n".join([f"{head}:\n", *lines])

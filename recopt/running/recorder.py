@@ -98,7 +98,7 @@ class RunRecorder:
                 act(other)
             except Exception as why:
                 self.others.remove(other)
-                kept = self.keep(traceback.format_exc(), TRACKER_TRACEBACK)
+                kept = keep_traceback(self.folder, TRACKER_TRACEBACK)
                 text = f"The tracker {type(other).__name__} failed with {type(why).__name__}: {why}; the run goes on"
                 warnings.warn(Notice(f"{text} without it. The traceback is in {kept}."), stacklevel=2)
 
@@ -116,17 +116,6 @@ class RunRecorder:
                 self._moved.add(column)
                 found.append(points._replace(steps=points.steps[first:], values=points.values[first:]))
         return found
-
-    def keep(self, text: str, name: str = TRACEBACK) -> Path | None:
-        """Write a traceback into the run's folder; returns the file, or None if it cannot be written."""
-        if self.folder is None:
-            return None
-        path = self.folder / name
-        try:
-            path.write_text(text)
-        except OSError:  # a full disk, possibly the cause of the traceback
-            return None
-        return path
 
     def stop(self, status: Status, *, points: bool = True) -> None:
         """End the record of a run that may be resumed.
@@ -149,6 +138,16 @@ class RunRecorder:
             found = summary(result)
             self._each(lambda other: other.finish(status, found, last))
             self.tracker.finish(status, found, constants, step=last)
+
+
+def keep_traceback(folder: Path | None, name: str = TRACEBACK) -> Path | None:
+    """Write the current traceback into ``folder``; returns the file, or None if it cannot be written."""
+    try:
+        if folder is not None:
+            (folder / name).write_text(traceback.format_exc())
+    except OSError:  # a full disk, possibly the cause of the traceback
+        return None
+    return folder and folder / name
 
 
 def _params(plan: Plan, stack: str) -> dict[str, str]:

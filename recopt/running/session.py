@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import traceback
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from ..checking.errors import RecoptError
 from ..engine.engine import Engine
@@ -18,10 +21,9 @@ from ..tracking.tracker import Tracker
 from ..tracking.trackers import make_trackers
 from .checkpoints import Checkpoints, offered, saved_trace
 from .export import write_export
-from .interrupts import interrupts
 from .measurements import Measurements
 from .plan import Plan
-from .recorder import RunRecorder
+from .recorder import RunRecorder, keep_traceback
 from .report import write_report
 from .result import Result, by_slot
 from .selection.scores import Score
@@ -30,6 +32,7 @@ from .start import make_engine
 
 EXPERIMENT = "recopt"
 CHECKPOINT_SECONDS = 15.0
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ class Session:
 
     def _fail(self) -> Path | None:
         """Mark the run as failed, and save a checkpoint and the current traceback; returns the traceback's file."""
-        kept = self.recorder.keep(traceback.format_exc())
+        kept = keep_traceback(self.recorder.folder)
         if kept:
             with suppress(RecoptError):  # a state that cannot be saved, possibly the cause of the failure
                 self.checkpoints.save(kept.parent)
@@ -233,7 +236,7 @@ def _set_up(plan: Plan, options: RunOptions, recorder: RunRecorder) -> Engine:
     except (Exception, SystemExit) as why:
         if options.track and not options.resume:
             _begin(recorder, plan, options)
-        kept = recorder.keep(traceback.format_exc())
+        kept = keep_traceback(recorder.folder)
         recorder.stop("FAILED")
         where = f" The traceback is in {kept}." if kept else ""
         raise RunFailed(_failure(why, "Setting up the run", plan) + where) from why
@@ -251,3 +254,27 @@ def _selector(plan: Plan, engine: Engine, trace: Trace) -> Selector | None:
 
 def _failure(why: BaseException, when: str, plan: Plan) -> str:
     return f"{failure_message(why, when, [type(plan.task), *(type(s) for s in plan.graph.slots.values())])}."
+
+
+@contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """The signals so far of Ctrl-C, SIGTERM and SIGHUP: the first is only listed, the second stops at once.
+
+    SIGHUP stays ignored in a process that ``nohup`` started.
+    """
+    asked, before = list[int](), dict[signal.Signals, Any]()
+
+    def ask(sign: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(sign)
+
+    if threading.current_thread() is threading.main_thread():
+        for sign in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
+            if sign.name != "SIGHUP" or signal.getsignal(sign) is not signal.SIG_IGN:
+                before[sign] = signal.signal(sign, ask)
+    try:
+        yield asked
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)

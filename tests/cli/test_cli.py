@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from recopt.running.plan import plan, replan
-from recopt.running.spec_file import read_spec
+from recopt.running.spec import read_spec
 
 from ..commands import RULE, SHORT, STEPS, Done, Recopt, write
 

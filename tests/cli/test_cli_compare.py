@@ -215,7 +215,11 @@ def test_what_goes_on_stays_in_sight_however_much_is_done(monkeypatch: pytest.Mo
     terminal = rich.console.Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
     monkeypatch.setattr(rich.console, "Console", lambda **_: terminal)
     bars: list[rich.progress.Progress] = []
-    monkeypatch.setattr(rich.progress.Progress, "start", lambda self: bars.append(self))
+
+    def start(bar: rich.progress.Progress) -> None:
+        bars.append(bar)
+
+    monkeypatch.setattr(rich.progress.Progress, "start", start)
     with progress_bar() as show:
         for number in range(40):
             for done in (1, 2):

@@ -15,8 +15,7 @@ from recopt import Graph, Level, RecoptError, Strategy
 from recopt.checking.errors import Notice
 from recopt.running.export import write_export
 from recopt.running.plan import plan, relocated, replan
-from recopt.running.spec import write_spec
-from recopt.running.spec_file import read_spec
+from recopt.running.spec import read_spec, write_spec
 from recopt.stacks.fetch import read_export
 from recopt.stacks.plugins import load_strategy, load_task
 from recopt.tracking.mlflow.runs import list_runs

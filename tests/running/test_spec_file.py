@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recopt.checking.errors import RecoptError
-from recopt.running.spec_file import read_spec
+from recopt.running.spec import read_spec
 
 
 def read(folder: Path, text: str | bytes) -> dict[str, object]:

@@ -13,7 +13,7 @@ from recopt import RecoptError
 from recopt.checking.errors import shown
 from recopt.levels.plain_yaml import plain_yaml
 from recopt.running.plan import Plan, replan
-from recopt.running.spec_file import read_spec
+from recopt.running.spec import read_spec
 
 ROOT = Path(__file__).parents[2]
 WORK: list[int] = []

@@ -258,11 +258,11 @@ def unopened(address: str, why: Exception) -> Unopened:
     """The refusal of a store that could not be opened because of ``why``."""
     name, reason = shown(address), in_words(why, address)
     if address.startswith("http"):
-        told = f"The tracking server {name} does not answer ({reason}): start it, or name no store."
+        sentence = f"The tracking server {name} does not answer ({reason}): start it, or name no store."
     elif isinstance(why, ModuleNotFoundError):
-        told = f"The store {name} needs the package '{why.name}': install it."
+        sentence = f"The store {name} needs the package '{why.name}': install it."
     elif "out-of-date database schema" in str(why):
-        told = f"The store {name} has an out-of-date schema: back it up and run 'mlflow db upgrade {name}'."
+        sentence = f"The store {name} has an out-of-date schema: back it up and run 'mlflow db upgrade {name}'."
     else:
-        told = f"The store {name} cannot be opened ({reason}): mend it, or give another."
-    return Unopened(told, reason)
+        sentence = f"The store {name} cannot be opened ({reason}): mend it, or give another."
+    return Unopened(sentence, reason)

@@ -37,7 +37,7 @@ class Outbox:
         self._store, self._spool, self._notify = store, Spool(path), notify
         self._unwritten = deque[Message]()
         self._sender: Sender | None = None
-        self._sender_at, self._told = time.monotonic() + _SHORT, set[str]()
+        self._sender_at, self._notified = time.monotonic() + _SHORT, set[str]()
 
     def keep(self, message: Message) -> None:
         """Write ``message`` into the spool."""
@@ -106,6 +106,6 @@ class Outbox:
 
     def _tell(self, kind: str, why: object) -> None:
         """Notify of trouble, once for each kind."""
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._notified:
+            self._notified.add(kind)
             self._notify(_TROUBLES[kind].format(store=shown(self._store.address), spool=self._spool.path, why=why))

@@ -1,8 +1,9 @@
-"""MLflow's own user interface, started on a store and opened at the list of runs."""
+"""MLflow's own user interface, started on a store and opened at a page with the columns that runs are compared by."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -13,16 +14,21 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ...checking.errors import RecoptError
-from .address import web_address
+from .address import shown, web_address
+from .runs import RunRow, find_run, list_runs
 from .store import RUNS, Store, open_store
-from .views import page_of
 
 PORTS = range(5000, 5020)
+_TRAINING = "workflowType=machine_learning"  # else MLflow opens its pages of language models
+_VIEW = "recopt"
+_ORDER = ("score", "score_low", "score_high", "difference_mean", "p_holm", "diverged", "evaluations")
+"""What contenders are compared by."""
 _START = 120.0  # seconds until the server must answer; it takes about five, on a busy machine thirty
 
 
@@ -140,3 +146,54 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
             return
         except subprocess.TimeoutExpired:
             continue
+
+
+def page_of(store: Store, given: str | None, run: str | None, root: Path) -> str:
+    """The part of a link after the server's address: the list of runs, the charts of ``run``, or its contenders.
+
+    MLflow's own front page shows no runs, and its list none of their figures. The columns are those of a view, which
+    MLflow keeps as a tag of the experiment.
+
+    Args:
+        given: the store as it was named.
+        run: the id or name of a run or comparison; None for all runs.
+
+    Raises:
+        RecoptError: if there is no such run, or none at all.
+    """
+    if run is None:
+        latest = list_runs(given, 100, root)
+        if not latest:
+            raise RecoptError(f"There are no runs yet in {shown(store.address)}: start one with 'recopt run'.")
+        experiment = latest[0].experiment
+        key, view = _VIEW, _runs([row for row in latest if row.experiment == experiment])
+    else:
+        found = find_run(given, run, root)
+        if found.tags.get("recopt.kind") != "comparison":
+            return f"#/experiments/{found.experiment}/runs/{found.id}/model-metrics?{_TRAINING}"
+        experiment, key = found.experiment, f"{_VIEW}-{found.id[:8]}"
+        nested = f"tags.`recopt.root` = '{found.id}' AND tags.`recopt.level` != '0'"
+        view = _view(nested, _ORDER, "score", ["params.`kind`"])
+    with suppress(Exception):  # a store that may only be read: then MLflow's own columns are shown
+        store.client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{key}", json.dumps(view))
+    return f"#/experiments/{experiment}/runs?{_TRAINING}&viewStateShareKey={key}"
+
+
+def _runs(rows: Sequence[RunRow]) -> dict[str, Any]:
+    """The view of all runs, without those of their levels, best first."""
+    keys = {key for row in rows for key in row.metrics}
+    tests = sorted(key for key in keys if key.startswith("test_") and key != "test_loss")
+    wanted = ("final_loss", "test_loss", *tests, "reference_score", "best_other_score", "evaluations", "seconds")
+    best = next((key for key in ("test_loss", "reference_score") if key in keys), None)
+    return _view("tags.`recopt.level` = '0'", [key for key in wanted if key in keys], best, ["params.`seed`"])
+
+
+def _view(condition: str, metrics: Sequence[str], best: str | None, more: Sequence[str]) -> dict[str, Any]:
+    figures = [f"metrics.`{key}`" for key in metrics]
+    columns = ["params.`stack`", *figures, *more]
+    return {
+        "searchFilter": condition, "startTime": "ALL", "lifecycleFilter": "Active",
+        "orderByKey": f"metrics.`{best}`" if best else "attributes.start_time", "orderByAsc": best is not None,
+        "selectedColumns": columns, "columnOrder": ["attributes.`Run Name`", *columns],
+        "columnWidths": {"attributes.`Run Name`": 300, "params.`stack`": 250, **dict.fromkeys(figures, 120)},
+    }  # fmt: skip

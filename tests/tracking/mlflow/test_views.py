@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recopt.tracking.mlflow.store import Store
-from recopt.tracking.mlflow.views import page_of
+from recopt.tracking.mlflow.ui import page_of
 
 from ...records import copied, points, started
 
