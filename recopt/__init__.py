@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .running.result import Result
     from .running.run import run
     from .stacks.failures import RunFailed
-    from .tracking.tracker import Tracker
+    from .tracking.trackers import Tracker
 
 __all__ = [
     "Column",

@@ -17,7 +17,7 @@ HOME = {
     "Result": "running.result",
     "Rule": "rules.rule",
     "RunFailed": "stacks.failures",
-    "Tracker": "tracking.tracker",
+    "Tracker": "tracking.trackers",
     "State": "contracts.strategy",
     "Strategy": "contracts.strategy",
     "Task": "contracts.task",

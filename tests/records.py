@@ -11,7 +11,7 @@ import numpy as np
 from recopt.tracking.mlflow.store import Store
 from recopt.tracking.mlflow.tracker import MlflowTracker
 from recopt.tracking.trace import Points
-from recopt.tracking.tracker import LevelInfo, RunInfo
+from recopt.tracking.trackers import LevelInfo, RunInfo
 
 LEVELS = [LevelInfo(1, "adam", "adam", "task", {"lr": "0.001"}), LevelInfo(2, "sgd", "sgd", "adam", charts="level2")]
 

@@ -14,7 +14,7 @@ from ..running.recorder import keep_traceback
 from ..tracking.mlflow.store import RUNS
 from ..tracking.mlflow.tracker import MlflowTracker
 from ..tracking.trace import Points
-from ..tracking.tracker import LevelInfo, RunInfo
+from ..tracking.trackers import LevelInfo, RunInfo
 from .compare_spec import CompareSpec, write_compare_spec
 from .comparison import Comparison
 from .figures import Entry, bands, row

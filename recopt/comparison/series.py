@@ -34,12 +34,11 @@ class Series:
     """The results of a series so far.
 
     Attributes:
-        figures: of all competitors, by the name of the comparison; ``missing``: why a comparison was not run.
+        figures: of all competitors, by the name of the comparison; none of a comparison that was not run.
     """
 
     planned: Sequence[Planned]
     figures: dict[str, Sequence[Figures]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -97,7 +96,7 @@ def run_series(
             found = run(one)
             series.figures[one.name] = found.figures
         except DataMissing as why:
-            found = series.missing[one.name] = str(why).partition("\n")[0]
+            found = str(why).partition("\n")[0]
         after_each(one, found, series)
     return series
 

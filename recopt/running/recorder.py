@@ -18,7 +18,7 @@ from ..plots.run_view import DIAGRAM
 from ..stacks.exported import Trained
 from ..tracking.mlflow.tracker import MlflowTracker
 from ..tracking.trace import Points, Trace
-from ..tracking.tracker import LevelInfo, RunInfo, Status, Tracker
+from ..tracking.trackers import LevelInfo, RunInfo, Status, Tracker
 from .export import copy_sources, copy_trained
 from .plan import Plan
 from .report import begin_report
@@ -142,12 +142,13 @@ class RunRecorder:
 
 def keep_traceback(folder: Path | None, name: str = TRACEBACK) -> Path | None:
     """Write the current traceback into ``folder``; returns the file, or None if it cannot be written."""
+    if folder is None:
+        return None
     try:
-        if folder is not None:
-            (folder / name).write_text(traceback.format_exc())
+        (folder / name).write_text(traceback.format_exc())
     except OSError:  # a full disk, possibly the cause of the traceback
         return None
-    return folder and folder / name
+    return folder / name
 
 
 def _params(plan: Plan, stack: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from ..checking.arguments import checked
 from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..tracking.mlflow.address import address_of
-from ..tracking.tracker import Tracker
+from ..tracking.trackers import Tracker
 from .plan import plan
 from .result import Result
 from .session import RunOptions, Session

@@ -17,8 +17,7 @@ from ..stacks.failures import RunFailed, failure_message
 from ..tracking.mlflow.runs import find_run, working_folder
 from ..tracking.mlflow.store import RUNS
 from ..tracking.trace import Trace
-from ..tracking.tracker import Tracker
-from ..tracking.trackers import make_trackers
+from ..tracking.trackers import Tracker, make_trackers
 from .checkpoints import Checkpoints, offered, saved_trace
 from .export import write_export
 from .measurements import Measurements

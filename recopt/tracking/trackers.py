@@ -1,6 +1,7 @@
-"""Trackers beside MLflow, which write into the run's folder: JSON lines, TensorBoard, Weights & Biases.
+"""Trackers beside MLflow, what they are told of a run, and those for JSON lines, TensorBoard, Weights & Biases.
 
-A run that is resumed gives them its points from the beginning, so they start their files anew.
+The latter write into the run's folder. A run that is resumed gives them its points from the beginning, so they start
+their files anew.
 """
 
 from __future__ import annotations
@@ -10,16 +11,61 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 
 from ..checking.errors import RecoptError, unknown
 from ..checking.numbers import finite
 from .trace import Points
-from .tracker import RunInfo, Status, Tracker
 
 POINTS = "points.jsonl"
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class LevelInfo:
+    """A level (or a contender) as it is recorded, in a nested run of its own where there are such.
+
+    Attributes:
+        number: from 1; 0 is the run itself.
+        charts: the section of its curves among those of the run; empty if they stand in the nested run only.
+        description: Markdown.
+    """
+
+    number: int
+    name: str
+    strategy: str
+    moves: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    charts: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as it is recorded: the ``experiment`` it belongs to, its name, settings, levels, and a Markdown text."""
+
+    experiment: str
+    name: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    levels: Sequence[LevelInfo] = ()
+    description: str = ""
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Takes the figures of one run beside MLflow: ``start``, then ``log`` any number of times, then ``finish``."""
+
+    def start(self, run: RunInfo, folder: Path) -> None:
+        """Begin; ``folder`` is that of the run's artifacts."""
+
+    def log(self, points: Iterable[Points]) -> None:
+        """Take new points, in a run that is resumed from the beginning. The steps of a column ascend."""
+
+    def finish(self, status: Status, summary: Mapping[str, float], step: int) -> None:
+        """End, with figures of the whole run and its last step; without (empty, 0) if it was interrupted or failed."""
 
 
 class JsonLines:

@@ -19,8 +19,7 @@ from recopt.running.session import RunOptions, Session
 from recopt.tracking.mlflow.runs import list_runs
 from recopt.tracking.mlflow.store import open_store
 from recopt.tracking.trace import Points
-from recopt.tracking.tracker import LevelInfo, RunInfo, Status
-from recopt.tracking.trackers import JsonLines, TensorBoard, WeightsAndBiases, make_trackers
+from recopt.tracking.trackers import JsonLines, LevelInfo, RunInfo, Status, TensorBoard, WeightsAndBiases, make_trackers
 
 from ..commands import Recopt
 

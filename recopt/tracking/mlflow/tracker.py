@@ -12,7 +12,7 @@ from typing import Any
 
 from ...checking.errors import RecoptError
 from ..trace import Points
-from ..tracker import RunInfo, Status
+from ..trackers import RunInfo, Status
 from .address import unopened
 from .outbox import Outbox
 from .store import NOTE, PARENT, RUNS, Store, metric_name, open_store

@@ -107,7 +107,7 @@ from pathlib import Path
 import numpy as np
 import recopt.tracking.mlflow.outbox
 from recopt.tracking.mlflow.tracker import MlflowTracker
-from recopt.tracking.tracker import RunInfo
+from recopt.tracking.trackers import RunInfo
 from recopt.tracking.trace import Points
 recopt.tracking.mlflow.outbox._SHORT = 0.0
 tracker = MlflowTracker.start(None, RunInfo("tests", "killed"), root_dir=Path(sys.argv[1]))
@@ -243,7 +243,7 @@ from pathlib import Path
 import numpy as np
 from recopt.tracking.trace import Points
 from recopt.tracking.mlflow.tracker import MlflowTracker
-from recopt.tracking.tracker import LevelInfo, RunInfo
+from recopt.tracking.trackers import LevelInfo, RunInfo
 number = int(sys.argv[2])
 run = RunInfo("many", f"run {number}", levels=[LevelInfo(1, "sgd", "sgd", "task")])
 tracker = MlflowTracker.start(None, run, root_dir=Path(sys.argv[1]))

@@ -12,7 +12,7 @@ from recopt.tracking.mlflow.address import resolve_store
 from recopt.tracking.mlflow.runs import RunRow, fetch_model, fetch_run, find_run, list_runs, register
 from recopt.tracking.mlflow.store import open_store
 from recopt.tracking.mlflow.tracker import MlflowTracker
-from recopt.tracking.tracker import LevelInfo, RunInfo
+from recopt.tracking.trackers import LevelInfo, RunInfo
 
 Recorded = list[MlflowTracker]
 

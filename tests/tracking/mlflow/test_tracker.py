@@ -12,7 +12,7 @@ from recopt.checking.errors import RecoptError
 from recopt.tracking.mlflow.runs import register
 from recopt.tracking.mlflow.store import metric_name
 from recopt.tracking.trace import Points, Trace
-from recopt.tracking.tracker import LevelInfo
+from recopt.tracking.trackers import LevelInfo
 
 from ...records import LEVELS, copied, history, points, started
 

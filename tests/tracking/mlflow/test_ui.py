@@ -22,7 +22,7 @@ from recopt.tracking.mlflow.store import Store, open_store
 from recopt.tracking.mlflow.tracker import MlflowTracker
 from recopt.tracking.mlflow.ui import PORTS, _await, _free_port, _serve, _stop, ui
 from recopt.tracking.trace import Points
-from recopt.tracking.tracker import LevelInfo, RunInfo
+from recopt.tracking.trackers import LevelInfo, RunInfo
 
 from ...processes import trap
 
