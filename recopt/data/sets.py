@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -138,15 +137,22 @@ def _labelled(paths: Sequence[Path], counts: tuple[int, int]) -> tuple[Labelled,
 
 
 def _idx_set(
-    folder: Path, counts: tuple[int, int], name: str, remotes: dict[str, Remote], elsewhere: Sequence[Path] = ()
+    folder: Path, remotes: dict[str, Remote], counts: tuple[int, int], elsewhere: tuple[Path, ...] = ()
 ) -> tuple[Labelled, Labelled]:
-    """Four IDX files, each plain or gzipped, in torchvision's folder ``name`` or ``elsewhere``."""
-    folder = folder / name / "raw"
+    """Four IDX files, each plain or gzipped, in ``folder`` or ``elsewhere``."""
     places = {
         stem: find(place / f"{stem}{end}" for place in (folder, *elsewhere) for end in ("", ".gz")) for stem in remotes
     }
     _provide((remotes[stem], folder / f"{stem}.gz") for stem, path in places.items() if path is None)
     return _labelled([path or folder / f"{stem}.gz" for stem, path in places.items()], counts)
+
+
+def _mnist(folder: Path, counts: tuple[int, int]) -> tuple[Labelled, Labelled]:
+    return _idx_set(folder / "MNIST" / "raw", MNIST, counts)
+
+
+def _fashion(folder: Path, counts: tuple[int, int]) -> tuple[Labelled, Labelled]:
+    return _idx_set(folder / "FashionMNIST" / "raw", FASHION, counts, (DEBIAN / "fashion-mnist",))
 
 
 def _emnist(folder: Path, counts: tuple[int, int]) -> tuple[Labelled, Labelled]:
@@ -195,9 +201,8 @@ def _unpack(remote: Remote, archives: list[Path], wanted: dict[str, Path], most:
         archives[0].unlink()  # downloaded here, and no longer needed
 
 
-_fashion = partial(_idx_set, name="FashionMNIST", remotes=FASHION, elsewhere=[DEBIAN / "fashion-mnist"])
 _RECIPES = {
-    "mnist": _Recipe(partial(_idx_set, name="MNIST", remotes=MNIST), (60_000, 10_000), 10),
+    "mnist": _Recipe(_mnist, (60_000, 10_000), 10),
     "fashion-mnist": _Recipe(_fashion, (60_000, 10_000), 10),
     "emnist": _Recipe(_emnist, (124_800, 20_800), 26),
     "cifar10": _Recipe(_cifar10, (50_000, 10_000), 10),
