@@ -11,7 +11,7 @@ from typing import Any
 
 from ..checking.errors import writing
 from ..tracking.trace import Points
-from .panels import SPENT, LevelView, RunPanels
+from .panels import EVALUATIONS, SPENT, LevelView, RunPanels
 from .run_view import RunView, diagnosis
 from .style import colour, draw_lines, figure, plain
 
@@ -138,10 +138,13 @@ def _value(key: str, start: float, end: float) -> str:
 
 
 def _budget(run: RunView) -> str:
-    """Evaluations and seconds by level, each with a bar as long as its share of the largest."""
+    """Evaluations and seconds by level, each with a bar as long as its share of the largest.
+
+    Evaluations are those of the task, of losses and gradients, so that they add up to the run's.
+    """
     if not any(level.spent for level in run.levels):
         return ""
-    totals = [sum(level.spent.get(key, 0.0) for key in SPENT) for level in run.levels]
+    totals = [sum(level.spent.get(key, 0.0) for key in EVALUATIONS) for level in run.levels]
     longest, slowest = max(totals), max(level.spent.get("seconds", 0.0) for level in run.levels)
     lines = []
     for level, total in reversed(list(zip(run.levels, totals, strict=True))):
@@ -150,7 +153,7 @@ def _budget(run: RunView) -> str:
             str(level.number), f"<b>{escape(level.name)}</b>", *(number(level.spent.get(key)) for key in SPENT),
             _bar(total, longest, level, number(total)), _bar(seconds, slowest, level, f"{seconds:.1f}"),
         ))  # fmt: skip
-    heads = ("level", "strategy", *SPENT.values(), "evaluations in all", "seconds")
+    heads = ("level", "strategy", *SPENT.values(), "evaluations", "seconds")
     return titled("Budget by level", table(heads, lines))
 
 

@@ -38,7 +38,9 @@ SPENT = {
     "loss_evaluations": "losses",
     "hypergradient_evaluations": "hypergradients",
 }
-"""Kinds of evaluations, in words."""
+"""What a level spends, in words."""
+EVALUATIONS = ("gradient_evaluations", "loss_evaluations")
+"""Those of the task, whose sum over levels is the ``evaluations`` of a run."""
 
 
 @dataclass(frozen=True)

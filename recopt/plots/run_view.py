@@ -137,8 +137,17 @@ def _trend(run: RunView) -> Iterator[str]:
     spread = float(losses[-2 * tenth :].std()) / math.sqrt(tenth)
     if before > 0 and abs(last - before) > max(_MUCH * before, 2 * spread):
         way = "fell" if last < before else "rose"
-        more = ": more steps should lower it further" if last < before else ""
+        more = f": {_further(run)}" if last < before else ""
         yield f"The training loss still {way} by {abs(last / before - 1):.0%} over the last tenth of the run{more}."
+
+
+def _further(run: RunView) -> str:
+    """What more steps promise, where the training loss still falls."""
+    values = run.trace.series(0, "valid_loss")[1]
+    early, late = values[: len(values) // 2], values[len(values) // 2 :]
+    if len(early) > 1 and np.isfinite(values).all() and late.min() > early.min() - _MUCH * abs(early.min()):
+        return "more steps should lower it further, but the held-out loss stopped falling in the first half"
+    return "more steps should lower it further"
 
 
 def _held_out(run: RunView) -> Iterator[str]:

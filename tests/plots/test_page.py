@@ -67,6 +67,13 @@ def test_a_page_shows_the_whole_run_and_takes_nothing_from_elsewhere() -> None:
     assert not balance.wrong and not balance.open
 
 
+def test_evaluations_of_levels_add_up_to_those_of_the_run() -> None:
+    spent = {"gradient_evaluations": 901.0, "loss_evaluations": 20.0, "hypergradient_evaluations": 77.0, "seconds": 1.0}
+    text = page([view(levels=(LEVELS[0], LevelView(2, "sgd", "adam[lr]", spent=spent)))])
+    bars = re.findall(r"</span>&nbsp;([\d,.]+)", text[text.index("Budget by level") :])
+    assert bars[::2] == ["921", "300"]
+
+
 def test_several_runs_stand_side_by_side_and_one_by_one() -> None:
     text = page([view(), view(np.full(300, 2.0))])
     assert "<title>2 runs</title>" in text and text.count("<details>") == 2
@@ -97,6 +104,17 @@ def test_names_are_text_and_no_markup() -> None:
 )  # fmt: skip
 def test_the_diagnosis_names_what_is_unusual(run: RunView, says: str) -> None:
     assert any(says in text for text in diagnosis(run)), diagnosis(run)
+
+
+@pytest.mark.parametrize(("held_out", "stopped"), [((0.5, 0.1, 0.1, 0.1), True), ((0.5, 0.4, 0.2, 0.1), False)])
+def test_more_steps_are_not_praised_where_the_held_out_loss_has_stopped_falling(
+    held_out: tuple[float, ...], stopped: bool
+) -> None:
+    run = view(np.geomspace(1, 0.1, 300))
+    for n, value in enumerate(held_out):
+        run.trace.add(0, 60 * (n + 1), {"valid_loss": value})
+    (said,) = (text for text in diagnosis(run) if "still fell" in text)
+    assert ("the held-out loss stopped falling" in said) == stopped
 
 
 def test_a_held_out_loss_that_rises_is_called_overfitting_only_where_the_training_loss_falls() -> None:
