@@ -20,6 +20,11 @@ STATE = "recopt"
 _ELSEWHERE = frozenset({"betas", "momentum", "weight_decay"})
 """Settings that other optimizers keep in their groups, and that people set there, whatever the strategy calls them."""
 _OURS = ("params", "param_names", "stack", "maximize", "initial_lr", "name", "lr_start", STATE)
+_ARGUMENTS = (
+    "depth", "scope", "normalize", "every", "levels", "maximize", "guard", "average", "fused", "callback", "log_every",
+    "seed", "store",
+)  # fmt: skip
+"""The optimizer's own arguments besides ``params`` and ``stack``."""
 _TWO = ("beta1", "beta2")
 """The two of torch's ``betas``."""
 
@@ -70,12 +75,17 @@ def settings_of(group: dict[str, Any], common: Mapping[str, Any], known: Collect
         known: names of the settings that those have. Of the others, what the caller keeps in a group stays there.
 
     Raises:
-        RecoptError: for the likes of ``momentun``.
+        RecoptError: for the likes of ``momentun``, in a group or among the common ones.
     """
     names = {*known, "lr", "domains", *(["betas"] if known >= set(_TWO) else [])}  # type: ignore[operator]
     for key in group.keys() - names - set(_OURS):
+        if difflib.get_close_matches(str(key), ("stack", "maximize"), n=1, cutoff=0.8):
+            raise unknown("setting", key, ("stack", "maximize"), "in a group")
         if key in _ELSEWHERE or difflib.get_close_matches(str(key), names, n=1, cutoff=0.8):
             raise unknown("setting", key, known, "in a group")
+    for key in common.keys() - names:
+        if difflib.get_close_matches(key, _ARGUMENTS, n=1, cutoff=0.8):
+            raise unknown("argument", key, _ARGUMENTS, "of recopt.Optimizer")
     own = {key: group.pop(key) for key in [k for k in group if k in names]}
     found = {key: plain(v) for key, v in {**common, **{k: v for k, v in own.items() if v is not None}}.items()}
     if "betas" in names and "betas" in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -26,6 +27,8 @@ def misuse() -> list[tuple[str, Any]]:
         ("Did you mean 'lr'", lambda: make(p, "adam", lrr=0.1)),
         ("must be a number above 0", lambda: make(p, "adam", lr=-1.0)),
         ("Did you mean 'momentum'", lambda: make([{"params": p, "momentun": 0.9}], "sgd")),
+        ("Did you mean 'stack'", lambda: make([{"params": p, "stak": "sgd"}], "adam")),
+        ("Did you mean 'maximize'", lambda: make([{"params": p, "maximise": True}], "adam")),
         ("Unknown setting 'momentum' in a group", lambda: make([{"params": p, "momentum": 0.9}], "adam")),
         ("betas=0.9 must be two numbers", lambda: make(p, "adam", betas=0.9)),
         ("pass model.named_parameters\\(\\) instead", lambda: make(p, "adam[*weight]")),
@@ -49,6 +52,14 @@ def test_misuse_is_refused_with_the_remedy(number: int) -> None:
     match, act = misuse()[number]
     with pytest.raises(RecoptError, match=match):
         act()
+
+
+def test_slips_in_each_argument_of_the_optimizer_are_told() -> None:
+    arguments = [k for k, a in inspect.signature(recopt.Optimizer).parameters.items() if a.kind is a.KEYWORD_ONLY]
+    assert len(arguments) > 10
+    for name in arguments:
+        with pytest.raises(RecoptError, match=f"of recopt.Optimizer. Did you mean '{name}'"):
+            recopt.Optimizer([nn.Parameter(torch.ones(2))], "adam", **{f"{name}s": 1})
 
 
 def test_misuse_while_training() -> None:
