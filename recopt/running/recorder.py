@@ -25,6 +25,7 @@ from .report import begin_report
 from .result import Result, hyperparameters_at, level_summary, summary
 from .spec import write_spec
 
+EXPERIMENT = "recopt"
 TRACEBACK, TRACKER_TRACEBACK = "traceback.txt", "tracker-traceback.txt"
 _FLUSH_SECONDS = 1.0
 _FEW = 5  # names in a sentence
@@ -55,9 +56,7 @@ class RunRecorder:
         """The id of the run in the store; None if it is not recorded."""
         return self.tracker.run_id if self.tracker else None
 
-    def begin(
-        self, plan: Plan, store: str | None, *, experiment: str, name: str | None, resume: str | None, root: Path
-    ) -> None:
+    def begin(self, plan: Plan, store: str | None, name: str | None, resume: str | None, root: Path) -> None:
         """Start the record, or continue that of run ``resume``: params, tags, spec, graph picture, plugin sources.
 
         Raises:
@@ -66,7 +65,7 @@ class RunRecorder:
         spec, graph, _ = plan
         stack, title = graph.describe(), Path(spec.task.name.rpartition(":")[2]).stem
         run = RunInfo(
-            experiment, name or f"{title} {stack}", _params(plan, stack),
+            EXPERIMENT, name or f"{title} {stack}", _params(plan, stack),
             {"recopt.stack": stack, "recopt.task": spec.task.name}, _levels(plan), _description(plan, title, stack),
         )  # fmt: skip
         tracker = MlflowTracker.start(store, run, resume=resume, root_dir=root)

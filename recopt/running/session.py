@@ -29,7 +29,6 @@ from .selection.scores import Score
 from .selection.selector import Selector
 from .start import make_engine
 
-EXPERIMENT = "recopt"
 CHECKPOINT_SECONDS = 15.0
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -51,7 +50,6 @@ class RunOptions:
 
     store: str | None = None
     track: bool = True
-    experiment: str = EXPERIMENT
     name: str | None = None
     resume: str | None = None
     saved: Path | None = None
@@ -112,8 +110,8 @@ class Session:
             KeyboardInterrupt: if interrupted twice; the run can be resumed from its last checkpoint.
         """
         with interrupts() as asked:
-            if self.options.track:
-                _begin(self.recorder, self.plan, self.options)
+            if (options := self.options).track:
+                self.recorder.begin(self.plan, options.store, options.name, options.resume, options.root)
             try:
                 if self.step == 0 and not self.held_out.before:
                     self._first()
@@ -216,10 +214,6 @@ def _start(options: RunOptions) -> Path | None:
     return working_folder(find_run(options.store, options.resume, options.root), options.store, options.root)
 
 
-def _begin(recorder: RunRecorder, plan: Plan, how: RunOptions) -> None:
-    recorder.begin(plan, how.store, experiment=how.experiment, name=how.name, resume=how.resume, root=how.root)
-
-
 def _set_up(plan: Plan, options: RunOptions, recorder: RunRecorder) -> Engine:
     """Make the engine of a run; an error in a user's code is recorded as a failed run.
 
@@ -234,7 +228,7 @@ def _set_up(plan: Plan, options: RunOptions, recorder: RunRecorder) -> Engine:
         raise
     except (Exception, SystemExit) as why:
         if options.track and not options.resume:
-            _begin(recorder, plan, options)
+            recorder.begin(plan, options.store, options.name, options.resume, options.root)
         kept = keep_traceback(recorder.folder)
         recorder.stop("FAILED")
         where = f" The traceback is in {kept}." if kept else ""

@@ -217,8 +217,8 @@ def save_trace(trace: Trace, path: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def load_trace(path: Path, total: int | None = None, limit: int = 2000) -> Trace:
-    """The trace saved at ``path``; ``total`` and ``limit`` as for :class:`Trace`.
+def load_trace(path: Path, total: int | None = None) -> Trace:
+    """The trace saved at ``path``; ``total`` as for :class:`Trace`.
 
     Raises:
         RecoptError: if there is no such file; Damaged if it is not as :func:`save_trace` wrote it.
@@ -236,7 +236,7 @@ def load_trace(path: Path, total: int | None = None, limit: int = 2000) -> Trace
         raise Damaged(f"{path} is damaged, or no trace of recopt ({why}).") from why
     if not whole:
         raise Damaged(f"{path} is damaged: what it holds is not what was written.")
-    trace, columns = Trace(total, limit), dict[str, dict[str, NDArray[Any]]]()
+    trace, columns = Trace(total), dict[str, dict[str, NDArray[Any]]]()
     for name, array in arrays.items():
         level, rows, column = name.split("/", 2)
         columns.setdefault(f"{level}/{rows}", {})[column] = array

@@ -31,7 +31,7 @@ class MlflowTracker:
     """
 
     def __init__(self, store: Store, runs: Mapping[int, str], run: RunInfo, notify: Callable[[str], None]) -> None:
-        self.store, self.run_id = store, runs[0]
+        self.store, self.run_id, self._runs = store, runs[0], runs
         self.levels = {number: nested for number, nested in runs.items() if number}
         self._charts = {level.number: level.charts for level in run.levels}
         local = store.folder(store.client.get_run(self.run_id).info)
@@ -96,7 +96,7 @@ class MlflowTracker:
         now, batches = int(time.time() * 1000), dict[int, list[list[Any]]]()
         for level, name, steps, values in points:
             number, key = (level, name) if level in (0, *self.levels) else (0, f"level{level}/{name}")
-            run, key = self._run(number), metric_name(key)
+            run, key = self._runs[number], metric_name(key)
             known = self._latest.get((run, key), -1)
             new = zip(steps.tolist(), values.tolist(), strict=True)
             batches.setdefault(number, []).extend([key, _finite(v), now, step] for step, v in new if step > known)
@@ -105,7 +105,7 @@ class MlflowTracker:
         for number, batch in batches.items():
             copy = {"copy": [self.run_id, f"{charts}/"]} if (charts := self._charts.get(number)) else {}
             for start in range(0, len(batch), _BATCH):
-                self._outbox.keep({"run": self._run(number), "points": batch[start : start + _BATCH], **copy})
+                self._outbox.keep({"run": self._runs[number], "points": batch[start : start + _BATCH], **copy})
 
     def flush(self) -> None:
         """Start to send the points logged so far; returns at once. A short run sends them at its end."""
@@ -143,14 +143,11 @@ class MlflowTracker:
         self._outbox.keep({"run": self.run_id, "points": points})
         for number, values in (levels or {}).items():
             tags = {metric_name(key): f"{value:.10g}" for key, value in values.items()}
-            self._outbox.keep({"run": self._run(number), "tags": tags})
+            self._outbox.keep({"run": self._runs[number], "tags": tags})
         self.publish()
         for run in [*self.levels.values(), self.run_id]:
             self._outbox.keep({"run": run, "end": status, "time": now})
         self._outbox.finish()
-
-    def _run(self, number: int) -> str:
-        return self.levels[number] if number else self.run_id
 
 
 def _create(store: Store, run: RunInfo) -> dict[int, str]:
