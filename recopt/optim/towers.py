@@ -113,7 +113,7 @@ class Towers:
         try:
             return graph_of(made.stack, [made.names[i] for i in indices], self.options, made.settings)
         except RecoptError as why:
-            if "matches no parameter" not in str(why) or "param_names" in groups[-1]:
+            if "matches no parameter of 'task'" not in str(why) or "param_names" in groups[-1]:
                 raise
             raise RecoptError(
                 "The stack's patterns are of names, which these parameters do not have: pass model.named_parameters() "

@@ -54,6 +54,11 @@ def test_misuse_is_refused_with_the_remedy(number: int) -> None:
         act()
 
 
+def test_a_slip_in_what_a_level_above_moves_is_not_blamed_on_names_of_parameters() -> None:
+    with pytest.raises(RecoptError, match="^Level 2 .*matches no parameter of 'adam': lrr. Have: lr, beta1"):
+        recopt.Optimizer([nn.Parameter(torch.ones(2))], "adam/adagrad[lrr]")
+
+
 def test_slips_in_each_argument_of_the_optimizer_are_told() -> None:
     arguments = [k for k, a in inspect.signature(recopt.Optimizer).parameters.items() if a.kind is a.KEYWORD_ONLY]
     assert len(arguments) > 10
