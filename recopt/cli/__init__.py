@@ -42,6 +42,10 @@ for _command in (
     recopt.add_command(_command)
 
 
+_NUMBERS = {"integer": "not a whole number", "float": "not a number"}
+"""Kinds of numbers that click names by their types, in words."""
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 for success, 1 for a failure in a user's code, 2 for a mistake in its use."""
     if not sys.warnoptions:
@@ -56,6 +60,7 @@ def _status(args: Sequence[str] | None) -> int:
         context = getattr(why, "ctx", None)
         text = re.sub(r"\.? \((Did you mean .*\?)\)", r". \1", why.format_message())
         text = re.sub(r"'([^']{60})[^']+'", r"'\1…'", text)
+        text = re.sub(r"not a valid (integer|float)( range)?", lambda m: _NUMBERS[m[1]], text)
         text += "" if text.endswith((".", "?")) else "."
         return _refuse(f"{text} See '{context.command_path} --help'." if context else text)
     except RecoptError as why:

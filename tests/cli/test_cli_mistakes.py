@@ -62,6 +62,8 @@ MISTAKES = {
         ("run", "digits", "adam", "--stepz", "3"),
         "No such option '--stepz'. Did you mean one of: '--set', '--steps', '--store'? See 'recopt run --help'.",
     ),
+    "steps in words": (("run", "digits", "adam", "--steps", "ten"), "'ten' is not a whole number."),
+    "seconds in words": (("run", "digits", "adam", "--save-every", "ten"), "'ten' is not a number."),
     "steps": (("run", "digits", "adam", "--steps", "0"), "0 is not in the range x>=1"),
     "seed": (
         ("run", "digits", "adam", "--seed", "9223372036854775808"),
