@@ -37,9 +37,8 @@ class Answers:
             count = len(deltas) if isinstance(deltas, list | tuple) else type(deltas).__name__
             self._refuse(number, f"gave {count} for the deltas of {len(point)} tensors: give a list of one for each")
         for delta, p in zip(deltas, point, strict=True):
-            # Numbers may be wider than what they are added to.
-            if delta.shape == p.shape and delta.device == p.device and (delta.dtype == p.dtype or not delta.ndim):
-                continue
+            if delta.shape == p.shape and (not delta.ndim or (delta.device, delta.dtype) == (p.device, p.dtype)):
+                continue  # a number may be wider than what it is added to, and computed where the losses are
             said = [f"{tuple(t.shape)} of {t.dtype} on {t.device}" for t in (delta, p)]
             self._refuse(number, f"gave a delta {said[0]} for a tensor {said[1]}: make deltas as their tensors are")
 
