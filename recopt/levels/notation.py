@@ -79,17 +79,18 @@ def parse(text: str) -> list[list[Term]]:
     """
     layers: list[list[Term]] = []
     used: dict[str, str] = {}
-    for depth, layer in enumerate(_split(text, "/"), 1):
+    pieces = [_split(layer, "+") for layer in _split(text, "/")]
+    if sum(map(len, pieces)) > MOST_LEVELS:
+        raise RecoptError(f"The stack '{shown(text)}' has more than {MOST_LEVELS:,} strategies: give fewer.")
+    for depth, layer in enumerate(pieces, 1):
         terms = []
-        for piece in _split(layer, "+"):
+        for piece in layer:
             match = _TERM.fullmatch(piece.strip())
             if not match:
                 what = f"'{shown(piece.strip())}'" if piece.strip() else "an empty place"
                 raise RecoptError(f"{what} in stack '{shown(text)}' (level {depth}) should read like adam(lr=1e-3).")
             terms.append(_term(match, depth, used, text))
         layers.append(terms)
-        if sum(map(len, layers)) > MOST_LEVELS:
-            raise RecoptError(f"The stack '{shown(text)}' has more than {MOST_LEVELS:,} strategies: give fewer.")
     return layers
 
 

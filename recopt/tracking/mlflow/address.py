@@ -40,6 +40,8 @@ class Locked(Unopened):
 def resolve_store(store: str | None, root: Path) -> str:
     """The full address of ``store``, paths absolute; None: that in MLFLOW_TRACKING_URI, or ``mlflow.db`` in ``root``.
 
+    The path of a database (``.db``, ``.sqlite``, ``.sqlite3``) stands for its address.
+
     Raises:
         RecoptError: for an address of a kind that runs cannot be recorded in.
     """
@@ -50,6 +52,8 @@ def resolve_store(store: str | None, root: Path) -> str:
     kind = scheme.partition("+")[0]
     if scheme in ("sqlite", "sqlite+pysqlite"):
         return _sqlite_address(_sqlite_file(store).absolute())
+    if not colon and Path(store).suffix in (".db", ".sqlite", ".sqlite3"):
+        return _sqlite_address(Path(store).absolute())
     if not colon or scheme == "file" or len(scheme) == 1:
         raise RecoptError(f"The store '{shown(store)}' is a folder, which MLflow no longer records to: {_REMEDY}.")
     if kind not in _PORTS and scheme not in ("http", "https"):

@@ -121,6 +121,8 @@ def test_without_a_store_the_one_that_mlflow_is_told_of(root: Path, monkeypatch:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000/")
     assert resolve_store(None, root) == "http://127.0.0.1:5000"
     assert resolve_store(f"sqlite:///{root}/b.db", root) == f"sqlite:///{root}/b.db"
+    assert resolve_store(f"{root}/b.db", root) == f"sqlite:///{root}/b.db"
+    assert resolve_store(f"{root}/50%41/b.db", root) == resolve_store(f"sqlite:///{root}/50%2541/b.db", root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     assert resolve_store(None, root) == f"sqlite:///{root}/mlflow.db"
 
