@@ -90,7 +90,7 @@ def saved(towers: Towers, groups: Groups, steps: int) -> tuple[str, Entries]:
 
 
 def _form(tensor: Tensor) -> list[Any]:
-    return [list(tensor.shape), str(tensor.dtype)]
+    return [list(tensor.shape), str(tensor.dtype), *([] if tensor.layout is torch.strided else [str(tensor.layout)])]
 
 
 def _places(groups: Groups) -> tuple[list[Tensor], dict[tuple[int, int], int]]:

@@ -219,7 +219,7 @@ def test_the_state_of_a_users_strategy_is_checked_for_shape(monkeypatch: pytest.
     saved = copy.deepcopy(optimizer.state_dict())
     optimizer.load_state_dict(copy.deepcopy(saved))
     assert optimizer.state[p]["speed"].shape == (3, 2)
-    for wrong in (torch.ones(2), torch.ones(1), torch.ones(3, 2, 1)):
+    for wrong in (torch.ones(2), torch.ones(1), torch.ones(3, 2, 1), torch.ones(3, 2).to_sparse()):
         assert "'speed' is missing or of another shape" in refusal(
             optimizer, changed(saved, ("state", 0, "speed"), wrong)
         )
