@@ -46,7 +46,7 @@ class Numeric:
         read, normal = place.normalize(signal.grads or [], part.normal, signal.bound)
         update = mover.step(part, [coords[i] for i in index], read, by.value)
         if not math.isfinite(sum(update)):
-            guard.count(own.counts, "skipped")
+            guard.skip_level(number, own)
             return None
         part.normal = normal
         if level.trust is not None:
@@ -159,7 +159,7 @@ class Down:
         if draws:
             own.rng = rng.get_state()
         if moved is None:
-            guard.count(own.counts, "skipped")
+            guard.skip_level(number, own)
             return
         lessons = self.around.lessons(state, number, signal, moved) if self.around is not None else {}
         self._note(state, number, signal, moved, lessons)

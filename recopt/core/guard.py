@@ -21,6 +21,7 @@ memory; one that fails does not touch the others. Every act is counted and recor
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..levels.state import Guard
+from ..levels.state import Guard, LevelState
 
 EXPLODE = 10.0
 """A loss above this multiple of the largest among the first good ones is an explosion."""
@@ -134,6 +135,14 @@ def taken_back(memory: Guard, n: int) -> None:
 def count(counts: dict[str, int], act: str) -> None:
     """Note that the guard acted."""
     counts[act] = counts.get(act, 0) + 1
+
+
+def skip_level(number: int, own: LevelState) -> None:
+    """Note that a level's step was no number; warn if none of its first ones was."""
+    count(own.counts, "skipped")
+    if own.counts["skipped"] == FROZEN and own.steps < FROZEN:
+        warnings.warn(f"Level {number + 1} moves nothing: none of its first {FROZEN} steps was a finite number.",
+                      RuntimeWarning, stacklevel=2)  # fmt: skip
 
 
 def stepped(memory: Guard, good: Sequence[bool]) -> None:

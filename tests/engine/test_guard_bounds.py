@@ -28,11 +28,28 @@ class Wild(Strategy):
         return [self.jump * torch.ones_like(p) for p in point], state
 
 
+class Lost(Strategy):
+    """A rule above whose answers are no numbers."""
+
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
+        return [torch.full_like(p, torch.nan) for p in point], state
+
+
 def test_absurd_rates_from_above_are_survived() -> None:
     made = engines.engine(engines.Regression(seed=0), "sgd(lr=0.05)/wild", {2: {"every": 5}}, rules={"wild": Wild})
     made.run(200)
     assert all(t.isfinite().all() for t in engines.params(made))
     assert engines.losses(made)[-1] < 100
+
+
+def test_a_level_whose_steps_are_no_numbers_is_told_of_once() -> None:
+    made = engines.engine(engines.Regression(seed=0), "sgd(lr=0.05)/lost", rules={"lost": Lost})
+    with pytest.warns(
+        RuntimeWarning, match="Level 2 moves nothing: none of its first 30 steps was a finite number"
+    ) as told:
+        made.run(80)
+    assert len(told) == 1
+    assert engines.losses(made)[-1] < engines.losses(made)[0]
 
 
 def test_a_null_step_goes_back_when_the_loss_rose() -> None:
