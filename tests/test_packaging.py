@@ -59,7 +59,8 @@ def test_what_is_in_the_wheel_works_from_another_folder(wheel: zipfile.ZipFile, 
     code = (
         "import recopt, recopt.stacks.plugins as p, sys; p.load_task('quadratic'); s = p.load_strategy('sgd');"
         "assert p.load_strategy('learned-tiny')().hidden == 4;"
-        "print(p.source_of(s)[0], recopt.__file__); sys.exit(any(i.problem for i in p.list_strategies()))"
+        "from recopt.stacks.plugin_file import source_of;"
+        "print(source_of(s)[0], recopt.__file__); sys.exit(any(i.problem for i in p.list_strategies()))"
     )
     env = {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
