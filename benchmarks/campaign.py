@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from recopt.checking.errors import RecoptError
 from recopt.tracking.mlflow.runs import RunRow, list_runs
 from recopt.tracking.mlflow.store import open_store
 from recopt.tracking.trace import load_trace
@@ -48,9 +49,10 @@ def start(folder: Path, *args: str) -> subprocess.Popen[bytes]:
 
 def the_run(folder: Path) -> RunRow | None:
     """The one run in ``folder``; None if it was stopped before there was one."""
-    if not (folder / "runs" / "mlflow.db").is_file():
+    try:
+        return next(iter(list_runs(None, root_dir=folder / "runs")), None)
+    except RecoptError:  # no store yet, or an empty one
         return None
-    return next(iter(list_runs(None, root_dir=folder / "runs")), None)
 
 
 def figures(folder: Path) -> dict[Any, Any]:

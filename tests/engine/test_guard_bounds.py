@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -121,3 +122,9 @@ def test_towers_of_any_height_train() -> None:
         found.append(result.after["accuracy"])
     assert min(found) >= max(found) - 0.02
     assert max(found) > 0.9
+
+
+def test_an_absurd_rate_two_levels_up_neither_freezes_the_task_nor_ends_at_infinity() -> None:
+    made = recopt.run("digits(batch_size=16)", "adam/sgd(lr=100)", steps=120, track=False, measure=0)
+    assert math.isfinite(made.hyperparameters["adam.lr"])
+    assert made.outcome != "frozen"
