@@ -33,7 +33,7 @@ _LISTED = 120
 
 
 def shown(value: object, most: int = 60) -> str:
-    """What a user gave, for a message: text as it is, anything else as Python writes it; in one line and not long."""
+    """A user's value for a message: text as it is, anything else as Python writes it; in one line and not long."""
     text = value if isinstance(value, str) else _written(value)
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
     return text if len(text) <= most else f"{text[:most]}…"

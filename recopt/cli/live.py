@@ -75,7 +75,7 @@ class Live:
         self._screen.update(Group(line, *self._levels(session)), refresh=True)
 
     def _words(self, session: Session) -> list[str]:
-        """How far the run is, how fast, how long it will take, and its figures."""
+        """The steps that are done, their speed, the time that is left, and the run's figures."""
         steps = session.spec.steps
         (t0, n0), (t1, n1) = self._marks[0], self._marks[-1]
         rate = (n1 - n0) / max(t1 - t0, 1e-9)

@@ -73,7 +73,7 @@ class Tapes:
         return [e for e in self.carriers.exact if number in self.under[e]]
 
     def closing(self, state: RunState, number: int, imitation: float) -> Closing:
-        """How the window of a level is closed."""
+        """The terms on which the window of a level is closed."""
         # A search may come back to before this window closed, and close it again.
         others = any(n != number and x.taping and not self.carriers.closed[n] for n, x in enumerate(self.levels))
         exact = any(e not in self.full for e in self.over(number))

@@ -161,7 +161,7 @@ def _draw_box(axes: Any, box: Box, paper: str) -> None:
 
 
 def _passes(boxes: dict[str, Box], by: str, moves: str) -> bool:
-    """Whether an arrow would run over other boxes, or upwards."""
+    """True if an arrow would run over other boxes, or upwards."""
     start, end = boxes[by], boxes[moves]
     return by != moves and (start.y <= end.y or any(end.y < box.y < start.y for box in boxes.values()))
 

@@ -142,7 +142,7 @@ def _trend(run: RunView) -> Iterator[str]:
 
 
 def _further(run: RunView) -> str:
-    """What more steps promise, where the training loss still falls."""
+    """The promise of more steps, where the training loss still falls."""
     values = run.trace.series(0, "valid_loss")[1]
     early, late = values[: len(values) // 2], values[len(values) // 2 :]
     if len(early) > 1 and np.isfinite(values).all() and late.min() > early.min() - _MUCH * abs(early.min()):

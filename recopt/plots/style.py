@@ -112,7 +112,7 @@ def mark_divergence(axes: Any, column: Points) -> None:
 
 
 def spread_out(values: Sequence[float] | Floats, ratio: float = LOG_FROM) -> bool:
-    """Whether finite values are positive and so far apart that they want a logarithmic axis."""
+    """True if finite values are positive and so far apart that they want a logarithmic axis."""
     found = np.asarray(values, np.float64)
     found = found[np.isfinite(found)]
     return bool(len(found)) and bool(found.min() > 0) and bool(found.max() / found.min() >= ratio)

@@ -53,7 +53,7 @@ class Sender:
         self._input.flush()
 
     def troubles(self) -> list[tuple[str, str]]:
-        """What went wrong since the last call: pairs of ``away`` or ``refused`` and the reason in a few words."""
+        """Troubles since the last call: pairs of ``away`` or ``refused`` and the reason in a few words."""
         return [tuple(json.loads(line)) for line in (self._output.read() or b"").splitlines()]
 
     def finish(self) -> bool:
