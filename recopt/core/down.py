@@ -16,6 +16,7 @@ from ..contracts.strategy import Params
 from ..levels.level import TASK
 from ..levels.parts import Part
 from ..levels.state import Pair, Record, RunState, Signal
+from ..rules.answers import given
 from ..rules.numbers import NumberMover
 from ..rules.tensors import TensorMover
 from . import guard
@@ -186,13 +187,15 @@ class Down:
         rng, new, loss = Generator(), list(point), signal.loss
         rng.set_state(own.rng)
         values = trees.detach(self.slots.strategy(state, level.by))
-        tasks = self.carriers.tasks[number]
+        tasks, looking = self.carriers.tasks[number], self.forward.looking
         for part in own.parts:
             at = partial(_score, found.score, number, new, part)
             mine = [new[i] for i in part.indices]
+            inputs = given(values, mine, part.strategy) if looking.closely(state, number) else ([], [])
             with torch.no_grad():
                 update, part.strategy = mover.search(values, mine, loss, at, part.strategy, rng, tasks)
-            self.forward.looking.fitting(number, update, mine)
+            looking.unchanged(number, *inputs)
+            looking.fitting(number, update, mine)
             if all(bool(torch.isfinite(u).all()) for u in update):
                 new = _with(new, part, [p + u for p, u in zip(mine, update, strict=True)])
             loss = None  # of where the others have moved from

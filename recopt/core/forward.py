@@ -99,9 +99,13 @@ class Forward:
                 continue
             told = Signal(_to(signal.loss, cast), [_to(g, cast) for g in grads], bound=bound)
             mine = [_to(p, cast) for p in mine]
-            inputs = given(mine, told.grads, part.strategy) if self.looking.closely(state, number) else ([], [])
-            made = mover.step(values, level, mine, told, part.strategy, part.normal, rng, self.carriers.tasks[number])
+            closely = self.looking.closely(state, number)
+            inputs = given(values, mine, told.loss, told.grads, part.strategy) if closely else ([], [])
+            made = mover.step(
+                values, level, mine, told, part.strategy, part.normal, rng, self.carriers.tasks[number], closely
+            )
             self.looking.unchanged(number, *inputs)
+            self.looking.untouched(number, made.signal, made.left)
             self.looking.fitting(number, made.delta, mine)
             if signal.bad is not None:
                 made.strategy = trees.choose(signal.bad, part.strategy, made.strategy)

@@ -15,6 +15,7 @@ from ..contracts import trees
 from ..levels.level import Level
 from ..levels.state import RunState
 
+CHANGED = "changed a tensor that it was given in place: compute new ones"
 FIRST = 3
 """Steps of a level that are looked at closely; those after them only while evaluations of the task go wrong."""
 LARGE = 1e10
@@ -45,7 +46,12 @@ class Answers:
     def unchanged(self, number: int, given: Sequence[Tensor], versions: Sequence[int]) -> None:
         """Refuse a strategy that has changed what it was given, tensors which were at ``versions``."""
         if [t._version for t in given] != list(versions):
-            self._refuse(number, "changed a tensor that it was given in place: compute new ones")
+            self._refuse(number, CHANGED)
+
+    def untouched(self, number: int, signal: Sequence[Tensor], left: Sequence[Tensor]) -> None:
+        """Refuse a strategy that has changed its signal, of which no count is kept where tasks are mapped."""
+        if not all(torch.allclose(a, b, 0.0, 0.0, equal_nan=True) for a, b in zip(left, signal, strict=False)):
+            self._refuse(number, CHANGED)
 
     def sound(self, state: RunState, number: int) -> None:
         """Refuse a strategy whose state is not a number after its first steps; a later one's is told of."""

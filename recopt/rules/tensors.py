@@ -21,12 +21,13 @@ from ..levels.transforms import bounded
 
 @dataclass
 class Step:
-    """A strategy's answer: deltas, its next states, and the signal as it read it."""
+    """A strategy's answer: deltas, its next states, and the signal as it was to read it, and as it left that."""
 
     delta: Params
     strategy: State
     normal: State
     signal: Params
+    left: Params
 
 
 class Loaded:
@@ -79,9 +80,9 @@ class TensorMover:
 
     def step(
         self, values: Params, level: Level, point: Params, signal: Signal, strategy: State, normal: State,
-        rng: Generator, tasks: int = 1,
+        rng: Generator, tasks: int = 1, closely: bool = False,
     ) -> Step:  # fmt: skip
-        """A first-order strategy's step at ``point`` on ``signal``."""
+        """A first-order strategy's step at ``point`` on ``signal``; ``closely``: with the signal as it left that."""
         module = self.loaded.at(values)
         normalize = TRANSFORMS[level.normalize or "none"]
         by_turns = tasks > 1 and has_counts((strategy, normal))
@@ -91,10 +92,12 @@ class TensorMover:
         def one(point: Params, loss: Any, grads: Params, states: tuple[State, State]) -> tuple[Any, ...]:
             strategy, normal = opened(states, point[0].dtype if mapped else None) if by_turns else states
             read, after = normalize(grads, normal, signal.bound)
-            delta, state = module(point, [Trial(point, loss, read)], strategy, rng)
+            handed = [r.clone() for r in read] if closely else read
+            delta, state = module(point, [Trial(point, loss, handed)], strategy, rng)
             if level.trust is not None:
                 delta = bounded(delta, point, level.trust)
-            return (delta, *(closed(states, (state, after)) if by_turns else (state, after)), read)
+            return (delta, *(closed(states, (state, after)) if by_turns else (state, after)), read,
+                    handed if closely else [])  # fmt: skip
 
         arguments = (point, signal.loss, signal.grads, (strategy, normal))
         try:

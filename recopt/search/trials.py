@@ -19,6 +19,7 @@ from ..contracts.strategy import Params, Trial
 from ..core.tower import Tower
 from ..estimators.tape import value
 from ..levels.state import RunState, Search, Signal
+from ..rules.answers import given
 
 
 class Home(Protocol):
@@ -102,21 +103,23 @@ class Trials:
         if not self.active(state):
             self.home.flush()
         point = slots.tensors(number, trees.detach(slots.point(state, number)))
-        found = self._asked(state, number, lambda rule, rng: rule.propose(point, own.parts[0].strategy, rng))
+        found = self._asked(state, number, "propose", point)
         candidates = [list(c) for c in found]
         start = self.home.copy() if len(candidates) > 1 and self.home.returns else None
         own.search = Search(point, candidates, start)
         slots.put(state, number, trees.detach(candidates[0]))
 
-    def _asked(self, state: RunState, number: int, ask: Callable[[Any, Generator], Any]) -> Any:
-        """The answer of a level's strategy, which may draw random numbers."""
-        own, name = state.levels[number], self.levels[number].by
+    def _asked(self, state: RunState, number: int, method: str, *told: Any) -> Any:
+        """The answer of a level's strategy by ``method``, which may draw random numbers, to what it is told."""
+        own, looking = state.levels[number], self.tower.forward.looking
         mover: Any = self.tower.carriers.movers[number]
-        rule = mover.loaded.at(trees.detach(self.tower.slots.strategy(state, name)))
+        values = trees.detach(self.tower.slots.strategy(state, self.levels[number].by))
+        inputs = given(values, told, own.parts[0].strategy) if looking.closely(state, number) else ([], [])
         rng = Generator()
         rng.set_state(own.rng)
         with torch.no_grad():
-            answer = ask(rule, rng)
+            answer = getattr(mover.loaded.at(values), method)(*told, own.parts[0].strategy, rng)
+        looking.unchanged(number, *inputs)
         own.rng = rng.get_state()
         return answer
 
@@ -152,9 +155,7 @@ class Trials:
         own = state.levels[number]
         own.search = None
         trials = [Trial(c, s) for c, s in zip(search.candidates, search.scores, strict=True)]
-        delta, after = self._asked(
-            state, number, lambda rule, rng: rule(search.point, trials, own.parts[0].strategy, rng)
-        )
+        delta, after = self._asked(state, number, "__call__", search.point, trials)
         rng = own.rng
         self.tower.forward.looking.fitting(number, delta, search.point)
         if not all(bool(torch.isfinite(d).all()) for d in delta):

@@ -92,6 +92,33 @@ class MovesTheState(Good):
         return super().forward(point, trials, state, rng)[0], state
 
 
+class MovesTheSignal(Good):
+    """Shortens its signal in place."""
+
+    def forward(self, point: Params, trials: Any, state: State, rng: Any) -> tuple[Any, State]:
+        for g in trials[0].grads:
+            g.mul_(0.5)
+        return super().forward(point, trials, state, rng)
+
+
+class MovesTheLoss(Good):
+    """Shifts the loss that it is told in place."""
+
+    def forward(self, point: Params, trials: Any, state: State, rng: Any) -> tuple[Any, State]:
+        if trials[0].loss is not None:
+            trials[0].loss.add_(1.0)
+        return super().forward(point, trials, state, rng)
+
+
+class MovesItself(Good):
+    """Lowers its own rate in place, where a level above has the say."""
+
+    def forward(self, point: Params, trials: Any, state: State, rng: Any) -> tuple[Any, State]:
+        answer = super().forward(point, trials, state, rng)
+        next(self.parameters()).detach().mul_(0.9)
+        return answer
+
+
 class WrongSearch(Strategy):
     """A zero-order rule with a delta too many."""
 
@@ -104,6 +131,29 @@ class WrongSearch(Strategy):
         return [torch.zeros_like(p) for p in [*point, *point]], state
 
 
+class SearchMovesThePoint(Strategy):
+    """A zero-order rule that proposes by moving the point itself."""
+
+    order = 0
+
+    def propose(self, point: Params, state: State, rng: Any) -> list[Params]:
+        return [point, [p.add_(0.1) for p in point]]
+
+    def forward(self, point: Params, trials: Any, state: State, rng: Any) -> tuple[Any, State]:
+        return [torch.zeros_like(p) for p in point], state
+
+
+class SearchMovesTheState(WrongSearch):
+    """A zero-order rule that counts in place."""
+
+    def init(self, point: Params) -> State:
+        return {"count": torch.zeros(())}
+
+    def forward(self, point: Params, trials: Any, state: State, rng: Any) -> tuple[Any, State]:
+        state["count"].add_(1)
+        return [torch.zeros_like(p) for p in point], state
+
+
 FAULTS: dict[type[Strategy], str] = {
     Spoils: "has a state that is not a number",
     Narrow: r"gave a delta \(.*1,?\) of .* for a tensor \(",
@@ -113,6 +163,10 @@ FAULTS: dict[type[Strategy], str] = {
     Joined: "gave Tensor for the deltas of [24] tensors",
     MovesThePoint: "changed a tensor that it was given in place",
     MovesTheState: "changed a tensor that it was given in place",
+    MovesTheSignal: "changed a tensor that it was given in place",
+    MovesItself: "changed a tensor that it was given in place",
+    SearchMovesThePoint: "changed a tensor that it was given in place",
+    SearchMovesTheState: "changed a tensor that it was given in place",
     WrongSearch: "gave [48] for the deltas of [24] tensors",
 }
 
@@ -127,7 +181,25 @@ def test_a_run_names_strategy_and_level(rule: type[Strategy], tasks: int) -> Non
         made.run(3)
 
 
-@pytest.mark.parametrize("rule", [Spoils, Double, WrongSearch])
+@pytest.mark.parametrize("normalize", ["rms", "rms_all", "clip", "unit", "none"])
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_signal_that_is_changed_in_place_is_told_of_however_it_is_normalized(normalize: str, tasks: int) -> None:
+    for stack, number in (("wrong", 1), ("good/wrong", 2), ("good/good/wrong", 3)):
+        made = engines.engine(
+            engines.Regression(), stack, {number: {"normalize": normalize}},
+            rules={"good": Good, "wrong": MovesTheSignal}, tasks=tasks,
+        )  # fmt: skip
+        with pytest.raises(RecoptError, match=f"Level {number}: strategy 'wrong' changed a tensor that it was given"):
+            made.run(6)
+
+
+def test_a_loss_that_is_changed_in_place_is_told_of() -> None:
+    made = engines.engine(engines.Regression(), "wrong", rules={"wrong": MovesTheLoss})
+    with pytest.raises(RecoptError, match="Level 1: strategy 'wrong' changed a tensor that it was given in place"):
+        made.run(3)
+
+
+@pytest.mark.parametrize("rule", [Spoils, Double, WrongSearch, MovesItself, SearchMovesThePoint, SearchMovesTheState])
 def test_so_it_does_at_a_level_above(rule: type[Strategy]) -> None:
     said = FAULTS[rule].replace("[48]", "2").replace("[24]", "1")
     settings = {2: {"every": 2}}
