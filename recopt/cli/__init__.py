@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import rich_click as click
 
 from ..checking.errors import Notice, RecoptError
-from . import compare, doctor, new, plugins, run, runs
+from . import compare, completion, doctor, new, plugins, run, runs
 
 click.rich_click.COMMAND_GROUPS = {
     "recopt": [
         {"name": "Train", "commands": ["graph", "run", "compare"]},
         {"name": "Look at runs", "commands": ["runs", "report", "diff", "ui", "export"]},
         {"name": "Strategies and tasks", "commands": ["strategies", "tasks", "show", "new", "check"]},
-        {"name": "This machine", "commands": ["doctor"]},
+        {"name": "This machine", "commands": ["doctor", "completion"]},
     ]
 }
 click.rich_click.OPTIONS_PANEL_TITLE = "Options"
@@ -38,6 +38,7 @@ def recopt() -> None:
 for _command in (
     run.run, run.graph, compare.compare, runs.runs, runs.diff, runs.report, runs.ui, runs.export,
     plugins.strategies, plugins.tasks, plugins.show, plugins.check, new.new, doctor.doctor,
+    completion.completion,
 ):  # fmt: skip
     recopt.add_command(_command)
 

@@ -11,6 +11,7 @@ import rich_click as click
 
 from ..checking.errors import RecoptError, unknown
 from .compare_report import report, report_series
+from .completion import complete_baselines, complete_stack, complete_task
 from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
 from .tables import print_json
 
@@ -23,13 +24,14 @@ _KEPT = 8
 
 
 @click.command()
-@click.argument("task", required=False)
-@click.argument("stacks", metavar="STACK...", nargs=-1)
+@click.argument("task", required=False, shell_complete=complete_task)
+@click.argument("stacks", metavar="STACK...", nargs=-1, shell_complete=complete_stack)
 @SPEC
 @click.option("--steps", type=click.IntRange(1), help="Updates of each task (100).")
 @click.option("--seeds", type=click.IntRange(2), help="Number of test tasks (100).")
 @click.option("--seed", type=click.IntRange(0, 999), help="Selects the tasks (0).")
-@click.option("--baselines", metavar="NAME,…", help="Rules to tune (sgd,nesterov,rmsprop,adam,adamw), or none; "
+@click.option("--baselines", metavar="NAME,…", shell_complete=complete_baselines,
+              help="Rules to tune (sgd,nesterov,rmsprop,adam,adamw), or none; "
               "'adam[lr]' tunes only the rate.")  # fmt: skip
 @click.option("--tune", type=click.IntRange(1), metavar="TRIALS", help="Trials of each baseline (40).")
 @click.option("--tune-tasks", type=click.IntRange(1), metavar="N", help="Tasks to score each trial on (32).")

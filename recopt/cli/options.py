@@ -9,7 +9,7 @@ import rich_click as click
 
 from ..tracking.mlflow.address import masked
 
-PLUGINS = click.option("--plugins", multiple=True, metavar="DIR",
+PLUGINS = click.option("--plugins", multiple=True, metavar="DIR", type=click.Path(),
                        help="A folder or file with strategies and tasks, searched first; may be repeated.")  # fmt: skip
 DEVICE = click.option("--device", metavar="NAME",
                       help="cpu, cuda, cuda:1 …, or auto for an accelerator if there is one (cpu).")  # fmt: skip

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from rich.markup import escape
 
+from .completion import complete_plugin
 from .options import JSON, PLUGINS
 from .tables import console, print_json, table
 
@@ -52,7 +53,7 @@ def _list(found: list[PluginInfo], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_plugin)
 @PLUGINS
 @JSON
 def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
@@ -165,7 +166,7 @@ def _example(name: str, kind: str, first: str | None, default: object) -> str:
 
 
 @click.command()
-@click.argument("plugin")
+@click.argument("plugin", shell_complete=complete_plugin)
 @PLUGINS
 def check(plugin: str, plugins: tuple[str, ...]) -> int:
     """Check PLUGIN, the name or file of a strategy or task, against the contract.

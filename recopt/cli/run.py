@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ..checking.errors import RecoptError
+from .completion import complete_run, complete_setting, complete_stack, complete_task
 from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
 from .tables import print_json, report, result_facts, resume_words
 
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 WHAT: list[Callable[[Command], Command]] = [
-    click.argument("task", required=False),
-    click.argument("stack", required=False),
+    click.argument("task", required=False, shell_complete=complete_task),
+    click.argument("stack", required=False, shell_complete=complete_stack),
     click.option("--depth", type=click.IntRange(1), help="Repeat the stack's last strategy up to this depth."),
     click.option("--steps", type=click.IntRange(1), help="Updates of the task (1,000)."),
     click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of everything random in the run (0)."),
     click.option("--tasks", type=click.IntRange(1, 1_000_000),
                  help="Tasks to train side by side, with the same strategies (1)."),
-    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
+    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", shell_complete=complete_setting,
                  help="A setting: level2.every=20, adam.lr=0.1, task.batch_size=64 …; may be repeated."),
     SPEC, PLUGINS, DEVICE, DTYPE,
 ]  # fmt: skip
@@ -55,7 +56,8 @@ def _number(_: click.Context, __: click.Parameter, value: float) -> float:
 @click.option("--choose", metavar="NAME=VALUE,…", help="Export the values that score best on fresh tasks: "
               "every=500,tasks=64,steps=100,objective=sum,patience=5.")  # fmt: skip
 @STORE
-@click.option("--resume", metavar="RUN", help="Resume a run, by its id, the beginning of its id, or its name.")
+@click.option("--resume", metavar="RUN", shell_complete=complete_run,
+              help="Resume a run, by its id, the beginning of its id, or its name.")  # fmt: skip
 @click.option("--previous", is_flag=True, help="With --resume: go on from the checkpoint before the last one.")
 @NAME
 @NO_TRACK

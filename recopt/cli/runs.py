@@ -10,6 +10,7 @@ import rich_click as click
 from rich.markup import escape
 
 from ..checking.errors import RecoptError, writing
+from .completion import complete_run
 from .options import JSON, STORE
 from .tables import console, print_json, short, table
 
@@ -39,8 +40,8 @@ def runs(store: str | None, limit: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("one", metavar="RUN")
-@click.argument("other", metavar="RUN")
+@click.argument("one", metavar="RUN", shell_complete=complete_run)
+@click.argument("other", metavar="RUN", shell_complete=complete_run)
 @STORE
 @JSON
 def diff(one: str, other: str, store: str | None, as_json: bool) -> None:
@@ -81,7 +82,7 @@ def _about(row: RunRow) -> list[str]:
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_run)
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html",
               help="The page to write (report.html; for one run on this machine, in its folder).")  # fmt: skip
 @STORE
@@ -110,7 +111,7 @@ def report(runs: tuple[str, ...], output: Path | None, store: str | None) -> Non
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @STORE
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to serve on (the first free one from 5000).")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
@@ -123,7 +124,7 @@ def ui(run: str | None, store: str | None, port: int | None, host: str, no_brows
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @STORE
 @click.option("--register", "model", metavar="NAME", help="Also register it as the next version of NAME in MLflow's "
