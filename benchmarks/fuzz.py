@@ -28,7 +28,7 @@ LIMIT, LONGEST = 60.0, 300
 OWN = {
     "sgd": ("lr", "momentum", "weight_decay"), "adam": ("lr", "beta1", "beta2"), "rmsprop": ("lr", "decay"),
     "adagrad": ("lr", "initial"), "hypergradient": ("kappa",), "annealing": ("cooling", "step"),
-    "random-search": ("candidates", "spread"), "kesten": (), "dog": ("reach",), "lstm": ("hidden", "layers"),
+    "random-search": ("population", "spread"), "kesten": (), "dog": ("reach",), "lstm": ("hidden", "layers"),
 }  # fmt: skip
 """Strategies, and settings that they have."""
 WORDS = (

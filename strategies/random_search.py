@@ -1,6 +1,6 @@
 """Random search: candidates drawn around where it started, at a fixed scale; the best of a paired comparison stays.
 
-At every step ``candidates`` points are drawn independently around the first point c (not around the present one),
+At every step ``population`` − 1 points are drawn independently around the first point c (not around the present one),
 
     x_k = c + spread · unit ⊙ ε_k,    ε uniform in [−1, 1] (``shape: box``) or standard normal (``gaussian``)
 
@@ -11,7 +11,7 @@ learning rate, and the root mean square at the start for a network's weights.
 
 Under noise, honestly: a win is a win on one batch only. The present point is scored anew at every step, so a lucky
 winner is found out and replaced; no best value is remembered, and the least of many noisy losses is not reported
-as one. The more candidates, the luckier the winner of a step: longer windows, not more candidates, buy certainty.
+as one. The more candidates, the luckier the winner of a step: longer windows, not a larger population, buy certainty.
 
 A level above the task scores each point over a window of 100 evaluations of the task: the shortest at which the
 paired difference of two learning rates has the sign that it has in the long run (measured: see ``annealing``).
@@ -40,7 +40,7 @@ class RandomSearch(Strategy):
 
     spread = positive(2.3, "half width of the box, or standard deviation, in each tensor's unit (2.3: one decade)")
     shape = option("box", "the distribution of candidates", choices=("box", "gaussian"))
-    candidates = option(1, "candidates scored beside the present point at every step", least=1)
+    population = option(2, "points scored at every step, the present one among them", least=2)
 
     def init(self, point: Params) -> State:
         """The box: around ``point``, in the units of ``point``."""
@@ -51,7 +51,7 @@ class RandomSearch(Strategy):
         """``[point, candidate, …]``."""
         draw = normal if self.shape == "gaussian" else uniform
         widths = [(self.spread * unit).to(c) for c, unit in zip(state["center"], state["unit"], strict=True)]
-        drawn = [draw(point, rng) for _ in range(self.candidates)]
+        drawn = [draw(point, rng) for _ in range(self.population - 1)]
         return [point, *([c + w * n for c, w, n in zip(state["center"], widths, d, strict=True)] for d in drawn)]
 
     @torch.no_grad()

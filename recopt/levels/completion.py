@@ -12,13 +12,15 @@ from pydantic import ValidationError
 
 from ..checking.errors import RecoptError, unknown
 from ..contracts.domains import Positive
-from ..contracts.settings import Hyper, declared, plain_name
+from ..contracts.settings import Hyper, Option, declared, plain_name
 from ..contracts.strategy import Strategy
 from .level import TASK, Level
 from .structure import Structure
 
 RATE = "lr"
 """What a strategy's learning rate is called."""
+POPULATION = "population"
+"""The option of a strategy that a level's setting of that name is for."""
 SLOWER = 0.2
 """The default rate of a level over that of the level which it moves, where both move rates of others."""
 LEAST = 1e-300
@@ -32,7 +34,7 @@ def complete(graph: Structure, number: int) -> Level:
     level = graph.levels[number]
     by = graph.slots[level.by]
     beneath = {} if level.moves == TASK else _wishes(graph.slots[level.moves], "above")
-    given = level.model_dump(exclude_none=True)
+    given = level.model_dump(exclude_none=True) | _population(by)
     open_: dict[str, Any] = beneath | _wishes(by, "level")
     if by.order == 0:
         open_ = {k: v for k, v in open_.items() if k not in ("gradient", "second_order", "normalize", "every")}
@@ -60,6 +62,33 @@ def complete(graph: Structure, number: int) -> Level:
         # Nobody chose this length: the nearest that holds whole windows.
         settings["episode"] = every * max(1, round(episode / every))
     return Level(**settings)
+
+
+def _population(by: Strategy) -> dict[str, Any]:
+    size = by._options.get(POPULATION)
+    return {POPULATION: size} if size else {}  # 0 is left to the strategy, by the number of what it moves
+
+
+def populated(graph: Structure, number: int) -> Strategy:
+    """The strategy of level ``number`` (0-based), a copy with the level's ``population`` if that asks for one.
+
+    Raises:
+        RecoptError: if the strategy leaves nothing to choose, or was given another one.
+    """
+    level = graph.levels[number]
+    strategy, asked = graph.slots[level.by], level.population
+    if asked is None or asked == getattr(strategy, POPULATION, None):
+        return strategy
+    if POPULATION not in declared(type(strategy), Option):
+        raise RecoptError(f"Level{graph.title(number).removeprefix('level')}: '{level.by}' scores as many points as it "
+                          f"does: drop 'population', or take evolution or random-search, which have one.")  # fmt: skip
+    if POPULATION in strategy._made_with:
+        raise RecoptError(f"Level{graph.title(number).removeprefix('level')}: its population is {asked}, but "
+                          f"'{level.by}' was given {strategy.population}: say it once.")  # fmt: skip
+    like = type(strategy)(**{**strategy._made_with, POPULATION: asked})  # which may refuse it
+    made = copy.deepcopy(strategy)
+    made._options, made._made_with = like._options, like._made_with
+    return made
 
 
 def _wishes(strategy: Strategy, attribute: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import networkx as nx
 from ..checking.arguments import checked
 from ..contracts.strategy import Strategy
 from .checks import check_level, check_movers, check_slots
-from .completion import complete, set_to, strides
+from .completion import POPULATION, complete, populated, set_to, strides
 from .level import TASK, Level
 from .notation import notation, with_settings
 from .structure import Structure
@@ -47,6 +47,11 @@ class Graph(Structure):
         super().__init__(levels, slots)
         self.labels = dict(labels or {})
         check_slots(self)
+        for number, level in enumerate(self.levels):
+            if (made := populated(self, number)) is not self.slots[level.by]:
+                self.slots[level.by] = made
+                label = self.labels.get(level.by, level.by)
+                self.labels[level.by] = with_settings(label, {POPULATION: made._options[POPULATION]})
         self.levels = [complete(self, number) for number in range(len(self.levels))]
         for number in range(len(self.levels)):
             check_level(self, number)

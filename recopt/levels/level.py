@@ -22,6 +22,8 @@ Schedule = Literal["constant", "cosine"]
 
 MOST_LEVELS = 1000
 """The most levels that a graph may have; no machine has memory for more."""
+MOST_POINTS = 10**6
+"""The largest population; each of its points is a copy of what is moved."""
 LONGEST = 10**12
 """The largest number of steps that may be asked for."""
 Steps = Annotated[int, Field(ge=1, le=LONGEST)]
@@ -97,6 +99,7 @@ class Level(BaseModel):
         average: η of a polynomial-decay mean of what the level made of the model (see :mod:`.averages`), at
             which the model is then measured, handed on and exported; True for 8, None for none. It changes no step.
         trust: largest norm of a step relative to the norm of what is moved; None for no bound.
+        population: points that a zero-order strategy has scored at each of its steps, where it lets that be chosen.
         null_step: take a step back if the meta-loss rose after it.
         guard: restore and shrink on non-finite or exploding losses.
     """
@@ -124,6 +127,7 @@ class Level(BaseModel):
     horizon: Steps | None = None
     average: Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, BeforeValidator(_decay)] = None
     trust: Annotated[float, Field(gt=0)] | None = None
+    population: Annotated[int, Field(ge=1, le=MOST_POINTS)] | None = None
     null_step: bool = False
     guard: bool = True
 
@@ -140,7 +144,7 @@ class Level(BaseModel):
 
     @field_validator(
         "every", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved", "horizon",
-        "trust", mode="before",
+        "trust", "population", mode="before",
     )  # fmt: skip
     @classmethod
     def _no_switch(cls, value: object) -> object:

@@ -26,7 +26,7 @@ def how(level: Level) -> str:
         return signal
     parts = ["at every step" if level.every == 1 else f"every {level.every} steps"]
     if level.gradient == "value":
-        parts.insert(0, "trials")
+        parts.insert(0, f"{level.population} trials" if level.population else "trials")
     elif level.gradient == "unroll":
         parts.insert(0, "unroll" if level.second_order else "unroll, second derivatives dropped")
     else:

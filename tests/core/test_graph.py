@@ -60,6 +60,14 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], dict[str, str], str]] = {
         [L1, {**L2, "gradient": "unroll"}, {"moves": "b", "by": "c", "gradient": "unroll", "second_order": True}],
         {**AB, "c": "sgd"}, "level2.second_order=true or level3.second_order=false"),
     "normalize by zero order": ([{**L1, "normalize": "rms"}], {"a": "annealing"}, "no signal.*drop normalize=rms"),
+    "a population of one": (
+        [L1, {**L2, "population": 1}], {"a": "adam", "b": "evolution"}, "population must be at least 2, not 1"),
+    "a population that cannot be": (
+        [L1, {**L2, "population": 4}], {"a": "adam", "b": "annealing"}, "Level 2 .*'b' .*drop 'population'"),
+    "a population of gradients": ([L1, {**L2, "population": 4}], AB, "Level 2 .*'b' .*drop 'population'"),
+    "two populations": (
+        [L1, {**L2, "only": "lr", "population": 4}, {**L2, "only": "beta*", "population": 6}],
+        {"a": "adam", "b": "evolution"}, "Level 3 .*population is 6, but 'b' was given 4: say it once"),
     "a curriculum of nothing": ([L1, {**L2, "curriculum": 5}], AB, "'curriculum' is how fast .* set 'episode' too"),
     "a curriculum of the task": ([{**L1, "curriculum": 5}], {"a": "adam"}, "none below the task"),
     "two curricula": (
@@ -183,3 +191,13 @@ def test_what_a_strategy_asks_of_levels_is_checked(attribute: str, asked: object
 
 def test_an_objective_may_be_written_as_yaml_reads_it() -> None:
     assert Level(moves="a", by="b", objective={"steps_to": 0.5}).objective == "steps_to: 0.5"  # type: ignore[arg-type]
+
+
+def test_a_levels_population_is_its_strategys() -> None:
+    for population, found in ((None, 8), (4, 4)):
+        graph = make(L1, {**L2, "population": population}, a="adam", b="evolution")
+        assert (graph.levels[1].population, graph.slots["b"].population) == (found, found)
+        again = Graph(graph.levels, graph.slots, NAMES)
+        assert again.levels == graph.levels
+    assert "population=4" in graph.describe()
+    assert make(L1, L2, a="adam", b="annealing").levels[1].population is None

@@ -112,7 +112,7 @@ def test_the_others_conform(name: str) -> None:
 
 
 def test_variants_of_random_search_conform() -> None:
-    assert_conforms(lambda: load_strategy("random-search")(shape="gaussian", candidates=3))
+    assert_conforms(lambda: load_strategy("random-search")(shape="gaussian", population=4))
 
 
 @pytest.mark.parametrize("name", ANALYTIC)

@@ -3,60 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
 from torch import Generator, Tensor
 
 from recopt import Params, RecoptError, State, Strategy, Trial
-from recopt.stacks.plugins import load_strategy
 
-Loss = Callable[[Params], Tensor]
-
-
-def make(name: str, **settings: Any) -> Strategy:
-    return load_strategy(name)(**settings).double()
-
-
-def start() -> Params:
-    rng = Generator().manual_seed(3)
-    return [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in [(), (4,), (3, 5)]]
-
-
-def descend(
-    strategy: Strategy, loss: Loss, point: Params, steps: int, seed: int = 0
-) -> tuple[list[Params], list[State]]:
-    """The points and states of a run, the start included."""
-    rng, state = Generator().manual_seed(seed), strategy.init(point)
-    points, states = [point], [state]
-    for _ in range(steps):
-        trials = [Trial(p, loss(p)) for p in strategy.propose(point, state, rng)]
-        delta, state = strategy(point, trials, state, rng)
-        point = [p + d for p, d in zip(point, delta, strict=True)]
-        points.append(point)
-        states.append(state)
-    return points, states
-
-
-def rosenbrock(point: Params) -> Tensor:
-    x = point[0]
-    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
-
-
-def rastrigin(point: Params) -> Tensor:
-    x = point[0]
-    return (10 + x * x - 10 * torch.cos(2 * torch.pi * x)).sum()
-
-
-def bowl(point: Params) -> Tensor:
-    return torch.stack([(p * p).sum() for p in point]).sum()
-
-
-def vector(*numbers: float) -> Params:
-    return [torch.tensor(numbers, dtype=torch.float64)]
+from .zero_order import Loss, bowl, descend, make, rastrigin, rosenbrock, several, vector
 
 
 def median_end(name: str, loss: Loss, point: Params, steps: int) -> float:
@@ -85,14 +40,14 @@ def test_the_scale_of_the_loss_does_not_matter(name: str, power: int) -> None:
 
 @pytest.mark.parametrize("name", ["annealing", "random-search"])
 def test_float32_sees_the_same_draws(name: str) -> None:
-    double, _ = descend(make(name), bowl, start(), 30)
-    single, _ = descend(make(name).float(), bowl, [p.float() for p in start()], 30)
+    double, _ = descend(make(name), bowl, several(), 30)
+    single, _ = descend(make(name).float(), bowl, [p.float() for p in several()], 30)
     for a, b in zip(double, single, strict=True):
         assert all(torch.allclose(p, q.double(), atol=1e-4) for p, q in zip(a, b, strict=True))
 
 
 def test_annealing_compares_the_present_point_with_one_candidate() -> None:
-    strategy, point = make("annealing", step=0.5), start()
+    strategy, point = make("annealing", step=0.5), several()
     first, second = strategy.propose(point, strategy.init(point), Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(first, point, strict=True))
     assert all(not torch.equal(a, b) for a, b in zip(second, point, strict=True))
@@ -198,8 +153,8 @@ def test_annealings_first_step_has_one_length_whatever_the_number_of_coordinates
     assert math.sqrt(sum(squares) / 400) == pytest.approx(0.5, rel=0.1)
 
 
-def test_random_search_stays_in_its_box_around_the_start() -> None:
-    strategy = make("random-search", spread=0.5, candidates=4)
+def test_random_search_stays_in_its_box_around_the_several() -> None:
+    strategy = make("random-search", spread=0.5, population=5)
     centre = [torch.tensor(-7.0, dtype=torch.float64)]
     points, states = descend(strategy, lambda p: p[0], centre, 100)
     assert -7.5 <= points[-1][0].item() < -7.45  # the best of 400 draws, at the edge: not a walk beyond it
@@ -210,7 +165,7 @@ def test_random_search_stays_in_its_box_around_the_start() -> None:
 
 
 def test_random_search_moves_to_the_best_of_a_step_and_never_to_a_tie() -> None:
-    strategy, point = make("random-search", candidates=3), vector(0.0)
+    strategy, point = make("random-search", population=4), vector(0.0)
     rng, state = Generator().manual_seed(0), strategy.init(point)
     proposed = strategy.propose(point, state, rng)
 
@@ -235,5 +190,5 @@ def test_random_search_gaussian_has_its_spread() -> None:
 
 
 def test_random_search_without_candidates_is_refused() -> None:
-    with pytest.raises(RecoptError, match="at least 1"):
-        make("random-search", candidates=0)
+    with pytest.raises(RecoptError, match="at least 2, not 1"):
+        make("random-search", population=1)
