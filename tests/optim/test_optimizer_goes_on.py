@@ -12,26 +12,8 @@ from torch import Tensor, nn
 
 import recopt
 
-ALONE = ("sgd(momentum=0.9)", "adam", "rmsprop(momentum=0.5,centered=true)", "adagrad", "kesten", "schedule-free",
-         "prodigy", "dog", "dowg", "cocob", "mechanic", "lstm", "rnnprop", "mlp-rule", "residual", "blend")  # fmt: skip
-WILD = (
-    "sgd(lr=3)",
-    "adam(lr=2)",
-    "rmsprop(momentum=0.5,lr=3)",
-    "schedule-free(lr=3)",
-    "prodigy(lr=50)",
-    "adagrad(lr=9)",
-)
-ABOVE = ("adam[*]", "adagrad(lr=1)[lr]", "kesten[lr]", "hypergradient")
-TOWERS = [f"{rule}/{above}" for rule in WILD for above in ABOVE]
-HIGH = [
-    "adam(lr=2)/adam/adam",
-    "sgd(lr=3)/lstm[lr]",
-    "adam(lr=2)/prodigy[lr]",
-    "schedule-free(lr=3)/kesten[lr]/sgd",
-    "prodigy(lr=50)/sgd/sgd",
-    "lstm/adam",
-]
+from ..rough import AFTER, ALONE, HIGH, STEPS, TOWERS, WILD, batch
+
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((stack, {}) for stack in (*ALONE, *TOWERS, *HIGH)),
     *((stack, {"fused": False}) for stack in ("adam(lr=2)/adagrad[lr]", "rmsprop(momentum=0.5,lr=3)/sgd/sgd")),
@@ -39,10 +21,6 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *((f"{rule}/hypergradient", {"every": 3}) for rule in WILD),
     ("lstm/adam", {"every": 3}), ("adam(lr=2)/sgd", {"levels": {1: {"average": 8.0}}}),
 ]  # fmt: skip
-STEPS, AFTER = 14, 2
-BAD = {6: (1.0, torch.nan), 9: (1e3, 1.0), 11: (1.0, torch.nan), 12: (1.0, torch.nan)}
-"""By step, factors on inputs and targets: one batch is bad, one is far off, two bad ones are the point's fault."""
-
 Seen = tuple[list[Tensor], list[float]]
 
 
@@ -52,10 +30,7 @@ def model() -> nn.Module:
 
 
 def step(net: nn.Module, optimizer: recopt.Optimizer, number: int) -> Seen:
-    draw = torch.Generator().manual_seed(number)
-    inputs = torch.randn(8, 3, generator=draw)
-    one, other = BAD.get(number, (1.0, 1.0))
-    inputs, targets = one * inputs, other * inputs.sum(1, keepdim=True)
+    inputs, targets = batch(number)
 
     def closure() -> Tensor:
         optimizer.zero_grad()

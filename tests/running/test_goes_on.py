@@ -1,0 +1,76 @@
+"""A rough run, resumed from a checkpoint after every step, goes on bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+import recopt
+from recopt.contracts.trees import tree_map
+from recopt.running.plan import plan
+from recopt.running.session import RunOptions, Session
+
+from .. import rough
+
+EXACT = ["level2.second_order=true", "level2.every=3"]
+WINDOWS = ["level2.every=3"]
+CASES: list[tuple[str, list[str], int]] = [
+    *((stack, [], 1) for stack in (*rough.ALONE, "annealing", "random-search", *rough.TOWERS, *rough.HIGH)),
+    *((f"{rule}/hypergradient", WINDOWS, 1) for rule in rough.WILD),
+    *((f"{rule}/annealing", WINDOWS, 1) for rule in rough.WILD),
+    ("adam(lr=2)/adam", EXACT, 1), ("sgd(lr=3)/sgd/sgd", EXACT, 1), ("lstm@a/lstm@a", [], 1),
+    ("adam(lr=2)/sgd", ["level1.average=8"], 1), ("adam(lr=2)/random-search", WINDOWS, 1),
+    *((stack, WINDOWS, 2) for stack in ("adam(lr=2)/adam", "lstm/adam", "sgd(lr=3)/annealing")),
+]  # fmt: skip
+
+
+class Rough(recopt.Task):
+    """A small net on batches of which some are bad."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    def batch(self, index: int, split: str = "train") -> Any:
+        return rough.batch(index)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        inputs, targets = batch
+        return ((model(inputs) - targets) ** 2).mean()
+
+
+def session(stack: str, settings: list[str], tasks: int, saved: Path | None = None) -> Session:
+    made = plan(Rough(), stack, settings=settings, tasks=tasks, steps=rough.STEPS, measure=0)
+    return Session(made, RunOptions(track=False, saved=saved))
+
+
+def seen(run: Session) -> str:
+    """All that a run is and has recorded, its numbers to the bit."""
+    state = run.engine.state
+    levels = [(own.parts, own.rng, own.steps, own.counts, own.silent) for own in state.levels]
+    record = [(at, [x.tobytes() for x in run.trace.series(*at)]) for at in run.trace.keys() if "seconds" not in at[1]]  # noqa: SIM118
+    whole = (state.slots, levels, state.guard, state.good, state.step, record)
+    return repr(tree_map(lambda t: (t.dtype, t.shape, t.detach().numpy().tobytes()), whole))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("stack", "settings", "tasks"), CASES)
+def test_a_rough_run_is_resumed_bit_for_bit_from_any_step(
+    stack: str, settings: list[str], tasks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    whole, ends = session(stack, settings, tasks), []
+    for number in range(rough.STEPS):
+        whole.engine.step()
+        whole.checkpoints.save(tmp_path / str(number))
+        ends.append(seen(whole))
+    assert whole.engine.state.guard is not None
+    counts = whole.engine.state.guard.counts
+    assert counts["skipped"] and (stack not in rough.TOWERS or counts["bounded"])
+    for number in range(rough.STEPS - 1):
+        again = session(stack, settings, tasks, tmp_path / str(number))
+        assert seen(again) == ends[number], f"resumed after {number}"
+        again.engine.step()
+        assert seen(again) == ends[number + 1], f"resumed after {number}, one step later"
