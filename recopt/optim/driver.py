@@ -124,7 +124,7 @@ class Driver:
                 f"recopt.Optimizer skipped a step: {_cause(memory, found)}. Further ones are counted in opt.guards() "
                 "without a warning.",
                 RuntimeWarning,
-                stacklevel=_level_of_the_caller(),
+                stacklevel=level_of_the_caller(),
             )
 
     def eval_points(self, points: Params) -> Params:
@@ -213,7 +213,7 @@ def _cause(memory: Guard, found: Evaluation) -> str:
     return "the loss exploded" if any(memory.exploded) else "the gradient is not finite"
 
 
-def _level_of_the_caller() -> int:
+def level_of_the_caller() -> int:
     """The number of frames between the function that asks and the user's code, at which a warning is of use."""
     for level, (frame, _) in enumerate(traceback.walk_stack(sys._getframe(1)), 1):
         if frame.f_globals.get("__name__", "").partition(".")[0] not in ("recopt", "torch"):

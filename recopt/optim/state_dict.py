@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -27,11 +26,10 @@ from ..levels.level import TASK
 from ..levels.packing import pack, unpack
 from ..levels.state import Numbers, RunState, SlotState
 from ..rules.numbers import NumberMover
-from ..rules.rule import text_of
 from ..rules.shards import like, local, part_of
-from ..rules.tensors import TensorMover
 from .driver import Driver
-from .groups import STATE, Group, Groups, check_untouched, factor
+from .fit import Misfit, check_alike, check_finite, check_state, checked_group, short
+from .groups import STATE, Groups, check_untouched
 from .points import points_of
 from .remake import closed_up, remake
 from .towers import Towers
@@ -42,10 +40,6 @@ OWN = f"{STATE}."
 """The beginning of names that no strategy gave; of what belongs to no parameter a number follows."""
 LARGEST = 1 << 26
 """Bytes of tensors that belong to no parameter, up to which they are part of the text."""
-
-
-class Misfit(Exception):
-    """A place of a saved state that does not fit."""
 
 
 def stacks(towers: Towers) -> list[str]:
@@ -135,15 +129,13 @@ def restored(state_dict: Any, towers: Towers, groups: Groups) -> tuple[list[RunS
         if hashlib.sha256(text.encode()).hexdigest() != digest:
             raise Misfit("the text in the first group is not what was written")
         told = json.loads(text)
-        _fit(told, _said(towers, groups))
+        check_alike(told, _said(towers, groups))
         tensors = _Tensors(told, state_dict["state"], theirs, groups)
         states = unpack(told["towers"], tensors, torch.device("cpu"), keep=True)
-        for name, tensor in tensors.items():
-            if ":" in name and towers.options.guard and bool(tensor.isnan().any()):
-                raise Misfit(f"{name.partition(':')[2]} has no numbers")
+        check_finite(tensors, towers.options.guard)
         for tower, part, state in zip(towers.all, towers.tensors(groups), states, strict=True):
             _go_on(tower, state, points_of(part))
-        mine = [_group(group) for group in theirs]
+        mine = [checked_group(group) for group in theirs]
         check_untouched(mine, towers.groups)
         mine[0][STATE] = ""
         return states, told["steps"], {**state_dict, "state": tensors.others, "param_groups": mine}
@@ -166,7 +158,7 @@ def _groups_of(state_dict: Any, groups: Groups) -> list[dict[str, Any]]:
     have, want = ([len(g["params"]) for g in part] for part in (theirs, groups))
     if have != want:
         raise RecoptError(
-            f"This state_dict has groups of {_short(have)} parameters, not of {_short(want)}: use the same groups."
+            f"This state_dict has groups of {short(have)} parameters, not of {short(want)}: use the same groups."
         )
     if not theirs or not isinstance(theirs[0].get(STATE), str):
         raise RecoptError("This state_dict is not one of recopt.Optimizer: it was saved by another optimizer.")
@@ -198,84 +190,11 @@ class _Tensors(dict[str, Tensor]):
         return self[name]
 
 
-def _short(values: Any) -> str:
-    text = ", ".join(map(str, values))
-    return text if len(text) < 90 else f"{text[:80]} …"
-
-
-def _fit(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    if theirs["stacks"] != ours["stacks"]:
-        raise RecoptError(
-            f"This state_dict is of the stack {_short(theirs['stacks'])}, but this optimizer is "
-            f"{_short(ours['stacks'])}: build it as the saved one was."
-        )
-    for one, other in zip(theirs["levels"], ours["levels"], strict=True):
-        for number, (saved_level, here) in enumerate(zip(one, other, strict=True), 1):
-            for key in sorted({*saved_level, *here}):
-                if saved_level.get(key) != here.get(key):
-                    raise RecoptError(
-                        f"This state_dict has {key}={saved_level.get(key)} on level {number}, this optimizer "
-                        f"{here.get(key)}: build it as the saved one was."
-                    )
-    if theirs["shapes"] != ours["shapes"]:
-        raise RecoptError("This state_dict is of parameters of other shapes or in another order: use the same model.")
-    if theirs["dtypes"] != ours["dtypes"]:
-        one, other = (_short(sorted({*x["dtypes"]})) for x in (theirs, ours))
-        raise RecoptError(f"This state_dict is of parameters in {one}, not {other}: convert the model first.")
-    if theirs["kinds"] != ours["kinds"]:
-        raise RecoptError(
-            f"This state_dict was saved with fused={theirs['fused']}, and its levels keep other things than those of "
-            "this optimizer: give the same, and the same strategies."
-        )
-
-
-def _group(theirs: Group) -> dict[str, Any]:
-    """A loaded group, checked."""
-    found = {**theirs, "maximize": theirs.get("maximize", False)}
-    start = found["lr_start"]
-    if type(found["maximize"]) is not bool or not isinstance(start, int | float) or not 0 < start < math.inf:
-        raise Misfit("param_groups")
-    factor(found)
-    return found
-
-
-def _check(state: RunState, tower: Driver, points: Params) -> None:
-    """Raise Misfit where the strategies of ``tower`` have other parameters or states than those of ``state``."""
-    for name, slot in state.slots.items():
-        if name != TASK and _names(slot) != _names(tower.state.slots[name]):
-            raise Misfit(f"'{name}' has other hyperparameters or weights")
-    for number, own in enumerate(state.levels):
-        mover, level = tower.tower.carriers.movers[number], tower.graph.levels[number]
-        index, slot = tower.tower.slots.index(tower.state, number), tower.state.slots[level.moves]
-        for part in own.parts:
-            values = points if level.moves == TASK else slot.params
-            mine = [values[index[i]] for i in part.indices]
-            begun = mover.begin([0.0] * len(mine)) if isinstance(mover, NumberMover) else mover.begin(mine)
-            written_once = not isinstance(mover, TensorMover) or text_of(mover.strategy) is not None
-            if not _goes_on(part.strategy, begun) or (written_once and part.strategy.keys() != begun.keys()):
-                raise Misfit(f"the state of '{level.by}' on level {number + 1}")
-
-
-def _names(slot: Numbers | SlotState) -> Any:
-    return (list(slot.value), len(slot.coords)) if isinstance(slot, Numbers) else [tuple(p.shape) for p in slot.params]
-
-
-def _goes_on(state: Any, first: Any) -> bool:
-    """True if ``state`` may come from ``first``: it may have more, and other lengths where there was nothing yet."""
-    if isinstance(first, Tensor):
-        return isinstance(state, Tensor) and (not first.numel() or state.shape == first.shape)
-    if isinstance(first, dict):
-        return isinstance(state, dict) and all(key in state and _goes_on(state[key], x) for key, x in first.items())
-    if not isinstance(first, list):
-        return True
-    return isinstance(state, list) and len(state) >= len(first) and all(map(_goes_on, state, first))
-
-
 def _go_on(tower: Driver, state: RunState, points: Params) -> None:
     """Check ``state``, and bring it to where ``tower`` computes, its tapes made anew."""
     for part in (part for own in state.levels for part in own.parts if not part.folds):
         part.mean = []
-    _check(state, tower, points)
+    check_state(state, tower, points)
     movers, device = tower.tower.carriers.movers, tower.tower.setting.device
     for number, mover in enumerate(movers):
         if not isinstance(mover, NumberMover):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -114,3 +115,34 @@ def test_what_does_not_fit_is_refused_before_anything_is_changed() -> None:
         with pytest.raises(RecoptError, match=match):
             optimizer.load_state_dict(state)  # type: ignore[arg-type]
         assert optimizer.hyperparameters() == before
+
+
+@pytest.mark.parametrize(("value", "guard"), [("nan", True), ("nan", False), ("inf", True), ("inf", False)])
+def test_what_is_not_finite_is_told_when_it_is_loaded_and_refused_where_guards_let_no_such_in(
+    value: str, guard: bool
+) -> None:
+    model = model_of()
+    optimizer = recopt.Optimizer(model.parameters(), "adam/sgd", guard=guard)
+    train(model, optimizer, 2)
+    saved, before = copy.deepcopy(optimizer.state_dict()), optimizer.hyperparameters()
+    name = next(key for key, t in saved["state"][1].items() if isinstance(t, torch.Tensor) and t.ndim)
+    saved["state"][1][name][0] = float(value)
+    train(model, optimizer, 1)
+    if guard and value == "nan":
+        now = optimizer.hyperparameters()
+        with pytest.raises(RecoptError, match=rf"'{name}' of parameter 1 is not a number"):
+            optimizer.load_state_dict(saved)
+        assert optimizer.hyperparameters() == now
+        return
+    with pytest.warns(RuntimeWarning, match=rf"loaded as it is, but '{name}' of parameter 1 is not finite") as told:
+        optimizer.load_state_dict(saved)
+    assert told[0].filename == __file__ and optimizer.hyperparameters() == before
+
+
+def test_the_state_of_a_run_that_diverged_is_loaded_with_a_warning() -> None:
+    w = nn.Parameter(torch.ones(5))
+    optimizer = recopt.Optimizer([w], "adam/sgd", guard=False)
+    w.grad = torch.full_like(w, math.nan)
+    optimizer.step()
+    with pytest.warns(RuntimeWarning, match="of parameter 0 is not finite: its run had diverged"):
+        recopt.Optimizer([w], "adam/sgd", guard=False).load_state_dict(optimizer.state_dict())
