@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .levels.graph import Graph
     from .levels.level import Level
     from .optim.optimizer import Optimizer
+    from .plots.history import History
     from .rules.ops import Column, Ops, Term
     from .rules.rule import Hypers, Rule
     from .running.result import Result
@@ -31,6 +32,7 @@ __all__ = [
     "Column",
     "Comparison",
     "Graph",
+    "History",
     "Hypers",
     "Level",
     "Ops",

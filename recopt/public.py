@@ -8,6 +8,7 @@ HOME = {
     "Column": "rules.ops",
     "Comparison": "comparison",
     "Graph": "levels.graph",
+    "History": "plots.history",
     "Hypers": "rules.rule",
     "Level": "levels.level",
     "Ops": "rules.ops",

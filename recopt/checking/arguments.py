@@ -44,7 +44,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
             if key in given and key in hints and not fits(given[key], hints[key]):
                 text = repr(given[key])
                 text = text if len(text) <= 60 else f"{text[:60]}…"
-                raise RecoptError(f"recopt.{name}: {key}={text} should be {in_words(hints[key])}.")
+                made = f": write {given[key].__name__}()" if isinstance(given[key], type) else ""
+                raise RecoptError(f"recopt.{name}: {key}={text} should be {in_words(hints[key])}{made}.")
         return function(*args, **kwargs)
 
     return cast("Callable[P, T]", checking)
@@ -82,5 +83,9 @@ def in_words(hint: Any) -> str:
 
 
 def _several(hint: Any) -> str:
-    words = [in_words(part).removeprefix("a ") for part in get_args(hint) or (hint,)]
-    return " or ".join(word if word in ("text", "mapping") else f"{word}s" for word in words)
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    words = [in_words(part).removeprefix("a ").replace("list of", "lists of") for part in parts]
+    return " or ".join(
+        f"{word} objects" if word.startswith("recopt.") else word if word.startswith("lists of") else f"{word}s"
+        for word in words
+    )

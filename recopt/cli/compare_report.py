@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from ..checking.numbers import hypers, short
 from .options import store_words
-from .tables import console, hypers, short, table
+from .tables import console, table
 
 if TYPE_CHECKING:
     from ..comparison import Comparison, Figures, Series

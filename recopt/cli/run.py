@@ -83,10 +83,10 @@ def run(
     made, run_id = (
         _resumed(resume, previous, store, name, no_track, what) if resume is not None else (_planned(what), None)
     )
+    from ..running.progress import Live
     from ..running.session import RunOptions, Session
-    from .live import Live
 
-    with Live() as live:
+    with Live(lines=True) as live:
         options = RunOptions(
             store=store, track=not no_track, name=name, resume=run_id, save_seconds=save_every, trackers=trackers,
             progress=live.show,

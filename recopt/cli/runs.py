@@ -10,9 +10,10 @@ import rich_click as click
 from rich.markup import escape
 
 from ..checking.errors import RecoptError, writing
+from ..checking.numbers import short
 from .completion import complete_run
 from .options import JSON, STORE
-from .tables import console, print_json, short, table
+from .tables import console, print_json, table
 
 if TYPE_CHECKING:
     from ..tracking.mlflow.runs import RunRow

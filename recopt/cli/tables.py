@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from ..checking.numbers import finite
+from ..checking.numbers import finite, hypers, short, span
 from .options import store_words
 
 if TYPE_CHECKING:
@@ -89,24 +88,6 @@ def result_facts(result: Result) -> dict[str, Any]:
         "seed": result.spec.seed, "outcome": result.outcome, "before": result.before, "after": result.after,
         "hyperparameters": result.hyperparameters, "metrics": summary(result),
     }  # fmt: skip
-
-
-def short(value: float) -> str:
-    """A number with four digits, or ``not finite``."""
-    return f"{value:.4g}" if math.isfinite(value) else "not finite"
-
-
-def span(seconds: float) -> str:
-    """A duration as text: ``3.2 s``, ``5 min``, ``1 h 10 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def hypers(values: Mapping[str, float]) -> str:
-    """Hyperparameters as one line of text."""
-    return "  ".join(f"{name} {short(value)}" for name, value in values.items())
 
 
 def resume_words(run: str, store: str | None) -> str:

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from ..checking.arguments import checked
 from ..checking.errors import writing
+from ..contracts.strategy import Strategy
 from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..running.plan import plan, task_named
 from ..running.repeats import CAP, DIVERGED, Runs
 from ..stacks.failures import RunFailed
+from ..stacks.listed import graph_listed, in_notation
 from ..tracking.mlflow.address import address_of
 from ..tracking.mlflow.store import RUNS, open_store
 from .compare_spec import (
@@ -40,12 +42,17 @@ __all__ = [
 ]  # fmt: skip
 
 
+Made = Graph | Strategy
+
+
 @checked
 def compare(
-    task: str | Task, stacks: str | Graph | Sequence[str | Graph | Mapping[str, Any]] = (), *, seeds: int = 100,
+    task: str | Task, stacks: str | Made | Sequence[str | Made | Sequence[str | Strategy] | Mapping[str, Any]] = (), *,
+    seeds: int = 100,
     steps: int = 100, baselines: Sequence[str] = BASELINES, tune: int = 40, tune_tasks: int = 32,
     measure: Literal["sum", "final"] = "sum", reference: str | None = None, seed: int = 0, guards: bool = False,
-    device: str = "cpu", dtype: str = "float32", threads: int | None = None, plugins: Sequence[str | Path] = (),
+    device: str = "cpu", dtype: str = "float32", threads: int | None = None,
+    plugins: str | Path | Sequence[str | Path] = (),
     output: str | Path | None = None, store: str | Path | None = None, track: bool = True, name: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:  # fmt: skip
@@ -53,8 +60,9 @@ def compare(
 
     Args:
         task: a name such as ``"quadratic(dim=10)"``, a ``.py`` file, or a :class:`recopt.Task`.
-        stacks: in stack notation, folders that ``recopt export`` wrote, graphs, or mappings with ``stack``, ``name``,
-            ``settings`` and ``trained``, or with a ``run`` that trains one first (see :class:`CompetitorSpec`).
+        stacks: in stack notation, folders that ``recopt export`` wrote, strategies, lists of names and strategies,
+            graphs, or mappings with ``stack``, ``name``, ``settings`` and ``trained``, or with a ``run`` that trains
+            one first (see :class:`CompetitorSpec`).
         seeds: number of test tasks; ``steps``: updates of each.
         baselines: rules to tune (see :func:`recopt.comparison.tuning.baseline`); none for stacks only.
         tune: number of trials of each baseline.
@@ -73,23 +81,28 @@ def compare(
         RecoptError: before anything runs, for arguments that cannot work.
         RunFailed: for an error in a strategy or task.
     """
-    words, graphs = _in_words(stacks)
+    folders = [str(place) for place in ([plugins] if isinstance(plugins, str | Path) else plugins)]
+    words, graphs = _in_words(stacks, folders)
     about = task_named(task) if isinstance(task, str) else plan(task, "sgd").spec.task
     spec = make_compare_spec({
         "task": about, "stacks": words, "baselines": list(baselines), "steps": steps, "seeds": seeds, "seed": seed,
         "tune": tune, "tune_tasks": tune_tasks, "measure": measure, "reference": reference, "guards": guards,
-        "device": device, "dtype": dtype, "plugins": [str(folder) for folder in plugins],
+        "device": device, "dtype": dtype, "plugins": folders,
     })  # fmt: skip
     made = None if isinstance(task, str) else task
     return run_comparison(spec, task=made, graphs=graphs, threads=threads, output=output, store=address_of(store),
                           track=track, name=name, progress=progress)  # fmt: skip
 
 
-def _in_words(stacks: str | Graph | Sequence[str | Graph | Mapping[str, Any]]) -> tuple[list[Any], dict[str, Graph]]:
-    """The stacks as a spec has them, and the graph objects by the text that replaces them there."""
-    given: list[Any] = [stacks] if isinstance(stacks, str | Graph) else list(stacks)
-    graphs = {f"stack {n}": item for n, item in enumerate(given, 1) if isinstance(item, Graph)}
-    return [f"stack {n}" if isinstance(item, Graph) else item for n, item in enumerate(given, 1)], graphs
+def _in_words(stacks: Any, folders: Sequence[str]) -> tuple[list[Any], dict[str, Graph]]:
+    """The stacks as a spec has them, and the graphs of objects by the text that replaces them there."""
+    given = [in_notation(stack) for stack in ([stacks] if isinstance(stacks, str | Graph | Strategy) else stacks)]
+    graphs = {
+        f"stack {n}": stack if isinstance(stack, Graph) else graph_listed(stack, folders=folders)
+        for n, stack in enumerate(given, 1)
+        if not isinstance(stack, str | Mapping)
+    }
+    return [f"stack {n}" if f"stack {n}" in graphs else stack for n, stack in enumerate(given, 1)], graphs
 
 
 def run_comparison(

@@ -83,8 +83,11 @@ class Comparison:
 
     def __repr__(self) -> str:
         spec = self.spec
-        scores = [f"{f.name}  {spread(f.score[0])}" for f in self.figures]
-        head = f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps; mean {spec.measure} of the losses"
+        wide = max(len(f.name) for f in self.figures)
+        means = [(f.name, f.score[0]) for f in self.figures]
+        scores = [f"{n:{wide}}  {number(m.value)} ({number(m.low)} to {number(m.high)})" for n, m in means]
+        what = "sum of the losses" if spec.measure == "sum" else "last loss"
+        head = f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps; mean {what}, 95 % interval"
         return "\n".join([head, *scores, *([f"folder  {self.folder}"] if self.folder else [])])
 
     def _repr_html_(self) -> str:

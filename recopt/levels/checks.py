@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import NoReturn
 
-from ..checking.errors import RecoptError, shown, unknown
+from ..checking.errors import RecoptError, quoted, shown, unknown
+from ..contracts.strategy import Strategy
 from .level import MOST_LEVELS, TASK
 from .registry import ESTIMATORS
 from .structure import Structure
@@ -13,6 +15,14 @@ from .structure import Structure
 
 def _refuse(graph: Structure, number: int, why: str) -> NoReturn:
     raise RecoptError(f"Level{graph.title(number).removeprefix('level')}: {why}")
+
+
+def check_strategies(slots: Mapping[str, object]) -> None:
+    """Refuse slots that hold no strategy."""
+    for slot, held in slots.items():
+        if not isinstance(held, Strategy):
+            hint = f"the class {held.__name__}: write {held.__name__}()" if isinstance(held, type) else quoted(held)
+            raise RecoptError(f"Slot '{shown(slot)}' of the graph must hold a strategy, not {hint}.")
 
 
 def check_slots(graph: Structure) -> None:

@@ -9,7 +9,7 @@ import networkx as nx
 
 from ..checking.arguments import checked
 from ..contracts.strategy import Strategy
-from .checks import check_level, check_movers, check_slots
+from .checks import check_level, check_movers, check_slots, check_strategies
 from .completion import POPULATION, complete, populated, set_to, strides
 from .level import TASK, Level
 from .notation import notation, with_settings
@@ -44,6 +44,7 @@ class Graph(Structure):
         task_names: Sequence[str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
+        check_strategies(slots)
         super().__init__(levels, slots)
         self.labels = dict(labels or {})
         check_slots(self)
@@ -78,6 +79,13 @@ class Graph(Structure):
         for number, level in enumerate(self.levels, 1):
             graph.add_edge(level.by, level.moves, key=number, level=level)
         return graph
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{level}: {by} moves {moves}{', ' if how else ''}{how}"
+            for level, by, moves, how in rows(self.levels, self.labels)
+        ]
+        return "\n".join([f"recopt.Graph {self.describe()}", *lines])
 
     def _repr_html_(self) -> str:
         """The levels as a table, for notebooks."""

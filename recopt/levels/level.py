@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
@@ -65,7 +65,20 @@ def _patterns(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-class Level(BaseModel):
+class _Refusing(type(BaseModel)):  # type: ignore[misc]
+    """The making of levels by users: what pydantic makes from specs and copies does not pass here."""
+
+    def __call__(cls, *given: object, **fields: Any) -> Any:
+        """A level; RecoptError for a missing or unknown name, or a value of a wrong kind or size."""
+        if given:
+            raise RecoptError("recopt.Level takes its settings by name: recopt.Level(moves='task', by='inner').")
+        try:
+            return super().__call__(**fields)
+        except ValidationError as why:
+            raise RecoptError(f"In a recopt.Level: {explain(why, {'': cls.model_fields})}") from None
+
+
+class Level(BaseModel, metaclass=_Refusing):
     """One level. What is None is filled in by :func:`recopt.levels.completion.complete`.
 
     Attributes:
@@ -130,17 +143,6 @@ class Level(BaseModel):
     population: Annotated[int, Field(ge=1, le=MOST_POINTS)] | None = None
     null_step: bool = False
     guard: bool = True
-
-    def __new__(cls, *given: object, **fields: Any) -> Self:
-        """A level; RecoptError for an unknown name, or a value of a wrong kind or size."""
-        if given:
-            raise RecoptError("recopt.Level takes its settings by name: recopt.Level(moves='task', by='inner').")
-        if fields:  # none where pydantic makes an instance to fill
-            try:
-                cls.__pydantic_validator__.validate_python(fields)
-            except ValidationError as why:
-                raise RecoptError(f"In a recopt.Level: {explain(why, {'': cls.model_fields})}") from None
-        return super().__new__(cls)
 
     @field_validator(
         "every", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved", "horizon",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checking.errors import RecoptError, StateError
+from ..checking.numbers import as_given
 from ..contracts.strategy import Params
 from ..core.carriers import Setting
 from ..core.evaluation import Evaluation
@@ -172,11 +173,6 @@ class Driver:
         for name in self.graph.slots:
             self.tower.slots.leaves(self.state.slots[name], name)
         remake(self.tower.forward, self.state)
-
-
-def as_given(value: float, bits: int = 64) -> float:
-    """``value`` in the digits that are sure: its logarithm is kept, and 0.01 is to be read back as 0.01."""
-    return float(f"{value:.{14 if bits == 64 else 6}g}")
 
 
 def _check_sharded(driver: Driver) -> None:

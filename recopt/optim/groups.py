@@ -22,7 +22,7 @@ _ELSEWHERE = frozenset({"betas", "momentum", "weight_decay"})
 _OURS = ("params", "param_names", "stack", "maximize", "initial_lr", "name", "lr_start", STATE)
 _ARGUMENTS = (
     "depth", "scope", "normalize", "every", "levels", "maximize", "guard", "average", "fused", "callback", "log_every",
-    "seed", "store",
+    "seed", "plugins", "store",
 )  # fmt: skip
 """The optimizer's own arguments besides ``params`` and ``stack``."""
 _TWO = ("beta1", "beta2")

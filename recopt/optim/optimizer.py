@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checking.errors import RecoptError
+from ..stacks.places import Places
 from . import groups as grouping
 from .points import Observed, held_out, one_number
 from .stack_graph import Options, Stack, check_options, located
@@ -45,12 +46,15 @@ class Optimizer(Stateful):
         levels: more per level, from 1: ``{2: {"normalize": "cosine", "every": 5, "only": ["lr"]}}``.
         maximize: climb instead of descend.
         guard: skip non-finite gradients, take back steps that led to them, bound wild steps of upper levels.
-        average: keep a mean of the parameters beside them, for :meth:`averaged`: True, or how fast it forgets (8: the
-            last ninth of the run counts most; 0: plain). It changes no step, and costs one copy of the parameters.
+        average: keep a mean of the parameters beside them: True, or how fast it forgets (8: the last ninth of the run
+            counts most; 0: plain). It changes no step, and costs one copy of the parameters. The model itself stays at
+            the last step: evaluate and save it inside of :meth:`averaged`, or the mean is of no use.
         fused: use the closed forms that strategies offer; False tapes everything (slower, the same result).
-        callback: called after each ``log_every``-th step with its number and :meth:`hyperparameters`.
+        callback: called after each ``log_every``-th step with its number and :meth:`hyperparameters`; a
+            :class:`recopt.History` keeps and draws them.
         log_every: how often the callback is called.
         seed: of the strategies that draw random numbers, and of the initial weights of untrained ones.
+        plugins: a folder or file with strategies of your own, or a list of them, searched first.
         store: the MLflow address that ``runs:/`` and ``models:/`` are looked up in; without it, where
             ``MLFLOW_TRACKING_URI`` says, or else ``runs/mlflow.db``.
         **settings: settings of the strategies of level 1, such as ``lr=1e-3``; not of groups with a stack of their own.
@@ -69,11 +73,12 @@ class Optimizer(Stateful):
         self, params: Iterable[Any], stack: Stack = None, *, depth: int | None = None, scope: Scope = "group",
         normalize: str | None = None, every: int | None = None, levels: Mapping[int, Mapping[str, Any]] | None = None,
         maximize: bool = False, guard: bool = True, average: bool | float = False, fused: bool = True,
-        callback: Callback | None = None, log_every: int = 1, seed: int = 0, store: str | None = None, **settings: Any,
+        callback: Callback | None = None, log_every: int = 1, seed: int = 0, plugins: Places = (),
+        store: str | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         if scope not in ("global", "group", "tensor"):
             raise RecoptError(f"scope={scope!r} must be 'global', 'group' or 'tensor'.")
-        options = Options(depth, normalize, every, levels or {}, guard, fused, seed, average)
+        options = Options(depth, normalize, every, levels or {}, guard, fused, seed, average, plugins)
         check_options(options, maximize=maximize, callback=callback, log_every=log_every)
         self._callback, self._log_every = callback, log_every
         self._towers, self._observed = Towers(options, scope), Observed()
@@ -192,6 +197,7 @@ class Optimizer(Stateful):
     def hyperparameters(self) -> dict[str, float]:
         """The present hyperparameters in their natural unit: ``{"adam.lr": 0.001, …, "sgd.lr": 0.01}``.
 
+        Of a learned rule they are its few numbers that have a name; its weights are not listed.
         Where there are several towers, names start with the tower's number: ``"0/adam.lr"``. What a scheduler
         makes of the rate is not included.
         """
@@ -209,5 +215,7 @@ class Optimizer(Stateful):
         groups = [f"{len(group['params'])} tensors, lr: {float(group['lr']):g}, maximize: {group['maximize']}"
                   for group in self.param_groups]  # fmt: skip
         tuned = ", ".join(f"{key}={value:.4g}" for key, value in self.hyperparameters().items())
-        lines = [f"stack: {'; '.join(self.describe())}", f"now: {tuned}", *groups]
+        lines = [f"stack: {'; '.join(self.describe())}", f"now: {tuned or 'a rule without hyperparameters'}", *groups]
+        if any(tower.averages for tower in self._towers.all):
+            lines.append("keeps a mean: evaluate and save the model inside `with opt.averaged():`")
         return "\n    ".join(["recopt.Optimizer (", *lines]) + "\n)"

@@ -17,11 +17,12 @@ from ..levels.level import TASK, Level
 from ..levels.notation import Term, levels_of, parse
 from ..stacks.build import make_strategy
 from ..stacks.fetch import export_folder, fetch_export, is_reference, read_export
-from ..stacks.named import Named, deepen
-from ..stacks.places import shipped_folder
+from ..stacks.listed import Listed, deepened, in_notation, layers_listed
+from ..stacks.named import Named
+from ..stacks.places import Places, shipped_folder
 from ..stacks.plugins import load_strategy
 
-Stack = str | Path | Strategy | Sequence[str | Strategy] | None
+Stack = str | Path | Listed | None
 """None: ``DEFAULT_STACK``."""
 DEFAULT_STACK = "adam/adagrad(lr=1)[lr]"
 """Knob-free: the start value of Adam's rate hardly matters, and the 1 is the unit of its logarithm (see docs)."""
@@ -35,6 +36,7 @@ def located(stack: Stack, store: str | None) -> Stack:
     Raises:
         RecoptError: if the reference names nothing, or no export, or ``store`` does not answer.
     """
+    stack = in_notation(stack)
     return fetch_export(stack, store) if isinstance(stack, str) and is_reference(stack) else stack
 
 
@@ -57,33 +59,12 @@ def layers_of(stack: Stack, depth: int | None) -> tuple[list[list[Term]], dict[s
     elif stack is None or isinstance(stack, str | Path):
         layers = parse(DEFAULT_STACK if stack is None else str(stack))
     else:
-        layers = []
-        if isinstance(stack, type) or not isinstance(stack, Strategy | Sequence):
-            hint = f"{stack.__name__}()" if isinstance(stack, type) and issubclass(stack, Strategy) else "'adam/sgd'"
-            raise RecoptError(f"A stack is its notation, a strategy or a list of them, not {stack!r}: write {hint}.")
-        for number, item in enumerate([stack] if isinstance(stack, Strategy) else stack, 1):
-            if isinstance(item, Strategy):
-                slot = f"{type(item).__name__.lower()}{number}"
-                own[slot] = item
-                layers.append([Term(slot, slot)])
-            elif isinstance(item, str):
-                layers += [[Term(t.name, f"{t.slot}{number}", t.settings, t.only) for t in la] for la in parse(item)]
-            else:
-                raise RecoptError(f"A stack holds names or strategies, not {item!r}: write 'adam/sgd'.")
-    if not layers:
-        raise RecoptError("The stack is empty: give at least one strategy, e.g. 'adam'.")
-    return _deepened(layers, own, depth), own
-
-
-def _deepened(layers: list[list[Term]], own: dict[str, Strategy], depth: int | None) -> list[list[Term]]:
+        layers, own = layers_listed(stack)
     if depth is None:
-        return layers
+        return layers, own
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < len(layers):
         raise RecoptError(f"depth={depth!r} must be a whole number of at least {len(layers)}, the stack's height.")
-    made = deepen(layers, depth)
-    for layer in made[len(layers) :]:
-        own |= {new.slot: own[old.slot] for new, old in zip(layer, layers[-1], strict=True) if old.slot in own}
-    return made
+    return deepened(layers, own, depth)
 
 
 @dataclass(frozen=True)
@@ -99,6 +80,7 @@ class Options:
         fused: whether closed forms are used.
         seed: of what strategies draw.
         average: of the levels of the model, where ``levels`` says nothing (see ``recopt.levels.level.Level``).
+        plugins: folders and files that strategies are searched in first.
     """
 
     depth: int | None
@@ -109,6 +91,7 @@ class Options:
     fused: bool
     seed: int
     average: bool | float = False
+    plugins: Places = ()
 
 
 def check_options(options: Options, *, maximize: object, callback: object, log_every: object) -> None:
@@ -121,6 +104,11 @@ def check_options(options: Options, *, maximize: object, callback: object, log_e
             raise RecoptError(f"{name}={value!r} must be a whole number of at least 1.")
     if isinstance(options.seed, bool) or not isinstance(options.seed, int) or not 0 <= options.seed < 2**53:
         raise RecoptError(f"seed={options.seed!r} must be a whole number from 0 to 2**53.")
+    places = [options.plugins] if isinstance(options.plugins, str | Path) else options.plugins
+    if not isinstance(places, Sequence) or not all(isinstance(place, str | Path) for place in places):
+        raise RecoptError(
+            f"plugins={options.plugins!r} must be a folder or a .py file with strategies, or a list of them."
+        )
     average = options.average
     if not isinstance(average, int | float) or not 0 <= average < float("inf"):
         raise RecoptError(f"average={average!r} must be True, False or the decay of the mean, a number of at least 0.")
@@ -153,7 +141,7 @@ def graph_of(stack: Stack, names: Sequence[str], options: Options, overrides: Ma
                     f"{min(extra)} belongs to a strategy that is made already: give it where you made that; an export "
                     "takes settings where it is given by its name."
                 )
-            slots[term.slot] = own.get(term.slot) or _made(term, extra, options.seed, stack)
+            slots[term.slot] = own.get(term.slot) or _made(term, extra, options, stack)
     found = levels_of(layers, {label: [n for n, _ in s.named_parameters()] for label, s in slots.items()})
     for number in options.levels:
         if not 1 <= number <= len(found):
@@ -165,29 +153,30 @@ def graph_of(stack: Stack, names: Sequence[str], options: Options, overrides: Ma
     return graph
 
 
-def settable(stack: Stack) -> frozenset[str]:
+def settable(stack: Stack, plugins: Places) -> frozenset[str]:
     """Names of what the strategies of level 1 can be given."""
     layers, own = layers_of(stack, None)
-    kinds = [type(own[t.slot]) if t.slot in own else load_strategy(t.name, *_searched(stack)) for t in layers[0]]
+    places = _searched(stack, plugins)
+    kinds = [type(own[t.slot]) if t.slot in own else load_strategy(t.name, *places) for t in layers[0]]
     return frozenset(name for kind in kinds for setting in (Hyper, Option) for name in declared(kind, setting))
 
 
-def _searched(stack: Stack) -> tuple[list[str], str]:
-    """The folders that a stack's strategies are searched in first, and how messages name it."""
-    # The default is of the shipped strategies, whatever there is in ./strategies.
-    return [str(shipped_folder("strategies"))] if stack is None else [], (
+def _searched(stack: Stack, plugins: Places) -> tuple[Places, str]:
+    """The places that a stack's strategies are searched in first, and how messages name it."""
+    # The default is of the shipped strategies, whatever there is elsewhere.
+    return [str(shipped_folder("strategies"))] if stack is None else plugins, (
         f"in '{stack}'" if isinstance(stack, str) else "in the stack"
     )
 
 
-def _made(term: Term, extra: Mapping[str, Any], seed: int, stack: Stack) -> Strategy:
+def _made(term: Term, extra: Mapping[str, Any], options: Options, stack: Stack) -> Strategy:
     """The strategy of a term, its initial weights drawn as a run with this seed draws them."""
     settings = {**term.settings, **extra}
     domains = settings.pop("domains", None) or {}
     if not isinstance(domains, Mapping) or not all(isinstance(d, str) for pair in domains.items() for d in pair):
         raise RecoptError(f"domains={domains!r} must read like {{'lr': 'positive'}}: domains by the setting's name.")
     named = Named(name=term.name, domains=dict(domains), settings=settings)
-    return make_strategy(term.slot, named, seed, *_searched(stack))
+    return make_strategy(term.slot, named, options.seed, *_searched(stack, options.plugins))
 
 
 def _written(term: Term) -> str:

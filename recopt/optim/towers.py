@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..checking.errors import RecoptError, StateError, unknown
+from ..checking.numbers import as_given
 from ..contracts.strategy import Params
 from ..levels.graph import Graph
 from ..levels.level import TASK
 from ..rules.shards import local, shards_of
-from .driver import Driver, as_given
+from .driver import Driver
 from .groups import Groups, Made, factor, later, settings_of
 from .points import gradients, one_number, place, points_of, write_back
 from .stack_graph import Options, Stack, graph_of, settable
@@ -55,7 +56,7 @@ class Towers:
             RecoptError: for anything unknown or impossible; no tower is added then.
         """
         number, group = len(groups) - 1, groups[-1]
-        known = settable(stack)
+        known = settable(stack, self.options.plugins)
         given = group.get("lr")
         settings = settings_of(group, common, known)
         given = settings.get("lr") if given is None else given

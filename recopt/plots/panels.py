@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ from .style import (
     label,
     legend,
     mark_divergence,
+    noted,
     plain,
     scale,
     some,
@@ -205,8 +205,7 @@ def plot_run(trace: Trace, title: str = "", levels: Sequence[LevelView] = ()) ->
     made = figure(9.5, max(2.0, sum(heights) + 0.5))
     if title:
         heading(made, title)
-    if note := run.constants():
-        made.supxlabel("\n".join(textwrap.wrap(note, 130)), fontsize=8, color=PALE, x=0.012, ha="left")
+    noted(made, run.constants())
     if not heights:
         return made
     grid = made.add_gridspec(len(heights), 6, height_ratios=heights)

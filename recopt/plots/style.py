@@ -45,6 +45,13 @@ def heading(made: Any, title: str) -> None:
     made.suptitle("\n".join(lines), fontsize=12, fontweight="bold", color=INK, x=0.01, ha="left")
 
 
+def noted(made: Any, text: str) -> None:
+    """Put a remark below a figure, in as many lines as its width asks for; nothing where there is none."""
+    if text:
+        lines = textwrap.wrap(text, int(13.7 * made.get_figwidth()))
+        made.supxlabel("\n".join(lines), fontsize=8, color=PALE, x=0.012, ha="left")
+
+
 def plain(axes: Any) -> Any:
     """Set no frame, a pale grid, and small tick labels."""
     axes.spines[["top", "right"]].set_visible(False)

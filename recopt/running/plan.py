@@ -18,6 +18,7 @@ from ..levels.notation import parse, parse_one
 from ..stacks.build import make_level, make_strategies, make_task, stack_levels, with_settings
 from ..stacks.exported import Trained
 from ..stacks.fetch import export_folder, is_reference
+from ..stacks.listed import Listed, graph_listed, in_notation
 from ..stacks.named import Named, deepen, named_of, strategies_of
 from ..stacks.origin import check_apart, check_digests, digests, name_of
 from ..stacks.places import canonical, is_export
@@ -34,7 +35,7 @@ class Plan(NamedTuple):
     task: Task
 
 
-def plan(task: str | Path | Task, stack: str | Path | Graph, *, depth: int | None = None,
+def plan(task: str | Path | Task, stack: str | Path | Graph | Listed, *, depth: int | None = None,
          settings: Sequence[str] = (), **fields: Any) -> Plan:  # fmt: skip
     """Plan a run from text or objects.
 
@@ -42,17 +43,17 @@ def plan(task: str | Path | Task, stack: str | Path | Graph, *, depth: int | Non
 
     Args:
         task: a name or a ``.py`` file, with options in brackets (``digits(net=cnn)``), or a task.
-        stack: stack notation, innermost first, or a graph.
+        stack: stack notation, innermost first, a strategy, a list of names and strategies, or a graph.
         depth: repeat the last strategy of the stack up to this depth.
         settings: ``level2.every=20``, ``adam.lr=0.1``, ``task.batch_size=64`` …
         fields: fields of :class:`recopt.running.spec.Spec`; None leaves a field open.
 
     Raises:
-        RecoptError: for unknown names and settings, for graphs that cannot work, and for ``depth`` or ``settings``
-            together with a graph object.
+        RecoptError: for unknown names and settings, for graphs that cannot work, for ``settings`` together with
+            objects, and ``depth`` with a graph.
     """
     task = str(task) if isinstance(task, Path) else task
-    stack = str(stack) if isinstance(stack, Path) else stack
+    stack = str(stack) if isinstance(stack, Path) else in_notation(stack)
     if isinstance(task, str) and isinstance(stack, str):
         return replan({}, task=task, stack=stack, depth=depth, settings=settings, **fields)
     fields = {key: value for key, value in fields.items() if value is not None}
@@ -61,9 +62,11 @@ def plan(task: str | Path | Task, stack: str | Path | Graph, *, depth: int | Non
         spec, graph, _ = replan({}, task="quadratic", stack=stack, depth=depth, settings=settings, **fields)
         strategies: Mapping[str, Named] = spec.strategies
     else:
-        if depth is not None or settings:
-            raise RecoptError("'depth' and 'settings' are for a stack in words: put them into the graph's levels.")
-        graph, strategies = stack, {slot: _strategy_in_words(s, folders) for slot, s in stack.slots.items()}
+        if settings or (depth is not None and isinstance(stack, Graph)):
+            what = "'depth' and 'settings' are" if isinstance(stack, Graph) else "'settings' are"
+            raise RecoptError(f"{what} for a stack in words: put them into the levels of a recopt.Graph.")
+        graph = stack if isinstance(stack, Graph) else graph_listed(stack, depth, fields.get("seed", 0), folders)
+        strategies = {slot: _strategy_in_words(s, folders) for slot, s in graph.slots.items()}
     named = task_named(task) if isinstance(task, str) else _task_in_words(task, folders)
     spec = make_spec({**fields, "task": named, "strategies": strategies, "levels": graph.levels})
     made = make_task(named, spec.seed, spec.plugins) if isinstance(task, str) else task

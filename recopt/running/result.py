@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..checking.errors import RecoptError, unknown
+from ..checking.numbers import as_given
 from ..contracts.strategy import Strategy
 from ..core.guard import frozen
 from ..engine.budget import Budget
@@ -165,7 +167,7 @@ def hyperparameters_at(strategy: Strategy, values: Mapping[str, Tensor] | None =
     """The natural value of every hyperparameter at ``values`` of the parameters, by default the strategy's own."""
     values = dict(strategy.named_parameters()) if values is None else values
     natural = strategy.natural({name: value.detach() for name, value in values.items()})
-    return {name: float(value) for name, value in natural.items()}
+    return {name: as_given(value.item(), torch.finfo(value.dtype).bits) for name, value in natural.items()}
 
 
 def by_slot(engine: Engine, chosen: Selection | None = None) -> dict[str, float]:

@@ -147,7 +147,7 @@ def test_diff_shows_what_two_runs_do_not_share(recopt: Recopt) -> None:
 
 
 def test_a_run_without_a_terminal_shows_a_line_now_and_then(recopt: Recopt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recopt.cli.live.LINE_EVERY", 0.0)
+    monkeypatch.setattr("recopt.running.progress.LINE_EVERY", 0.0)
     done = recopt("run", "quadratic", "adam", "--steps", "5", "--no-track", "--json")
     assert re.search(r"^step \d of 5 .* a second .*loss \d", done.err, re.MULTILINE), done.err
     assert json.loads(done.out)["outcome"] == "finished"

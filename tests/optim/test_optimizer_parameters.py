@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import recopt
 from recopt import RecoptError
+from recopt.checking.errors import Notice
 from recopt.stacks.plugins import list_strategies
 
 from ..loops import mlp, steps
@@ -263,3 +265,30 @@ def test_nor_does_one_that_is_refused_at_its_second_tensor_leave_a_tower() -> No
     optimizer.step()
     assert len(optimizer.describe()) == 1
     assert torch.equal(second, torch.ones(2))
+
+
+def test_strategies_of_ones_own_come_from_a_folder_or_a_file_that_is_named(tmp_path: Path) -> None:
+    text = "from recopt import Strategy, positive\nclass Mine(Strategy):\n    'Mine.'\n    lr = positive({})\n"
+    body = """
+    def forward(self, point, trials, state, rng):
+        return [-self.lr * g for g in trials[0].grads], state
+"""
+    (tmp_path / "mine.py").write_text(text.format(0.25) + body)
+    (tmp_path / "adam.py").write_text(text.format(0.5) + body)
+    w = nn.Parameter(torch.ones(2))
+    for place in (tmp_path, [str(tmp_path / "mine.py")]):
+        optimizer = recopt.Optimizer([{"params": [w], "lr": 0.125}], "mine/adagrad", plugins=place)
+        w.data.fill_(1.0)
+        w.grad = torch.ones(2)
+        optimizer.step()
+        assert torch.equal(w.data, torch.full((2,), 0.875))
+    with pytest.warns(Notice, match="'adam' is taken from .*, not shipped"):
+        assert recopt.Optimizer([w], "adam", plugins=tmp_path).hyperparameters() == {"adam.lr": 0.5}
+    assert recopt.Optimizer([w], plugins=tmp_path).hyperparameters()["adam.lr"] == 0.001, "the default is what ships"
+
+
+def test_what_python_prints_of_an_optimizer_says_what_it_is_at_and_where_its_mean_is_read() -> None:
+    w = nn.Parameter(torch.ones(2))
+    shown = repr(recopt.Optimizer([w], average=True))
+    assert "stack: adam/adagrad(lr=1)[lr]" in shown and "adam.lr=0.001" in shown and "with opt.averaged():" in shown
+    assert "averaged" not in repr(recopt.Optimizer([w]))

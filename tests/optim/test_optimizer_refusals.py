@@ -102,6 +102,8 @@ def slips_in_making() -> list[tuple[str, Any]]:
         ("not NoneType", lambda: make(None)),  # type: ignore[arg-type]
         ("params of group 0", lambda: make([{"params": 5}])),
         ("one with 'param'", lambda: make([{"param": [w]}])),
+        ("plugins=3 must be a folder", lambda: make([w], plugins=3)),  # type: ignore[arg-type]
+        ("Plugins cannot be read from 'nowhere'", lambda: make([w], "adam", plugins="nowhere")),
         ("callback=3", lambda: make([w], callback=3)),  # type: ignore[arg-type]
         ("maximize='yes'", lambda: make([w], maximize="yes")),  # type: ignore[arg-type]
         ("guard='no'", lambda: make([w], guard="no")),  # type: ignore[arg-type]

@@ -288,13 +288,14 @@ def test_a_run_goes_on_from_what_it_wrote_here_also_where_a_server_has_its_files
 
 def test_arguments_of_a_wrong_kind_are_named() -> None:
     for words, task, stack, more in [
-        ("run: stack=.* should be text or a path or a recopt.Graph", "digits", ["adam", "sgd"], {}),
+        ("run: stack=.* should be text or a path or a recopt.Graph", "digits", ["adam", 3], {}),
+        ("or a recopt.Strategy or .*: write Unsavable\\(\\)", "digits", Unsavable, {}),
         ("run: stack=None should be text or a path or a recopt.Graph", "digits", None, {}),
         ("run: task=5 should be text or a path or a recopt.Task", 5, "adam", {}),
         ("settings='adam.lr=0.1' should be a list of text", "digits", "adam", {"settings": "adam.lr=0.1"}),
-        ("plugins=None should be a list of text or paths", "digits", "adam", {"plugins": None}),
+        ("plugins=None should be text or a path or a list of texts or paths", "digits", "adam", {"plugins": None}),
         ("depth='3' should be a whole number or None", "digits", "adam", {"depth": "3"}),
-        ("progress=5 should be a function or None", "digits", "adam", {"progress": 5}),
+        ("progress=5 should be True or False or a function or None", "digits", "adam", {"progress": 5}),
         ("track='no' should be True or False", "digits", "adam", {"track": "no"}),
         ("has no argument 'stpes'. Did you mean 'steps'", "digits", "adam", {"stpes": 5}),
     ]:
@@ -306,13 +307,20 @@ def test_arguments_of_a_wrong_kind_are_named() -> None:
     ("words", "call"),
     [
         ("compare: seeds='3' should be a whole number", lambda: recopt.compare("quadratic", "adam", seeds="3")),
-        ("compare: stacks=3 should be text or a recopt.Graph or a list", lambda: recopt.compare("quadratic", 3)),
+        (
+            "compare: stacks=3 should be text or a recopt.Graph or a recopt.Strategy or a list",
+            lambda: recopt.compare("quadratic", 3),
+        ),
         ("compare: baselines=None should be a list", lambda: recopt.compare("quadratic", "adam", baselines=None)),
         ("compare: too many positional", lambda: recopt.compare("quadratic", "adam", 100)),
         ("takes its settings by name", lambda: Level("task", "inner")),
         ("'moves' should be text, not 3", lambda: Level(moves=3, by="inner")),
         ("there is no 'evry'. Did you mean 'every'", lambda: Level(moves="task", by="inner", evry=3)),
-        ("Graph: levels=3 should be a list of recopt.Levels", lambda: Graph(3, {})),
+        ("In a recopt.Level: 'moves' is missing", Level),
+        ("In a recopt.Level: 'by' is missing", lambda: Level(moves="task")),
+        ("Graph: levels=3 should be a list of recopt.Level objects", lambda: Graph(3, {})),
+        ("Slot 'a' of the graph must hold a strategy, not 3", lambda: Graph([Level(moves="task", by="a")], {"a": 3})),
+        ("not the class Unsavable: write Unsavable", lambda: Graph([Level(moves="task", by="a")], {"a": Unsavable})),
         ("Graph: slots=.* should be a mapping", lambda: Graph([], [])),
         ("positive: default='x' should be a number", lambda: positive("x")),
         ("option: least='1' should be a number or None", lambda: option(1, least="1")),

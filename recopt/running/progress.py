@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -14,29 +15,36 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..running.result import found_hyperparameters
-from .tables import hypers, short, span
+from ..checking.numbers import hypers, short, span
+from .result import found_hyperparameters
 
 if TYPE_CHECKING:
-    from ..running.session import Session
+    from .session import Session
 
 EVERY = 0.2
 LINE_EVERY = 30.0
+_CLEAR = "\r\x1b[2K"
+"""Back to the beginning of the line, and nothing in it."""
 MEMORY = 20
 """The number of refreshes over which the rate is averaged."""
 
 
 class Live:
-    """The live display at the bottom of the terminal; without a terminal, a line now and then."""
+    """The live display at the bottom of the terminal; in a notebook, one line that is rewritten.
 
-    def __init__(self) -> None:
+    Args:
+        lines: whether elsewhere a line is printed now and then.
+    """
+
+    def __init__(self, lines: bool) -> None:
         console = Console(stderr=True)
-        terminal = console.is_terminal
-        self._every = EVERY if terminal else LINE_EVERY
+        terminal, self._notebook = console.is_terminal, console.is_jupyter
+        shown = terminal or self._notebook
+        self._every = EVERY if shown else LINE_EVERY
         self._screen = Screen(console=console, auto_refresh=False, transient=True) if terminal else None
-        self._next = 0.0 if terminal else time.monotonic() + LINE_EVERY
+        self._next = 0.0 if shown else time.monotonic() + LINE_EVERY if lines else math.inf
         self._marks: list[tuple[float, int]] = []
-        self._far = 0
+        self._far, self._wrote = 0, False
 
     def __enter__(self) -> Live:
         if self._screen:
@@ -52,6 +60,9 @@ class Live:
         if self._screen:
             self._screen.stop()
             self._screen = None
+        if self._wrote:
+            print(end=_CLEAR, flush=True)
+            self._wrote = False
 
     def begin(self, session: Session) -> None:
         """Start the clock."""
@@ -67,12 +78,15 @@ class Live:
         self._far = max(self._far, session.step)  # a trial can go back
         self._marks = [*self._marks[-MEMORY:], (now, self._far)]
         words = self._words(session)
-        if self._screen is None:
+        if self._notebook:
+            print(end=f"{_CLEAR}{'  '.join(filter(None, words))}", flush=True)
+            self._wrote = True
+        elif self._screen is None:
             print("  ".join(filter(None, words)), file=sys.stderr, flush=True)
-            return
-        line = Table.grid(padding=(0, 2))
-        line.add_row(words[0], ProgressBar(total=session.spec.steps, completed=self._far, width=24), *words[1:])
-        self._screen.update(Group(line, *self._levels(session)), refresh=True)
+        else:
+            line = Table.grid(padding=(0, 2))
+            line.add_row(words[0], ProgressBar(total=session.spec.steps, completed=self._far, width=24), *words[1:])
+            self._screen.update(Group(line, *self._levels(session)), refresh=True)
 
     def _words(self, session: Session) -> list[str]:
         """The steps that are done, their speed, the time that is left, and the run's figures."""

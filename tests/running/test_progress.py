@@ -1,0 +1,37 @@
+"""What ``recopt.run`` shows while it runs: a line in a notebook or a terminal, nothing in a pipe."""
+
+from __future__ import annotations
+
+import pytest
+
+import recopt
+
+
+def run(**more: object) -> None:
+    recopt.run("quadratic", "adam", steps=5, track=False, **more)  # type: ignore[arg-type]
+
+
+def test_a_notebook_shows_one_line_that_is_rewritten_and_gone_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("recopt.running.progress.EVERY", 0.0)
+    run()
+    shown = capsys.readouterr().out
+    assert "\n" not in shown and shown.count("\r") == 6 and shown.endswith("\r\x1b[2K")
+    assert "step 3 of 5" in shown and "loss" in shown
+    run(progress=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_shows_the_levels_and_a_pipe_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("recopt.running.progress.LINE_EVERY", 0.0)
+    run()
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("recopt.running.progress.EVERY", 0.0)
+    run()
+    shown = capsys.readouterr()
+    assert "of 5" in shown.err and "1  adam" in shown.err and shown.out == ""
