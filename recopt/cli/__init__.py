@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import rich_click as click
 
 from ..checking.errors import Notice, RecoptError
-from . import compare, completion, doctor, new, plugins, run, runs
+from . import compare, completion, doctor, listing, new, plugins, run, runs
 
 click.rich_click.COMMAND_GROUPS = {
     "recopt": [
@@ -36,7 +36,7 @@ def recopt() -> None:
 
 
 for _command in (
-    run.run, run.graph, compare.compare, runs.runs, runs.diff, runs.report, runs.ui, runs.export,
+    run.run, run.graph, compare.compare, listing.runs, runs.diff, runs.report, runs.ui, runs.export,
     plugins.strategies, plugins.tasks, plugins.show, plugins.check, new.new, doctor.doctor,
     completion.completion,
 ):  # fmt: skip

@@ -1,10 +1,8 @@
-"""``recopt runs``, ``diff``, ``report``, ``ui`` and ``export``: use recorded runs."""
+"""``recopt diff``, ``report``, ``ui`` and ``export``: use recorded runs."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import rich_click as click
 from rich.markup import escape
@@ -14,30 +12,6 @@ from ..checking.numbers import short
 from .completion import complete_run
 from .options import JSON, STORE
 from .tables import console, print_json, table
-
-if TYPE_CHECKING:
-    from ..tracking.mlflow.runs import RunRow
-
-
-@click.command()
-@STORE
-@click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="Number of runs to list.")
-@JSON
-def runs(store: str | None, limit: int, as_json: bool) -> None:
-    """List the recorded runs, latest first."""
-    from ..tracking.mlflow.runs import list_runs
-
-    found = list_runs(store, limit)
-    if as_json:
-        return print_json([{**dataclasses.asdict(row), "status": status_of(row)} for row in found])
-    if not found:
-        raise RecoptError("There are no runs yet: start one with 'recopt run'.")
-    rows = table("run", "started", "name", "task", "stack", "seed", "status", "steps", "loss", "test", "seconds",
-                 right=(5, 7, 8, 9, 10), wrap=(2, 3, 4))  # fmt: skip
-    for row in found:
-        rows.add_row(row.id[:8], f"{row.started:%m-%d %H:%M}", *_about(row))
-    console().print(rows)
-    console().print("\nrecopt report RUN shows one as a page, or several beside each other.", style="dim")
 
 
 @click.command()
@@ -60,26 +34,6 @@ def diff(one: str, other: str, store: str | None, as_json: bool) -> None:
     for key, pair in changed.items():
         made.add_row(key, *("" if x is None else escape(x) if isinstance(x, str) else short(x) for x in pair))
     console().print(made if changed else "The two runs have the same settings and figures.")
-
-
-def status_of(row: RunRow) -> str:
-    """The status of a run in one word; ``diverged`` or ``frozen`` where it did all its steps in vain."""
-    lost = [word for word in ("frozen", "diverged") if row.metrics.get(word)] if row.status == "FAILED" else []
-    return (lost or [{"KILLED": "interrupted"}.get(row.status, row.status.lower())])[0]
-
-
-def _about(row: RunRow) -> list[str]:
-    colour = {"FINISHED": "green", "FAILED": "red", "KILLED": "yellow"}.get(row.status, "cyan")
-    tests = {key: value for key, value in row.metrics.items() if key.startswith("test_")}
-    metric = next((key for key in tests if key != "test_loss"), "test_loss")
-    test = f"{metric.removeprefix('test_')} {short(tests[metric])}" if metric in tests else ""
-    loss = row.metrics.get("final_loss", row.metrics.get("loss"))  # a run that is not over has no summary yet
-    final = short(loss) if loss is not None else ""
-    seconds = f"{row.seconds:.0f}" if row.seconds is not None else ""
-    task, stack = row.params.get("task", ""), row.params.get("stack", row.name)
-    given = "" if row.name == f"{Path(task).stem} {stack}" else row.name
-    return [escape(given), escape(Path(task).name), escape(stack), row.params.get("seed", ""),
-            f"[{colour}]{status_of(row)}[/]", row.tags.get("recopt.steps", ""), final, test, seconds]  # fmt: skip
 
 
 @click.command()

@@ -133,10 +133,9 @@ class RunRecorder:
             self._log(self._news(last=True))
             last = result.engine.state.step
             status: Status = "FINISHED" if result.outcome == "finished" else "FAILED"
-            constants = {0: {"recopt.steps": float(last)}, **level_summary(result.engine)}
             found = summary(result)
             self._each(lambda other: other.finish(status, found, last))
-            self.tracker.finish(status, found, constants, step=last)
+            self.tracker.finish(status, found, level_summary(result.engine), step=last)
 
 
 def keep_traceback(folder: Path | None, name: str = TRACEBACK) -> Path | None:

@@ -126,8 +126,8 @@ def test_runs_tells_the_steps_that_were_made_and_show_a_command_that_works(recop
     [run] = json.loads(recopt("runs", "--json").out)
     recopt("run", "--resume", run["id"], "--steps", "12")
     [run] = json.loads(recopt("runs", "--json").out)
-    assert (run["tags"]["recopt.steps"], run["status"]) == ("12", "finished")
-    assert re.search(r" 12 +\S+ +loss \S+ +\d+$", recopt("runs").out, re.MULTILINE)
+    assert (run["step"], run["status"]) == (12, "finished")
+    assert re.search(r" 12 +\S+ +loss \S+ +\d+\.\d$", recopt("runs").out, re.MULTILINE)
     recopt("new", "strategy", "my_rule")
     command = recopt("show", "strategies/my_rule.py").out.splitlines()[-1]
     assert command == "recopt run digits my_rule --plugins strategies"

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ...checking.errors import RecoptError, did_you_mean
-from .address import local_file, resolve_store, shown, unopened
+from .address import in_words, local_file, resolve_store, shown, unopened
+from .spool import abandoned
 from .store import RUNS, Store, open_store
 
 _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".cloudpickle"}
 _ROOTS = "tags.`recopt.level` = '0'"
+_LOSSES = ("loss", "final_loss")
 _PAGE = 1000
 _EXPORT = "export"
 """The artifact folder of a run's export."""
@@ -30,7 +32,10 @@ _ID = 32
 
 @dataclass(frozen=True)
 class RunRow:
-    """One recorded run. ``status`` is MLflow's: RUNNING, FINISHED, FAILED, KILLED, SCHEDULED."""
+    """One recorded run. ``status`` is MLflow's: RUNNING, FINISHED, FAILED, KILLED, SCHEDULED.
+
+    A run on this machine whose process is gone is KILLED, whatever the store has of it.
+    """
 
     id: str
     name: str
@@ -43,18 +48,30 @@ class RunRow:
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
+    step: int
+    """The last step of its losses."""
     folder: Path | None
     """The local folder of its artifacts; None if a server has them (see :func:`fetch_run`)."""
 
 
-def list_runs(store: str | None = None, limit: int = 20, root_dir: Path = RUNS) -> list[RunRow]:
+def list_runs(
+    store: str | None = None, limit: int | None = 20, root_dir: Path = RUNS, where: str | None = None
+) -> list[RunRow]:
     """The runs of ``store``, latest first, at most ``limit``, without the nested runs of their levels.
 
+    Args:
+        where: a condition in MLflow's words that they fulfil, such as ``metrics.test_accuracy > 0.9``.
+
     Raises:
-        RecoptError: if the store cannot be opened, or there is none yet.
+        RecoptError: if the store cannot be opened, there is none yet, or it does not understand the condition.
     """
     with _opened(store, root_dir) as opened:
-        return _roots(opened, _ROOTS, limit)
+        try:
+            return _roots(opened, _ROOTS + (f" AND {where}" if where else ""), limit)
+        except Exception as why:
+            if where is None or getattr(why, "error_code", "") != "INVALID_PARAMETER_VALUE":
+                raise
+            raise RecoptError(f"MLflow does not understand '{where}': {in_words(why, opened.address)}") from None
 
 
 def glance(store: str | None = None, most: int = 50, root_dir: Path = RUNS) -> list[tuple[str, str]]:
@@ -207,9 +224,12 @@ def _roots(store: Store, condition: str, limit: int | None = None) -> list[RunRo
 def _row(store: Store, run: Any) -> RunRow:
     info, data = run.info, run.data
     ended = None if info.end_time is None or info.status == "RUNNING" else (info.end_time - info.start_time) / 1000
-    return RunRow(info.run_id, info.run_name or "", info.status, str(info.experiment_id),
+    gone = info.status == "RUNNING" and abandoned(store.spools / f"{info.run_id}.jsonl")
+    # the public view of the metrics drops their steps
+    step = max((int(metric.step) for metric in data._metric_objs if metric.key in _LOSSES), default=0)
+    return RunRow(info.run_id, info.run_name or "", "KILLED" if gone else info.status, str(info.experiment_id),
                   datetime.fromtimestamp(info.start_time / 1000).astimezone(), ended, dict(data.params),
-                  dict(data.metrics), dict(data.tags), store.folder(info))  # fmt: skip
+                  dict(data.metrics), dict(data.tags), step, store.folder(info))  # fmt: skip
 
 
 def _find(store: Store, ref: str) -> RunRow:

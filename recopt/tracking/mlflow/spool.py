@@ -183,6 +183,15 @@ class Spool(SpoolReader):
         return alive
 
 
+def abandoned(path: Path) -> bool:
+    """True if the process that wrote the spool at ``path`` is gone, and left it."""
+    try:
+        with path.open("rb") as file:
+            return try_lock(file) is True
+    except OSError:
+        return False
+
+
 def send_left(folder: Path, take: Callable[[Message], None], seconds: float) -> bool:
     """Send the messages that earlier runs left in ``folder``, for about ``seconds``. True if none is left.
 
