@@ -43,7 +43,7 @@ WORDS = (
 KEYS = (
     "every", "episode", "curriculum", "stagger", "gradient", "second_order", "objective", "on", "normalize",
     "teacher", "imitate", "imitate_weight", "penalty_update", "penalty_moved", "schedule", "horizon", "average",
-    "trust", "null_step", "guard", "only", "moves", "by", "evry",
+    "trust", "population", "null_step", "guard", "only", "moves", "by", "evry",
 )  # fmt: skip
 VALUES = (
     "1", "2", "5", "0", "true", "false", "unroll", "online", "value", "direct", "mean", "last", "steps_to: 0.5",
@@ -221,7 +221,8 @@ def outcome(case: Case) -> tuple[str, str]:
     signal.setitimer(signal.ITIMER_REAL, LIMIT)
     try:
         with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
-            main(case.args)
+            # As a terminal hands them on: bytes that are no UTF-8 arrive as others than they are in a file.
+            main([os.fsdecode(word.encode("utf-8", "surrogatepass")) for word in case.args])
     except SystemExit as end:
         return _judged(int(end.code or 0), err.getvalue())
     except Started:

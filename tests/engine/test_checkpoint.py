@@ -62,6 +62,7 @@ CASES: dict[str, tuple[str, dict[int, dict[str, Any]], dict[str, Any]]] = {
     "exact": ("adam(lr=0.02)/sgd/sgd", {2: {**EXACT, "every": 3}, 3: {**EXACT, "every": 2}}, {}),
     "three kinds": ("adam(lr=0.02)/hypergradient/annealing", {3: {"every": 11}}, {}),
     "nested searches": ("adam(lr=0.02)/annealing/annealing@b", {2: {"every": 6}, 3: {"every": 2}}, {}),
+    "a distribution of points": ("adam(lr=0.02)/cmaes", {2: {"every": 4, "population": 4}}, {}),
     "episodes of a learned rule": (
         "learned/adam", {2: {"every": 4, "gradient": "unroll", "episode": 12}}, {}),
     "a teacher": (

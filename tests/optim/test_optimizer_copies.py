@@ -36,6 +36,7 @@ MIDST: list[tuple[str, dict[str, Any]]] = [
     ("adam/lstm", {}),
     ("prodigy/adagrad", {"every": 3}),
     ("sgd(lr=0.1)/random-search", {"every": 3}),
+    ("sgd(lr=0.1)/cmaes(population=4)", {"every": 2}),
     ("adam/annealing", {"levels": {2: {"every": 4}}}),
     ("sgd/hypergradient", {"average": True}),
     ("adam[*weight]+sgd(lr=0.1)[*bias]/hypergradient", {"levels": {3: {"every": 3}, 4: {"every": 2}}}),

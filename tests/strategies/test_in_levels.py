@@ -69,7 +69,7 @@ def test_the_tower_of_a_scale_free_rule_and_hypergradient_is_scale_free(power: i
     assert torch.allclose(rates(1.0), rates(10.0**power), rtol=1e-9)
 
 
-@pytest.mark.parametrize("above", ["annealing", "random-search(spread=4.6)", "evolution(population=4)"])
+@pytest.mark.parametrize("above", ["annealing", "random-search(spread=4.6)", "evolution(population=4)", "cmaes"])
 @pytest.mark.parametrize("task", [Bowl, Regression])
 def test_a_zero_order_level_mends_a_rate_that_is_too_small(above: str, task: type) -> None:
     plain = run("sgd(lr=0.001)", 1000, task)
@@ -94,7 +94,8 @@ def test_annealing_over_hypergradient_over_sgd_runs_and_steps_at_every_level() -
 
 
 @pytest.mark.parametrize(
-    "stack", ["annealing", "annealing(temperature=0.01)", "random-search(spread=0.3, population=5)", "evolution"]
+    "stack",
+    ["annealing", "annealing(temperature=0.01)", "random-search(spread=0.3, population=5)", "evolution", "cmaes"],
 )
 def test_zero_order_rules_train_several_tasks_side_by_side(stack: str) -> None:
     made = run(stack, 300, Bowl, tasks=3)
