@@ -37,7 +37,7 @@ class FusedAdam:
         if not all(t.dtype == first.dtype and t.is_contiguous() for column in columns for t in column):
             return False
         state["steps"] += 1
-        steps = [torch.tensor(float(state["steps"]))] * len(point)
+        steps = [torch.scalar_tensor(state["steps"])] * len(point)
         torch._fused_adam_(
             *columns, [], steps, lr=scale * hyper["lr"], beta1=hyper["beta1"], beta2=hyper["beta2"], weight_decay=0.0,
             eps=hyper["eps"], amsgrad=False, maximize=False,

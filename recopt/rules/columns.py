@@ -18,28 +18,30 @@ from .rule import Rule, penalized, step
 
 CHUNK = 1 << 22
 """Elements worked on at once: bounds what temporaries cost to 16 MiB each, whatever the model's size."""
+WHOLE = slice(0, None)
 
 Sums = dict[str, list[Tensor]]
 """Named sums over a model's tensors, as 0-dimensional parts; the caller reads and adds them all at once."""
 
 
-def chunks(state: State, *columns: Sequence[Tensor]) -> Iterator[tuple[slice, State, list[list[Tensor]]]]:
+def chunks(state: State, *columns: Params) -> Iterator[tuple[slice, State, Sequence[Params]]]:
     """Stretches of the columns and of those in ``state``, each of at most CHUNK elements (or of one tensor)."""
     start = filled = 0
-    first = columns[0]
-    for i, tensor in enumerate(first):
+    for i, tensor in enumerate(columns[0]):
         count = tensor.numel()
         if filled and filled + count > CHUNK:
             yield _cut(slice(start, i), state, columns)
             start, filled = i, 0
         filled += count
-    if first:
+    if start:
         yield _cut(slice(start, None), state, columns)
+    elif columns[0]:
+        yield WHOLE, state, columns
 
 
-def _cut(where: slice, state: State, columns: Sequence[Sequence[Tensor]]) -> tuple[slice, State, list[list[Tensor]]]:
+def _cut(where: slice, state: State, columns: Sequence[Params]) -> tuple[slice, State, list[Params]]:
     held = {key: value[where] if isinstance(value, list) else value for key, value in state.items()}
-    return where, held, [list(c[where]) for c in columns]
+    return where, held, [c[where] for c in columns]
 
 
 def dots(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
@@ -49,7 +51,7 @@ def dots(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     if a.dtype == b.dtype and a.is_contiguous() and b.is_contiguous() and a.numel() < 2**31:
-        return torch.dot(a.view(-1), b.view(-1))
+        return torch.dot(a, b) if a.ndim == 1 else torch.dot(a.view(-1), b.view(-1))
     return (a * b).sum()
 
 
@@ -116,7 +118,7 @@ class ColumnMover:
                     after[key] = value
                     continue
                 value = _apart(value, g, p)  # noqa: PLW2901
-                if where.start == 0 and where.stop is None:
+                if where is WHOLE:
                     after[key] = value
                 else:
                     after.setdefault(key, list(part.strategy[key]))[where] = value

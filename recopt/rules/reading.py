@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,8 @@ def read(
         norms = trees.norm(grads, batched=True) if grads else None
         losses = None if loss is None else loss.detach().tolist()
         return Reading(losses, [0.0] * tasks if norms is None else norms.tolist(), {})
-    parts: list[Tensor] = list(torch._foreach_norm([g.detach() for g in grads])) if grads else []
+    plain = [g.detach() if g.requires_grad else g for g in grads]
+    parts: list[Tensor] = list(torch._foreach_norm(plain)) if plain else []
     for level in measured.values():
         for sums in level:
             for terms in sums.values():
@@ -45,7 +47,7 @@ def read(
         values[:count] = [math.nan if math.isnan(n) else math.sqrt(n) for n in values[:count]]
     rest = iter(values[count:])
     found = {
-        number: [{key: sum(next(rest) for _ in terms) for key, terms in sums.items()} for sums in level]
+        number: [{key: sum(islice(rest, len(terms))) for key, terms in sums.items()} for sums in level]
         for number, level in measured.items()
     }
     return Reading(losses, [_norm(values[:count])], found)
@@ -66,11 +68,11 @@ def _norm(values: Sequence[float]) -> float:
     return math.hypot(*values)
 
 
-def _numbers(parts: Sequence[Tensor]) -> list[float]:
+def _numbers(parts: list[Tensor]) -> list[float]:
     """0-dimensional tensors as numbers; one read where they are on one device."""
     if not parts:
         return []
-    first = parts[0]
-    if all(p.dtype == first.dtype and p.device == first.device for p in parts):
-        return list(torch.stack(list(parts)).tolist())
-    return [float(p) for p in parts]
+    try:
+        return list(torch.stack(parts).tolist())
+    except RuntimeError:
+        return [float(p) for p in parts]
