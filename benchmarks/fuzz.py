@@ -26,8 +26,8 @@ from unittest import mock
 
 LIMIT, LONGEST = 60.0, 300
 OWN = {
-    "sgd": ("lr", "momentum", "weight_decay"), "adam": ("lr", "beta1", "beta2"), "rmsprop": ("lr", "decay"),
-    "adagrad": ("lr", "initial"), "hypergradient": ("kappa",), "annealing": ("cooling", "step"),
+    "sgd": ("lr", "momentum", "weight_decay"), "adam": ("lr", "beta1", "beta2"), "rmsprop": ("lr", "alpha"),
+    "adagrad": ("lr", "initial_accumulator_value"), "hypergradient": ("kappa",), "annealing": ("cooling", "step"),
     "random-search": ("population", "spread"), "kesten": (), "dog": ("reach",), "lstm": ("hidden", "layers"),
 }  # fmt: skip
 """Strategies, and settings that they have."""

@@ -2,7 +2,7 @@
 
 Formula, elementwise, at step t = 1, 2, … (Kingma & Ba 2015, 1412.6980, algorithm 1; decoupled decay:
 Loshchilov & Hutter 2019, 1711.05101, algorithm 2), as in ``torch.optim.AdamW`` and, with
-``decoupled=False``, ``torch.optim.Adam``:
+``decoupled_weight_decay=False``, ``torch.optim.Adam``:
 
     m ← β1 m + (1 − β1) g,    v ← β2 v + (1 − β2) g²
     θ ← θ − lr · weight_decay · θ − lr · (m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps)
@@ -105,7 +105,7 @@ class Adam(Rule):
     beta2 = unit(0.999, "decay of the running mean of squared gradients")
     eps = positive(1e-8, "added to the root mean square; 0 makes the rule blind to the gradient's scale", off=0.0)
     weight_decay = positive(0.0, "weight decay; 0: none", off=0.0)
-    decoupled = option(True, "decay the weights themselves (AdamW) instead of penalizing them in the gradient")
+    decoupled_weight_decay = option(True, "decay the weights themselves (AdamW) and not by a penalty in the gradient")
 
     def init(self, point: Params) -> State:
         """Zero means, shaped as ``point``, before the first step."""
@@ -117,7 +117,7 @@ class Adam(Rule):
 
     def penalty(self) -> str | None:
         """The L2 penalty, where weight decay is on and not decoupled."""
-        return "weight_decay" if self.on("weight_decay") and not self.decoupled else None
+        return "weight_decay" if self.on("weight_decay") and not self.decoupled_weight_decay else None
 
     def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
         """m ← β1 m + (1 − β1) g,  v ← β2 v + (1 − β2) g²."""
@@ -130,7 +130,8 @@ class Adam(Rule):
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
         """−lr · weight_decay · θ − lr · (m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps)."""
         lr, steps = hyper["lr"], state["steps"]
-        shrink = [Term(-lr * hyper["weight_decay"], point)] if self.on("weight_decay") and self.decoupled else []
+        decays = self.on("weight_decay") and self.decoupled_weight_decay
+        shrink = [Term(-lr * hyper["weight_decay"], point)] if decays else []
         if ops.differentiates and steps == 1:
             # Both means are then the gradient's own whatever the betas are. Written out, since the rounding errors of
             # a derivative that is 0 would be a signal of full size after normalizing.

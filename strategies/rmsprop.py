@@ -4,8 +4,8 @@ Formula, elementwise, as in ``torch.optim.RMSprop`` (Hinton 2012, lecture 6e; ce
 eq. 38-45):
 
     g ← g + weight_decay · θ
-    v ← decay · v + (1 − decay) g²
-    r = √v                                (with ``centered``: m ← decay · m + (1 − decay) g,  r = √(v − m²))
+    v ← alpha · v + (1 − alpha) g²
+    r = √v                                (with ``centered``: m ← alpha · m + (1 − alpha) g,  r = √(v − m²))
     b ← momentum · b + g / (r + eps)
     θ ← θ − lr · b
 
@@ -30,7 +30,7 @@ class Rmsprop(Rule):
     linear: ClassVar[str | None] = "lr"
 
     lr = positive(0.01, "learning rate", above=0.05)
-    decay = unit(0.99, "decay of the running mean of squared gradients (alpha in torch)")
+    alpha = unit(0.99, "decay of the running mean of squared gradients")
     eps = positive(1e-8, "added to the root mean square", off=0.0)
     momentum = unit(0.0, "decay of the momentum buffer; 0: none", off=0.0)
     weight_decay = positive(0.0, "coefficient of an L2 penalty, added to the gradient; 0: none", off=0.0)
@@ -46,10 +46,10 @@ class Rmsprop(Rule):
         return "weight_decay" if self.on("weight_decay") else None
 
     def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
-        """v ← decay · v + (1 − decay) g², and the means that are on."""
-        after = {"square": ops.lerp_square(state["square"], grads, hyper["decay"])}
+        """v ← alpha · v + (1 − alpha) g², and the means that are on."""
+        after = {"square": ops.lerp_square(state["square"], grads, hyper["alpha"])}
         if self.centered:
-            after["mean"] = ops.lerp(state["mean"], grads, 1 - hyper["decay"])
+            after["mean"] = ops.lerp(state["mean"], grads, 1 - hyper["alpha"])
         if self.on("momentum"):
             spread = self._spread(ops, after, hyper)
             after["momentum"] = ops.decay_add(state["momentum"], grads, hyper["momentum"], over=spread)

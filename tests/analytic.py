@@ -18,8 +18,9 @@ from recopt.stacks.plugins import load_strategy
 
 RULES = [
     "sgd", "sgd(momentum=0.9)", "sgd(momentum=0.9,nesterov=true,weight_decay=0.01)", "sgd(weight_decay=0.1)",
-    "adam", "adam(beta1=0)", "adam(eps=0)", "adam(weight_decay=0.1)", "adam(weight_decay=0.1,decoupled=false)",
-    "adagrad", "adagrad(initial=0.1,lr_decay=0.01,weight_decay=0.1)", "rmsprop", "rmsprop(momentum=0.5)",
+    "adam", "adam(beta1=0)", "adam(eps=0)", "adam(weight_decay=0.1)",
+    "adam(weight_decay=0.1,decoupled_weight_decay=false)", "adagrad",
+    "adagrad(initial_accumulator_value=0.1,lr_decay=0.01,weight_decay=0.1)", "rmsprop", "rmsprop(momentum=0.5)",
     "rmsprop(centered=true)", "rmsprop(centered=true,momentum=0.5,weight_decay=0.1)", "rmsprop(eps=0)",
     "kesten", "kesten(power=1)", "hypergradient", "schedule-free", "schedule-free(eps=0,weight_decay=0.1,beta1=0.8)",
     "cocob", "cocob(patience=1)",

@@ -59,7 +59,7 @@ RANGES = {
     "momentum": Range(0.003, 0.7, gap=True),
     "beta1": Range(0.01, 0.7, gap=True),
     "beta2": Range(5e-4, 0.5, gap=True),
-    "decay": Range(5e-4, 0.5, gap=True),
+    "alpha": Range(5e-4, 0.5, gap=True),
 }
 """The ranges of all hyperparameters that can be tuned, by name."""
 
@@ -67,7 +67,7 @@ KNOWN: dict[str, tuple[Named, tuple[str, ...]]] = {
     "sgd": (Named(name="sgd"), ("lr", SCHEDULE)),
     "momentum": (Named(name="sgd", settings={"momentum": 0.9}), ("lr", "momentum", SCHEDULE)),
     "nesterov": (Named(name="sgd", settings={"momentum": 0.9, "nesterov": True}), ("lr", "momentum", SCHEDULE)),
-    "rmsprop": (Named(name="rmsprop"), ("lr", "decay", SCHEDULE)),
+    "rmsprop": (Named(name="rmsprop"), ("lr", "alpha", SCHEDULE)),
     "adam": (Named(name="adam"), ("lr", "beta1", "beta2", SCHEDULE)),
     "adamw": (Named(name="adam"), ("lr", "beta1", "beta2", "weight_decay", SCHEDULE)),
 }

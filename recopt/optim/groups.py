@@ -17,8 +17,13 @@ Group = Mapping[str, Any]
 Groups = Sequence[Group]
 STATE = "recopt"
 """The key, in the first group, of what a state_dict says of the towers besides tensors; empty at other times."""
-_ELSEWHERE = frozenset({"betas", "momentum", "weight_decay"})
-"""Settings that other optimizers keep in their groups, and that people set there, whatever the strategy calls them."""
+_TORCHS = frozenset({
+    "alpha", "amsgrad", "betas", "centered", "dampening", "decoupled_weight_decay", "eps", "initial_accumulator_value",
+    "lr_decay", "momentum", "momentum_decay", "nesterov", "weight_decay", "capturable", "differentiable",
+})  # fmt: skip
+"""Settings of torch's optimizers, which people set in groups and copy from there, whatever the strategy has."""
+_MEANS = frozenset({"foreach", "fused"})
+"""Settings of torch's optimizers that change no step."""
 _OURS = ("params", "param_names", "stack", "maximize", "initial_lr", "name", "lr_start", STATE)
 _ARGUMENTS = (
     "depth", "scope", "normalize", "every", "levels", "maximize", "guard", "average", "fused", "callback", "log_every",
@@ -78,14 +83,10 @@ def settings_of(group: dict[str, Any], common: Mapping[str, Any], known: Collect
         RecoptError: for the likes of ``momentun``, in a group or among the common ones.
     """
     names = {*known, "lr", "domains", *(["betas"] if known >= set(_TWO) else [])}  # type: ignore[operator]
-    for key in group.keys() - names - set(_OURS):
-        if difflib.get_close_matches(str(key), ("stack", "maximize"), n=1, cutoff=0.8):
-            raise unknown("setting", key, ("stack", "maximize"), "in a group")
-        if key in _ELSEWHERE or difflib.get_close_matches(str(key), names, n=1, cutoff=0.8):
-            raise unknown("setting", key, known, "in a group")
-    for key in common.keys() - names:
-        if difflib.get_close_matches(key, _ARGUMENTS, n=1, cutoff=0.8):
-            raise unknown("argument", key, _ARGUMENTS, "of recopt.Optimizer")
+    common = {key: value for key, value in common.items() if key in names or not _idle(key, value)}
+    for key in [key for key in group if key not in names and _idle(key, group[key])]:
+        del group[key]
+    _check_names(group, common, names)
     own = {key: group.pop(key) for key in [k for k in group if k in names]}
     found = {key: plain(v) for key, v in {**common, **{k: v for k, v in own.items() if v is not None}}.items()}
     if "betas" in names and "betas" in found:
@@ -96,6 +97,25 @@ def settings_of(group: dict[str, Any], common: Mapping[str, Any], known: Collect
     return found
 
 
+def _check_names(group: Group, common: Mapping[str, Any], names: set[str]) -> None:
+    """Refuse what would change nothing, though it is meant to: settings of torch's, and what is nearly a name."""
+    if lacks := sorted(_TORCHS & {*common, *group} - names):
+        raise RecoptError(f"Level 1 has no '{lacks[0]}', which is a setting of torch's optimizers: leave it out, or "
+                          f"set {', '.join(sorted(names - {'domains'}))}.")  # fmt: skip
+    for key in group.keys() - names - set(_OURS):
+        for known in (("stack", "maximize"), names):
+            if difflib.get_close_matches(str(key), known, n=1, cutoff=0.8):
+                raise unknown("setting", key, known, "in a group")
+    for key in common.keys() - names:
+        if difflib.get_close_matches(key, _ARGUMENTS, n=1, cutoff=0.8):
+            raise unknown("argument", key, _ARGUMENTS, "of recopt.Optimizer")
+
+
+def _idle(key: str, value: Any) -> bool:
+    """True for a setting of torch's optimizers that asks for nothing: one that is off, or a means to the same steps."""
+    return key in _MEANS or (key in _TORCHS and (value is None or (isinstance(value, int | float) and not value)))
+
+
 def plain(value: Any) -> Any:
     """A number out of a tensor or numpy's scalar; anything else as it is."""
     return value.item() if getattr(value, "shape", None) in ((), (1,)) else value
@@ -103,7 +123,7 @@ def plain(value: Any) -> Any:
 
 def later(known: frozenset[str]) -> frozenset[str]:
     """Names of what would change nothing if it were written into a group later."""
-    return (_ELSEWHERE | known).difference(_OURS, ["lr"])
+    return (_TORCHS | known).difference(_OURS, ["lr"])
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ def test_show_gives_hyperparameters_domains_and_defaults(recopt: Recopt) -> None
     out = recopt("show", "adam").out
     assert re.search(r"lr +0\.001 +positive \(above 0\) +learning rate", out)
     assert re.search(r"beta1 +0\.9 +unit \(0 to 1, or 0\)", out)
-    assert re.search(r"decoupled +true +true or false", out)
+    assert re.search(r"decoupled_weight_decay +true +true or false", out)
     out = recopt("show", "digits").out
     assert re.search(r"net +mlp +logistic, mlp, cnn +which model", out)
     assert "recopt run 'digits(net=mlp)' adam" in out or "recopt run 'digits(batch_size=64)' adam" in out

@@ -19,12 +19,12 @@ from ..loops import batches, far, mlp, model_of, steps, train
 
 BOTTOMS = [
     "sgd", "sgd(momentum=0.9)", "sgd(momentum=0.9,nesterov=true,weight_decay=0.01)", "adam", "adam(weight_decay=0.1)",
-    "adam(weight_decay=0.1,decoupled=false)", "rmsprop", "rmsprop(momentum=0.5)", "rmsprop(centered=true)",
-    "adagrad", "adagrad(initial=0.1,lr_decay=0.01)",
+    "adam(weight_decay=0.1,decoupled_weight_decay=false)", "rmsprop", "rmsprop(momentum=0.5)", "rmsprop(centered=true)",
+    "adagrad", "adagrad(initial_accumulator_value=0.1,lr_decay=0.01)",
 ]  # fmt: skip
 
 UPPERS = ["", "/sgd[*]", "/adam[*]", "/sgd/sgd", "/adam(weight_decay=0.01)[*]/adam[*]/adam[*]",
-          "/rmsprop[*]/adagrad(initial=0.2)[*]/sgd(momentum=0.5)[*]",
+          "/rmsprop[*]/adagrad(initial_accumulator_value=0.2)[*]/sgd(momentum=0.5)[*]",
           "/rmsprop(momentum=0.3)[*]/sgd(momentum=0.5,nesterov=true)[*]/sgd[*]",
           "/hypergradient[*]/sgd(lr=0.01)", "/kesten[*]/kesten(power=1)/sgd"]  # fmt: skip
 
@@ -91,10 +91,10 @@ ALIKE = [
      lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)),
     ("adam", torch.optim.Adam),
     ("adam(weight_decay=0.1)", lambda p: torch.optim.AdamW(p, weight_decay=0.1)),
-    ("adam(weight_decay=0.1,decoupled=false)", lambda p: torch.optim.Adam(p, weight_decay=0.1)),
+    ("adam(weight_decay=0.1,decoupled_weight_decay=false)", lambda p: torch.optim.Adam(p, weight_decay=0.1)),
     ("rmsprop", torch.optim.RMSprop),
     ("rmsprop(centered=true,momentum=0.5)", lambda p: torch.optim.RMSprop(p, centered=True, momentum=0.5)),
-    ("adagrad(initial=0.1)", lambda p: torch.optim.Adagrad(p, initial_accumulator_value=0.1)),
+    ("adagrad(initial_accumulator_value=0.1)", lambda p: torch.optim.Adagrad(p, initial_accumulator_value=0.1)),
 ]  # fmt: skip
 
 

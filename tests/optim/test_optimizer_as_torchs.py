@@ -20,6 +20,7 @@ from torch.optim import lr_scheduler as schedules
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import recopt
+from recopt import RecoptError
 
 STACKS = ["sgd", "sgd(momentum=0.9)", "adam", "adam(weight_decay=0.1)", "rmsprop", "adagrad", None, "adam/sgd/sgd",
           "sgd/adam[*]", "schedule-free", "prodigy"]  # fmt: skip
@@ -210,20 +211,39 @@ def test_at_a_rate_of_zero_nothing_moves_until_it_is_set(stack: str | None) -> N
         assert all(torch.allclose(a, b, rtol=1e-14) for a, b in zip(run(optimizer, loss, 1), expected, strict=True))
 
 
-def test_torchs_names_of_settings_are_taken_where_the_rule_has_them() -> None:
-    ends = []
-    for settings in ({"betas": (0.8, 0.95)}, {"beta1": 0.8, "beta2": 0.95}):
-        params, loss = problem()
-        run(recopt.Optimizer([{"params": params, **settings}], "adam"), loss, 3)
-        ends.append(run(recopt.Optimizer(params, "adam", **settings), loss, 3))
-    assert same(*ends)
-    params, loss = problem()
-    twin, its_loss = problem()
-    ours = run(recopt.Optimizer(params, "sgd", lr=0.01, momentum=0.9), loss, 5)
-    theirs = torch.optim.SGD(twin, lr=0.01, momentum=0.9)
+TWINS: list[tuple[str, Any, dict[str, Any], dict[str, Any]]] = [
+    ("sgd", torch.optim.SGD, {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, {}),
+    ("adam", torch.optim.AdamW, {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.1}, {}),
+    ("adam", torch.optim.Adam, {"weight_decay": 0.1, "decoupled_weight_decay": False}, {}),
+    ("rmsprop", torch.optim.RMSprop, {"alpha": 0.8, "eps": 1e-4, "momentum": 0.5, "centered": True}, {}),
+    ("rmsprop", torch.optim.RMSprop, {"lr": 0.1, "weight_decay": 0.1}, {}),
+    ("adagrad", torch.optim.Adagrad, {"lr_decay": 0.1, "initial_accumulator_value": 0.3, "eps": 1e-4}, {}),
+    ("adam", torch.optim.NAdam, {}, {"momentum_decay": 0.004}),
+    ("adam", torch.optim.Adam, {}, {"amsgrad": True, "capturable": True, "differentiable": True}),
+    ("sgd", torch.optim.SGD, {}, {"dampening": 0.1}),
+]
+"""Rules, torch's classes, settings that both have, and settings that only torch's has."""
+
+
+@pytest.mark.parametrize(("rule", "theirs", "both", "only"), TWINS)
+def test_torchs_names_of_settings_are_taken_where_the_rule_has_them_and_refused_where_not(
+    rule: str, theirs: Any, both: dict[str, Any], only: dict[str, Any]
+) -> None:
+    (a, its_loss), (b, as_group), (c, as_argument) = problem(), problem(), problem()
+    twin = theirs(a, **both)
+    whole = {key: value for key, value in twin.param_groups[0].items() if key not in only}  # all that torch's keeps
     for _ in range(5):
-        theirs.step(its_loss)
-    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(ours, twin, strict=True))
+        twin.step(its_loss)
+    if not only:
+        run(recopt.Optimizer([{**whole, "params": b}], rule), as_group, 5)
+        del whole["params"]
+        run(recopt.Optimizer(c, rule, **{**whole, "fused": True}), as_argument, 5)
+        for mine in (b, c):
+            assert all(torch.allclose(x, y, rtol=1e-12) for x, y in zip(a, mine, strict=True))
+    for name, value in only.items():
+        for where in ({"params": [{"params": b, name: value}]}, {"params": b, name: value}):
+            with pytest.raises(RecoptError, match=f"Level 1 has no '{name}'.*leave it out, or set"):
+                recopt.Optimizer(stack=rule, **where)
 
 
 def test_a_tensor_that_is_given_twice_is_warned_of_and_moved_once() -> None:

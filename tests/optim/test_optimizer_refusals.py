@@ -29,7 +29,10 @@ def misuse() -> list[tuple[str, Any]]:
         ("Did you mean 'momentum'", lambda: make([{"params": p, "momentun": 0.9}], "sgd")),
         ("Did you mean 'stack'", lambda: make([{"params": p, "stak": "sgd"}], "adam")),
         ("Did you mean 'maximize'", lambda: make([{"params": p, "maximise": True}], "adam")),
-        ("Unknown setting 'momentum' in a group", lambda: make([{"params": p, "momentum": 0.9}], "adam")),
+        (
+            "Level 1 has no 'momentum', which is a setting",
+            lambda: make([{"params": p, "momentum": 0.9}], "adam"),
+        ),
         ("betas=0.9 must be two numbers", lambda: make(p, "adam", betas=0.9)),
         ("pass model.named_parameters\\(\\) instead", lambda: make(p, "adam[*weight]")),
         ("depth=1 must be", lambda: make(p, "adam/sgd", depth=1)),

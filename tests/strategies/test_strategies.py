@@ -52,12 +52,12 @@ LIKE_TORCH: list[Case] = [
     ("adam", {"lr": 0.1, "weight_decay": 0.2}, torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.2}),
     (
         "adam",
-        {"lr": 0.1, "weight_decay": 0.2, "decoupled": False},
+        {"lr": 0.1, "weight_decay": 0.2, "decoupled_weight_decay": False},
         torch.optim.Adam,
         {"lr": 0.1, "weight_decay": 0.2},
     ),
     ("rmsprop", {}, torch.optim.RMSprop, {}),
-    ("rmsprop", {"lr": 0.05, "decay": 0.8, "eps": 1e-4}, torch.optim.RMSprop, {"lr": 0.05, "alpha": 0.8, "eps": 1e-4}),
+    ("rmsprop", {"lr": 0.05, "alpha": 0.8, "eps": 1e-4}, torch.optim.RMSprop, {"lr": 0.05, "alpha": 0.8, "eps": 1e-4}),
     ("rmsprop", {"momentum": 0.9}, torch.optim.RMSprop, {"momentum": 0.9}),
     ("rmsprop", {"centered": True}, torch.optim.RMSprop, {"centered": True}),
     (
@@ -68,7 +68,12 @@ LIKE_TORCH: list[Case] = [
     ),
     ("adagrad", {}, torch.optim.Adagrad, {}),
     ("adagrad", {"lr": 0.3, "eps": 1e-4}, torch.optim.Adagrad, {"lr": 0.3, "eps": 1e-4}),
-    ("adagrad", {"lr": 0.3, "initial": 0.5}, torch.optim.Adagrad, {"lr": 0.3, "initial_accumulator_value": 0.5}),
+    (
+        "adagrad",
+        {"lr": 0.3, "initial_accumulator_value": 0.5},
+        torch.optim.Adagrad,
+        {"lr": 0.3, "initial_accumulator_value": 0.5},
+    ),
     (
         "adagrad",
         {"lr": 0.3, "lr_decay": 0.1, "weight_decay": 0.2},
@@ -119,7 +124,7 @@ def test_variants_of_random_search_conform() -> None:
 def test_terms_that_are_off_are_no_hyperparameters(name: str) -> None:
     moved = {n for n, _ in make(name).named_parameters()}
     assert "lr" in moved
-    assert not moved & {"momentum", "weight_decay", "lr_decay", "initial"}
+    assert not moved & {"momentum", "weight_decay", "lr_decay", "initial_accumulator_value"}
     assert "weight_decay" in {n for n, _ in make(name, weight_decay=0.1).named_parameters()}
 
 
@@ -143,7 +148,7 @@ def test_nesterov_without_momentum_is_refused() -> None:
 
 
 def test_centered_rmsprop_survives_a_constant_gradient(rng: Generator) -> None:
-    strategy = make("rmsprop", centered=True, decay=0.5)
+    strategy = make("rmsprop", centered=True, alpha=0.5)
     point = [torch.zeros(1000, dtype=torch.float64)]
     state, grads = strategy.init(point), [torch.linspace(0.1, 7.3, 1000, dtype=torch.float64)]
     for _ in range(200):  # long enough for v - m² to be rounding alone, of either sign
