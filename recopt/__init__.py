@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from .rules.rule import Hypers, Rule
     from .running.result import Result
     from .running.run import run
+    from .stacks.build import strategy
     from .stacks.failures import RunFailed
+    from .toolkit.discrete import choice, integer, log_integer
     from .tracking.trackers import Tracker
 
 __all__ = [
@@ -48,11 +50,15 @@ __all__ = [
     "Term",
     "Tracker",
     "Trial",
+    "choice",
     "compare",
+    "integer",
+    "log_integer",
     "option",
     "positive",
     "real",
     "run",
+    "strategy",
     "unit",
 ]
 

@@ -19,8 +19,6 @@ from .dual import Dual, slope
 from .ops import NUMBERS
 from .rule import Rule, step
 
-LIMITS: dict[type, float] = {Positive: 80.0, Unit: 30.0}
-"""Bounds on coordinates: beyond them (1e±35; 1e-13 from either end) there is no natural value in floating point."""
 NOT_A_NUMBER = float("nan")
 FAILS = (ZeroDivisionError, OverflowError, ValueError)
 """Errors of arithmetic on floats; the last is that of roots and logarithms."""
@@ -38,6 +36,8 @@ def natural(domain: Domain, coordinate: float) -> tuple[float, float]:
         value = (1.0 if coordinate >= 0 else small) / (1.0 + small)
         return value, small / (1.0 + small) ** 2
     leaf = torch.tensor(coordinate, dtype=torch.float64, requires_grad=True)
+    if not domain.smooth:
+        return domain.natural(leaf).item(), 0.0
     with torch.enable_grad():
         there = domain.natural(leaf)
         (found,) = torch.autograd.grad(there, leaf)
@@ -61,7 +61,7 @@ class NumberSpace:
         self.names = [name for name, _ in strategy.named_parameters()]
         self.places: dict[str | None, int] = {name: i for i, name in enumerate(self.names)}
         self.domains = [strategy._domains.get(name, Domain()) for name in self.names]
-        self.limits = [LIMITS.get(type(domain), math.inf) for domain in self.domains]
+        self.ends = [domain.ends() for domain in self.domains]
         self.bounded = [type(domain) is not Domain for domain in self.domains]
 
     def first(self, strategy: Strategy | None = None) -> Numbers:
@@ -78,9 +78,9 @@ class NumberSpace:
         """Set some coordinates, within what their domains can represent."""
         numbers.version += 1
         for i, moved in zip(indices, coords, strict=True):
-            limit = self.limits[i]
-            if not -limit <= moved <= limit:
-                moved = min(max(moved, -limit), limit)  # noqa: PLW2901
+            low, high = self.ends[i]
+            if not low <= moved <= high:
+                moved = min(max(moved, low), high)  # noqa: PLW2901
             numbers.coords[i], numbers.leaves[i] = moved, None
             numbers.value[self.names[i]], numbers.slopes[i] = natural(self.domains[i], moved)
 
