@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Generator, nn
 
-import recopt
-from recopt import Params, RecoptError, State, Strategy, Trial, choice, option
+from recopt import Params, RecoptError, State, Strategy, Trial, choice, option, strategy
 
 
 class Switch(Strategy):
@@ -28,7 +27,7 @@ class Switch(Strategy):
         super().__init__(**settings)
         if not self.among:
             raise RecoptError("switch.among names no rule: give some, as in switch(among=[sgd, adam]).")
-        self.rules = nn.ModuleList(recopt.strategy(str(text)) for text in self.among)
+        self.rules = nn.ModuleList(strategy(str(text)) for text in self.among)
         for text, rule in zip(self.among, self._rules(), strict=True):
             if rule.order == 0:
                 raise RecoptError(f"'{text}' in switch.among is zero-order: name rules that read gradients.")
