@@ -16,7 +16,6 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from ..checking.numbers import finite, hypers, short, span
-from ..toolkit.discrete import Choice
 from .options import store_words
 
 if TYPE_CHECKING:
@@ -176,6 +175,8 @@ def _choice(chosen: Selection) -> str:
 
 def _values(result: Result, slot: str) -> str:
     """The hyperparameters, and the number of other meta-parameters."""
+    from ..toolkit.discrete import Choice
+
     start, strategy = f"{slot}.", result.engine.graph.slots[slot]
     values = {k.removeprefix(start): v for k, v in result.hyperparameters.items() if k.startswith(start)}
     rest = sum(p.numel() for p in strategy.parameters()) - len(values)
