@@ -16,8 +16,9 @@ import rich_click as click
 from rich.markup import escape
 
 from ..checking.errors import RecoptError, unknown
+from ..checking.numbers import short
 from .options import JSON, STORE
-from .tables import console, print_json, short, table
+from .tables import console, print_json, table
 
 if TYPE_CHECKING:
     from rich.table import Table
