@@ -15,7 +15,7 @@ from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.level import TASK
 from ..levels.parts import Part
-from ..levels.state import Pair, Record, RunState, Signal
+from ..levels.state import Record, RunState, Signal
 from ..rules.answers import given
 from ..rules.numbers import NumberMover
 from ..rules.tensors import TensorMover
@@ -169,11 +169,13 @@ class Down:
 
     def _note(self, state: RunState, number: int, signal: Signal, moved: Moved, lessons: Any) -> None:
         def record(n: int) -> Record:
-            keep = self.levels[n].taping
-            update = list(moved.update) if keep else trees.detach(moved.update) if self.levels[n].penalty_update else []
-            lesson: list[Pair] = lessons.get(n, [])
-            point = list(moved.point) if keep else []
-            lesson = lesson if keep else trees.detach(lesson)
+            level, lesson = self.levels[n], lessons.get(n, [])
+            keep = level.taping
+            # What nobody reads is not kept: a window's tensors are too many for a cache.
+            update = list(moved.update) if level.penalty_update or (keep and level.normalize == "cosine") else []
+            point = list(moved.point) if keep and not level.second_order else []
+            if not keep:
+                update, lesson = trees.detach(update), trees.detach(lesson)
             return Record(point, update, lesson=lesson, made_of=moved.made_of if keep else None)
 
         self.windows.note(state, number, record, signal)
