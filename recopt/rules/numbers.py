@@ -14,7 +14,7 @@ from ..contracts.strategy import State, Strategy
 from ..contracts.trees import tree_map
 from ..levels.parts import Part
 from ..levels.state import Numbers
-from .compiled import compiled
+from .compiled import Row, compiled
 from .dual import Dual, slope
 from .ops import NUMBERS
 from .rule import Rule, step
@@ -172,32 +172,29 @@ class NumberMover:
         """The rule's state before the first step."""
         return {"each": [entry_state(self.rule, at) for at in point]}
 
-    def step(self, part: Part, point: list[float], grads: list[float], hyper: Mapping[str, float]) -> list[float]:
-        """The update. Where the arithmetic fails it is not finite, and nothing is remembered of it."""
-        update, after, kept = [], [], part.kept
+    def step(
+        self, part: Part, point: list[float], grads: list[float], hyper: Mapping[str, float]
+    ) -> list[float] | None:
+        """The update; None where it is not finite, or the arithmetic fails, and nothing is remembered of it."""
         rows = list(zip(grads, point, part.strategy["each"], strict=True))
         try:
-            for row in rows:
-                moved, state = self._step(*row, hyper)
-                update.append(moved)
-                after.append(state)
+            update, after = self._step(rows, hyper)
             tangents = [self._tangents(name, rows, hyper) for name in self.others]
         except FAILS:
-            return [NOT_A_NUMBER] * len(point)
+            return None
         if not math.isfinite(sum(update)):
-            return update
+            return None
         part.strategy = {"each": after}
         if self.others:
-            kept["tangents"] = tangents
+            part.kept["tangents"] = tangents
         if self.window:
+            kept = part.kept
             more = self.window > 1 and part.recorded
             kept["way"] = [a + b for a, b in zip(kept["way"], update, strict=True)] if more else update
             part.recorded = part.recorded + 1 if self.window > 1 else 1
         return update
 
-    def _tangents(
-        self, name: str, rows: Sequence[tuple[float, float, State]], hyper: Mapping[str, float]
-    ) -> list[float]:
+    def _tangents(self, name: str, rows: Sequence[Row], hyper: Mapping[str, float]) -> list[float]:
         """∂update/∂name, the states before held fixed, of each (gradient, point, state)."""
         at = {**hyper, name: Dual(hyper[name], 1.0)}
         return [slope(step(self.rule, NUMBERS, *row, at)[0]) for row in rows]
