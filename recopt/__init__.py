@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from .rules.rule import Hypers, Rule
     from .running.result import Result
     from .running.run import run
-    from .stacks.build import strategy
     from .stacks.failures import RunFailed
-    from .toolkit.discrete import choice, integer, log_integer
+    from .sweeps import sweep
+    from .sweeps.result import Sweep
     from .tracking.trackers import Tracker
 
 __all__ = [
@@ -46,19 +46,17 @@ __all__ = [
     "RunFailed",
     "State",
     "Strategy",
+    "Sweep",
     "Task",
     "Term",
     "Tracker",
     "Trial",
-    "choice",
     "compare",
-    "integer",
-    "log_integer",
     "option",
     "positive",
     "real",
     "run",
-    "strategy",
+    "sweep",
     "unit",
 ]
 

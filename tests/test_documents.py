@@ -12,6 +12,7 @@ from recopt.cli import recopt
 from recopt.levels.plain_yaml import plain_yaml
 from recopt.running.plan import replan
 from recopt.stacks.plugins import load_strategy, load_task
+from recopt.sweeps import make_sweep_spec, plan_sweep
 from recopt.testing import check, check_task
 
 ROOT = Path(__file__).parents[1]
@@ -43,10 +44,12 @@ def test_python_parses(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", named("yaml"))
-def test_yaml_is_read_and_a_spec_of_a_run_is_planned(text: str) -> None:
+def test_yaml_is_read_and_a_spec_of_a_run_or_a_sweep_is_planned(text: str) -> None:
     data = plain_yaml(text)
     assert isinstance(data, dict)
-    if {"task", "stack"} <= data.keys() or {"task", "levels"} <= data.keys():
+    if "over" in data:
+        assert plan_sweep(make_sweep_spec(data)).schedule.trials
+    elif {"task", "stack"} <= data.keys() or {"task", "levels"} <= data.keys():
         assert replan(data).graph.levels
 
 

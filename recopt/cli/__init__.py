@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import rich_click as click
 
 from ..checking.errors import Notice, RecoptError
-from . import compare, completion, doctor, listing, new, plugins, run, runs
+from . import compare, completion, doctor, listing, new, plugins, run, runs, sweep
 
 click.rich_click.COMMAND_GROUPS = {
     "recopt": [
-        {"name": "Train", "commands": ["graph", "run", "compare"]},
+        {"name": "Train", "commands": ["graph", "run", "sweep", "compare"]},
         {"name": "Look at runs", "commands": ["runs", "report", "diff", "ui", "export"]},
         {"name": "Strategies and tasks", "commands": ["strategies", "tasks", "show", "new", "check"]},
         {"name": "This machine", "commands": ["doctor", "completion"]},
@@ -40,7 +36,7 @@ def recopt() -> None:
 
 
 for _command in (
-    run.run, run.graph, compare.compare, listing.runs, runs.diff, runs.report, runs.ui, runs.export,
+    run.run, run.graph, sweep.sweep, compare.compare, listing.runs, runs.diff, runs.report, runs.ui, runs.export,
     plugins.strategies, plugins.tasks, plugins.show, plugins.check, new.new, doctor.doctor,
     completion.completion,
 ):  # fmt: skip
@@ -55,8 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 for success, 1 for a failure in a user's code, 2 for a mistake in its use."""
     if not sys.warnoptions:
         _quieten()
-    with _like_ctrl_c():
-        sys.exit(_status(args))
+    sys.exit(_status(args))
 
 
 def _status(args: Sequence[str] | None) -> int:
@@ -79,21 +74,6 @@ def _status(args: Sequence[str] | None) -> int:
         return _refuse(f"{why.strerror or why}: {why.filename}." if why.filename else f"{why}.", 1)
     except (click.Abort, KeyboardInterrupt):
         return _refuse("Stopped.", INTERRUPTED)
-
-
-@contextmanager
-def _like_ctrl_c() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that they end a command in order."""
-    before = dict[signal.Signals, Any]()
-    if threading.current_thread() is threading.main_thread():
-        for sign in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
-            if signal.getsignal(sign) is not signal.SIG_IGN:  # as nohup sets
-                before[sign] = signal.signal(sign, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 def _refuse(text: str, status: int = MISTAKE) -> int:

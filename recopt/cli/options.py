@@ -20,6 +20,14 @@ STORE = click.option("--store", metavar="URI",
                      help="An MLflow address (MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db).")  # fmt: skip
 NAME = click.option("--name", help="Its name in listings.")
 NO_TRACK = click.option("--no-track", is_flag=True, help="Record nothing.")
+EXECUTOR = click.option("--executor", type=click.Choice(["inline", "processes", "ray"]),
+                        help="Who does the work: this process, processes on this machine, or Ray. The numbers are the "
+                        "same.")  # fmt: skip
+WORKERS = click.option("--workers", type=click.IntRange(1), metavar="N", help="Jobs at the same time (one; with "
+                       "--executor, as many as there are processors).")  # fmt: skip
+ADDRESS = click.option("--address", metavar="HOST:PORT", help="A Ray cluster's address, or auto; if not given, Ray "
+                       "on this machine.")  # fmt: skip
+THREADS = click.option("--threads", type=click.IntRange(1), help="Threads of torch for each job (1).")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 

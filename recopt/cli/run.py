@@ -34,7 +34,8 @@ WHAT: list[Callable[[Command], Command]] = [
 ]  # fmt: skip
 
 
-def _what(command: Command) -> Command:
+def run_options(command: Command) -> Command:
+    """Add the arguments and options that say what is run."""
     for add in reversed(WHAT):
         command = add(command)
     return command
@@ -47,7 +48,7 @@ def _number(_: click.Context, __: click.Parameter, value: float) -> float:
 
 
 @click.command()
-@_what
+@run_options
 @click.option("--measure", type=click.IntRange(0), metavar="N",
               help="Steps between two measurements on held-out data; 0 measures only at both ends.")  # fmt: skip
 @click.option("--until", metavar="BOUND", help="End early at a bound on a measurement: 'accuracy>0.97', 'loss<0.1'.")
@@ -114,7 +115,7 @@ def _stopped_at_once(session: Session, store: str | None) -> str:
 
 
 @click.command()
-@_what
+@run_options
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Draw into FILE.svg or FILE.png instead.")  # fmt: skip
 def graph(output: Path | None, **what: Any) -> None:
@@ -165,9 +166,9 @@ def _resumed(
     from ..running.checkpoints import go_back, step_in
     from ..running.plan import relocated, replan
     from ..running.spec import read_spec
-    from ..tracking.mlflow.runs import find_run, working_folder
+    from ..tracking.mlflow.runs import find_single, working_folder
 
-    found = find_run(store, ref)
+    found = find_single(store, ref)
     folder = working_folder(found, store)
     if previous:
         go_back(folder)

@@ -59,6 +59,8 @@ def report(runs: tuple[str, ...], output: Path | None, store: str | None) -> Non
         folder = working_folder(found, store)
         if (folder / "comparison.json").is_file():
             raise RecoptError(f"'{ref}' is a comparison, which has a page of its own: {folder / PAGE}.")
+        if found.kind == "sweep":
+            raise RecoptError(f"'{ref}' is a sweep, which has a picture of its own: {folder / 'sweep.png'}.")
         views.append(read_run(folder, found.name, found.status))
     if output is None:
         output = folder / PAGE if len(views) == 1 and found.folder is not None else Path(PAGE)
@@ -100,11 +102,11 @@ def export(
         raise RecoptError(f"{folder} is there already: name a folder that is empty or does not exist.")
     from ..engine.checkpoint import check
     from ..running.checkpoints import CHECKPOINT
-    from ..tracking.mlflow.runs import check_name, fetch_run, find_run, register
+    from ..tracking.mlflow.runs import check_name, fetch_run, find_single, register
 
     if model is not None:
         check_name(model, alias)
-    found = find_run(store, run)
+    found = find_single(store, run)
     source = fetch_run(found, store)
     check(source / CHECKPOINT)
     _export(source, folder, f"the spec of run {found.id}", not no_model)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ..checking.errors import RecoptError, unknown
 from ..contracts.settings import Hyper, declared
 from ..levels.level import Schedule
 from ..levels.notation import parse_one
+from ..search.ranges import RANGES
 from ..stacks.named import Named
 from ..stacks.plugins import load_strategy
 from .competitors import Competitor, TuningTrial, rule
@@ -34,34 +35,6 @@ _SHRINKS = 0.1
 _SOME = 0.6
 _FLIP = 0.4
 
-
-class Range(NamedTuple):
-    """The range of a hyperparameter, uniform in the logarithm of its value x, or of 1 − x (``gap``)."""
-
-    low: float
-    high: float
-    gap: bool = False
-
-    def value(self, unit: float) -> float:
-        """The value at ``unit`` in [0, 1]."""
-        found = math.exp(math.log(self.low) + unit * (math.log(self.high) - math.log(self.low)))
-        return 1 - found if self.gap else found
-
-    def unit(self, value: float) -> float:
-        """The position of ``value`` in [0, 1], clipped: the inverse of :meth:`value`."""
-        found = min(max(1 - value if self.gap else value, self.low), self.high)
-        return math.log(found / self.low) / math.log(self.high / self.low)
-
-
-RANGES = {
-    "lr": Range(1e-5, 10),
-    "weight_decay": Range(1e-6, 1),
-    "momentum": Range(0.003, 0.7, gap=True),
-    "beta1": Range(0.01, 0.7, gap=True),
-    "beta2": Range(5e-4, 0.5, gap=True),
-    "alpha": Range(5e-4, 0.5, gap=True),
-}
-"""The ranges of all hyperparameters that can be tuned, by name."""
 
 KNOWN: dict[str, tuple[Named, tuple[str, ...]]] = {
     "sgd": (Named(name="sgd"), ("lr", SCHEDULE)),

@@ -87,7 +87,7 @@ class Hyper:
     :func:`recopt.levels.completion.strides`).
     """
 
-    default: float | str
+    default: float
     domain: Domain
     help: str
     off: float | None = None

@@ -80,9 +80,7 @@ class Family:
 
     def members(self, slot: SlotState) -> list[Task]:
         """The slot's tasks."""
-        if not slot.starts:
-            return self.drawn(slot.draw).tasks
-        return [self.drawn(start.draw).tasks[start.place] for start in slot.starts]
+        return [self.drawn(start.draw).tasks[start.place] for start in self.starts(slot)]
 
     def check_kinds(self, draws: Iterable[int]) -> None:
         """Refuse draws whose tasks cannot run side by side. A family that draws in its own way may give several kinds.

@@ -39,7 +39,7 @@ class Term:
     only: tuple[str, ...] = ()
 
 
-def _split(text: str, mark: str) -> list[str]:
+def split(text: str, mark: str = ",") -> list[str]:
     """``text`` at each ``mark`` outside of brackets."""
     parts, depth, begin = [], 0, 0
     for at, char in enumerate(text):
@@ -60,7 +60,7 @@ def value_of(text: str) -> Any:
 
 def _settings(text: str, where: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for item in _split(text, ",") if text.strip() else []:
+    for item in split(text, ",") if text.strip() else []:
         name, equals, value = item.partition("=")
         if not equals or not name.strip() or not value.strip():
             raise RecoptError(f"'{shown(item.strip())}' in {where} should read name=value.")
@@ -79,7 +79,7 @@ def parse(text: str) -> list[list[Term]]:
     """
     layers: list[list[Term]] = []
     used: dict[str, str] = {}
-    pieces = [_split(layer, "+") for layer in _split(text, "/")]
+    pieces = [split(layer, "+") for layer in split(text, "/")]
     if sum(map(len, pieces)) > MOST_LEVELS:
         raise RecoptError(f"The stack '{shown(text)}' has more than {MOST_LEVELS:,} strategies: give fewer.")
     for depth, layer in enumerate(pieces, 1):

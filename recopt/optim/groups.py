@@ -118,8 +118,7 @@ def _idle(key: str, value: Any) -> bool:
 
 def plain(value: Any) -> Any:
     """A number out of a tensor or numpy's scalar; anything else as it is."""
-    shape = getattr(value, "shape", None)
-    return value.item() if shape is not None and math.prod(shape) == 1 else value
+    return value.item() if getattr(value, "shape", None) in ((), (1,)) else value
 
 
 def later(known: frozenset[str]) -> frozenset[str]:

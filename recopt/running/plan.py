@@ -23,7 +23,7 @@ from ..stacks.named import Named, deepen, named_of, strategies_of
 from ..stacks.origin import check_apart, check_digests, digests, name_of
 from ..stacks.places import canonical, is_export
 from ..stacks.plugins import is_known
-from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, SelectionSettings, Spec, make_spec, parsed_choice
+from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, SWEEPS, SelectionSettings, Spec, make_spec, parsed_choice
 from .start import available
 
 
@@ -109,6 +109,8 @@ def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[s
         raise RecoptError(
             f"In {where} '{found[-1]}' belongs to a comparison, not to a run: give the file to 'recopt compare --spec'."
         )
+    if found := sorted(SWEEPS & data.keys()):
+        raise RecoptError(f"In {where} '{found[0]}' belongs to a sweep, not to a run: give the file to 'recopt sweep'.")
     rest = {key: value for key, value in data.items() if key not in SHORT}
     stack, depth, settings = (data.get(key) for key in SHORT)
     if stack is not None and not isinstance(stack, str):

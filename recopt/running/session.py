@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -42,6 +42,7 @@ class RunOptions:
         track: whether to record the run.
         resume: the id of a recorded run to resume.
         saved: a folder that :meth:`recopt.running.checkpoints.Checkpoints.save` wrote, to resume from without a record.
+        pause: the step at which to stop, as if interrupted there; None for the end.
         progress: called after every step.
         root: the folder of the default store and its artifacts.
         save_seconds: least time between two checkpoints; longer if one takes more than 5 % of it.
@@ -53,6 +54,7 @@ class RunOptions:
     name: str | None = None
     resume: str | None = None
     saved: Path | None = None
+    pause: int | None = None
     progress: Callable[[Session], None] | None = None
     root: Path = RUNS
     save_seconds: float = CHECKPOINT_SECONDS
@@ -88,7 +90,7 @@ class Session:
         if start:
             with self._blamed(), offered(start):
                 self.checkpoints.load(start)
-        self.first_step, self._stop = self.step, _Stop()
+        self.first_step = self.step
 
     @property
     def step(self) -> int:
@@ -102,20 +104,24 @@ class Session:
             return True
         return self.selector is not None and self.selector.stopped
 
+    @property
+    def _paused(self) -> bool:
+        return self.options.pause is not None and self.step >= self.options.pause
+
     def run(self) -> Result:
-        """Run to the end, or until interrupted; the result's status is then ``KILLED``.
+        """Run to the end, to its pause, or until interrupted; before the end, the result's status is ``KILLED``.
 
         Raises:
             RunFailed: for an error in a user's strategy or task.
             KeyboardInterrupt: if interrupted twice; the run can be resumed from its last checkpoint.
         """
-        with self._stop.heard():
+        with interrupts() as asked:
             if (options := self.options).track:
                 self.recorder.begin(self.plan, options.store, options.name, options.resume, options.root)
             try:
                 if self.step == 0 and not self.held_out.before:
                     self._first()
-                while not self.over and not self._stop.asked:
+                while not (self.over or self._paused or asked):
                     with self._blamed():
                         self.engine.step()
                     self._between()
@@ -137,8 +143,7 @@ class Session:
         with self._blamed():
             self.held_out.measure("test")
             if self.selector:
-                with self._stop.at_once():
-                    self.selector.score(self.engine.state)
+                self.selector.score(self.engine.state)
         self._save()
 
     def _between(self) -> None:
@@ -147,8 +152,7 @@ class Session:
             if state := self.held_out.due():
                 self.held_out.measure("valid", state)
             if self.selector and (state := self.selector.due()):
-                with self._stop.at_once():
-                    self.selector.score(state)
+                self.selector.score(state)
         if self.options.progress:
             self.options.progress(self)
         self.recorder.keep_up()
@@ -171,8 +175,7 @@ class Session:
             engine.flush()
         with self._blamed():
             after = self.held_out.measure("test", record=over)
-            with self._stop.at_once() if over else nullcontext():
-                chosen = self.selector.end(report=over) if self.selector else None
+            chosen = self.selector.end(report=over) if self.selector else None
         stack = self.plan.graph.describe()
         result = Result(
             self.spec, stack, self.trace, self.held_out.before, after, by_slot(engine, chosen), engine.budget,
@@ -252,40 +255,25 @@ def _failure(why: BaseException, when: str, plan: Plan) -> str:
     return f"{failure_message(why, when, [type(plan.task), *(type(s) for s in plan.graph.slots.values())])}."
 
 
-class _Stop:
-    """Ctrl-C, SIGTERM and SIGHUP: the first asks a run to stop, a second one stops it at once.
+@contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """The signals so far of Ctrl-C, SIGTERM and SIGHUP: the first is only listed, the second stops at once.
 
     SIGHUP stays ignored in a process that ``nohup`` started.
     """
+    asked, before = list[int](), dict[signal.Signals, Any]()
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._at_once = False
-
-    def __call__(self, sign: int, frame: FrameType | None) -> None:
-        if self.asked or self._at_once:
+    def ask(sign: int, frame: FrameType | None) -> None:
+        if asked:
             raise KeyboardInterrupt
-        self.asked = True
+        asked.append(sign)
 
-    @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Handle the signals within the block."""
-        before = dict[signal.Signals, Any]()
-        if threading.current_thread() is threading.main_thread():
-            for sign in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
-                if sign.name != "SIGHUP" or signal.getsignal(sign) is not signal.SIG_IGN:
-                    before[sign] = signal.signal(sign, self)
-        try:
-            yield
-        finally:
-            for sign, handler in before.items():
-                signal.signal(sign, handler)
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Let the first signal in the block stop the run: its work takes long, and is done again after a resume."""
-        self._at_once = True
-        try:
-            yield
-        finally:
-            self._at_once = False
+    if threading.current_thread() is threading.main_thread():
+        for sign in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
+            if sign.name != "SIGHUP" or signal.getsignal(sign) is not signal.SIG_IGN:
+                before[sign] = signal.signal(sign, ask)
+    try:
+        yield asked
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)

@@ -39,12 +39,17 @@ NO_SWITCH = BeforeValidator(_whole)
 
 def parsed_choice(value: object) -> object:
     """Parse ``every=500, tasks=64`` into a mapping. Raises RecoptError for text of another form."""
+    return settings_in("choose", value, "every=500, tasks=64")
+
+
+def settings_in(name: str, value: object, example: str) -> object:
+    """The mapping that the text of a field stands for. Raises RecoptError if it does not read like ``example``."""
     if not isinstance(value, str):
         return value
     try:
-        ((term,),) = parse(f"choose({value})")
+        ((term,),) = parse(f"{name}({value})")
     except (RecoptError, ValueError):
-        raise RecoptError(f"'choose' should read like every=500, tasks=64, not '{shown(value)}'.") from None
+        raise RecoptError(f"'{name}' should read like {example}, not '{shown(value)}'.") from None
     return term.settings
 
 
@@ -151,7 +156,8 @@ SHORT = ("stack", "depth", "settings")
 """Keys that a spec's mapping may have instead of ``strategies`` and ``levels``."""
 RUNS = frozenset({"stack", "strategies", "levels"})
 COMPARES = frozenset({"stacks", "baselines", "each", "tune", "tune_tasks", "reference", "guards"})
-"""``RUNS`` and ``COMPARES``: keys that only the spec of a run, or only that of a comparison, has."""
+SWEEPS = frozenset({"over", "by", "trials", "repeat", "score", "asha"})
+"""``RUNS``, ``COMPARES``, ``SWEEPS``: keys of which only the spec of a run, a comparison, or a sweep has some."""
 KNOWN: Mapping[str, Iterable[str]] = {
     "": [*Spec.model_fields, *SHORT], "task": Named.model_fields, "strategies": Named.model_fields,
     "levels": Level.model_fields, "choose": SelectionSettings.model_fields,

@@ -1,1 +1,1 @@
-"""Zero-order levels above the task: trials of points, scored by what happens after them."""
+"""Search: trials of zero-order levels above the task, proposals of settings, and executors that try them."""

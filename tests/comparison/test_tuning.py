@@ -10,11 +10,12 @@ import pytest
 from recopt.checking.errors import RecoptError
 from recopt.comparison import compare, make_compare_spec, report_seeds, tuning_seeds
 from recopt.comparison.competitors import Competitor
-from recopt.comparison.tuning import RANGES, baseline, tune
+from recopt.comparison.tuning import baseline, tune
 from recopt.contracts.task import Batch, Split, Task
 from recopt.levels.graph import Graph
 from recopt.running import repeats
 from recopt.running.repeats import Runs, RunSettings
+from recopt.search.ranges import RANGES
 from recopt.tasks.quadratic import Quadratic
 
 from ..comparisons import FAST

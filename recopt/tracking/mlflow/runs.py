@@ -53,6 +53,11 @@ class RunRow:
     folder: Path | None
     """The local folder of its artifacts; None if a server has them (see :func:`fetch_run`)."""
 
+    @property
+    def kind(self) -> str:
+        """``run``, ``comparison`` or ``sweep``."""
+        return self.tags.get("recopt.kind", "run")
+
 
 def list_runs(
     store: str | None = None, limit: int | None = 20, root_dir: Path = RUNS, where: str | None = None
@@ -97,6 +102,14 @@ def find_run(store: str | None, ref: str, root_dir: Path = RUNS) -> RunRow:
     """
     with _opened(store, root_dir) as opened:
         return _find(opened, ref)
+
+
+def find_single(store: str | None, ref: str, root_dir: Path = RUNS) -> RunRow:
+    """As :func:`find_run`, of runs alone. Raises RecoptError for a comparison or a sweep too."""
+    found = find_run(store, ref, root_dir)
+    if found.kind != "run":
+        raise RecoptError(f"'{ref}' is a {found.kind}, not a run: 'recopt ui {ref}' shows it.")
+    return found
 
 
 def fetch_run(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> Path:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from ...checking.processes import command
 from .address import Unopened
 from .spool import Message, SpoolReader, Unreachable, send_left, spool_folder
 
@@ -25,26 +26,17 @@ EVERY = 0.5  # seconds between two readings of the spool
 FIRST_WAIT, LONGEST_WAIT = 30.0, 600.0  # seconds before a store that failed is tried again; doubles each time
 LAST = 60.0  # seconds for the remaining messages at the end, if the store takes them
 UNREACHED = 3  # the exit status if the store does not answer
-# "-P" and this finder: nothing but recopt itself is imported from where recopt is, nor from the current folder.
-_CODE = """
-import importlib.machinery, importlib.util, sys
-spec = importlib.machinery.PathFinder.find_spec("recopt", [sys.argv[1]])
-sys.modules["recopt"] = recopt = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(recopt)
-from recopt.tracking.mlflow.sender import main
-main()
-"""
 
 
 class Sender:
     """The process that sends the spool at ``path`` to the store at ``address``. Raises OSError if it does not start."""
 
     def __init__(self, address: str, root: Path, path: Path) -> None:
-        command = [sys.executable, "-P", "-c", _CODE, str(Path(__file__).parents[3])]
         # In a session of its own: a Ctrl-C is for the run, which then tells this process to finish.
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+            command("recopt.tracking.mlflow.sender"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
         self._process, self._input, self._output = process, process.stdin, process.stdout
         os.set_blocking(self._output.fileno(), False)

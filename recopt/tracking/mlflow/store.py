@@ -130,6 +130,15 @@ class Store:
         for start in range(0, len(made), 100):
             self.client.log_batch(run, params=made[start : start + 100])
 
+    def log_values(
+        self, run: str, params: Mapping[str, str], metrics: Mapping[str, float], time: int, step: int
+    ) -> None:
+        """Set params and metrics of ``run`` at ``step`` in one call; at most 100 params."""
+        entities = _mlflow().entities
+        made = [entities.Param(metric_name(key), _cut(str(value))) for key, value in params.items()]
+        points = [entities.Metric(key, value, time, step) for key, value in metrics.items()]
+        self.client.log_batch(run, metrics=points, params=made)
+
     def last_steps(self, run: str) -> dict[str, int]:
         """The last step that each metric of ``run`` has."""
         # the public view drops the steps, and histories have thousands of points

@@ -1,0 +1,86 @@
+"""Proposals of settings: a grid, random ones, or those of a zero-order strategy.
+
+Each is a generator of batches: it yields settings (by the name of their axis) that may be tried side by side, and is
+sent their losses, infinite for those that failed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..contracts.strategy import Params, Strategy, Trial
+from .ranges import Axis
+
+Settings = Mapping[str, Any]
+Search = Generator[list[Settings], Sequence[float], None]
+_PATIENCE = 1000
+"""Steps of a strategy, or draws, without a setting that is new, after which there is none to be had."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The settings that can be tried: a value for each axis, without those that do not apply to the others."""
+
+    axes: Sequence[Axis]
+    fitting: Callable[[Settings], Settings] = lambda settings: settings
+
+    def settings(self, values: Sequence[Any]) -> Settings:
+        """Settings from a value for each axis."""
+        return self.fitting({axis.name: value for axis, value in zip(self.axes, values, strict=True)})
+
+
+def grid(space: Space) -> Search:
+    """All combinations of the choices of the axes, each once; the last axis changes fastest."""
+    found = list[Settings]()
+    for values in itertools.product(*(one.choices for one in space.axes)):
+        if (one := space.settings(values)) not in found:
+            found.append(one)
+    yield found
+
+
+def drawn(space: Space, count: int, seed: int) -> Search:
+    """``count`` independent uniform draws that differ; fewer if there are no more."""
+    rng, found, misses = np.random.default_rng([seed, 1]), list[Settings](), 0
+    while len(found) < count and misses < _PATIENCE:
+        one = space.settings([axis.value(float(rng.random())) for axis in space.axes])
+        fresh = one not in found
+        misses = 0 if fresh else misses + 1
+        found += [one] * fresh
+    yield found
+
+
+def searched(strategy: Strategy, space: Space, count: int, seed: int) -> Search:
+    """Points of a zero-order strategy, until about ``count`` different settings have been tried.
+
+    A point has a 0-dimensional float64 tensor for each axis: 0 in its middle, and one natural logarithm, a quarter of
+    a linear range, or one choice to the unit (:attr:`Axis.length`). Beyond an end it is reflected. A batch that would
+    go beyond ``count`` is not begun.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    point: Params = [torch.zeros((), dtype=torch.float64) for _ in space.axes]
+    state, known, misses = strategy.init(point), list[Settings](), 0
+    while misses < _PATIENCE:
+        points = strategy.propose(point, state, rng)
+        batch = [space.settings([_at(axis, float(x)) for axis, x in zip(space.axes, p, strict=True)]) for p in points]
+        fresh = [one for n, one in enumerate(batch) if one not in known and one not in batch[:n]]
+        if len(known) + len(fresh) > count:
+            return
+        known, misses = known + fresh, 0 if fresh else misses + 1
+        losses = yield batch
+        trials = [Trial(p, p[0].new_tensor(loss)) for p, loss in zip(points, losses, strict=True)]
+        with torch.no_grad():
+            deltas, state = strategy.forward(point, trials, state, rng)
+            point = [p + d for p, d in zip(point, deltas, strict=True)]
+
+
+def _at(axis: Axis, coordinate: float) -> Any:
+    """The value of ``axis`` at a coordinate: reflected into [0, 1] as 0.5 + coordinate / length."""
+    unit = (0.5 + coordinate / axis.length) % 2 if math.isfinite(coordinate) else 0.5
+    return axis.value(2 - unit if unit > 1 else unit)

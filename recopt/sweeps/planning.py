@@ -1,0 +1,176 @@
+"""The plan of a sweep: its spec, checked before anything runs, and what follows from it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..checking.errors import RecoptError, shown, unknown
+from ..levels.level import TASK
+from ..levels.notation import parse_one
+from ..running.plan import Plan
+from ..search.halving import rungs
+from ..search.proposals import Search, Settings, Space, drawn, grid, searched
+from ..search.ranges import Axis, axis
+from ..stacks.build import make_strategy
+from ..stacks.named import Named
+from .schedule import Batches, Halved, Schedule
+from .sweep_spec import GRID, RANDOM, SweepSpec
+from .trial import FIELDS, FIGURES, trial_plan
+
+WIDE = ("task", "stack", "depth")
+"""The fields that decide which other settings there are."""
+TRIALS = 40
+"""Trials of a sweep that does not say how many."""
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep that is ready to start.
+
+    Attributes:
+        first: the plan of its first trial.
+        axes: what it goes over.
+        schedule: the order of its parts.
+        rungs: the steps to which trials are run; one, the whole run, without ``asha``.
+        sign: −1 if the greatest score is the best, else 1.
+    """
+
+    spec: SweepSpec
+    first: Plan
+    axes: Sequence[Axis]
+    schedule: Schedule
+    rungs: Sequence[int]
+    sign: float
+
+
+def plan_sweep(spec: SweepSpec, where: str = "the spec") -> SweepPlan:
+    """Check a sweep.
+
+    Every choice is planned, and both ends of every range, each with every stack and task.
+
+    Raises:
+        RecoptError: for what cannot work, before anything runs.
+    """
+    axes = [axis(name, values) for name, values in spec.over.items()]
+    plans = _checked(spec, axes, where)
+    first = next(iter(plans.values()))
+    sign, levels = _sign(spec, plans.values()), _rungs(spec, first)
+    return SweepPlan(spec, first, axes, _schedule(spec, _space(axes, plans), len(levels)), levels, sign)
+
+
+def _checked(spec: SweepSpec, axes: Sequence[Axis], where: str) -> dict[tuple[Any, ...], Plan]:
+    """The plans of all stacks, tasks and depths by their values, after checks of all other values with each."""
+    wide, rest = [one for one in axes if one.name in WIDE], [one for one in axes if one.name not in WIDE]
+    for one in rest:
+        if "." not in one.name and one.name not in FIELDS:
+            raise unknown("setting", one.name, [*FIELDS, "adam.lr", "level2.every", "task.batch_size"], "in 'over'")
+    if ranged := [one.name for one in wide if one.range]:
+        raise RecoptError(f"'{ranged[0]}' is searched over a list: give its values, like [a, b].")
+    plans, idle = dict[tuple[Any, ...], Plan](), {one.name for one in rest}
+    for values in itertools.product(*(one.choices for one in wide)):
+        base = dict(zip((one.name for one in wide), values, strict=True))
+        made = plans[values] = trial_plan(spec.run, base, spec.seed, where)
+        for one in rest:
+            if _applies(one.name, made):
+                idle.discard(one.name)
+                for value in one.ends:
+                    trial_plan(spec.run, {**base, one.name: value}, spec.seed, where)
+    for one in rest:
+        if one.name in idle:  # this says what there is
+            trial_plan(spec.run, {**base, one.name: one.ends[0]}, spec.seed, where)
+    return plans
+
+
+def _applies(name: str, plan: Plan) -> bool:
+    """True if a run has the setting: a slot of its own, or a level."""
+    slot, dot, _ = name.partition(".")
+    level = re.fullmatch(r"level(\d{1,6})", slot)
+    if level:
+        return 1 <= int(level[1]) <= len(plan.spec.levels)
+    return not dot or slot in (TASK, *plan.spec.strategies)
+
+
+def _space(axes: Sequence[Axis], plans: Mapping[tuple[Any, ...], Plan]) -> Space:
+    """The settings that can be tried: those of a strategy or level only with the stacks that have it."""
+    wide = [one.name for one in axes if one.name in WIDE]
+
+    def fitting(settings: Settings) -> Settings:
+        plan = plans[tuple(settings[name] for name in wide)]
+        return {name: value for name, value in settings.items() if _applies(name, plan)}
+
+    return Space(axes, fitting)
+
+
+def _schedule(spec: SweepSpec, space: Space, levels: int) -> Schedule:
+    search = _search(spec, space)
+    if spec.asha is None:
+        schedule = Batches(search)
+        if not schedule.trials:
+            raise RecoptError(
+                f"'{spec.by}' tries more than {spec.trials} settings at its first step: give more 'trials'."
+            )
+        return schedule
+    if spec.by not in (GRID, RANDOM):
+        raise RecoptError(
+            f"'asha' stops trials that are known beforehand, by grid or random, not by '{shown(spec.by)}'."
+        )
+    return Halved(next(search), levels, spec.asha.eta, spec.asha.at_once)
+
+
+def _search(spec: SweepSpec, space: Space) -> Search:
+    if spec.by == GRID:
+        if ranged := [one.name for one in space.axes if one.range]:
+            raise RecoptError(
+                f"A grid needs values: say how many '{ranged[0]}' has, like LOW..HIGH in 5, or list them."
+            )
+        if spec.trials is not None:
+            raise RecoptError("A grid has as many trials as it has settings: leave 'trials' out, or search by random.")
+        return grid(space)
+    count = spec.trials or TRIALS
+    if spec.by == RANDOM:
+        return drawn(space, count, spec.seed)
+    refusal = RecoptError(
+        f"'by' should be grid, random or a zero-order strategy, like annealing, not '{shown(spec.by)}'."
+    )
+    term = parse_one(spec.by, refusal)
+    named = Named(name=term.name, settings=term.settings)
+    strategy = make_strategy(
+        "by", named, spec.seed, spec.run.get("plugins") or (), f"in 'by' ({GRID} and {RANDOM} too)"
+    )
+    if strategy.order or term.only:
+        raise refusal
+    return searched(strategy, space, count, spec.seed)
+
+
+def _rungs(spec: SweepSpec, first: Plan) -> list[int]:
+    steps, asha = first.spec.steps, spec.asha
+    if asha is None:
+        return [steps]
+    if "steps" in spec.over:
+        raise RecoptError("'asha' compares trials of the same number of steps: leave 'steps' out of 'over'.")
+    found = rungs(steps, asha.first or max(1, steps // asha.eta**3), asha.eta)
+    if len(found) < 2:
+        raise RecoptError(
+            f"'asha' has no rung before the end: its 'first' should be {steps // asha.eta} of {steps} steps at most."
+        )
+    return found
+
+
+def _sign(spec: SweepSpec, plans: Iterable[Plan]) -> float:
+    """−1 if the greatest score is the best, else 1. Raises RecoptError for a score that a run does not have."""
+    signs = set[float]()
+    for plan in plans:
+        metric = plan.task.metric
+        known = [name for name in FIGURES if name != "choose_score" or plan.spec.choose]
+        if spec.score not in (*known, metric):
+            raise unknown("score", spec.score, [*known, *([metric] if metric else [])])
+        signs.add(-1.0 if spec.score == metric and plan.task.higher_is_better else 1.0)
+    if len(signs) > 1:
+        raise RecoptError(
+            f"The '{spec.score}' of one task is best where it is least, and that of another where greatest."
+        )
+    return signs.pop()
