@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from .rules.rule import Hypers, Rule
     from .running.result import Result
     from .running.run import run
+    from .stacks.build import strategy
     from .stacks.failures import RunFailed
     from .sweeps import sweep
     from .sweeps.result import Sweep
+    from .toolkit.discrete import choice, integer, log_integer
     from .tracking.trackers import Tracker
 
 __all__ = [
@@ -51,11 +53,15 @@ __all__ = [
     "Term",
     "Tracker",
     "Trial",
+    "choice",
     "compare",
+    "integer",
+    "log_integer",
     "option",
     "positive",
     "real",
     "run",
+    "strategy",
     "sweep",
     "unit",
 ]

@@ -80,6 +80,7 @@ class OnNumbers:
 
     def step(self, grads: Params) -> None:
         update = self.mover.step(self.part, self.point, flat(grads).tolist(), self.numbers.value)
+        assert update is not None
         self.point = [p + u for p, u in zip(self.point, update, strict=True)]
 
     def slopes(self, cotangents: Params) -> list[float]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import rich_click as click
 
@@ -51,7 +55,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 for success, 1 for a failure in a user's code, 2 for a mistake in its use."""
     if not sys.warnoptions:
         _quieten()
-    sys.exit(_status(args))
+    with _like_ctrl_c():
+        sys.exit(_status(args))
 
 
 def _status(args: Sequence[str] | None) -> int:
@@ -74,6 +79,21 @@ def _status(args: Sequence[str] | None) -> int:
         return _refuse(f"{why.strerror or why}: {why.filename}." if why.filename else f"{why}.", 1)
     except (click.Abort, KeyboardInterrupt):
         return _refuse("Stopped.", INTERRUPTED)
+
+
+@contextmanager
+def _like_ctrl_c() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that they end a command in order."""
+    before = dict[signal.Signals, Any]()
+    if threading.current_thread() is threading.main_thread():
+        for sign in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
+            if signal.getsignal(sign) is not signal.SIG_IGN:  # as nohup sets
+                before[sign] = signal.signal(sign, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
 
 
 def _refuse(text: str, status: int = MISTAKE) -> int:

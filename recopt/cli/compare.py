@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from ..checking.errors import RecoptError, unknown
+from .compare_progress import cost_words, shown_progress
 from .compare_report import report, report_series
 from .completion import complete_baselines, complete_stack, complete_task
 from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
@@ -17,10 +17,11 @@ from .tables import print_json
 
 if TYPE_CHECKING:
     from ..comparison import CompareSpec, Comparison, Planned, Series
-    from ..comparison.training import Progress
 
-_KEPT = 8
-"""The number of finished lines that stay in the progress display."""
+_STOPPED = (
+    "Stopped. A comparison is recorded once it is complete, so its runs so far are lost, and the same command begins "
+    "again. What was trained for it is kept (recopt runs), and in a series every comparison that is complete."
+)
 
 
 @click.command()
@@ -53,7 +54,7 @@ _KEPT = 8
 def compare(
     spec: Path | None, threads: int | None, output: Path | None, store: str | None, name: str | None, no_track: bool,
     as_json: bool, **what: Any,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Compare each STACK with tuned baselines on the same tasks, from the same starts, with the same batches.
 
     TASK and STACK are as for recopt run; a STACK may also be a folder that recopt export wrote.
@@ -64,19 +65,26 @@ def compare(
     from ..comparison import Trainer, run_comparison
 
     _empty(output)
+    click.echo(cost_words([one.spec for one in planned]), err=True)
     trainer = Trainer(store, not no_track)  # shared by all, so that nothing is trained twice
 
     def carry_out(one: Planned) -> Comparison:
         below = output / one.folder if output is not None and not single else output
-        with progress_bar() as show:
+        with shown_progress(one.spec) as show:
             called = name or (None if single else one.name)
             return run_comparison(one.spec, threads=threads, output=below, store=store, track=not no_track,
                                   name=called, trainer=trainer, progress=show)  # fmt: skip
 
-    if single:
-        found = carry_out(planned[0])
-        return print_json(found.plain()) if as_json else report(found, store)
-    _series(planned, carry_out, output, store, as_json)
+    try:
+        if single:
+            found = carry_out(planned[0])
+            print_json(found.plain()) if as_json else report(found, store)
+        else:
+            _series(planned, carry_out, output, store, as_json)
+    except KeyboardInterrupt:
+        click.echo(_STOPPED, err=True)
+        return 130
+    return 0
 
 
 def _series(
@@ -151,28 +159,3 @@ def _with_trained(spec: CompareSpec, given: tuple[str, ...]) -> CompareSpec:
             raise unknown("stack", name, [one.name or one.stack or "" for one in stacks], f"in --trained '{text}'")
         stacks[at[0]] = stacks[at[0]].model_copy(update={"trained": count})
     return spec.model_copy(update={"stacks": stacks})
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """The progress display of a comparison; shows nothing without a terminal."""
-    from rich import progress
-    from rich.console import Console
-
-    console, tasks = Console(stderr=True), dict[str, progress.TaskID]()
-    if not console.is_terminal:
-        yield lambda what, done, total: None
-        return
-    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(24), progress.MofNCompleteColumn(),
-               progress.TimeElapsedColumn())  # fmt: skip
-    with progress.Progress(*columns, console=console, transient=True) as bar:
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                over = [task.id for task in bar.tasks if task.finished]
-                for task in over[:-_KEPT]:  # too many lines would hide the current one
-                    bar.update(task, visible=False)
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        yield show

@@ -16,6 +16,7 @@ from .options import JSON, PLUGINS
 from .tables import console, print_json, table
 
 if TYPE_CHECKING:
+    from ..contracts.domains import Domain
     from ..stacks.plugins import PluginInfo
 
 
@@ -87,7 +88,7 @@ def show(name: str, plugins: tuple[str, ...], as_json: bool) -> None:
         out.print(_options(options, values), markup=True)
     if not hypers and not options:
         out.print("It has no settings.")
-    first = next(iter(hypers or options), None)
+    first = next((name for name in [*hypers, *options] if values[name] != ""), None)
     out.print(_example(name, kind, first, values.get(first or "")), style="dim", markup=False)
 
 
@@ -122,16 +123,24 @@ def _kind(strategy: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-_RANGES = {"positive": "above 0", "unit": "0 to 1", "real": "any"}
+def _within(domain: Domain) -> str:
+    from ..toolkit.discrete import Choice, Whole
+
+    if isinstance(domain, Whole):
+        return f"{domain.least:,} to {domain.most:,}"
+    if isinstance(domain, Choice):
+        return f"those of {domain.option}" if domain.option else ", ".join(domain.words)
+    return {"positive": "above 0", "unit": "0 to 1", "real": "any"}[domain.name]
 
 
 def _hypers(hypers: dict[str, Any], values: dict[str, Any]) -> Any:
     rows = table("hyperparameter", "default", "domain", "", right=(1,), wrap=(3,))
     for name, hyper in hypers.items():
-        domain = _RANGES.get(hyper.domain.name, hyper.domain.name)
+        domain = _within(hyper.domain)
         off = f", or {hyper.off:g}" if hyper.off is not None else ""
         above = "" if hyper.above is None else f"; {hyper.above:g} where it moves logarithms of hyperparameters"
-        rows.add_row(f"[bold]{name}[/]", f"{values[name]:g}", f"{hyper.domain.name} ({domain}{off})",
+        value = values[name] if isinstance(values[name], str) else f"{values[name]:g}"
+        rows.add_row(f"[bold]{name}[/]", value or "the first", f"{hyper.domain.name} ({domain}{off})",
                      escape(hyper.help + above))  # fmt: skip
     return rows
 

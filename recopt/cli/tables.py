@@ -175,10 +175,15 @@ def _choice(chosen: Selection) -> str:
 
 def _values(result: Result, slot: str) -> str:
     """The hyperparameters, and the number of other meta-parameters."""
+    from ..toolkit.discrete import Choice
+
     start, strategy = f"{slot}.", result.engine.graph.slots[slot]
     values = {k.removeprefix(start): v for k, v in result.hyperparameters.items() if k.startswith(start)}
     rest = sum(p.numel() for p in strategy.parameters()) - len(values)
-    return "  ".join(filter(None, [hypers(values), f"{rest:,} meta-parameters" if rest else ""]))
+    domains = {key: strategy._domains[key] for key in values}
+    words = {key: domain.words for key, domain in domains.items() if isinstance(domain, Choice)}
+    chosen = "  ".join(f"{key} {known[int(values.pop(key))]}" for key, known in words.items())
+    return "  ".join(filter(None, [hypers(values), chosen, f"{rest:,} meta-parameters" if rest else ""]))
 
 
 def _where(result: Result, store: str | None) -> list[str]:

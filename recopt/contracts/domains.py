@@ -1,35 +1,50 @@
 """Domains: the set a hyperparameter lives in, and the unconstrained coordinate it moves in.
 
 A level above adds deltas to the *coordinate*; the strategy reads the *natural* value. A learning rate
-is positive, so its coordinate is its logarithm: no step can make it negative.
+is positive, so its coordinate is its logarithm: no step can make it negative. Whole numbers and
+choices are rounded from theirs (:mod:`recopt.toolkit.discrete`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..checking.errors import RecoptError, unknown
+from ..checking.errors import RecoptError, quoted, unknown
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A set of reals with a bijection to the whole line. This base class is the line itself (``real``)."""
+    """A set of numbers with a map from the whole line onto it. This base class is the line itself (``real``)."""
 
     name: str = "real"
+    smooth: ClassVar[bool] = True
+    """Whether the map has a useful derivative; if not, only zero-order levels may move along it."""
+    numeric: ClassVar[bool] = True
+    """Whether values are given as numbers."""
+
+    def among(self, options: Mapping[str, Any]) -> Domain:
+        """The domain in a strategy with these options."""
+        return self
 
     def natural(self, coordinate: Tensor) -> Tensor:
         """The value in its natural unit; differentiable, elementwise, same shape."""
         return coordinate
 
-    def coordinate(self, value: float) -> float:
-        """The inverse of :meth:`natural`. Raises ValueError outside the domain."""
+    def ends(self) -> tuple[float, float]:
+        """The coordinates between which there are natural values in floating point."""
+        return -math.inf, math.inf
+
+    def coordinate(self, value: Any) -> float:
+        """A coordinate whose :meth:`natural` is ``value``. Raises ValueError outside, saying what is within."""
         if not math.isfinite(value):
             raise ValueError("a finite number")
-        return value
+        return float(value)
 
 
 @dataclass(frozen=True)
@@ -38,10 +53,13 @@ class Positive(Domain):
 
     name: str = "positive"
 
+    def ends(self) -> tuple[float, float]:
+        return -80.0, 80.0  # 1e±35
+
     def natural(self, coordinate: Tensor) -> Tensor:
         return coordinate.exp()
 
-    def coordinate(self, value: float) -> float:
+    def coordinate(self, value: Any) -> float:
         if not (value > 0 and math.isfinite(value)):
             raise ValueError("a number above 0")
         return math.log(value)
@@ -53,10 +71,13 @@ class Unit(Domain):
 
     name: str = "unit"
 
+    def ends(self) -> tuple[float, float]:
+        return -30.0, 30.0  # 1e-13 from either end
+
     def natural(self, coordinate: Tensor) -> Tensor:
         return torch.sigmoid(coordinate)
 
-    def coordinate(self, value: float) -> float:
+    def coordinate(self, value: Any) -> float:
         if not 0 < value < 1:
             raise ValueError("a number between 0 and 1")
         return math.log(value) - math.log1p(-value)
@@ -72,9 +93,10 @@ def domain_named(name: str) -> Domain:
     return DOMAINS[name]
 
 
-def coordinate_of(domain: Domain, value: float, where: str) -> float:
+def coordinate_of(domain: Domain, value: Any, where: str) -> float:
     """The coordinate of ``value`` in ``domain``. Raises RecoptError naming ``where`` if ``value`` lies outside."""
     try:
         return domain.coordinate(value)
     except ValueError as why:
-        raise RecoptError(f"{where} must be {why}, not {value:g}.") from None
+        given = f"{value:g}" if isinstance(value, float) else quoted(value)
+        raise RecoptError(f"{where} must be {why}, not {given}.") from None

@@ -87,7 +87,7 @@ class Hyper:
     :func:`recopt.levels.completion.strides`).
     """
 
-    default: float
+    default: float | str
     domain: Domain
     help: str
     off: float | None = None

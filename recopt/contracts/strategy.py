@@ -73,20 +73,22 @@ class Strategy(nn.Module):
         hypers = declared(type(self), Hyper)
         values = {name: settings.pop(name) for name in list(settings) if name in hypers}
         self._options = parse_options(type(self), settings, where)
-        self._domains: dict[str, Domain] = {name: h.domain for name, h in hypers.items()}
+        self._domains: dict[str, Domain] = {name: h.domain.among(self._options) for name, h in hypers.items()}
         for name, chosen in (domains or {}).items():
             if name not in hypers:
                 raise unknown("hyperparameter", name, hypers, f"in domains of {where}")
             self._domains[name] = domain_named(chosen)
         for name, hyper in hypers.items():
             value = values.get(name, hyper.default)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise RecoptError(f"{where}.{name} must be a number, not {quoted(value)}.")
+            if hyper.domain.numeric:
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise RecoptError(f"{where}.{name} must be a number, not {quoted(value)}.")
+                value = float_of(value)
             # float64 here, the run's dtype later: a logarithm rounded to float32 would cost seven digits.
             if hyper.off is not None and value == hyper.off:
-                self.register_buffer(f"{name}_off", torch.tensor(float_of(value), dtype=torch.float64))
+                self.register_buffer(f"{name}_off", torch.tensor(value, dtype=torch.float64))
             else:
-                raw = coordinate_of(self._domains[name], float_of(value), f"{where}.{name}")
+                raw = coordinate_of(self._domains[name], value, f"{where}.{name}")
                 self._parameters[name] = nn.Parameter(torch.tensor(raw, dtype=torch.float64))
 
     def on(self, name: str) -> bool:

@@ -38,6 +38,8 @@ class Bottom:
         self.slots, self.beginnings, self.shards = slots, beginnings, shards
         self.carriers, self.levels = carriers, carriers.levels
         self.limits = Limits(carriers, slots, shards)
+        averages = [(n, self.levels[n].average) for n in carriers.descents]
+        self._averaging = [(n, decay) for n, decay in averages if decay is not None]
 
     def admit(self, state: RunState, number: int, grads: Sequence[Tensor | None]) -> None:
         """Make a part of those tensors that have a gradient for the first time, and are not empty."""
@@ -69,13 +71,12 @@ class Bottom:
 
         ``signal`` is that of the level, which moves numbers, or the task by columns.
         """
-        own, numbers = state.levels[number], self.slots.numbers(state, number)
         place = self.carriers.places.get(number)
         if place is not None:
-            return place.mover.slopes(own.parts[0], signal.grads or [], numbers)
-        mover = self.carriers.columns[number]
+            return place.slopes(state, signal)
+        mover, numbers = self.carriers.columns[number], self.slots.numbers(state, number)
         total: list[float] | None = None
-        for part, read in zip(own.parts, state.sums.get(number, []), strict=False):
+        for part, read in zip(state.levels[number].parts, state.sums.get(number, []), strict=False):
             try:
                 found = mover.slopes(part, read, numbers)
             except FAILS:
@@ -105,10 +106,7 @@ class Bottom:
 
     def fold(self, state: RunState) -> None:
         """Take the present point, which turned out to be good, into the means that levels keep."""
-        for number in self.carriers.descents:
-            decay = self.levels[number].average
-            if decay is None:
-                continue
+        for number, decay in self._averaging:
             point = [p.detach() for p in self.slots.point(state, number)]
             for part in state.levels[number].parts:
                 fold(part, part.within(point), decay, self.carriers.setting.in_place)

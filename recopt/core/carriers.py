@@ -16,6 +16,7 @@ from ..contracts.domains import Positive
 from ..levels.graph import Graph
 from ..levels.level import TASK, Level
 from ..levels.registry import ESTIMATORS, TRANSFORMS
+from ..levels.state import RunState, Signal
 from ..levels.transforms import Transform
 from ..rules.columns import ColumnMover
 from ..rules.numbers import NumberMover, NumberSpace, made_of_numbers, reads
@@ -64,6 +65,7 @@ class Place(NamedTuple):
         noted: whether the windows of a level above are told of its updates.
     """
 
+    number: int
     level: Level
     mover: NumberMover
     space: NumberSpace
@@ -71,6 +73,11 @@ class Place(NamedTuple):
     bounded: list[bool]
     normalize: Transform
     noted: bool
+
+    def slopes(self, state: RunState, signal: Signal) -> list[float] | None:
+        """The derivative, by its strategy's coordinates, of the loss that came after; None: nothing is recorded."""
+        numbers: Any = state.slots[self.level.by]
+        return self.mover.slopes(state.levels[self.number].parts[0], signal.grads or [], numbers)
 
 
 class Carriers:
@@ -165,7 +172,7 @@ class Carriers:
         space = self.spaces[level.moves]
         index = self.graph.moved(m, self.graph.names[level.moves])
         noted = not all(self.lean[n] for n in self.graph.above[m])
-        return Place(level, mover, space, index, [space.bounded[i] for i in index],
+        return Place(m, level, mover, space, index, [space.bounded[i] for i in index],
                      TRANSFORMS[level.normalize or "none"], noted)  # fmt: skip
 
     def _rate(self, m: int) -> int | None:

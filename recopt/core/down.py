@@ -15,13 +15,12 @@ from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.level import TASK
 from ..levels.parts import Part
-from ..levels.state import Pair, Record, RunState, Signal
+from ..levels.state import Record, RunState, Signal
 from ..rules.answers import given
-from ..rules.numbers import NumberMover
 from ..rules.tensors import TensorMover
 from . import guard
 from .bottom import Bottom
-from .carriers import Carriers
+from .carriers import Carriers, Place
 from .evaluation import Around, Evaluation, Moved, Trials
 from .forward import Forward
 from .limits import Limits
@@ -32,23 +31,23 @@ Step = Callable[[RunState, int, Signal, Evaluation, float], None]
 
 
 class Numeric:
-    """Steps levels by their rules' texts on floats."""
+    """Steps a level that moves the numbers of another strategy's slot, by its rule's text on floats."""
 
-    def __init__(self, carriers: Carriers, limits: Limits, around: Around | None) -> None:
-        self.carriers, self.limits, self.around = carriers, limits, around
+    def __init__(self, place: Place, limits: Limits, windows: Windows, around: Around | None) -> None:
+        self.place, self.limits, self.windows, self.around = place, limits, windows, around
 
-    def step(self, state: RunState, number: int, signal: Signal) -> tuple[list[float], list[float]] | None:
-        """One step of a level: the update and the signal as it was read; None if that is not finite and is left out."""
-        place, own = self.carriers.places[number], state.levels[number]
+    def __call__(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
+        """One step; an update that is not finite is left out."""
+        place, own = self.place, state.levels[number]
         level, mover, index, part = place.level, place.mover, place.indices, own.parts[0]
         slot: Any = state.slots[level.moves]
         by: Any = state.slots[level.by]
-        coords = slot.coords
+        point = [slot.coords[i] for i in index]
         read, normal = place.normalize(signal.grads or [], part.normal, signal.bound)
-        update = mover.step(part, [coords[i] for i in index], read, by.value)
-        if not math.isfinite(sum(update)):
+        update = mover.step(part, point, read, by.value)
+        if update is None:
             guard.skip_level(number, own)
-            return None
+            return
         part.normal = normal
         if level.trust is not None:
             limit, length = level.trust * math.sqrt(len(update)), math.hypot(*update)
@@ -59,8 +58,11 @@ class Numeric:
             self.limits.bounded(state, number, 1 / over, own.counts)
         if level.schedule != "constant" and self.around is not None:
             update = mover.shorten(part, update, self.around.factors(state, number)[0])
-        place.space.put(slot, index, [coords[i] + u for i, u in zip(index, update, strict=True)])
-        return update, read
+        place.space.put(slot, index, [p + u for p, u in zip(point, update, strict=True)])
+        if place.noted:
+            self.windows.note(state, number, _nothing, signal)
+        if self.around is not None:
+            self.around.stepped(state, number, signal, update, read)
 
 
 class Down:
@@ -76,7 +78,6 @@ class Down:
         self.carriers, self.slots, self.bottom, self.windows, self.around = carriers, slots, bottom, windows, around
         self.levels = carriers.levels
         self.forward = Forward(carriers, slots, bottom.limits, around)
-        self.numeric = Numeric(carriers, bottom.limits, around)
         self.trials: Trials | None = None
         self._steps = [self._step_of(n) for n in range(len(self.levels))]
 
@@ -89,9 +90,9 @@ class Down:
         signal, step = state.pending[number], self._steps[number]
         if step is None:
             self._try(state, number, signal)
-        elif signal is None or (signal.bad is not None and signal.void) or self.levels[number].moves in state.resets:
+        elif signal is None or (signal.bad is not None and signal.void):
             return
-        else:
+        elif not state.resets or self.levels[number].moves not in state.resets:
             step(state, number, signal, found, scale)
             state.levels[number].steps += 1
             if number not in self.carriers.places and self.forward.looking.closely(state, number):
@@ -99,11 +100,11 @@ class Down:
 
     def _step_of(self, number: int) -> Step | None:
         """The way in which a level steps; None for one that tries points and is scored by what comes after them."""
-        level, mover = self.levels[number], self.carriers.movers[number]
+        level, place = self.levels[number], self.carriers.places.get(number)
         if level.gradient == "value":
             return self._tried if level.moves == TASK else None
-        if isinstance(mover, NumberMover):
-            return self._numbers
+        if place is not None:
+            return Numeric(place, self.bottom.limits, self.windows, self.around)
         return self._columns if number in self.carriers.columns else self._tensors
 
     def _try(self, state: RunState, number: int, signal: Signal | None) -> None:
@@ -125,16 +126,6 @@ class Down:
         schedule = self.around.factors(state, number)
         longest = max(len(factors), len(schedule))
         return [f * s for f, s, _ in zip(cycle(factors), cycle(schedule), range(longest), strict=False)]
-
-    def _numbers(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
-        """A rule moves the numbers of another strategy's slot."""
-        moved = self.numeric.step(state, number, signal)
-        if moved is None:
-            return
-        if self.carriers.places[number].noted:
-            self.windows.note(state, number, _nothing, signal)
-        if self.around is not None:
-            self.around.stepped(state, number, signal, *moved)
 
     def _columns(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
         """A rule moves the task in place."""
@@ -169,11 +160,13 @@ class Down:
 
     def _note(self, state: RunState, number: int, signal: Signal, moved: Moved, lessons: Any) -> None:
         def record(n: int) -> Record:
-            keep = self.levels[n].taping
-            update = list(moved.update) if keep else trees.detach(moved.update) if self.levels[n].penalty_update else []
-            lesson: list[Pair] = lessons.get(n, [])
-            point = list(moved.point) if keep else []
-            lesson = lesson if keep else trees.detach(lesson)
+            level, lesson = self.levels[n], lessons.get(n, [])
+            keep = level.taping
+            # What nobody reads is not kept: a window's tensors are too many for a cache.
+            update = list(moved.update) if level.penalty_update or (keep and level.normalize == "cosine") else []
+            point = list(moved.point) if keep and not level.second_order else []
+            if not keep:
+                update, lesson = trees.detach(update), trees.detach(lesson)
             return Record(point, update, lesson=lesson, made_of=moved.made_of if keep else None)
 
         self.windows.note(state, number, record, signal)

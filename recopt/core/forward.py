@@ -97,8 +97,8 @@ class Forward:
             mine, grads = part.present(point, found)
             if not grads:
                 continue
-            told = Signal(_to(signal.loss, cast), [_to(g, cast) for g in grads], bound=bound)
-            mine = [_to(p, cast) for p in mine]
+            told = Signal(_to(signal.loss, cast), _all_to(grads, cast), bound=bound)
+            mine = _all_to(mine, cast)
             closely = self.looking.closely(state, number)
             inputs = given(values, mine, told.loss, told.grads, part.strategy) if closely else ([], [])
             made = mover.step(
@@ -190,6 +190,10 @@ def stamp(point: Params) -> list[tuple[int, int]]:
 
 def _to(value: Any, dtype: torch.dtype | None) -> Any:
     return value.to(dtype) if dtype is not None and isinstance(value, Tensor) and value.dtype != dtype else value
+
+
+def _all_to(values: Params, dtype: torch.dtype | None) -> Params:
+    return values if dtype is None else [_to(v, dtype) for v in values]
 
 
 def _times(update: Params, factors: Sequence[float]) -> Params:

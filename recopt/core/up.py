@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..levels.level import TASK
 from ..levels.state import RunState, Signal
+from ..rules.columns import Sums
 from ..rules.reading import Reading, read, shortened
 from . import guard
 from .bottom import Bottom
@@ -40,8 +41,10 @@ class Lean:
             signal = pending[m]
             if signal is None or signal.bad is not None:
                 continue
-            found = self.bottom.slopes(state, m, signal)
-            loss = signal.loss if place is not None else other(self.number, m, signal).loss
+            if place is None:
+                found, loss = self.bottom.slopes(state, m, signal), other(self.number, m, signal).loss
+            else:
+                found, loss = place.slopes(state, signal), signal.loss
             if found is None:
                 continue
             total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
@@ -118,38 +121,38 @@ class Up:
             state.guard = guard.first(self.tasks)
         if not self.carriers.guarded:
             return [Verdict.GOOD] * self.tasks
-        was, acts = guard.frozen(state.guard), dict(state.guard.counts)
+        before = None if self.around is None else (dict(state.guard.counts), guard.frozen(state.guard))
         verdicts = guard.judge(state.guard, reading.losses, reading.norms, found.overflows)
-        back = [v is Verdict.BACK for v in verdicts]
-        if any(back):
-            self.bottom.limits.take_back(state, back)
-        self._tell(state, acts, was)
+        if Verdict.BACK in verdicts:
+            self.bottom.limits.take_back(state, [v is Verdict.BACK for v in verdicts])
+        if self.around is not None and before is not None:
+            self._tell(self.around, state, *before)
         return verdicts
 
     def _read(self, state: RunState, found: Evaluation) -> Reading:
         """Losses, norms, and the sums that closed derivatives need of the gradients they are measured against."""
-        point, measured = state.slots[TASK].params, {}
-        usual = found.after if found.after is not None else found.grads
+        point = state.slots[TASK].params
+        measured: dict[int, list[Sums]] = {}
         for n in self.carriers.descents:
             if self.bottom.measures(state, n):
-                above = self.carriers.above[n]
-                held = found.held is not None and any(self.levels[m].on == "valid" for m in above)
-                grads = found.held().grads if held and found.held is not None else usual
+                grads = found.grads if found.after is None else found.after
+                if found.held is not None and any(self.levels[m].on == "valid" for m in self.carriers.above[n]):
+                    grads = found.held().grads
                 here = [] if not grads else [(point[i], grads[i]) for i in self.slots.index(state, n)]
                 at = [torch.zeros_like(p) if g is None else g for p, g in here]
                 measured[n] = self.bottom.measure(state, n, at)
         there = [g for g in found.grads or [] if g is not None]
         return read(there, found.loss, measured, self.bottom.shards, self.tasks)
 
-    def _tell(self, state: RunState, before: dict[str, int], was: Sequence[bool]) -> None:
+    def _tell(self, around: Around, state: RunState, before: dict[str, int], was: Sequence[bool]) -> None:
         """Record what the guard did, with how often it did so far."""
         assert state.guard is not None
         acts: dict[str, Any] = {k: n for k, n in state.guard.counts.items() if n != before.get(k, 0)}
         now = guard.frozen(state.guard)
         if now != list(was):
             acts["frozen"] = sum(now)
-        if acts and self.around is not None:
-            self.around.log(state, self.task_levels[0], acts)
+        if acts:
+            around.log(state, self.task_levels[0], acts)
 
     def _arrive(self, state: RunState, found: Evaluation, good: Sequence[bool]) -> None:
         """The evaluation as the signal of the levels that move the task."""

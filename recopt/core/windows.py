@@ -11,9 +11,9 @@ from torch import Tensor
 from ..checking.errors import RecoptError
 from ..estimators.tape import distance
 from ..levels.estimator import Closing, Estimator
-from ..levels.level import TASK
+from ..levels.level import TASK, Level
 from ..levels.registry import ESTIMATORS
-from ..levels.state import Numbers, Record, RunState, Signal
+from ..levels.state import Numbers, Pair, Record, RunState, Signal
 from .bottom import Bottom
 from .carriers import Carriers
 from .evaluation import Around
@@ -64,13 +64,13 @@ class Windows:
             if self.carriers.closed[number]:
                 record.slopes = self.bottom.slopes(state, m, signal)
             elif level.second_order:
-                # Second derivatives couple parameter groups: what one moves changes the gradient of the other.
-                record.pairs = list(signal.pairs)
+                record.pairs = _behind(signal, level)
             else:
                 # Tensors that joined since come last, and were not in the update.
                 record.pairs = [(p, _tensor(g, p)) for p, g in zip(record.point, signal.grads, strict=False)
                                 if g is not None]  # fmt: skip
-        full = sum(r.loss is not None for r in window.records[-1]) >= (level.every or 1)
+        last, every = window.records[-1], level.every or 1
+        full = len(last) >= every and sum(r.loss is not None for r in last) >= every
         return full and state.pending[subjects[-1]] is not None
 
     def close(self, state: RunState, number: int) -> Signal:
@@ -141,6 +141,18 @@ class Windows:
             if before is not None and not window.records[k] and window.start[k] is None and before.loss is not None:
                 window.start[k] = Record([], [], before.loss.detach())
             window.records[k].append(record(n))
+
+
+def _behind(signal: Signal, level: Level) -> list[Pair]:
+    """The tape behind a signal, of the whole slot: what one parameter group moves changes the gradient of another.
+
+    It is the loss itself where that has a graph: one run through the model then serves the first derivative and the
+    second. A cosine is measured by the gradients.
+    """
+    loss = signal.loss
+    if signal.bad is None and isinstance(loss, Tensor) and loss.requires_grad and level.normalize != "cosine":
+        return [(loss, torch.ones_like(loss.detach()))]
+    return list(signal.pairs)
 
 
 def _tensor(g: Any, like: Tensor) -> Tensor:

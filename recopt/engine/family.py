@@ -80,7 +80,9 @@ class Family:
 
     def members(self, slot: SlotState) -> list[Task]:
         """The slot's tasks."""
-        return [self.drawn(start.draw).tasks[start.place] for start in self.starts(slot)]
+        if not slot.starts:
+            return self.drawn(slot.draw).tasks
+        return [self.drawn(start.draw).tasks[start.place] for start in slot.starts]
 
     def check_kinds(self, draws: Iterable[int]) -> None:
         """Refuse draws whose tasks cannot run side by side. A family that draws in its own way may give several kinds.

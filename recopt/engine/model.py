@@ -46,7 +46,11 @@ class Patched:
         # No initial copy (it would cut a self-loop's gradient), and no history of past parameters.
         self.module: Any = higher.monkeypatch(module, copy_initial_weights=False, track_higher_grads=False)
         self._places = buffer_places(self.module, module)
-        self._weights = [(m._parameters, name) for m in self.module.modules() for name in m._param_names]
+        parts = list(self.module.modules())
+        self._weights = [(m._parameters, name) for m in parts for name in m._param_names]
+        self._recurrent = [m for m in parts if isinstance(m, nn.RNNBase)]
+        for part in parts:  # whose weights are in place before any is called: its class's own forward will do
+            del type(part).forward
 
     def load(self, values: Sequence[Tensor], buffers: Sequence[Tensor] = ()) -> nn.Module:
         """The module with these values in the order of ``parameters()`` and ``buffers()``.
@@ -54,9 +58,11 @@ class Patched:
         Buffers are cloned, since a module may change them in place (batch statistics).
         """
         # What update_params does, without its checks: a task may read a weight, or call a part, and not the model.
-        self.module._refill_params_box(values)
+        self.module.fast_params = values
         for (owner, name), value in zip(self._weights, self.module._expand_params(values), strict=True):
             owner[name] = value
+        for part in self._recurrent:  # which keep their weights in a list besides
+            part._flat_weights = [part._parameters[name] for name in part._flat_weights_names]
         for places, buffer in zip(self._places, buffers, strict=False):
             value = buffer.clone()
             for module, name in places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -139,13 +140,12 @@ class Function:
         params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
         with twice_differentiable() if graph and self.fused else nullcontext(), torch.enable_grad():
             loss, buffers = self.found(tasks, params, slot.buffers, batch)
-            if self._blank and bool(loss.isnan().any()):
+            total = loss.sum() if loss.ndim else loss
+            if self._blank and math.isnan(total.item()):
                 self._refuse_references(loss)
             if not loss.requires_grad:
                 return loss, [None] * len(params)
-            grads = list(
-                torch.autograd.grad(loss.sum() if loss.ndim else loss, params, create_graph=graph, allow_unused=True)
-            )
+            grads = torch.autograd.grad(total, params, create_graph=graph, allow_unused=True)
         slot.buffers = trees.detach(buffers)
         return (loss if graph else loss.detach()), [g if g is None else g.to_dense() for g in grads]
 

@@ -38,8 +38,9 @@ def _scored(level: Level, records: Sequence[Record], start: Record | None) -> tu
     losses = [r.loss for r in records if r.loss is not None]
     value, weights = score(level.objective or "mean", losses, start.loss if start else None)
     share = 1 / value.numel()
+    weights = [w * share for w in weights] if share < 1 else weights
     pairs = [
-        _weighted(record.pairs, weight * share)
+        _weighted(record.pairs, weight)
         for record, weight in zip([start or Record([], []), *records], weights, strict=True)
     ]
     return value.mean(), pairs

@@ -96,8 +96,10 @@ def _check_upper_level(graph: Structure, number: int) -> None:
     if graph.order(number) == 0:
         if level.gradient != "value":
             refuse(f"'{level.by}' is zero-order and reads values only: set gradient=value, not {level.gradient}.")
-    elif not level.taping:
-        refuse(f"'{level.by}' reads gradients: set gradient=unroll or online, or put a zero-order strategy here.")
+    else:
+        if not level.taping:
+            refuse(f"'{level.by}' reads gradients: set gradient=unroll or online, or put a zero-order strategy here.")
+        _check_smooth(graph, number)
     if (why := ESTIMATORS[level.gradient or ""].refusal(graph, number)) is not None:
         refuse(why)
     _check_cosine(graph, number)
@@ -112,6 +114,19 @@ def _check_upper_level(graph: Structure, number: int) -> None:
         _check_stagger(graph, number)
     if level.on == "valid" and any(graph.levels[m].moves != TASK for m in subjects):
         refuse("on=valid needs a task right below: set it on the level over level 1.")
+
+
+def _check_smooth(graph: Structure, number: int) -> None:
+    """Refuse a level along gradients over what has none."""
+    level = graph.levels[number]
+    names, domains = graph.names[level.moves], graph.slots[level.moves]._domains
+    moved = [names[i] for i in graph.moved(number, names)]
+    rough = [name for name in moved if name in domains and not domains[name].smooth]
+    if rough:
+        others = ",".join(name for name in moved if name not in rough) or "…"
+        kind = {"choice": "choice"}.get(domains[rough[0]].name, "whole number")
+        _refuse(graph, number, f"'{rough[0]}' of '{level.moves}' is a {kind}, which has no gradient: move it by a "
+                f"zero-order strategy such as annealing, or leave it out: {level.by}[{others}].")  # fmt: skip
 
 
 def _check_teacher(graph: Structure, number: int) -> None:

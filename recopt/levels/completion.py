@@ -163,7 +163,9 @@ def _is_left_open(strategy: Strategy, name: str) -> bool:
     if name in given or name in (given.get("domains") or {}) or not strategy.on(name):
         return False
     now = strategy._parameters[name]
-    return now is not None and math.isclose(now.item(), hyper.domain.coordinate(hyper.default), rel_tol=1e-12)
+    return now is not None and math.isclose(
+        now.item(), strategy._domains[name].coordinate(hyper.default), rel_tol=1e-12
+    )
 
 
 def _moves_logarithms(graph: Structure, number: int) -> bool:

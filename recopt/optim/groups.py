@@ -118,7 +118,8 @@ def _idle(key: str, value: Any) -> bool:
 
 def plain(value: Any) -> Any:
     """A number out of a tensor or numpy's scalar; anything else as it is."""
-    return value.item() if getattr(value, "shape", None) in ((), (1,)) else value
+    shape = getattr(value, "shape", None)
+    return value.item() if shape is not None and math.prod(shape) == 1 else value
 
 
 def later(known: frozenset[str]) -> frozenset[str]:

@@ -60,7 +60,8 @@ class Towers:
         given = group.get("lr")
         settings = settings_of(group, common, known)
         given = settings.get("lr") if given is None else given
-        if settings.get("lr") == 0:  # as torch has it: nothing moves until the rate is set
+        asked = settings.get("lr")
+        if isinstance(asked, int | float) and asked == 0:  # as torch has it: nothing moves until the rate is set
             if "lr" not in known:
                 raise unknown("setting", "lr", known, f"of group {number}")
             del settings["lr"]

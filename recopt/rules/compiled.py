@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,10 @@ from ..contracts.strategy import State
 from .ops import LEAST_ROOT, NUMBERS, Ops
 from .rule import Rule, step
 
-Step = Callable[[Any, Any, State, Mapping[str, Any]], tuple[Any, State]]
-"""The update, and the state after it, of a gradient, a point, the state before, and hyperparameters."""
+Row = tuple[float, float, State]
+"""A gradient, a point, and the state before."""
+Step = Callable[[Iterable[Row], Mapping[str, float]], tuple[list[float], list[State]]]
+"""The updates, and the states after them, of rows and hyperparameters."""
 
 
 _WORDS = ("maximum", "magnitude", "sign", "turns", "latest", "at_least", "larger")
@@ -20,15 +22,16 @@ _WORDS = ("maximum", "magnitude", "sign", "turns", "latest", "at_least", "larger
 
 
 class _Code:
-    """The lines of a function as they are written."""
+    """The lines of a function as they are written, with the names of the hyperparameters that they read."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.hypers: dict[str, str] = {}
 
     def put(self, expression: str) -> _Symbol:
         """A symbol for the value of ``expression``."""
         name = f"x{len(self.lines)}"
-        self.lines.append(f"    {name} = {expression}")
+        self.lines.append(f"        {name} = {expression}")
         return _Symbol(self, name)
 
 
@@ -86,13 +89,14 @@ class _Writing(Ops):
 
 
 class _Hypers(dict[str, Any]):
-    """Hyperparameters as symbols, each read where it is first asked for."""
+    """Hyperparameters as symbols, each read once for all rows."""
 
     def __init__(self, code: _Code) -> None:
         self.code = code
 
     def __missing__(self, name: str) -> _Symbol:
-        self[name] = found = self.code.put(f"hyper[{name!r}]")
+        self[name] = found = _Symbol(self.code, f"h{len(self)}")
+        self.code.hypers[name] = found.name
         return found
 
 
@@ -108,10 +112,24 @@ def compiled(rule: Rule, state: State) -> Step:
         inputs = _Symbol(code, "gradient"), _Symbol(code, "point")
         update, after = step(rule, _Writing(code), *inputs, before, _Hypers(code))
     except Exception:  # whatever a text makes of numbers that are none
-        return partial(step, rule, NUMBERS)
-    source = ["def made(gradient, point, state, hyper):", *code.lines, f"    return {update!r}, {after!r}"]
+        return partial(_by_texts, rule)
+    source = [
+        "def made(rows, hyper):",
+        *[f"    {symbol} = hyper[{name!r}]" for name, symbol in code.hypers.items()],
+        "    updates, states = [], []",
+        "    for gradient, point, state in rows:",
+        *code.lines,
+        f"        updates.append({update!r})",
+        f"        states.append({after!r})",
+        "    return updates, states",
+    ]
     words = {word: getattr(NUMBERS, word) for word in _WORDS}
     space: dict[str, Any] = {"sqrt": math.sqrt, "inf": math.inf, "nan": math.nan, **words}
     exec("\n".join(source), space)
     made: Step = space["made"]
     return made
+
+
+def _by_texts(rule: Rule, rows: Iterable[Row], hyper: Mapping[str, float]) -> tuple[list[float], list[State]]:
+    found = [step(rule, NUMBERS, *row, hyper) for row in rows]
+    return [update for update, _ in found], [state for _, state in found]

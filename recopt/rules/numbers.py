@@ -14,13 +14,11 @@ from ..contracts.strategy import State, Strategy
 from ..contracts.trees import tree_map
 from ..levels.parts import Part
 from ..levels.state import Numbers
-from .compiled import compiled
+from .compiled import Row, compiled
 from .dual import Dual, slope
 from .ops import NUMBERS
 from .rule import Rule, step
 
-LIMITS: dict[type, float] = {Positive: 80.0, Unit: 30.0}
-"""Bounds on coordinates: beyond them (1e±35; 1e-13 from either end) there is no natural value in floating point."""
 NOT_A_NUMBER = float("nan")
 FAILS = (ZeroDivisionError, OverflowError, ValueError)
 """Errors of arithmetic on floats; the last is that of roots and logarithms."""
@@ -38,6 +36,8 @@ def natural(domain: Domain, coordinate: float) -> tuple[float, float]:
         value = (1.0 if coordinate >= 0 else small) / (1.0 + small)
         return value, small / (1.0 + small) ** 2
     leaf = torch.tensor(coordinate, dtype=torch.float64, requires_grad=True)
+    if not domain.smooth:
+        return domain.natural(leaf).item(), 0.0
     with torch.enable_grad():
         there = domain.natural(leaf)
         (found,) = torch.autograd.grad(there, leaf)
@@ -61,7 +61,7 @@ class NumberSpace:
         self.names = [name for name, _ in strategy.named_parameters()]
         self.places: dict[str | None, int] = {name: i for i, name in enumerate(self.names)}
         self.domains = [strategy._domains.get(name, Domain()) for name in self.names]
-        self.limits = [LIMITS.get(type(domain), math.inf) for domain in self.domains]
+        self.ends = [domain.ends() for domain in self.domains]
         self.bounded = [type(domain) is not Domain for domain in self.domains]
 
     def first(self, strategy: Strategy | None = None) -> Numbers:
@@ -78,9 +78,9 @@ class NumberSpace:
         """Set some coordinates, within what their domains can represent."""
         numbers.version += 1
         for i, moved in zip(indices, coords, strict=True):
-            limit = self.limits[i]
-            if not -limit <= moved <= limit:
-                moved = min(max(moved, -limit), limit)  # noqa: PLW2901
+            low, high = self.ends[i]
+            if not low <= moved <= high:
+                moved = min(max(moved, low), high)  # noqa: PLW2901
             numbers.coords[i], numbers.leaves[i] = moved, None
             numbers.value[self.names[i]], numbers.slopes[i] = natural(self.domains[i], moved)
 
@@ -172,32 +172,29 @@ class NumberMover:
         """The rule's state before the first step."""
         return {"each": [entry_state(self.rule, at) for at in point]}
 
-    def step(self, part: Part, point: list[float], grads: list[float], hyper: Mapping[str, float]) -> list[float]:
-        """The update. Where the arithmetic fails it is not finite, and nothing is remembered of it."""
-        update, after, kept = [], [], part.kept
+    def step(
+        self, part: Part, point: list[float], grads: list[float], hyper: Mapping[str, float]
+    ) -> list[float] | None:
+        """The update; None where it is not finite, or the arithmetic fails, and nothing is remembered of it."""
         rows = list(zip(grads, point, part.strategy["each"], strict=True))
         try:
-            for row in rows:
-                moved, state = self._step(*row, hyper)
-                update.append(moved)
-                after.append(state)
+            update, after = self._step(rows, hyper)
             tangents = [self._tangents(name, rows, hyper) for name in self.others]
         except FAILS:
-            return [NOT_A_NUMBER] * len(point)
+            return None
         if not math.isfinite(sum(update)):
-            return update
+            return None
         part.strategy = {"each": after}
         if self.others:
-            kept["tangents"] = tangents
+            part.kept["tangents"] = tangents
         if self.window:
+            kept = part.kept
             more = self.window > 1 and part.recorded
             kept["way"] = [a + b for a, b in zip(kept["way"], update, strict=True)] if more else update
             part.recorded = part.recorded + 1 if self.window > 1 else 1
         return update
 
-    def _tangents(
-        self, name: str, rows: Sequence[tuple[float, float, State]], hyper: Mapping[str, float]
-    ) -> list[float]:
+    def _tangents(self, name: str, rows: Sequence[Row], hyper: Mapping[str, float]) -> list[float]:
         """∂update/∂name, the states before held fixed, of each (gradient, point, state)."""
         at = {**hyper, name: Dual(hyper[name], 1.0)}
         return [slope(step(self.rule, NUMBERS, *row, at)[0]) for row in rows]

@@ -173,8 +173,12 @@ class TensorOps(Ops):
 
     def total(self, terms: Sequence[Term]) -> Column:
         """The sum of ``terms``, entry by entry."""
-        rows = ([Term(t.scale, t.numer[i], t.denom and t.denom[i]) for t in terms] for i in range(len(terms[0].numer)))
-        return [super(TensorOps, self).total(row) for row in rows]
+        out: Any = None
+        for scale, numer, denom in terms:
+            part = [scale * n for n in numer]
+            part = part if denom is None else [p / d for p, d in zip(part, denom, strict=True)]
+            out = part if out is None else [a + b for a, b in zip(out, part, strict=True)]
+        return out
 
 
 def _many(operation: Callable[..., Any]) -> Any:

@@ -69,9 +69,9 @@ def _norm(values: Sequence[float]) -> float:
 
 
 def _numbers(parts: list[Tensor]) -> list[float]:
-    """0-dimensional tensors as numbers; one read where they are on one device."""
-    if not parts:
-        return []
+    """0-dimensional tensors as numbers; one read where they are on one device that has to be waited for."""
+    if not parts or parts[0].is_cpu:
+        return [p.item() for p in parts]
     try:
         return list(torch.stack(parts).tolist())
     except RuntimeError:

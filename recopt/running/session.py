@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -90,7 +90,7 @@ class Session:
         if start:
             with self._blamed(), offered(start):
                 self.checkpoints.load(start)
-        self.first_step = self.step
+        self.first_step, self._stop = self.step, _Stop()
 
     @property
     def step(self) -> int:
@@ -115,13 +115,13 @@ class Session:
             RunFailed: for an error in a user's strategy or task.
             KeyboardInterrupt: if interrupted twice; the run can be resumed from its last checkpoint.
         """
-        with interrupts() as asked:
+        with self._stop.heard():
             if (options := self.options).track:
                 self.recorder.begin(self.plan, options.store, options.name, options.resume, options.root)
             try:
                 if self.step == 0 and not self.held_out.before:
                     self._first()
-                while not (self.over or self._paused or asked):
+                while not (self.over or self._paused or self._stop.asked):
                     with self._blamed():
                         self.engine.step()
                     self._between()
@@ -143,7 +143,8 @@ class Session:
         with self._blamed():
             self.held_out.measure("test")
             if self.selector:
-                self.selector.score(self.engine.state)
+                with self._stop.at_once():
+                    self.selector.score(self.engine.state)
         self._save()
 
     def _between(self) -> None:
@@ -152,7 +153,8 @@ class Session:
             if state := self.held_out.due():
                 self.held_out.measure("valid", state)
             if self.selector and (state := self.selector.due()):
-                self.selector.score(state)
+                with self._stop.at_once():
+                    self.selector.score(state)
         if self.options.progress:
             self.options.progress(self)
         self.recorder.keep_up()
@@ -175,7 +177,8 @@ class Session:
             engine.flush()
         with self._blamed():
             after = self.held_out.measure("test", record=over)
-            chosen = self.selector.end(report=over) if self.selector else None
+            with self._stop.at_once() if over else nullcontext():
+                chosen = self.selector.end(report=over) if self.selector else None
         stack = self.plan.graph.describe()
         result = Result(
             self.spec, stack, self.trace, self.held_out.before, after, by_slot(engine, chosen), engine.budget,
@@ -255,25 +258,40 @@ def _failure(why: BaseException, when: str, plan: Plan) -> str:
     return f"{failure_message(why, when, [type(plan.task), *(type(s) for s in plan.graph.slots.values())])}."
 
 
-@contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """The signals so far of Ctrl-C, SIGTERM and SIGHUP: the first is only listed, the second stops at once.
+class _Stop:
+    """Ctrl-C, SIGTERM and SIGHUP: the first asks a run to stop, a second one stops it at once.
 
     SIGHUP stays ignored in a process that ``nohup`` started.
     """
-    asked, before = list[int](), dict[signal.Signals, Any]()
 
-    def ask(sign: int, frame: FrameType | None) -> None:
-        if asked:
+    def __init__(self) -> None:
+        self.asked = False
+        self._at_once = False
+
+    def __call__(self, sign: int, frame: FrameType | None) -> None:
+        if self.asked or self._at_once:
             raise KeyboardInterrupt
-        asked.append(sign)
+        self.asked = True
 
-    if threading.current_thread() is threading.main_thread():
-        for sign in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
-            if sign.name != "SIGHUP" or signal.getsignal(sign) is not signal.SIG_IGN:
-                before[sign] = signal.signal(sign, ask)
-    try:
-        yield asked
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Handle the signals within the block."""
+        before = dict[signal.Signals, Any]()
+        if threading.current_thread() is threading.main_thread():
+            for sign in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
+                if sign.name != "SIGHUP" or signal.getsignal(sign) is not signal.SIG_IGN:
+                    before[sign] = signal.signal(sign, self)
+        try:
+            yield
+        finally:
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let the first signal in the block stop the run: its work takes long, and is done again after a resume."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False

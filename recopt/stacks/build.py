@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from ..checking.arguments import checked
 from ..checking.errors import RecoptError, shown, unknown
 from ..checking.explanations import explain
 from ..contracts.settings import Option, declared
@@ -20,7 +21,7 @@ from ..levels.level import Level
 from ..levels.notation import levels_of, value_of
 from ..levels.seeds import mix
 from .failures import RunFailed, failure_message
-from .named import Named
+from .named import Named, named_of
 from .places import Places
 from .plugins import load_strategy, load_task
 
@@ -66,6 +67,22 @@ def _bound(made: type, named: Named, own: str) -> dict[str, Any]:
             known = [name for name in taken if name != own] if not anything else declared(made, Option)
             raise unknown("option", key, known, f"of {shown(named.name)}")
     return dict(named.settings)
+
+
+@checked
+def strategy(text: str, plugins: Places = (), seed: int = 0) -> Strategy:
+    """The strategy that is written as in a stack: ``recopt.strategy("adam(lr=0.1)")``.
+
+    Args:
+        text: its name, with settings in brackets.
+        plugins: folders and files to search first.
+        seed: of what a learned rule starts from.
+
+    Raises:
+        RecoptError: for an unknown strategy or setting.
+    """
+    named = Named.model_validate(named_of(text))
+    return make_strategy(named.name.replace("-", "_"), named, seed, plugins, f"in '{shown(text)}'")
 
 
 def make_strategies(

@@ -238,7 +238,9 @@ def summary_in(path: Path) -> str:
     except (SyntaxError, ValueError) as why:
         raise RecoptError(_import_failure(path, why)) from None
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
-    texts = [*map(ast.get_docstring, classes[:1]), ast.get_docstring(tree)]
+    # Helpers may be public too: the plugin is called as its file is, or else it is derived from something.
+    own = min(classes, key=lambda node: (node.name.lower() != path.stem.replace("_", ""), not node.bases), default=None)
+    texts = [own and ast.get_docstring(own), ast.get_docstring(tree)]
     return next((text.partition("\n")[0] for text in texts if text), "")
 
 

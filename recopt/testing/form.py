@@ -50,9 +50,9 @@ def settings(make: Make) -> None:
         raise Broken(f"it makes a {type(strategy).__name__}: derive the class from recopt.Strategy.")
     for name, hyper in declared(type(strategy), Hyper).items():
         try:
-            assert hyper.default == hyper.off or hyper.domain.coordinate(hyper.default) is not None
+            assert hyper.default == hyper.off or strategy._domains[name].coordinate(hyper.default) is not None
         except ValueError as why:
-            raise Broken(f"the default of '{name}' is {hyper.default:g}: it must be {why}.") from None
+            raise Broken(f"the default of '{name}' is {hyper.default}: it must be {why}.") from None
     check_defaults(type(strategy))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def back_ends(make: Make) -> None:
         with torch.no_grad():
             delta, state = rule(at["tensors"], [Trial(at["tensors"], None, grads)], state, probe.generator())
             columns.step(held, at["place"], grads, numbers, 1.0)
-        update = floats.step(counted, row, _row(grads), numbers.value)
+        update = floats.step(counted, row, _row(grads), numbers.value) or [math.nan] * len(row)
         at["tensors"] = [p + d for p, d in zip(at["tensors"], delta, strict=True)]
         row = [p + u for p, u in zip(row, update, strict=True)]
         if not probe.same(grads, kept):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import pytest
 import yaml
 
 from recopt.checking.errors import RecoptError
-from recopt.cli.compare import progress_bar
+from recopt.cli import compare_progress
+from recopt.cli.compare_progress import Outlook, cost_words, shown_progress
 from recopt.comparison import EACH, CompareSpec, make_compare_spec
 from recopt.running.plan import plan
 from recopt.running.spec import COMPARES, KNOWN, RUNS, write_spec
 from recopt.tracking.mlflow.runs import list_runs
 
-from ..commands import call
+from ..commands import RULE, Recopt, call, write
 
 QUICK = ("--seeds", "6", "--steps", "8", "--tune", "3", "--tune-tasks", "4")
 
@@ -220,10 +222,60 @@ def test_what_goes_on_stays_in_sight_however_much_is_done(monkeypatch: pytest.Mo
         bars.append(bar)
 
     monkeypatch.setattr(rich.progress.Progress, "start", start)
-    with progress_bar() as show:
+    with shown_progress(make_compare_spec({"task": "quadratic"})) as show:
         for number in range(40):
             for done in (1, 2):
                 show(f"training {number}", done, 2)
         show("training 40", 1, 2)
         seen = [task.description for task in bars[0].tasks if task.visible]
         assert len(seen) < 24 and seen[-2:] == ["training 39", "training 40"]
+
+
+def test_a_comparison_says_first_what_it_costs() -> None:
+    stacks = [{"stack": "sgd"}, {"run": {"stack": "lstm/adam", "steps": 500}, "repeat": 3}]
+    data = {"task": "quadratic", "stacks": stacks, "baselines": ["sgd", "adam"], "steps": 10, "seeds": 5}
+    one = make_compare_spec({**data, "tune": 7, "tune_tasks": 2})
+    other = make_compare_spec({"task": "quadratic", "stacks": ["sgd"], "baselines": [], "steps": 100, "seeds": 2})
+    assert cost_words([one, other]).startswith(
+        "To do: training 1,500 steps; tuning 28 runs, 280 steps; comparing 32 runs, 500 steps. --seeds"
+    )
+    assert cost_words([other]).startswith("To do: comparing 2 runs, 200 steps. ")
+
+
+def test_the_time_that_is_left_is_told_from_the_first_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(compare_progress.time, "monotonic", lambda: now[0])
+    spec = {"task": "quadratic", "stacks": ["sgd"], "baselines": ["adam"], "seeds": 4, "tune": 2, "tune_tasks": 3}
+    outlook, seen = Outlook(make_compare_spec(spec)), []
+    work = [("training lstm", 9), ("running sgd", 1), ("running sgd", 4), ("tuning adam", 1), ("tuning adam", 2),
+            ("running tuned adam", 4)]  # fmt: skip
+    for seconds, (what, done) in zip((100, 2, 6, 3, 3, 4), work, strict=True):
+        now[0] += seconds
+        outlook.see(what, done)
+        seen.append(outlook.words)
+    # 3 runs of 2 s, and 10 more at most as slow; then 7 of 1 s; then 4
+    assert seen == ["", "at most 26 s left", "at most 20 s left", "about 7.0 s left", "about 4.0 s left",
+                    "about 0.0 s left"]  # fmt: skip
+
+
+def test_a_comparison_without_a_terminal_prints_a_line_now_and_then(
+    recopt: Recopt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare_progress, "_LINE_EVERY", 0.0)
+    done = recopt("compare", "quadratic", "sgd", "--baselines", "none", "--seeds", "2", "--steps", "3", "--no-track")
+    first, second, *_ = done.err.splitlines()
+    assert first.startswith("To do: comparing 2 runs, 6 steps.")
+    assert second.startswith("running sgd  ")
+    assert second.endswith(" left")
+
+
+@pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_comparison_that_is_stopped_ends_at_once_and_says_what_is_kept(recopt: Recopt, sign: str) -> None:
+    write(
+        RULE.format(body=f"import signal; signal.raise_signal(signal.{sign}); print('it goes on')"),
+        "strategies/mine.py",
+    )
+    done = recopt("compare", "quadratic", "mine", "--baselines", "none", "--seeds", "2", "--no-track")
+    assert (done.status, done.out) == (130, "")
+    assert done.err.splitlines()[-1].startswith("Stopped. A comparison is recorded once it is complete")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

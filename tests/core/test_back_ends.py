@@ -46,9 +46,8 @@ def test_a_text_that_is_compiled_for_numbers_gives_the_same_bits(text: str) -> N
     assert isinstance(compiled_step, FunctionType)
     one, other = entry_state(rule, 0.0), entry_state(rule, 0.0)
     for gradient, point in random(3, [(STEPS, 2)])[0].tolist():
-        (update, one), (expected, other) = (
-            compiled_step(gradient, point, one, hyper), step_of(rule, Plain(), gradient, point, other, hyper)
-        )  # fmt: skip
+        expected, other = step_of(rule, Plain(), gradient, point, other, hyper)
+        (update,), (one,) = compiled_step([(gradient, point, one)], hyper)
         assert (update, one) == (expected, other)
 
 
@@ -71,7 +70,7 @@ def test_a_text_that_asks_for_values_is_run_as_it_is() -> None:
     rule = Early()
     run, state, updates = compiled(rule, entry_state(rule, 0.0)), entry_state(rule, 0.0), []
     for _ in range(3):
-        update, state = run(1.0, 0.0, state, {"lr": 0.1})
+        (update,), (state,) = run([(1.0, 0.0, state)], {"lr": 0.1})
         updates.append(update)
     assert updates == [-0.2, -0.1, -0.1]
 

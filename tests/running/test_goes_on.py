@@ -12,19 +12,27 @@ import recopt
 from recopt.contracts.trees import tree_map
 from recopt.running.plan import plan
 from recopt.running.session import RunOptions, Session
+from recopt.stacks.plugins import list_strategies
 
 from .. import rough
 
 EXACT = ["level2.second_order=true", "level2.every=3"]
 WINDOWS = ["level2.every=3"]
+ZERO_ORDER = ("annealing", "random-search", "evolution", "cmaes")
 CASES: list[tuple[str, list[str], int]] = [
-    *((stack, [], 1) for stack in (*rough.ALONE, "annealing", "random-search", *rough.TOWERS, *rough.HIGH)),
+    *((stack, [], 1) for stack in (*rough.ALONE, *ZERO_ORDER, *rough.TOWERS, *rough.HIGH)),
     *((f"{rule}/hypergradient", WINDOWS, 1) for rule in rough.WILD),
     *((f"{rule}/annealing", WINDOWS, 1) for rule in rough.WILD),
     ("adam(lr=2)/adam", EXACT, 1), ("sgd(lr=3)/sgd/sgd", EXACT, 1), ("lstm@a/lstm@a", [], 1),
-    ("adam(lr=2)/sgd", ["level1.average=8"], 1), ("adam(lr=2)/random-search", WINDOWS, 1),
+    *((stack, WINDOWS, 1) for stack in ("switch/annealing[which]", "adam(lr=2)/random-search")),
+    ("adam(lr=2)/sgd", ["level1.average=8"], 1),
     *((stack, WINDOWS, 2) for stack in ("adam(lr=2)/adam", "lstm/adam", "sgd(lr=3)/annealing")),
 ]  # fmt: skip
+
+
+def test_no_shipped_strategy_is_left_out() -> None:
+    text = " ".join(stack for stack, _, _ in CASES)
+    assert [info.name for info in list_strategies([]) if info.name not in text and not info.trained] == []
 
 
 class Rough(recopt.Task):

@@ -14,6 +14,8 @@ from recopt.running import recorder
 from recopt.running.measurements import Measurements
 from recopt.running.plan import Plan, plan
 from recopt.running.result import Result
+from recopt.running.selection.scores import Score
+from recopt.running.selection.selector import Scorer
 from recopt.running.session import RunOptions, Session
 from recopt.tracking.mlflow.outbox import Outbox
 from recopt.tracking.mlflow.runs import list_runs
@@ -132,6 +134,35 @@ def test_a_run_stopped_before_its_first_step_goes_on_as_the_undisturbed_one(
         early = run(made("adam/sgd"), tmp_path)
     assert (early.result.status, len(early.result.losses)) == ("KILLED", 0)
     same(run(made("adam/sgd"), tmp_path, resume=early.result.run_id), whole("adam/sgd"))
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_a_signal_during_a_score_stops_the_run_at_once_and_the_score_is_made_again(
+    number: int, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    how = {"steps": 12, "seed": 2, "settings": ["level2.every=3"], "choose": "every=4,tasks=2,steps=3"}
+    selecting = plan("quadratic", "lstm(hidden=2)/adam", **how)  # type: ignore[arg-type]
+    undisturbed, begun, score = run(selecting, tmp_path), [0, 0], Scorer.score
+
+    def disturbed(self: Scorer, *args: Any) -> Score:
+        begun[0] += 1
+        if begun[0] == number:  # one before the first step, two after, and two at the end
+            signal.raise_signal(signal.SIGTERM)
+        begun[1] += 1
+        return score(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Scorer, "score", disturbed)
+        with pytest.raises(KeyboardInterrupt):
+            run(selecting, tmp_path)
+    assert begun == [number, number - 1]
+    stopped = list_runs(None, root_dir=tmp_path)[0]
+    assert stopped.status == "KILLED"
+    resumed = run(selecting, tmp_path, resume=stopped.id)
+    same(resumed, undisturbed)
+    assert resumed.result.chosen is not None and undisturbed.result.chosen is not None
+    assert resumed.result.chosen.report == undisturbed.result.chosen.report
 
 
 def test_a_run_killed_before_its_last_records_are_sent_has_each_figure_once(

@@ -207,6 +207,15 @@ def test_what_nobody_asked_for_is_listed_without_running_it_and_announced_before
             load_strategy("never")
 
 
+def test_a_listing_has_the_line_of_the_plugin_and_not_of_a_helper_beside_it(here: Path) -> None:
+    for info in list_strategies([]):
+        plugin = load_strategy(info.name, [])
+        assert info.trained or (plugin.__doc__ or "").strip().startswith(info.summary), info.name
+    helper = 'class Helper:\n    """Helps."""\n\n\n'
+    write(here / "strategies" / "mine.py", helper + STRATEGY.format(name="Other", doc="Does much."))
+    assert {info.name: info.summary for info in list_strategies()}["mine"] == "Does much."
+
+
 def test_a_listing_tells_the_file_the_origin_and_the_first_line(here: Path, shipped: Path) -> None:
     write(here / "strategies" / "local.py", doc="Does much.")
     local, plain = list_strategies()

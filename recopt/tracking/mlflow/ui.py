@@ -9,13 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def ui(
         return
     number = _free_port(host, port)
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{number}"
-    with suppress(KeyboardInterrupt), _like_ctrl_c():
+    with suppress(KeyboardInterrupt):
         server = _serve(opened, host, number)
         try:
             _await(server, address)
@@ -119,21 +118,6 @@ def _show(link: str, say: Callable[[str], None], browser: bool) -> None:
     screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if browser and screen and "SSH_CONNECTION" not in os.environ and sys.stdout.isatty():
         webbrowser.open(link)
-
-
-@contextmanager
-def _like_ctrl_c() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into KeyboardInterrupt: the server has a session of its own, and would go on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signs = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {sign: signal.signal(sign, signal.default_int_handler) for sign in signs}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

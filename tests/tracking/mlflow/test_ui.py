@@ -132,10 +132,9 @@ def test_a_server_that_dies_costs_a_run_little_and_gets_everything_when_it_is_ba
 UI = """
 import signal
 import sys
-from pathlib import Path
-from recopt.tracking.mlflow.ui import ui
+from recopt.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal: background jobs begin with it ignored
-ui(root_dir=Path(sys.argv[1]), port=int(sys.argv[2]), run="a run", say=lambda line: print(line, flush=True))
+main(["ui", "a run", "--no-browser", "--port", sys.argv[1]])
 """
 
 
@@ -147,8 +146,8 @@ def test_the_pages_are_linked_at_the_run_and_ctrl_c_or_a_kill_ends_all_of_the_se
     tracker.finish("FINISHED", {})
     executed = trap(tmp_path / "runs")
     port = any_port()
-    command = [sys.executable, "-W", "error", "-c", UI, str(tmp_path / "runs"), str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-W", "error", "-c", UI, str(port)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     link = process.stdout.readline().strip()
     assert (
