@@ -12,7 +12,7 @@ from ..checking.errors import RecoptError, unknown
 from .compare_progress import cost_words, shown_progress
 from .compare_report import report, report_series
 from .completion import complete_baselines, complete_stack, complete_task
-from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
+from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE, in_order
 from .tables import print_json
 
 if TYPE_CHECKING:
@@ -65,12 +65,12 @@ def compare(
     from ..comparison import Trainer, run_comparison
 
     _empty(output)
-    click.echo(cost_words([one.spec for one in planned]), err=True)
     trainer = Trainer(store, not no_track)  # shared by all, so that nothing is trained twice
+    cost = iter([cost_words([one.spec for one in planned])])  # told once, when nothing refuses to begin
 
     def carry_out(one: Planned) -> Comparison:
         below = output / one.folder if output is not None and not single else output
-        with shown_progress(one.spec) as show:
+        with shown_progress(one.spec, cost) as show:
             called = name or (None if single else one.name)
             return run_comparison(one.spec, threads=threads, output=below, store=store, track=not no_track,
                                   name=called, trainer=trainer, progress=show)  # fmt: skip
@@ -123,6 +123,8 @@ def _planned(file: Path | None, what: dict[str, Any]) -> tuple[list[Planned], bo
         raise RecoptError(
             "Give a task and stacks, as in: recopt compare quadratic 'adam/hypergradient'; or --spec FILE."
         )
+    if task is not None:
+        in_order(task, stacks, what["plugins"], "compare")
     from ..comparison import EACH, Planned, make_compare_spec, plan_series, read_compare_spec
     from ..levels.notation import split
     from ..running.plan import task_named

@@ -71,14 +71,14 @@ class Outlook:
 
 
 @contextmanager
-def shown_progress(spec: CompareSpec) -> Iterator[Progress]:
-    """The progress display of a comparison; without a terminal, a line now and then."""
+def shown_progress(spec: CompareSpec, first: Iterator[str]) -> Iterator[Progress]:
+    """The progress display of a comparison, below what is left of ``first``; without a terminal, lines now and then."""
     from rich import progress
     from rich.console import Console
 
     console, outlook = Console(stderr=True), Outlook(spec)
     if not console.is_terminal:
-        yield _lines(outlook)
+        yield _lines(outlook, first)
         return
     columns = (progress.TextColumn("{task.description}"), progress.BarColumn(24), progress.MofNCompleteColumn(),
                progress.TimeElapsedColumn(), progress.TextColumn("{task.fields[left]}", style="dim"))  # fmt: skip
@@ -86,6 +86,8 @@ def shown_progress(spec: CompareSpec) -> Iterator[Progress]:
     with progress.Progress(*columns, console=console, transient=True) as bar:
 
         def show(what: str, done: int, total: int) -> None:
+            for line in first:
+                console.print(line, highlight=False, soft_wrap=True)
             if what not in tasks:
                 over = [task.id for task in bar.tasks if task.finished]
                 for task in bar.tasks:
@@ -97,10 +99,12 @@ def shown_progress(spec: CompareSpec) -> Iterator[Progress]:
         yield show
 
 
-def _lines(outlook: Outlook) -> Callable[[str, int, int], Any]:
+def _lines(outlook: Outlook, first: Iterator[str]) -> Callable[[str, int, int], Any]:
     next_at = [time.monotonic() + _LINE_EVERY]
 
     def show(what: str, done: int, total: int) -> None:
+        for line in first:
+            print(line, file=sys.stderr, flush=True)
         outlook.see(what, done)
         if time.monotonic() >= next_at[0]:
             next_at[0] = time.monotonic() + _LINE_EVERY

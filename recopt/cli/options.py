@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from ..checking.errors import RecoptError
 from ..tracking.mlflow.address import masked
+
+if TYPE_CHECKING:
+    from ..stacks.plugin_file import Kind
 
 PLUGINS = click.option("--plugins", multiple=True, metavar="DIR", type=click.Path(),
                        help="A folder or file with strategies and tasks, searched first; may be repeated.")  # fmt: skip
@@ -29,6 +36,20 @@ ADDRESS = click.option("--address", metavar="HOST:PORT", help="A Ray cluster's a
                        "on this machine.")  # fmt: skip
 THREADS = click.option("--threads", type=click.IntRange(1), help="Threads of torch for each job (1).")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+
+
+def in_order(task: str, stacks: Sequence[str], plugins: Sequence[str], command: str) -> None:
+    """Raise RecoptError, with the right order, if a stack stands where the task should, and a task where a stack."""
+    from ..stacks.plugins import is_known
+
+    def only(kind: Kind, other: Kind, text: str) -> bool:
+        name = re.split(r"[/+(@\[]", text, maxsplit=1)[0].strip()
+        return is_known(kind, name, plugins) and not is_known(other, name, plugins)
+
+    at = next((n for n, stack in enumerate(stacks) if only("task", "strategy", stack)), None)
+    if at is not None and only("strategy", "task", task):
+        right = [stacks[at], task, *stacks[:at], *stacks[at + 1 :]]
+        raise RecoptError(f"The task comes first: recopt {command} {shlex.join(right)}.")
 
 
 def store_words(store: str | None) -> str:

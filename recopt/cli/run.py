@@ -11,7 +11,7 @@ import rich_click as click
 
 from ..checking.errors import RecoptError
 from .completion import complete_run, complete_setting, complete_stack, complete_task
-from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE
+from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE, in_order
 from .tables import print_json, report, result_facts, resume_words
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def graph(output: Path | None, **what: Any) -> None:
     """Draw the graph of levels without running it. TASK and STACK are as for recopt run."""
     if output is not None and output.suffix not in (".svg", ".png"):
         raise RecoptError(f"A graph is drawn to .svg or .png, not '{output.name}': change the ending.")
-    made = _planned(what)
+    made = _planned(what, "graph")
     from ..plots.diagram import draw_file, draw_text
     from ..running.start import make_engine
 
@@ -139,12 +139,14 @@ def graph(output: Path | None, **what: Any) -> None:
     click.echo(f"{output}")
 
 
-def _planned(what: dict[str, Any]) -> Plan:
+def _planned(what: dict[str, Any], command: str = "run") -> Plan:
     spec, task, stack = what.pop("spec"), what["task"], what["stack"]
     if task is not None and stack is None and spec is None:
         raise RecoptError(f"What is to train '{task}'? Give a stack too, as in: recopt run {task} adam/hypergradient.")
     if spec is None and task is None:
         raise RecoptError("Give a task and a stack, as in: recopt run digits adam/hypergradient; or --spec FILE.yaml.")
+    if task is not None and stack is not None:
+        in_order(task, [stack], what["plugins"], command)
     from ..running.plan import relocated, replan
     from ..running.spec import read_spec
 

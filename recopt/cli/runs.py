@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich_click as click
 from rich.markup import escape
@@ -12,6 +13,9 @@ from ..checking.numbers import short
 from .completion import complete_run
 from .options import JSON, STORE
 from .tables import console, print_json, table
+
+if TYPE_CHECKING:
+    from ..tracking.mlflow.runs import RunRow
 
 
 @click.command()
@@ -25,7 +29,7 @@ def diff(one: str, other: str, store: str | None, as_json: bool) -> None:
 
     rows = [find_run(store, ref) for ref in (one, other)]
     settings, figures = ({key: [values.get(key) for values in both] for key in sorted({*both[0], *both[1]})}
-                         for both in ([row.params for row in rows], [row.metrics for row in rows]))  # fmt: skip
+                         for both in ([_settings(row) for row in rows], [row.metrics for row in rows]))  # fmt: skip
     changed = {key: pair for key, pair in {**settings, **figures}.items()
                if key != "seconds" and repr(pair[0]) != repr(pair[1])}  # fmt: skip
     if as_json:
@@ -34,6 +38,13 @@ def diff(one: str, other: str, store: str | None, as_json: bool) -> None:
     for key, pair in changed.items():
         made.add_row(key, *("" if x is None else escape(x) if isinstance(x, str) else short(x) for x in pair))
     console().print(made if changed else "The two runs have the same settings and figures.")
+
+
+def _settings(row: RunRow) -> dict[str, str]:
+    """The params of a run; a run that was resumed with more steps has these, which MLflow lets nobody correct."""
+    steps = int(row.params.get("steps", 0))
+    made = {"steps made": f"{row.step}"} if 0 < row.step < steps else {}
+    return {**row.params, **({"steps": f"{row.step}"} if row.step > steps else {}), **made}
 
 
 @click.command()

@@ -64,6 +64,7 @@ class Contest:
             self.progress(f"running {one.name}", len(parts) * len(seeds) + done, len(graphs) * len(seeds))
 
         for graph in graphs:
+            report(0)
             parts.append(run_all(one.name, graph, self.task, seeds, self._how, progress=report))
         return repeated(parts)
 
@@ -77,6 +78,7 @@ class Contest:
         def report(done: int) -> None:
             self.progress(f"tuning {base.text}", done, spec.tune)
 
+        report(0)
         return tune(base, spec.tune, spec.steps, spec.seed, score, len(seeds), spec.guards, report)
 
 

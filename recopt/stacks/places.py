@@ -219,7 +219,8 @@ _WRITTEN_AS = {
     "radam": "adam is the nearest", "adadelta": "rmsprop is the nearest", "lamb": "adam is the nearest",
     "momentum": "write sgd(momentum=0.9)", "nesterov": "write sgd(momentum=0.9, nesterov=true)",
     "nag": "write sgd(momentum=0.9, nesterov=true)", "lion": "adam is the nearest", "muon": "adam is the nearest",
-    "lbfgs": "adam is the nearest", "cma-es": "write cmaes",
+    **dict.fromkeys(("adafactor", "adan", "adabelief", "shampoo", "soap", "sophia", "lbfgs"), "adam is the nearest"),
+    "cma-es": "write cmaes",
 }  # fmt: skip
 """Rules by which users ask for others: which of those that are here is meant, or nearest."""
 

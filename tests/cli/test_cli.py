@@ -84,7 +84,7 @@ def test_what_a_task_gives_amiss_is_told_with_the_command_that_tells_more(recopt
     write(TASK.format(loss=loss, metrics=metrics))
     for command in (("run", "mine.py", "sgd"), ("compare", "mine.py", "sgd", "--baselines", "none", "--seeds", "2")):
         done = recopt(*command, "--steps", "2", "--no-track")
-        assert (done.status, done.err.count("\n")) == (1, 1), done.err
+        assert (done.status, done.err.count("\n")) == (1, 1 + (command[0] == "compare"))
         told = re.search(
             r"; '(recopt check .*mine.py)' tries whether it does all that is asked of it\.$", done.err.strip()
         )
@@ -128,6 +128,9 @@ def test_runs_tells_the_steps_that_were_made_and_show_a_command_that_works(recop
     [run] = json.loads(recopt("runs", "--json").out)
     assert (run["step"], run["status"]) == (12, "finished")
     assert re.search(r" 12 +\S+ +loss \S+ +\d+\.\d$", recopt("runs").out, re.MULTILINE)
+    recopt("run", "quadratic", "adam", "--steps", "9", "--name", "at once")
+    changed = json.loads(recopt("diff", run["id"], "at once", "--json").out)["changed"]
+    assert changed["steps"] == ["12", "9"]  # and not the 3 that the first began with
     recopt("new", "strategy", "my_rule")
     command = recopt("show", "strategies/my_rule.py").out.splitlines()[-1]
     assert command == "recopt run digits my_rule --plugins strategies"

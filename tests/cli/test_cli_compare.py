@@ -222,7 +222,7 @@ def test_what_goes_on_stays_in_sight_however_much_is_done(monkeypatch: pytest.Mo
         bars.append(bar)
 
     monkeypatch.setattr(rich.progress.Progress, "start", start)
-    with shown_progress(make_compare_spec({"task": "quadratic"})) as show:
+    with shown_progress(make_compare_spec({"task": "quadratic"}), iter(())) as show:
         for number in range(40):
             for done in (1, 2):
                 show(f"training {number}", done, 2)
@@ -263,10 +263,10 @@ def test_a_comparison_without_a_terminal_prints_a_line_now_and_then(
 ) -> None:
     monkeypatch.setattr(compare_progress, "_LINE_EVERY", 0.0)
     done = recopt("compare", "quadratic", "sgd", "--baselines", "none", "--seeds", "2", "--steps", "3", "--no-track")
-    first, second, *_ = done.err.splitlines()
+    first, second, *_, last = done.err.splitlines()
     assert first.startswith("To do: comparing 2 runs, 6 steps.")
     assert second.startswith("running sgd  ")
-    assert second.endswith(" left")
+    assert last.startswith("running sgd  2 of 2  about ") and last.endswith(" left")
 
 
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM", "SIGHUP"])

@@ -12,7 +12,19 @@ from ..commands import Recopt, write
 MISTAKES = {
     "strategy": (("run", "digits", "adm/sgd"), "Unknown strategy 'adm' in 'adm/sgd'. Did you mean 'adam'?"),
     "task": (("run", "digit", "adam"), "Unknown task 'digit'. Did you mean 'digits'?"),
-    "kind": (("run", "adam", "digits"), "'digits' in 'digits' is a task, not a strategy."),
+    "kind": (("run", "digits", "quadratic"), "'quadratic' in 'quadratic' is a task, not a strategy."),
+    "order": (("run", "adam", "digits"), "The task comes first: recopt run digits adam."),
+    "order of a stack": (
+        ("run", "adam(lr=0.1)/sgd", "digits(net=cnn)"),
+        "The task comes first: recopt run 'digits(net=cnn)' 'adam(lr=0.1)/sgd'.",
+    ),
+    "order in a graph": (("graph", "adam", "digits"), "The task comes first: recopt graph digits adam."),
+    "order in a comparison": (
+        ("compare", "adam", "sgd", "digits", "lstm"),
+        "The task comes first: recopt compare digits adam sgd lstm.",
+    ),
+    "rule of torch": (("run", "digits", "adamw"), "adam is AdamW (its weight_decay is decoupled): write adam."),
+    "rule of others": (("run", "digits", "Shampoo"), "adam is the nearest; 'recopt new strategy shampoo' begins one."),
     "option of task": (("run", "digits(nett=cnn)", "adam"), "Unknown option 'nett' of digits. Did you mean 'net'?"),
     "value of option": (("run", "digits(net=cmn)", "adam"), "Did you mean 'cnn'?"),
     "hyperparameter": (("run", "digits", "adam(lrr=1)"), "Unknown option 'lrr' of adam. Did you mean 'lr'?"),
