@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ..checking.errors import RecoptError, unknown
-from .compare_progress import cost_words, shown_progress
 from .compare_report import report, report_series
 from .completion import complete_baselines, complete_stack, complete_task
 from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE, in_order
+from .progress_bar import ComparisonOutlook, cost_words, progress_bar
 from .tables import print_json
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def compare(
 
     def carry_out(one: Planned) -> Comparison:
         below = output / one.folder if output is not None and not single else output
-        with shown_progress(one.spec, cost) as show:
+        with progress_bar(ComparisonOutlook(one.spec), cost) as show:
             called = name or (None if single else one.name)
             return run_comparison(one.spec, threads=threads, output=below, store=store, track=not no_track,
                                   name=called, trainer=trainer, progress=show)  # fmt: skip

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +11,8 @@ from rich.table import Table
 
 from ..checking.errors import RecoptError
 from ..checking.numbers import short, span
-from .compare import progress_bar
 from .options import ADDRESS, EXECUTOR, JSON, NAME, NO_TRACK, STORE, THREADS, WORKERS, store_words
+from .progress_bar import Outlook, progress_bar
 from .run import run_options
 from .tables import console, print_json, table
 
@@ -70,7 +67,7 @@ def sweep(
     from ..search.executors import make_executor
     from ..sweeps import run_sweep
 
-    with make_executor(executor, workers, address, threads) as made, _stoppable(), progress_bar() as show:
+    with make_executor(executor, workers, address, threads) as made, progress_bar(Outlook()) as show:
         found = run_sweep(plan, made, output=output, store=store, track=not no_track, name=name, resume=run_id,
                           progress=show)  # fmt: skip
     print_json(found.plain()) if as_json else _report(found, store)
@@ -128,24 +125,6 @@ def _resumed(
     if no_track:
         raise RecoptError("A sweep that is not recorded cannot go on: leave --no-track out.")
     return resumed(ref, store)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP stop the sweep as Ctrl-C does."""
-    before = {}
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for sign in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(sign) is not signal.SIG_IGN:
-            before[sign] = signal.signal(sign, stop)
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 def _report(found: Sweep, store: str | None) -> None:

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from recopt.checking.errors import RecoptError
-from recopt.cli import compare_progress
-from recopt.cli.compare_progress import Outlook, cost_words, shown_progress
+from recopt.cli import progress_bar as bars
+from recopt.cli.progress_bar import ComparisonOutlook, Outlook, cost_words, progress_bar
 from recopt.comparison import EACH, CompareSpec, make_compare_spec
 from recopt.running.plan import plan
 from recopt.running.spec import COMPARES, KNOWN, RUNS, write_spec
@@ -222,7 +222,7 @@ def test_what_goes_on_stays_in_sight_however_much_is_done(monkeypatch: pytest.Mo
         bars.append(bar)
 
     monkeypatch.setattr(rich.progress.Progress, "start", start)
-    with shown_progress(make_compare_spec({"task": "quadratic"}), iter(())) as show:
+    with progress_bar(Outlook()) as show:
         for number in range(40):
             for done in (1, 2):
                 show(f"training {number}", done, 2)
@@ -244,14 +244,14 @@ def test_a_comparison_says_first_what_it_costs() -> None:
 
 def test_the_time_that_is_left_is_told_from_the_first_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(compare_progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
     spec = {"task": "quadratic", "stacks": ["sgd"], "baselines": ["adam"], "seeds": 4, "tune": 2, "tune_tasks": 3}
-    outlook, seen = Outlook(make_compare_spec(spec)), []
+    outlook, seen = ComparisonOutlook(make_compare_spec(spec)), []
     work = [("training lstm", 9), ("running sgd", 1), ("running sgd", 4), ("tuning adam", 1), ("tuning adam", 2),
             ("running tuned adam", 4)]  # fmt: skip
     for seconds, (what, done) in zip((100, 2, 6, 3, 3, 4), work, strict=True):
         now[0] += seconds
-        outlook.see(what, done)
+        outlook.see(what, done, 0)
         seen.append(outlook.words)
     # 3 runs of 2 s, and 10 more at most as slow; then 7 of 1 s; then 4
     assert seen == ["", "at most 26 s left", "at most 20 s left", "about 7.0 s left", "about 4.0 s left",
@@ -261,7 +261,7 @@ def test_the_time_that_is_left_is_told_from_the_first_run_on(monkeypatch: pytest
 def test_a_comparison_without_a_terminal_prints_a_line_now_and_then(
     recopt: Recopt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare_progress, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(bars, "_LINE_EVERY", 0.0)
     done = recopt("compare", "quadratic", "sgd", "--baselines", "none", "--seeds", "2", "--steps", "3", "--no-track")
     first, second, *_, last = done.err.splitlines()
     assert first.startswith("To do: comparing 2 runs, 6 steps.")

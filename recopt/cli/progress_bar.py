@@ -1,4 +1,4 @@
-"""The cost of a comparison before it starts, and its progress with the time that is left."""
+"""The progress of comparisons and sweeps with the time that is left, and the cost of a comparison before it starts."""
 
 from __future__ import annotations
 
@@ -39,16 +39,31 @@ def _competitors(spec: CompareSpec) -> int:
 
 
 class Outlook:
+    """The time that is left of work in equal parts, from how long the parts so far took."""
+
+    def __init__(self) -> None:
+        self._begun, self._first, self.words = time.monotonic(), -1, ""
+
+    def see(self, what: str, done: int, total: int) -> None:
+        """Note that of the work ``what`` so much is done."""
+        self._first = done if self._first < 0 else self._first  # a sweep that goes on
+        if done > self._first:
+            left = (time.monotonic() - self._begun) / (done - self._first) * (total - done)
+            self.words = f"about {span(left)} left"
+
+
+class ComparisonOutlook(Outlook):
     """The time that is left, from how long the runs so far took: those of stacks and those of baselines apart."""
 
     def __init__(self, spec: CompareSpec) -> None:
+        super().__init__()
         baselines = len(spec.baselines)
         self._tasks, self._at, self._last = spec.tune_tasks, dict[str, int](), time.monotonic()
         self._total = {"stacks": (_competitors(spec) - baselines) * spec.seeds,
                        "baselines": baselines * (spec.seeds + spec.tune * spec.tune_tasks)}  # fmt: skip
         self._done, self._spent = dict.fromkeys(self._total, 0), dict.fromkeys(self._total, 0.0)
 
-    def see(self, what: str, done: int) -> None:
+    def see(self, what: str, done: int, total: int) -> None:
         """Note that of the work ``what`` so much is done."""
         now = time.monotonic()
         if not what.startswith("training "):
@@ -56,11 +71,9 @@ class Outlook:
             kind = "baselines" if tuning or what.startswith("running tuned ") else "stacks"
             self._done[kind] += (done - self._at.get(what, 0)) * (self._tasks if tuning else 1)
             self._spent[kind] += now - self._last
-        self._at[what], self._last = done, now
+        self._at[what], self._last, self.words = done, now, self._left()
 
-    @property
-    def words(self) -> str:
-        """The time that is left; empty while nothing is known."""
+    def _left(self) -> str:
         rates = {kind: self._spent[kind] / done for kind, done in self._done.items() if done}
         if not rates:
             return ""
@@ -71,12 +84,12 @@ class Outlook:
 
 
 @contextmanager
-def shown_progress(spec: CompareSpec, first: Iterator[str]) -> Iterator[Progress]:
-    """The progress display of a comparison, below what is left of ``first``; without a terminal, lines now and then."""
+def progress_bar(outlook: Outlook, first: Iterator[str] = iter(())) -> Iterator[Progress]:  # noqa: B008 - empty
+    """The progress display, below what is left of ``first``; without a terminal, a line now and then."""
     from rich import progress
     from rich.console import Console
 
-    console, outlook = Console(stderr=True), Outlook(spec)
+    console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(outlook, first)
         return
@@ -93,7 +106,7 @@ def shown_progress(spec: CompareSpec, first: Iterator[str]) -> Iterator[Progress
                 for task in bar.tasks:
                     bar.update(task.id, left="", visible=task.id not in over[:-_KEPT])  # more would hide the current
                 tasks[what] = bar.add_task(what, total=total, left="")
-            outlook.see(what, done)
+            outlook.see(what, done, total)
             bar.update(tasks[what], completed=done, left=outlook.words)
 
         yield show
@@ -105,7 +118,7 @@ def _lines(outlook: Outlook, first: Iterator[str]) -> Callable[[str, int, int], 
     def show(what: str, done: int, total: int) -> None:
         for line in first:
             print(line, file=sys.stderr, flush=True)
-        outlook.see(what, done)
+        outlook.see(what, done, total)
         if time.monotonic() >= next_at[0]:
             next_at[0] = time.monotonic() + _LINE_EVERY
             print(f"{what}  {done:,} of {total:,}  {outlook.words}".rstrip(), file=sys.stderr, flush=True)
