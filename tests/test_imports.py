@@ -20,7 +20,7 @@ PACKAGE = ROOT / "recopt"
 
 ORDER = [
     *("public", "checking", "contracts", "toolkit", "data", "levels", "rules", "estimators", "core", "search", "tasks"),
-    *("tracking", "stacks", "optim", "engine", "testing", "plots", "running", "comparison", "sweeps"),
+    *("tracking", "stacks", "optim", "integrations", "engine", "testing", "plots", "running", "comparison", "sweeps"),
     *("__init__", "cli", "__main__"),
 ]
 """The packages of recopt: each may import from itself and from those before it, at whatever time and for types too."""

@@ -196,7 +196,7 @@ def _ask_for_loss(driver: Driver) -> None:
            f"Level {searching[0] + 1} is zero-order and needs losses")  # fmt: skip
     raise StateError(
         f"{who}: call opt.step(loss=loss), or opt.step(closure) with a function that computes and returns it; where "
-        "the step is not yours to call, opt.observe(model) reads it from the model's outputs."
+        "the step is not yours to call, opt.observe(loss) before it, or the trainer's callback of recopt.integrations."
     )
 
 

@@ -11,26 +11,25 @@ compute the same hyperparameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..checking.errors import RecoptError
+from ..checking.errors import RecoptError, StateError
 from ..stacks.places import Places
 from . import groups as grouping
+from .modes import Modes
 from .points import Observed, held_out, one_number
 from .stack_graph import Options, Stack, check_options, located
 from .state_dict import stacks
-from .stateful import Stateful
 from .towers import Scope, Towers
 
 Callback = Callable[[int, dict[str, float]], None]
 
 
-class Optimizer(Stateful):
+class Optimizer(Modes):
     """A tower of strategies over a model's parameters.
 
     Args:
@@ -119,7 +118,8 @@ class Optimizer(Stateful):
         """One step of every level that is due; what ``closure`` returned.
 
         Args:
-            closure: clears the gradients, computes the loss, calls ``backward`` and returns the loss.
+            closure: clears the gradients, computes the loss, calls ``backward`` and returns the loss; what was observed
+                goes before that.
             loss: the loss, where it is known: zero-order levels and rules such as ``blend``, and with it ``learned``,
                 need it, and the guard sees explosions by it.
                 In data-parallel training give the mean over all ranks, so that all decide alike.
@@ -130,7 +130,9 @@ class Optimizer(Stateful):
         Raises:
             RecoptError: for sparse gradients, a strategy without the loss that it needs, or a group that was changed.
         """
-        self._check_home("opt.step()")
+        self._check_outside("opt.step()")
+        if not self.training:
+            raise StateError("opt.step() in eval mode, where the model is at its mean: call opt.train() first.")
         if closure is not None and not callable(closure):
             raise RecoptError("opt.step's first argument is a closure: give a loss by its name, opt.step(loss=loss).")
         self._follow()
@@ -138,10 +140,10 @@ class Optimizer(Stateful):
         if closure is not None and not towers.zero_order:
             with torch.enable_grad():
                 result = closure()
-            if loss is None and any(tower.needs_loss for tower in towers.all):
+            if loss is None and result is not None and towers.needs_loss:
                 seen = one_number(result, "The closure")
         observed = self._observed.take()
-        seen = one_number(loss, "opt.step(loss=…)") if loss is not None else observed if seen is None else seen
+        seen = one_number(loss, "opt.step(loss=…)") if loss is not None else seen if observed is None else observed
         with torch.enable_grad():
             valid_loss = valid_loss if valid is None else valid()
         sharded = any(tower.shards for tower in towers.all)
@@ -152,47 +154,24 @@ class Optimizer(Stateful):
             self._callback(self._steps, self.hyperparameters())
         return searched if towers.zero_order else result
 
-    def observe(self, source: nn.Module | Tensor | float) -> None:
-        """Read the loss of the steps from ``source``, where a trainer calls ``step`` and cannot be told ``loss=``.
+    @property
+    def needs_loss(self) -> bool:
+        """Whether a step has to be told the loss, by ``loss=``, :meth:`observe`, or a closure that returns it."""
+        return self._towers.needs_loss
+
+    def observe(self, loss: Tensor | float) -> None:
+        """Tell the loss of the next step, where a trainer calls ``step`` and cannot be told ``loss=``.
 
         Args:
-            source: a loss, before the step that follows it; or a model whose outputs, while it trains, are its losses
-                or have them (``output.loss``, ``output["loss"]``), as those of Hugging Face's do. Several losses
-                before a step, as with accumulated gradients, count as their mean, and those of a model as the mean
-                over all processes; what is not finite is left to the gradients.
+            loss: one number. Several before a step, as with accumulated gradients, count as their mean; what is not
+                finite is left to the gradients.
 
         Raises:
-            RecoptError: if it is neither.
+            RecoptError: if it is not one number.
         """
-        if isinstance(source, nn.Module):
-            self._observed.watch(source)
-        else:
-            self._observed.note(source)
+        self._observed.note(loss)
 
     # what was found
-
-    @contextmanager
-    @torch.no_grad()
-    def averaged(self) -> Iterator[None]:
-        """While it lasts, the parameters are where the rule would have the model used: evaluate and save it there.
-
-            with opt.averaged():
-                accuracy = evaluate(model)
-
-        It is the mean that ``average`` keeps, or that the rule keeps itself (``schedule-free``). Afterwards training
-        goes on bit for bit as if it had not been; so checkpoints to go on from are taken outside as well. Statistics
-        of BatchNorm are not averaged: see ``torch.optim.swa_utils.update_bn``.
-
-        Raises:
-            RecoptError: if there is no mean; for a step, or another such stay, inside.
-        """
-        self._check_home("opt.averaged()")
-        with self._towers.averaged(self.param_groups):
-            self._away = True
-            try:
-                yield
-            finally:
-                self._away = False
 
     def hyperparameters(self) -> dict[str, float]:
         """The present hyperparameters in their natural unit: ``{"adam.lr": 0.001, …, "sgd.lr": 0.01}``.

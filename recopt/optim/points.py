@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checking.errors import RecoptError, StateError
 from ..rules.shards import local, local_gradient
@@ -40,11 +40,16 @@ def write_back(points: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
             local(p).copy_(point)
 
 
-def place(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
-    """Set ``tensors`` to ``values``, which are in the form of :func:`points_of`."""
-    for value, p in zip(values, tensors, strict=True):
-        own = local(p).detach()
-        (torch.view_as_real(own) if own.is_complex() else own).copy_(value)
+def numbers_of(tensor: Tensor) -> Tensor:
+    """The real numbers of ``tensor`` (its local part, if sharded), sharing its memory."""
+    own = local(tensor).detach()
+    return torch.view_as_real(own) if own.is_complex() else own
+
+
+def place(values: Mapping[Tensor, Tensor]) -> None:
+    """Set tensors to ``values``, which are in the form of :func:`points_of`."""
+    for p, value in values.items():
+        numbers_of(p).copy_(value)
 
 
 def gradients(found: Sequence[Tensor | None], tensors: Sequence[Tensor], signs: Sequence[float]) -> list[Tensor | None]:
@@ -115,7 +120,6 @@ class Observed:
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None  # of the finite ones, and how many they are
-        self._of_all = False
 
     def note(self, loss: Any) -> None:
         """One more loss."""
@@ -124,25 +128,7 @@ class Observed:
         both = torch.stack([torch.where(finite, number, 0.0), finite.double()])
         self._sum = both if self._sum is None else self._sum + both.to(self._sum.device)
 
-    def watch(self, model: nn.Module) -> None:
-        """Note the losses in the outputs of ``model`` while it trains."""
-        self._of_all = True
-        model.register_forward_hook(self._hear)
-
-    def _hear(self, model: nn.Module, inputs: Any, output: Any) -> None:
-        if not model.training or not torch.is_grad_enabled():
-            return
-        loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", output)
-        loss = loss[0] if isinstance(loss, tuple) and loss else loss
-        if isinstance(loss, Tensor) and loss.numel() == 1:
-            self.note(loss)
-
     def take(self) -> Tensor | None:
-        """The mean of what was observed, that of a model's outputs over all processes; None for nothing."""
+        """The mean of what was observed; None for nothing."""
         both, self._sum = self._sum, None
-        if both is None:
-            return None
-        spread = self._of_all and torch.distributed.is_available() and torch.distributed.is_initialized()
-        if spread and torch.distributed.get_world_size() > 1:
-            torch.distributed.all_reduce(both)
-        return both[0] / both[1]
+        return None if both is None else both[0] / both[1]

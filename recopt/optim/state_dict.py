@@ -36,8 +36,12 @@ from .towers import Towers
 
 Entries = dict[Tensor, dict[str, Any]]
 """By parameter, what is kept of it under names."""
+Restored = tuple[list[RunState], int, dict[Tensor, Tensor], dict[str, Any]]
+"""The states of all towers, the steps made, where parameters train (in eval mode), and what is left for torch."""
 OWN = f"{STATE}."
 """The beginning of names that no strategy gave; of what belongs to no parameter a number follows."""
+HOME = f"{OWN}home"
+"""The name of where a parameter trains, while it is at its mean."""
 LARGEST = 1 << 26
 """Bytes of tensors that belong to no parameter, up to which they are part of the text."""
 
@@ -47,8 +51,12 @@ def stacks(towers: Towers) -> list[str]:
     return [tower.graph.describe() for tower in towers.all]
 
 
-def saved(towers: Towers, groups: Groups, steps: int) -> tuple[str, Entries]:
-    """Everything the next step depends on: JSON, and tensors (shared, as torch does)."""
+def saved(towers: Towers, groups: Groups, steps: int, home: Mapping[Tensor, Tensor]) -> tuple[str, Entries]:
+    """Everything the next step depends on: JSON, and tensors (shared, as torch does).
+
+    Args:
+        home: where the parameters train, of those that are at their mean.
+    """
     closed = [closed_up(tower.state) for tower in towers.all]
     found: dict[int, tuple[str, Tensor]] = {}
     params, places = _places(groups)
@@ -63,6 +71,7 @@ def saved(towers: Towers, groups: Groups, steps: int) -> tuple[str, Entries]:
                 own = {f"{OWN}normal": part.normal, f"{OWN}kept": part.kept, f"{OWN}average": part.mean}
                 _name({**part.strategy, **own}, "", mine, found)
     text = {**_said(towers, groups), "steps": steps, "towers": pack(closed, found)}
+    found |= {id(t): (f"{number}:{HOME}", t) for number, p in enumerate(params) if (t := home.get(p)) is not None}
     rest = {name: t for name, t in found.values() if ":" not in name}
     small = sum(t.numel() * t.element_size() for t in rest.values()) <= LARGEST
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in rest.items()} if small else {}
@@ -117,8 +126,8 @@ def _said(towers: Towers, groups: Groups) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def restored(state_dict: Any, towers: Towers, groups: Groups) -> tuple[list[RunState], int, dict[str, Any]]:
-    """The states of all towers, the steps made, and what is left of ``state_dict`` for torch; nothing is changed.
+def restored(state_dict: Any, towers: Towers, groups: Groups) -> Restored:
+    """What ``state_dict`` says, checked; nothing is changed.
 
     Raises:
         RecoptError: with what does not fit.
@@ -132,13 +141,15 @@ def restored(state_dict: Any, towers: Towers, groups: Groups) -> tuple[list[RunS
         check_alike(told, _said(towers, groups))
         tensors = _Tensors(told, state_dict["state"], theirs, groups)
         states = unpack(told["towers"], tensors, torch.device("cpu"), keep=True)
+        places = {f"{number}:{HOME}": p for number, p in enumerate(_places(groups)[0])}
+        home = {p: tensors[name].to(p.device) for name, p in places.items() if name in told["tensors"]}
         check_finite(tensors, towers.options.guard)
         for tower, part, state in zip(towers.all, towers.tensors(groups), states, strict=True):
             _go_on(tower, state, points_of(part))
         mine = [checked_group(group) for group in theirs]
         check_untouched(mine, towers.groups)
         mine[0][STATE] = ""
-        return states, told["steps"], {**state_dict, "state": tensors.others, "param_groups": mine}
+        return states, told["steps"], home, {**state_dict, "state": tensors.others, "param_groups": mine}
     except RecoptError:
         raise
     except Misfit as why:

@@ -20,7 +20,8 @@ class Stateful(torch.optim.Optimizer):
 
     _towers: Towers
     _steps = 0
-    _away = False  # whether the model is where it is evaluated
+    _home: Mapping[Tensor, Tensor] | None = None  # in eval mode, where the parameters train
+    _inside = False  # whether that is by averaged()
     _whole = False  # whether the state is told before the first step as well
     _text = ""
     _shown: set[tuple[int, str]]
@@ -43,7 +44,7 @@ class Stateful(torch.optim.Optimizer):
                 del state[p]
         self._shown = set()
         if ours and self.param_groups:
-            self._text, entries = saved(self._towers, self.param_groups, self._steps)
+            self._text, entries = saved(self._towers, self.param_groups, self._steps, self._home or {})
             for p, told in entries.items():
                 state[p] = {**state.get(p, {}), **told}
                 self._shown |= {(id(p), name) for name in told}
@@ -60,20 +61,20 @@ class Stateful(torch.optim.Optimizer):
             self._whole, first[STATE] = False, ""
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """Continue exactly where :meth:`state_dict` was taken.
+        """Continue exactly where :meth:`state_dict` was taken: in ``eval`` mode if it was.
 
         Raises:
             RecoptError: if it is another optimizer's, another stack's, damaged, or of parameters of other shapes, or
                 inside ``averaged()``; nothing is changed then.
         """
-        self._check_home("opt.load_state_dict()")
+        self._check_outside("opt.load_state_dict()")
         self._follow()
 
         def take(_: Any, given: Any) -> dict[str, Any]:
-            states, steps, rest = restored(given, self._towers, self.param_groups)
+            states, steps, home, rest = restored(given, self._towers, self.param_groups)
             for tower, state in zip(self._towers.all, states, strict=True):
                 tower.state = state
-            self._steps = steps
+            self._steps, self._home = steps, home or None
             return rest
 
         if not isinstance(state_dict, dict):
@@ -89,11 +90,11 @@ class Stateful(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: the towers go with the groups (torch keeps only groups and state)."""
         self._told(False)
-        return dict(self.__dict__)
+        return {**self.__dict__, "_inside": False}
 
-    def _check_home(self, what: str) -> None:
-        """Raise StateError if the model is not where it trains."""
-        if self._away:
+    def _check_outside(self, what: str) -> None:
+        """Raise StateError inside ``averaged()``."""
+        if self._inside:
             raise StateError(f"{what} inside opt.averaged(), where the model is at its mean: leave that first.")
 
     def _follow(self) -> None:
@@ -101,7 +102,7 @@ class Stateful(torch.optim.Optimizer):
         check_untouched(self.param_groups, self._towers.groups)
         if same_tensors(self.param_groups, self._towers.groups):
             return
-        if self._steps:
+        if self._steps or self._home is not None:
             raise StateError(
                 "The groups hold other tensors than those that the steps so far were made on, whose state would be "
                 "lost: make a new optimizer, and load this one's state_dict if it should go on."

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,10 +13,10 @@ from ..checking.numbers import as_given
 from ..contracts.strategy import Params
 from ..levels.graph import Graph
 from ..levels.level import TASK
-from ..rules.shards import local, shards_of
+from ..rules.shards import shards_of
 from .driver import Driver
 from .groups import Groups, Made, factor, later, settings_of
-from .points import gradients, one_number, place, points_of, write_back
+from .points import gradients, one_number, points_of, write_back
 from .stack_graph import Options, Stack, graph_of, settable
 
 Scope = Literal["global", "group", "tensor"]
@@ -144,28 +143,23 @@ class Towers:
             result = _search(tower, tensors, closure, sign or 1.0)
         return result
 
-    @contextmanager
-    def averaged(self, groups: Groups) -> Iterator[None]:
-        """The tensors at the towers' evaluation points while it lasts.
+    @property
+    def needs_loss(self) -> bool:
+        """Whether a step asks for the loss."""
+        return any(tower.needs_loss for tower in self.all)
 
-        Raises:
-            StateError: if no tower has any.
-        """
-        if not any(tower.averages for tower in self.all):
-            raise StateError(
-                "No mean is kept here: build the optimizer with average=True, or with a rule that keeps one of its "
-                "own, such as 'schedule-free'."
-            )
-        own = self.tensors(groups)
-        before = [[local(p).detach().clone() for p in tensors] for tensors in own]
-        try:
-            for tower, tensors in zip(self.all, own, strict=True):
-                place(tower.eval_points(points_of(tensors)), tensors)
-            yield
-        finally:
-            for tensors, values in zip(own, before, strict=True):
-                for p, value in zip(tensors, values, strict=True):
-                    local(p).detach().copy_(value)
+    @property
+    def averages(self) -> bool:
+        """Whether a tower would have the model used elsewhere than where it trains."""
+        return any(tower.averages for tower in self.all)
+
+    def mean(self, groups: Groups) -> dict[Tensor, Tensor]:
+        """By tensor, the points at which the towers would have the model used, in the form of :func:`points_of`."""
+        found: dict[Tensor, Tensor] = {}
+        for tower, tensors in zip(self.all, self.tensors(groups), strict=True):
+            if tower.averages:
+                found |= dict(zip(tensors, tower.eval_points(points_of(tensors)), strict=True))
+        return found
 
     def hyperparameters(self) -> dict[str, float]:
         """By name; where there are several towers, after the tower's number."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 from contextlib import nullcontext
 from pathlib import Path
@@ -136,6 +137,78 @@ def test_means_of_parameters_of_other_kinds(dtype: torch.dtype) -> None:
     assert torch.equal(w, last)
 
 
+STACKS = [("adam(lr=0.02)/sgd", True), ("schedule-free(lr=0.1)", False)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize(("stack", "average"), STACKS)
+def test_a_state_that_is_saved_at_the_mean_has_the_way_back(stack: str, average: bool, dtype: torch.dtype) -> None:
+    def made() -> tuple[nn.Parameter, recopt.Optimizer]:
+        w = nn.Parameter(torch.ones(3, dtype=dtype))
+        return w, recopt.Optimizer([w], stack, average=average)
+
+    def go(w: nn.Parameter, optimizer: recopt.Optimizer) -> None:
+        for _ in range(3):
+            optimizer.zero_grad()
+            (w * w.conj()).sum().real.backward()
+            optimizer.step()
+
+    w, optimizer = made()
+    go(w, optimizer)
+    trained = w.detach().clone()
+    optimizer.eval()
+    mean = w.detach().clone()
+    assert not torch.equal(trained, mean)
+    file = io.BytesIO()
+    torch.save([w.detach(), optimizer.state_dict()], file)
+    values, state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    pairs: list[tuple[Any, Any]] = [made(), made(), copy.deepcopy((w, optimizer))]
+    for number, (v, its) in enumerate(pairs[:2]):
+        if number:  # whichever is loaded first
+            its.load_state_dict(state)
+        with torch.no_grad():
+            v.copy_(values)
+        if not number:
+            its.load_state_dict(state)
+    for v, its in pairs:
+        assert not its.training
+        its.eval()
+        assert torch.equal(v, mean)
+        its.train()
+        assert torch.equal(v, trained)
+        go(v, its)
+    optimizer.train()
+    go(w, optimizer)
+    assert all(torch.equal(v, w) for v, _ in pairs)
+    assert all(its.hyperparameters() == optimizer.hyperparameters() for _, its in pairs)
+    del state["state"][0]["recopt.home"]
+    with pytest.raises(RecoptError, match="'0:recopt.home' is missing"):
+        made()[1].load_state_dict(state)
+
+
+def test_where_no_mean_is_kept_eval_moves_nothing() -> None:
+    w = nn.Parameter(torch.ones(3))
+    optimizer = recopt.Optimizer([w])
+    optimizer.eval()
+    w.sum().backward()
+    optimizer.step()
+    assert optimizer.training
+
+
+def test_a_copy_that_is_made_inside_trains_on() -> None:
+    w = nn.Parameter(torch.ones(3))
+    optimizer = recopt.Optimizer([w], "sgd(lr=0.1)", average=True)
+    w.sum().backward()
+    optimizer.step()
+    with optimizer.averaged():
+        other: Any = copy.deepcopy((w, optimizer))
+    other[1].train()
+    for v, its in ((w, optimizer), other):
+        v.grad = torch.ones(3)
+        its.step()
+    assert torch.equal(w, other[0])
+
+
 def test_what_cannot_be_averaged_is_refused() -> None:
     w = nn.Parameter(torch.ones(3))
     with (
@@ -151,12 +224,17 @@ def test_what_cannot_be_averaged_is_refused() -> None:
             optimizer.step,
             lambda: optimizer.averaged().__enter__(),
             lambda: optimizer.load_state_dict(saved),
+            optimizer.train,
         ):
             with pytest.raises(
                 RecoptError, match=r"opt\.\w+\(\) inside opt.averaged\(\), where the model is at its mean"
             ):
                 inside()
     optimizer.step()
+    optimizer.eval()
+    with pytest.raises(RecoptError, match=r"opt.step\(\) in eval mode, where the model is at its mean: call opt.train"):
+        optimizer.step()
+    optimizer.train()
     for stack, given, words in (
         ("annealing", {"average": True}, "zero-order, which keeps no mean here"),
         ("schedule-free", {"average": True}, "'schedule_free' keeps a mean of its own: drop 'average'"),
