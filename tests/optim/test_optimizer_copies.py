@@ -226,7 +226,7 @@ def test_the_state_of_a_users_strategy_is_checked_for_shape(monkeypatch: pytest.
         )
     assert "damaged" in refusal(optimizer, changed(saved, ("state", 0, "speed"), KeyError))
     monkeypatch.setattr(Heavy, "init", lambda self, point: {"speed": [p.new_zeros(2) for p in point]})
-    assert "the state of 'heavy1' on level 1" in refusal(optimizer, copy.deepcopy(saved))
+    assert "the state of 'heavy' on level 1" in refusal(optimizer, copy.deepcopy(saved))
 
 
 FUZZED = ["adam/sgd[*]", None, "sgd(momentum=0.9)/adam(beta1=0.8)/rmsprop", "lstm/adam", "learned", "adam/annealing"]
