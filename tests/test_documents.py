@@ -1,14 +1,21 @@
-"""The documents' examples: Python and YAML parse, specs and stacks can be planned, and small plugins conform."""
+"""The documents' examples: Python runs, specs and stacks are planned, commands are understood, and plugins conform."""
 
 from __future__ import annotations
 
 import ast
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+import torch
+from torch import nn
 
+import recopt as library
 from recopt.cli import recopt
+from recopt.comparison import make_compare_spec
 from recopt.levels.plain_yaml import plain_yaml
 from recopt.running.plan import replan
 from recopt.stacks.plugins import load_strategy, load_task
@@ -17,20 +24,27 @@ from recopt.testing import check, check_task
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^( *)```(\w*)([^\n]*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+WIDEST = 92
+"""Columns of a block that the site shows without scrolling."""
+ELSEWHERE = {
+    "docs/integrations.md": "needs Lightning and transformers: tests/optim/test_optimizer_integrations.py",
+    "docs/learned.md": "needs an export and a registry: tests/optim/test_optimizer_exports.py",
+}
+"""Pages whose blocks of Python are not run here, and where they are."""
 
 
-def blocks(kind: str) -> list[tuple[str, str]]:
-    """Where each block of a kind stands, and its text."""
+def blocks(kind: str, page: str = "", executed: bool | None = None) -> list[tuple[str, str]]:
+    """Where each block of a kind stands, and its text; ``executed``: whether building the site runs it."""
     found = []
-    for page in PAGES:
-        text = page.read_text()
+    for path in PAGES:
+        name, text = str(path.relative_to(ROOT)), path.read_text()
         for match in BLOCK.finditer(text):
-            if match[2] == kind:
+            if match[2] == kind and (not page or name == page) and executed in (None, 'exec="true"' in match[3]):
+                if executed is None and kind == "python" and "exec" in match[3] and "source" not in match[3]:
+                    continue  # it is not shown
                 line = text.count("\n", 0, match.start()) + 1
-                found.append(
-                    (f"{page.relative_to(ROOT)}:{line}", re.sub(f"^{match[1]}", "", match[3], flags=re.MULTILINE))
-                )
+                found.append((f"{name}:{line}", re.sub(f"^{match[1]}", "", match[4], flags=re.MULTILINE)))
     return found
 
 
@@ -38,19 +52,54 @@ def named(kind: str) -> list[object]:
     return [pytest.param(text, id=place) for place, text in blocks(kind)]
 
 
+def pages_with(kind: str) -> list[str]:
+    return list(dict.fromkeys(place.partition(":")[0] for place, _ in blocks(kind, executed=False)))
+
+
 @pytest.mark.parametrize("text", named("python"))
 def test_python_parses(text: str) -> None:
     ast.parse(text)
 
 
+@pytest.fixture
+def around(here: Path) -> dict[str, Any]:
+    """The names and the folder that a reader of the pages has: a model, a loss, an export."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)), torch.randn(16, 4)
+    found = library.run("quadratic", "mlp-rule/adam", steps=2)
+    assert found.folder is not None
+    (found.folder / "export").rename(here / "my-rule")
+    return {
+        "recopt": library, "torch": torch, "nn": nn, "model": model, "loss_of": lambda: model(x).square().mean(),
+        "evaluate": lambda model: model(x).mean().item(), "opt": library.Optimizer(model.parameters()),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("page", [page for page in pages_with("python") if page not in ELSEWHERE])
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: str, around: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = library.run
+    monkeypatch.setattr(library, "run", lambda *args, **more: run(*args, **{**more, "steps": 5}))
+    for place, text in blocks("python", page, executed=False):
+        around["loss"] = around["loss_of"]()
+        exec(compile(text, place, "exec"), around)
+
+
 @pytest.mark.parametrize("text", named("yaml"))
-def test_yaml_is_read_and_a_spec_of_a_run_or_a_sweep_is_planned(text: str) -> None:
+def test_yaml_is_read_and_specs_of_runs_sweeps_and_comparisons_are_planned(text: str, here: Path) -> None:
     data = plain_yaml(text)
     assert isinstance(data, dict)
     if "over" in data:
         assert plan_sweep(make_sweep_spec(data)).schedule.trials
     elif {"task", "stack"} <= data.keys() or {"task", "levels"} <= data.keys():
         assert replan(data).graph.levels
+    elif "stacks" in data:
+        (here / "learn.yaml").write_text("task: digits\nstack: mlp-rule/adam\n")
+        for one in data.pop("each", [{}]):
+            spec = {**data, **one}
+            made = make_compare_spec({key: value for key, value in spec.items() if key != "name"})
+            assert made.stacks
 
 
 @pytest.mark.parametrize(
@@ -63,19 +112,43 @@ def test_the_stacks_of_the_notations_table_can_be_planned_on_digits(stack: str) 
 
 def test_the_plugins_on_the_page_conform(here: Path) -> None:
     kinds = []
-    for place, text in blocks("python"):
-        if place.startswith("docs/plugins.md"):
-            path = here / f"example_{len(kinds)}.py"
-            path.write_text(f'"""An example."""\n{text}')
-            kinds.append("task" if "(Task)" in text else "strategy")
-            found = check_task(load_task(str(path))) if kinds[-1] == "task" else check(load_strategy(str(path)))
-            assert not [finding for finding in found if finding.rule != "documented"], place
+    for place, text in blocks("python", "docs/plugins.md"):
+        path = here / f"example_{len(kinds)}.py"
+        path.write_text(f'"""An example."""\n{text}')
+        kinds.append("task" if "(Task)" in text else "strategy")
+        found = check_task(load_task(str(path))) if kinds[-1] == "task" else check(load_strategy(str(path)))
+        assert not [finding for finding in found if finding.rule != "documented"], place
     assert set(kinds) == {"task", "strategy"}
 
 
-def test_the_commands_that_stand_in_blocks_exist() -> None:
-    commands = set()
+def commands() -> list[object]:
+    """Each line of a block that is a command of recopt, without its remark."""
+    found = []
     for kind in ("", "console", "sh", "bash"):
-        for _, text in blocks(kind):
-            commands |= set(re.findall(r"^(?:\$ )?recopt ([a-z]+)\b", text, flags=re.MULTILINE))
-    assert commands and commands <= set(recopt.commands), commands - set(recopt.commands)
+        for place, text in blocks(kind):
+            for line in re.findall(r"^(?:\$ )?recopt (.+)", text.replace("\\\n", " "), flags=re.MULTILINE):
+                found.append(pytest.param(shlex.split(line, comments=True), id=f"{place} {line[:40]}"))
+    return found
+
+
+@pytest.mark.parametrize("words", commands())
+def test_a_command_that_stands_in_a_block_is_understood(words: list[str], here: Path) -> None:
+    (here / "FILE.yaml").touch()
+    (here / "circles.py").touch()
+    words = ["FILE.yaml" if "…" in word and ".yaml" in word else word for word in words]
+    name, rest = words[0], [word for word in words[1:] if "…" not in word]
+    given = recopt.commands[name].make_context(name, rest, parent=click.Context(recopt)).params
+    stack = given.get("stack") or ""
+    if name in ("run", "graph") and given.get("task") and "rule" not in stack and given["task"] != "circles.py":
+        assert replan({}, task=given["task"], stack=stack, settings=given["settings"]).graph.levels
+
+
+def test_a_line_of_a_block_is_shown_without_scrolling() -> None:
+    wide = []
+    for kind in ("", "python", "yaml", "sh"):
+        for place, text in blocks(kind):
+            if place.startswith("docs/integrations.md"):
+                continue
+            own = [line for line in text.splitlines() if "# markdown-exec: hide" not in line]
+            wide += [f"{place} {len(line)} {line[:60]}" for line in own if len(line) > WIDEST]
+    assert not wide, "\n".join(wide)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..running.selection.scores import Selection
 
 WIDE = 160
-"""Columns of output without a terminal."""
+"""Columns of output without a terminal, where ``COLUMNS`` does not say another number."""
 _LEAST = 24
 """Columns that a wrapped column keeps at least."""
 
@@ -31,7 +32,8 @@ _LEAST = 24
 def console() -> Console:
     """Standard output, wide enough for whole tables in a file or a pipe."""
     found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=WIDE)
+    wide = found.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+    return found if wide else Console(highlight=False, width=WIDE)
 
 
 class Folded(Table):

@@ -193,8 +193,12 @@ class Optimizer(Modes):
     def __repr__(self) -> str:
         groups = [f"{len(group['params'])} tensors, lr: {float(group['lr']):g}, maximize: {group['maximize']}"
                   for group in self.param_groups]  # fmt: skip
-        tuned = ", ".join(f"{key}={value:.4g}" for key, value in self.hyperparameters().items())
-        lines = [f"stack: {'; '.join(self.describe())}", f"now: {tuned or 'a rule without hyperparameters'}", *groups]
+        tuned: dict[str, list[str]] = {}
+        for key, value in self.hyperparameters().items():
+            slot, _, name = key.rpartition(".")
+            tuned.setdefault(slot, []).append(f"{name}={value:.4g}")
+        now = [f"{slot}: {', '.join(values)}" for slot, values in tuned.items()]
+        lines = [f"stack: {'; '.join(self.describe())}", *now, *groups]
         if any(tower.averages for tower in self._towers.all):
             lines.append("keeps a mean: evaluate and save the model inside `with opt.averaged():`")
         return "\n    ".join(["recopt.Optimizer (", *lines]) + "\n)"

@@ -290,5 +290,9 @@ def test_strategies_of_ones_own_come_from_a_folder_or_a_file_that_is_named(tmp_p
 def test_what_python_prints_of_an_optimizer_says_what_it_is_at_and_where_its_mean_is_read() -> None:
     w = nn.Parameter(torch.ones(2))
     shown = repr(recopt.Optimizer([w], average=True))
-    assert "stack: adam/adagrad(lr=1)[lr]" in shown and "adam.lr=0.001" in shown and "with opt.averaged():" in shown
+    assert (
+        "stack: adam/adagrad(lr=1)[lr]" in shown
+        and "adam: lr=0.001, beta1=0.9" in shown
+        and "with opt.averaged():" in shown
+    )
     assert "averaged" not in repr(recopt.Optimizer([w]))
