@@ -7,6 +7,7 @@ import math
 import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
@@ -177,8 +178,7 @@ def check_untouched(groups: Groups, made: Sequence[Made]) -> None:
 
 def same_tensors(groups: Groups, made: Sequence[Made]) -> bool:
     """True if the groups hold the tensors that they were made of."""
-    return all(a is b for group, was in zip(groups, made, strict=False)
-               for a, b in zip(group["params"], was.params, strict=False))  # fmt: skip
+    return all(all(map(is_, group["params"], was.params)) for group, was in zip(groups, made, strict=False))
 
 
 def factor(group: Group) -> float:

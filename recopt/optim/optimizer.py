@@ -144,10 +144,12 @@ class Optimizer(Modes):
                 seen = one_number(result, "The closure")
         observed = self._observed.take()
         seen = one_number(loss, "opt.step(loss=…)") if loss is not None else seen if observed is None else observed
-        with torch.enable_grad():
-            valid_loss = valid_loss if valid is None else valid()
-        sharded = any(tower.shards for tower in towers.all)
-        held = None if valid is None and valid_loss is None else held_out(self.param_groups, valid_loss, sharded)
+        held = None
+        if valid is not None:
+            with torch.enable_grad():
+                valid_loss = valid()
+        if valid is not None or valid_loss is not None:
+            held = held_out(self.param_groups, valid_loss, any(tower.shards for tower in towers.all))
         searched = towers.step(self.param_groups, closure, seen, held)
         self._steps += 1
         if self._callback is not None and self._steps % self._log_every == 0:

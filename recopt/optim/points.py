@@ -12,6 +12,8 @@ from ..checking.errors import RecoptError, StateError
 from ..rules.shards import local, local_gradient
 
 _LOW = (torch.float16, torch.bfloat16)
+_PLAIN = (torch.float32, torch.float64)
+"""Dtypes whose tensors are moved as they are."""
 
 
 def points_of(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -22,12 +24,12 @@ def points_of(tensors: Sequence[Tensor]) -> list[Tensor]:
     """
     out = []
     for p in map(local, tensors):
-        if p.is_complex():
+        if p.dtype in _PLAIN:
+            out.append(p.detach())
+        elif p.is_complex():
             out.append(torch.view_as_real(p.detach()))
         elif p.dtype in _LOW:
             out.append(p.detach().float())
-        elif p.is_floating_point():
-            out.append(p.detach())
         else:
             raise RecoptError(f"A parameter of dtype {p.dtype} cannot be optimized: give floating-point ones.")
     return out
@@ -68,10 +70,12 @@ def gradients(found: Sequence[Tensor | None], tensors: Sequence[Tensor], signs: 
                 f"A gradient of shape {tuple(p.shape)} is sparse ({g.layout}), which recopt.Optimizer does not take: "
                 "use sparse=False in the embedding."
             )
-        mine = local_gradient(g, p)
-        real = torch.view_as_real(mine.resolve_conj()) if mine.is_complex() else mine
-        real = real.float() if real.dtype in _LOW else real
-        out.append((-real if sign < 0 else real).detach())
+        real = local_gradient(g, p)
+        if real.dtype not in _PLAIN:
+            real = torch.view_as_real(real.resolve_conj()) if real.is_complex() else real
+            real = real.float() if real.dtype in _LOW else real
+        real = -real if sign < 0 else real
+        out.append(real.detach() if real.requires_grad else real)
     return out
 
 

@@ -34,6 +34,7 @@ class Towers:
     Attributes:
         all: the towers, in the order they were built.
         members: of each tower, the tensors that it moves, in its own order.
+        spans: of each tower, the numbers of the groups that those are in.
         groups: what each group was made of.
         zero_order: whether they call for losses at points of their own choice, instead of stepping from gradients.
     """
@@ -42,6 +43,7 @@ class Towers:
         self.options, self.scope = options, scope
         self.all: list[Driver] = []
         self.members: list[list[Member]] = []
+        self.spans: list[list[int]] = []
         self.groups: list[Made] = []
         self.zero_order = False
 
@@ -75,7 +77,7 @@ class Towers:
         for number, (group, was) in enumerate(zip(groups, self.groups, strict=True), 1):
             made = Made(tuple(group["params"]), was.names, was.stack, was.settings, was.later)
             anew._build(groups[:number], made)
-        self.all, self.members, self.groups = anew.all, anew.members, anew.groups
+        self.all, self.members, self.spans, self.groups = anew.all, anew.members, anew.spans, anew.groups
 
     def _build(self, groups: Groups, made: Made) -> float:
         """Towers for the last group: one, or one for each tensor, or (``global``) one that is there; its rate."""
@@ -92,6 +94,7 @@ class Towers:
             graph = self.all[tower].graph
             graph.names[TASK] = [*graph.names[TASK], *(made.names[i] for i in whole)]
             self.members[tower] += [(number, i) for i in whole]
+            self.spans[tower].append(number)
             each, rate = [], _rate(graph)
         for indices in each:
             graph, tensors = self._graph(groups, made, indices), [made.params[i] for i in indices]
@@ -107,6 +110,7 @@ class Towers:
             self.zero_order = built[0].zero_order
         self.all = [*self.all, *built]
         self.members += [[(number, i) for i in indices] for indices in each]
+        self.spans += [[number] for _ in each]
         self.groups.append(made)
         return rate
 
@@ -130,10 +134,13 @@ class Towers:
     ) -> Any:
         """One step of every tower; the first loss of ``closure`` if one of them called it."""
         result = None
-        for tower, members, tensors in zip(self.all, self.members, self.tensors(groups), strict=True):
-            sign = _sign_of_losses(tower, groups, members)
+        for number, (tower, tensors) in enumerate(zip(self.all, self.tensors(groups), strict=True)):
+            span = [groups[g] for g in self.spans[number]]
+            sign = _sign_of_losses(tower, span)
             if not tower.zero_order:
-                _advance(tower, groups, members, tensors, None if loss is None or not sign else sign * loss, held)
+                signs = [-1.0 if groups[g]["maximize"] else 1.0 for g, _ in self.members[number]]
+                known = None if loss is None or not sign else sign * loss
+                _advance(tower, tensors, signs, _factor(span), known, held)
                 continue
             if closure is None:
                 raise StateError(
@@ -185,10 +192,9 @@ def _rate(graph: Graph) -> float:
 
 
 def _advance(
-    tower: Driver, groups: Groups, members: Sequence[Member], tensors: Sequence[Tensor], loss: Tensor | None,
+    tower: Driver, tensors: Sequence[Tensor], signs: Sequence[float], scale: float, loss: Tensor | None,
     held: Mapping[int, Tensor] | None,
 ) -> None:  # fmt: skip
-    signs = [-1.0 if groups[g]["maximize"] else 1.0 for g, _ in members]
     grads = gradients([p.grad for p in tensors], tensors, signs)
     points, after = points_of(tensors), None
     if held is not None:
@@ -196,7 +202,7 @@ def _advance(
         after = [torch.zeros_like(p) if g is None else g for g, p in zip(found, points, strict=True)]
     # Beside the tensors only where a rule computes with it: to read it back from there would cost a wait.
     known = None if loss is None else loss.to(points[0] if tower.reader else points[0].dtype)
-    tower.step(points, grads, _factor(groups, members), known, after)
+    tower.step(points, grads, scale, known, after)
     write_back(points, tensors)
 
 
@@ -234,9 +240,9 @@ def _search(tower: Driver, tensors: Sequence[Tensor], closure: Callable[[], Any]
     return first
 
 
-def _sign_of_losses(tower: Driver, groups: Groups, members: Sequence[Member]) -> float:
+def _sign_of_losses(tower: Driver, groups: Groups) -> float:
     """-1 where the loss is to be maximized; 0 where some groups do and some do not, so that it says nothing."""
-    climbs = {bool(groups[g]["maximize"]) for g, _ in members}
+    climbs = {bool(group["maximize"]) for group in groups}
     if len(climbs) == 1:
         return -1.0 if climbs.pop() else 1.0
     if tower.needs_loss or tower.zero_order:
@@ -244,10 +250,10 @@ def _sign_of_losses(tower: Driver, groups: Groups, members: Sequence[Member]) ->
     return 0.0
 
 
-def _factor(groups: Groups, members: Sequence[Member]) -> float:
-    factors = [factor(groups[g]) for g in dict.fromkeys(g for g, _ in members)]
-    if any(abs(f - factors[0]) > 1e-9 * abs(factors[0]) for f in factors):
+def _factor(groups: Groups) -> float:
+    first, *others = map(factor, groups)
+    if any(abs(f - first) > 1e-9 * abs(first) for f in others):
         raise RecoptError(
             "A scheduler treats the groups differently, but with scope='global' they share one rate: use scope='group'."
         )
-    return factors[0]
+    return first
