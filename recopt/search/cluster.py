@@ -6,7 +6,9 @@ import importlib.util
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections import deque
 from contextlib import suppress
 from typing import Any
@@ -81,12 +83,15 @@ def _joined(address: str | None, workers: int | None) -> Any:
     more: dict[str, Any] = {"address": address}
     if address is None:
         more = {"address": "local", "num_cpus": workers, "include_dashboard": False, "_node_ip_address": _LOCAL}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **more)
     except Exception as why:
         text = " ".join(str(why).split())[:200] or type(why).__name__
         place = f"at '{shown(address)}'" if address else "on this machine"
         raise RecoptError(f"Ray cannot be used {place} ({text}): start a cluster with 'ray start --head'.") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process
     return ray
 
 
