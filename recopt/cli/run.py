@@ -23,7 +23,8 @@ Command = Callable[..., Any]
 WHAT: list[Callable[[Command], Command]] = [
     click.argument("task", required=False, shell_complete=complete_task),
     click.argument("stack", required=False, shell_complete=complete_stack),
-    click.option("--depth", type=click.IntRange(1), help="Repeat the stack's last strategy up to this depth."),
+    click.option("--depth", type=click.IntRange(1),
+                 help="Repeat the stack's last strategy up to this depth; settings of level 1 are not repeated."),
     click.option("--steps", type=click.IntRange(1), help="Updates of the task (1,000)."),
     click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of everything random in the run (0)."),
     click.option("--tasks", type=click.IntRange(1, 1_000_000),

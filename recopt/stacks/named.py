@@ -58,7 +58,10 @@ def strategies_of(layers: Sequence[Sequence[Term]]) -> dict[str, Named]:
 
 
 def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Term]]:
-    """The layers with the last one repeated up to ``depth`` layers, each time with strategies of its own."""
+    """The layers with the last one repeated up to ``depth`` layers, each time with strategies of its own.
+
+    Settings and patterns of a first level are for the model: levels above it repeat the rule's name alone.
+    """
     out = [list(layer) for layer in layers]
     if depth is not None and depth < len(out):
         raise RecoptError(
@@ -74,8 +77,7 @@ def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Ter
             while slot in taken:
                 slot += "_"
             taken.add(slot)
-            # Patterns of the first level are names of the model's tensors, which levels above do not have.
-            layer.append(Term(term.name, slot, term.settings, term.only if len(layers) > 1 else ()))
+            layer.append(Term(term.name, slot, *((term.settings, term.only) if len(layers) > 1 else ())))
         out.append(layer)
     return out
 

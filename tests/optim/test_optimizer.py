@@ -110,6 +110,8 @@ def test_height_one_is_torch_optim(stack: str, make: Any, fused: bool) -> None:
     ("stack", "whole"),
     [
         ("adam", "adam/adam(lr=0.05)[lr]/adam(lr=0.01)[lr]"),
+        ("adam(lr=1e-6)", "adam(lr=1e-06)/adam(lr=0.05)[lr]/adam(lr=0.01)[lr]"),  # that rate is the model's
+        ("adam/sgd(lr=0.2)", "adam/sgd(lr=0.2)[lr]/sgd(lr=0.2)[lr]"),
         ("adam/sgd[*]", "adam/sgd[*]/sgd(lr=0.01)[*]"),
         ("adam(lr=0.1)/adagrad[lr]", "adam(lr=0.1)/adagrad(lr=1)[lr]/adagrad(lr=0.2)[lr]"),
         ("sgd[0]", "sgd[0]/sgd(lr=0.05)[lr]/sgd(lr=0.01)[lr]"),
