@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from operator import itemgetter
 from typing import Any, TypeVar, cast
 
@@ -29,11 +30,17 @@ def tree_map(fn: Callable[[Tensor], Any], tree: T) -> T:
         out = type(node)(*(tree_map(fn, value) for value in node))
     elif isinstance(node, list | tuple):
         out = type(node)(tree_map(fn, value) for value in node)
-    elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-        out = type(node)(**{f.name: tree_map(fn, getattr(node, f.name)) for f in dataclasses.fields(node)})
+    elif names := _fields(type(node)):
+        out = type(node)(**{name: tree_map(fn, getattr(node, name)) for name in names})
     else:
         out = node
     return out  # type: ignore[no-any-return]
+
+
+@cache
+def _fields(kind: type) -> list[str]:
+    """The fields of a dataclass; none of any other class."""
+    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
 def snapshot(tree: T) -> T:
@@ -97,8 +104,7 @@ def norm(items: Sequence[Tensor], batched: bool = False) -> Tensor:
     """The Euclidean norm of all of ``items`` together, without a graph; one per leading index if ``batched``."""
     if not items:
         return torch.zeros(())
-    size = torch.linalg.vector_norm
-    with torch.no_grad():
-        if batched:
-            return cast(Tensor, size(torch.stack([size(item.reshape(len(item), -1), dim=1) for item in items]), dim=0))
-        return cast(Tensor, size(torch.stack(torch._foreach_norm(list(items)))))
+    size, plain = torch.linalg.vector_norm, [item.detach() if item.requires_grad else item for item in items]
+    if batched:
+        return cast(Tensor, size(torch.stack([size(item.reshape(len(item), -1), dim=1) for item in plain]), dim=0))
+    return cast(Tensor, size(torch.stack(torch._foreach_norm(plain))))

@@ -63,7 +63,7 @@ class Forward:
                 return None
             update = self._with_null_step(state, number, signal, point, _limited(signal, answer, factors))
             keep = self.cutting.kept(state, number, point, update, factors[0])
-            update = _times(update, [keep])
+            update = update if keep == 1 else _times(update, [keep])
             new = [p + u for p, u in zip(point, update, strict=True)]
         forgotten = keep < 1 and self.carriers.rates[number] is not None and self.carriers.windows[number] > 1
         if forgotten:  # a window is at one rate, and the next one begins here
@@ -100,12 +100,13 @@ class Forward:
             told = Signal(_to(signal.loss, cast), _all_to(grads, cast), bound=bound)
             mine = _all_to(mine, cast)
             closely = self.looking.closely(state, number)
-            inputs = given(values, mine, told.loss, told.grads, part.strategy) if closely else ([], [])
+            inputs = given(values, mine, told.loss, told.grads, part.strategy) if closely else None
             made = mover.step(
                 values, level, mine, told, part.strategy, part.normal, rng, self.carriers.tasks[number], closely
             )
-            self.looking.unchanged(number, *inputs)
-            self.looking.untouched(number, made.signal, made.left)
+            if inputs is not None:
+                self.looking.unchanged(number, *inputs)
+                self.looking.untouched(number, made.signal, made.left)
             self.looking.fitting(number, made.delta, mine)
             if signal.bad is not None:
                 made.strategy = trees.choose(signal.bad, part.strategy, made.strategy)

@@ -45,13 +45,15 @@ class Tapes:
         self.carriers, self.slots, self.levels = carriers, slots, graph.levels
         self.teaching, self.searching = teaching, searching
         self.under = [graph.within(n) if x.second_order else graph.below(n) for n, x in enumerate(self.levels)]
+        self._tasks = set(graph.movers[TASK])
+        self._through = [e for e in carriers.exact if self._tasks & self.under[e]]
         self.full: set[int] = set()
 
     def foresee(self, state: RunState) -> None:
         """Note which windows the coming evaluation will close."""
         if not self.carriers.exact:
             return
-        arriving = set(self.graph.movers[TASK])
+        arriving = set(self._tasks)
         self.full = set()
         for number, level in enumerate(self.levels):
             if level.moves != TASK and self.graph.clock(number) in arriving:
@@ -62,11 +64,9 @@ class Tapes:
 
     def graph_needed(self, state: RunState) -> bool:
         """True if some level differentiates through the present evaluation's gradient."""
-        if not self.carriers.exact:
+        if self.full.issuperset(self._through):
             return False
-        live = any(p.requires_grad for p in state.slots[TASK].params)
-        tasks = set(self.graph.movers[TASK])
-        return live and any(tasks & self.under[e] for e in self.carriers.exact if e not in self.full)
+        return any(p.requires_grad for p in state.slots[TASK].params)
 
     def over(self, number: int) -> list[int]:
         """The exact levels that differentiate through the hypergradients of level ``number``."""

@@ -68,7 +68,7 @@ class Tower:
         """
         down, around, begins = self._down, self.around, self._begins
         for number in range(top - 1, -1, -1):
-            if around is not None and number in begins:
+            if around is not None and (state.resets or state.due) and number in begins:
                 around.begin(state, begins[number])
             down(state, number, found, scale)
         if state.guard is not None:

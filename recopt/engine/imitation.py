@@ -43,6 +43,8 @@ class Imitation:
 
     def lessons(self, state: RunState, number: int, signal: Signal, moved: Moved) -> dict[int, list[Pair]]:
         """By level above, level ``number``'s own update and that of the teacher, tensor by tensor."""
+        if not self.teachers:
+            return {}
         found = {n: self._lesson(state, n, number, signal, moved) for n in self.graph.above[number]}
         return {n: lesson for n, lesson in found.items() if lesson}
 

@@ -51,7 +51,8 @@ class Part:
 
         Tensors without a gradient are to stay as they are: a copy stands in for each, and zeros for its gradient.
         """
-        mine, known = self.within(point), self.within(grads)
+        mine: Params = [point[i] for i in self.indices]
+        known: list[Any] = [grads[i] for i in self.indices]
         self.idle = [k for k, g in enumerate(known) if g is None]
         if len(self.idle) == len(known):
             return [], []
