@@ -30,7 +30,7 @@ def tree_map(fn: Callable[[Tensor], Any], tree: T) -> T:
         out = type(node)(*(tree_map(fn, value) for value in node))
     elif isinstance(node, list | tuple):
         out = type(node)(tree_map(fn, value) for value in node)
-    elif names := _fields(type(node)):
+    elif names := _fields(node.__class__):
         out = type(node)(**{name: tree_map(fn, getattr(node, name)) for name in names})
     else:
         out = node
