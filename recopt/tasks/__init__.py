@@ -17,6 +17,7 @@ _TASKS = {
     "quadratic": "quadratic.Quadratic",
     "rosenbrock": "functions.Rosenbrock",
     "rastrigin": "functions.Rastrigin",
+    "landscape": "landscape.Landscape",
     "mnist": "images.MNIST",
     "fashion-mnist": "images.FashionMNIST",
     "emnist": "images.EMNIST",

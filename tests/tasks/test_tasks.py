@@ -27,6 +27,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("rosenbrock", {"dim": 5}),
     ("rosenbrock", {"noise": 0.5}),
     ("rastrigin", {"dim": 3}),
+    ("landscape", {"function": "ackley"}),
     ("digits", {}),
     ("digits", {"net": "logistic", "batch_size": 0}),
     ("digits", {"net": "cnn", "channels": [4, 4], "normalization": "standard"}),
