@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor
 
 from recopt import Params, RecoptError, State, Strategy, Trial
+from recopt.stacks.plugins import load_strategy
+from recopt.testing import assert_conforms
 
 from .zero_order import Loss, bowl, descend, make, rastrigin, rosenbrock, several, vector
 
@@ -192,3 +196,91 @@ def test_random_search_gaussian_has_its_spread() -> None:
 def test_random_search_without_candidates_is_refused() -> None:
     with pytest.raises(RecoptError, match="at least 2, not 1"):
         make("random-search", population=1)
+
+
+@pytest.mark.parametrize("settings", [
+    {"repeats": 3}, {"moves": "one"}, {"schedule": "adaptive", "restart": 0.01, "repeats": 2}])  # fmt: skip
+def test_variants_of_annealing_conform(settings: dict[str, Any]) -> None:
+    assert_conforms(lambda: load_strategy("annealing")(**settings))
+
+
+def test_adaptive_cooling_is_the_published_one() -> None:
+    """Huang et al. 1986: ln T falls by (1 − cooling) T s / σ, in numpy."""
+    losses = [5.0, 3.0, 4.0, 4.5, 2.0, 2.5]
+    strategy, state, mean, variance, cooled = make("annealing", schedule="adaptive", cooling=0.9), None, 0.0, 0.0, 0.0
+    for n, loss in enumerate(losses):
+        size = 0.0 if state is None else float(state["size"])
+        if variance > 0:
+            cooled -= min(0.1 * 0.2 * math.exp(cooled) * size / math.sqrt(variance), math.log(2))
+        _, state = answer(strategy, loss, loss + 1, state)
+        weight = max(0.05, 1 / (n + 1))
+        mean, variance = mean + weight * (loss - mean), (1 - weight) * (variance + weight * (loss - mean) ** 2)
+        assert float(state["cooled"]) == pytest.approx(cooled, abs=1e-12)
+    assert variance == pytest.approx(np.var(losses))
+    assert cooled < -0.01
+
+
+def test_annealing_starts_anew_where_its_steps_have_become_short() -> None:
+    _, states = descend(make("annealing", restart=0.1), bowl, vector(1.0, 2.0), 300)
+    ratios = [float(s["ratio"]) for s in states]
+    starts = [n for n in range(2, 300) if ratios[n] == 0 and ratios[n - 1] < -1]
+    assert starts
+    assert min(ratios) >= math.log(0.1)
+    assert all(float(states[n]["cooled"]) == 0 for n in starts)
+    assert all(float(states[n - 1]["cooled"]) < 0 for n in starts)
+
+
+def test_annealing_by_one_coordinate_changes_one() -> None:
+    strategy, point, seen = make("annealing", moves="one"), several(), set()
+    for seed in range(60):
+        candidate = strategy.propose(point, strategy.init(point), Generator().manual_seed(seed))[1]
+        changed = torch.cat([(q != p).flatten() for p, q in zip(point, candidate, strict=True)])
+        assert changed.sum() == 1
+        seen.add(int(changed.to(torch.int8).argmax()))
+    assert len(seen) > 12  # of 20
+    ends = [descend(make("annealing", moves="one"), rastrigin, vector(*[3.2] * 6), 1500, s)[0][-1] for s in range(5)]
+    assert sorted(float(rastrigin(p)) for p in ends)[2] < 6  # 103 at the start, and over 30 by moves of all
+
+
+def rate(strategy: Strategy, gap: float, noise: float, decisions: int, seed: int) -> float:
+    """The share of candidates that are accepted, whose loss is greater by ``gap`` plus noise at every comparison."""
+    rng, point, taken, count = Generator().manual_seed(seed), vector(0.0), 0, 0
+    state = {**strategy.init(point), "size": torch.tensor(1.0, dtype=torch.float64)}
+    fixed = dict(state)
+    while count < decisions:
+        found = strategy.propose(point, state, rng)
+        off = gap + noise * torch.randn((), generator=rng, dtype=torch.float64)
+        delta, state = strategy(point, [Trial(found[0], torch.zeros_like(off)), Trial(found[1], off)], state, rng)
+        if state["tried"]["count"] == 0:
+            count, taken, state = count + 1, taken + bool(delta[0].any()), dict(fixed)
+        else:
+            assert not delta[0].any()
+    return taken / decisions
+
+
+def test_annealing_that_knows_its_noise_keeps_the_balance_of_exact_differences() -> None:
+    """Detailed balance: steps up by 1 are exp(−1/T) times as frequent as steps down, in spite of the noise."""
+    wanted = math.exp(-1)
+    found = {}
+    for name, settings in {"knows": {"repeats": 16}, "does not": {"repeats": 1}}.items():
+        strategy = make("annealing", temperature=1.0, **settings)
+        noise = 0.8 * 4 if settings["repeats"] == 16 else 0.8  # of a mean, the same
+        found[name] = rate(strategy, 1.0, noise, 4000, 1) / rate(strategy, -1.0, noise, 4000, 2)
+    assert found["knows"] == pytest.approx(wanted, abs=0.05)
+    assert found["does not"] > wanted + 0.05
+
+
+def test_annealing_compares_one_candidate_as_often_as_it_repeats() -> None:
+    strategy, point, rng = make("annealing", repeats=3), vector(1.0, 2.0), Generator().manual_seed(0)
+    state, candidates = strategy.init(point), []
+    for _ in range(6):
+        found = strategy.propose(point, state, rng)
+        candidates.append(found[1][0])
+        _, state = strategy(point, [Trial(found[0], torch.tensor(1.0)), Trial(found[1], torch.tensor(2.0))], state, rng)
+    assert torch.equal(candidates[0], candidates[2]) and torch.equal(candidates[3], candidates[5])
+    assert not torch.equal(candidates[2], candidates[3])
+    found = strategy.propose(point, state, rng)
+    _, after = strategy(
+        point, [Trial(found[0], torch.tensor(1.0)), Trial(found[1], torch.tensor(math.nan))], state, rng
+    )
+    assert after["tried"]["count"] == 0  # lost at once
