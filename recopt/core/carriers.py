@@ -62,6 +62,8 @@ class Place(NamedTuple):
     """The lookups of a level that moves numbers by a rule.
 
     Attributes:
+        indices: of what the level moves, in its slot.
+        bounded: those of ``indices``, by their places there, whose domains have bounds.
         noted: whether the windows of a level above are told of its updates.
     """
 
@@ -70,7 +72,7 @@ class Place(NamedTuple):
     mover: NumberMover
     space: NumberSpace
     indices: list[int]
-    bounded: list[bool]
+    bounded: list[int]
     normalize: Transform
     noted: bool
 
@@ -172,7 +174,7 @@ class Carriers:
         space = self.spaces[level.moves]
         index = self.graph.moved(m, self.graph.names[level.moves])
         noted = not all(self.lean[n] for n in self.graph.above[m])
-        return Place(m, level, mover, space, index, [space.bounded[i] for i in index],
+        return Place(m, level, mover, space, index, [k for k, i in enumerate(index) if space.bounded[i]],
                      TRANSFORMS[level.normalize or "none"], noted)  # fmt: skip
 
     def _rate(self, m: int) -> int | None:

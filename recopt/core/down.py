@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import cycle
+from operator import add
 from typing import Any
 
 import torch
@@ -52,13 +53,13 @@ class Numeric:
         if level.trust is not None:
             limit, length = level.trust * math.sqrt(len(update)), math.hypot(*update)
             update = [u * (limit / length) for u in update] if length > limit else update
-        over = guard.excess(update, place.bounded) if level.guard else 1.0
+        over = guard.excess([update[i] for i in place.bounded]) if level.guard else 1.0
         if over != 1.0:
             update = mover.shorten(part, update, 1 / over)
             self.limits.bounded(state, number, 1 / over, own.counts)
         if level.schedule != "constant" and self.around is not None:
             update = mover.shorten(part, update, self.around.factors(state, number)[0])
-        place.space.put(slot, index, [p + u for p, u in zip(point, update, strict=True)])
+        place.space.put(slot, index, list(map(add, point, update)))
         if place.noted:
             self.windows.note(state, number, _nothing, signal)
         if self.around is not None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -179,10 +179,10 @@ def _log(x: float) -> float:
     return math.log(max(x, TINY))
 
 
-def excess(deltas: Sequence[float], bounded: Sequence[bool]) -> float:
-    """The longest step of the coordinate of a bounded domain over STRIDE; at least 1."""
+def excess(deltas: Iterable[float]) -> float:
+    """The longest step of coordinates of bounded domains over STRIDE; at least 1."""
     longest = 1.0
-    for delta, has_bounds in zip(deltas, bounded, strict=True):
-        if has_bounds and (delta > longest or -delta > longest):
+    for delta in deltas:
+        if delta > longest or -delta > longest:
             longest = abs(delta)
     return longest / STRIDE

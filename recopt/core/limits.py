@@ -156,8 +156,9 @@ class Cutting:
     def _keep_of_numbers(self, state: RunState, number: int, update: Params) -> float:
         """Likewise, where what is moved are numbers."""
         space = self.carriers.spaces[self.levels[number].moves]
-        bounded = [space.bounded[i] for i in self.slots.index(state, number)]
-        keep = 1 / guard.excess(torch.stack([u.detach().double() for u in update]).tolist(), bounded)
+        deltas: list[float] = torch.stack([u.detach().double() for u in update]).tolist()
+        index = self.slots.index(state, number)
+        keep = 1 / guard.excess(delta for delta, i in zip(deltas, index, strict=True) if space.bounded[i])
         if keep < 1:
             self.limits.bounded(state, number, keep, state.levels[number].counts)
         return keep

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,9 @@ from ..contracts.strategy import State
 from .ops import LEAST_ROOT, NUMBERS, Ops
 from .rule import Rule, step
 
-Row = tuple[float, float, State]
-"""A gradient, a point, and the state before."""
-Step = Callable[[Iterable[Row], Mapping[str, float]], tuple[list[float], list[State]]]
-"""The updates, and the states after them, of rows and hyperparameters."""
+Floats = Sequence[float]
+Step = Callable[[Floats, Floats, Sequence[State], Mapping[str, float]], tuple[list[float], list[State]]]
+"""The updates, and the states after them, of as many gradients, points and states before, and hyperparameters."""
 
 
 _WORDS = ("maximum", "magnitude", "sign", "turns", "latest", "at_least", "larger")
@@ -114,10 +113,10 @@ def compiled(rule: Rule, state: State) -> Step:
     except Exception:  # whatever a text makes of numbers that are none
         return partial(_by_texts, rule)
     source = [
-        "def made(rows, hyper):",
+        "def made(gradients, points, before, hyper):",
         *[f"    {symbol} = hyper[{name!r}]" for name, symbol in code.hypers.items()],
         "    updates, states = [], []",
-        "    for gradient, point, state in rows:",
+        "    for gradient, point, state in zip(gradients, points, before):",
         *code.lines,
         f"        updates.append({update!r})",
         f"        states.append({after!r})",
@@ -130,6 +129,8 @@ def compiled(rule: Rule, state: State) -> Step:
     return made
 
 
-def _by_texts(rule: Rule, rows: Iterable[Row], hyper: Mapping[str, float]) -> tuple[list[float], list[State]]:
-    found = [step(rule, NUMBERS, *row, hyper) for row in rows]
+def _by_texts(
+    rule: Rule, gradients: Floats, points: Floats, before: Sequence[State], hyper: Mapping[str, float]
+) -> tuple[list[float], list[State]]:
+    found = [step(rule, NUMBERS, *row, hyper) for row in zip(gradients, points, before, strict=True)]
     return [update for update, _ in found], [state for _, state in found]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from operator import add, mul
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from ..contracts.strategy import State, Strategy
 from ..contracts.trees import tree_map
 from ..levels.parts import Part
 from ..levels.state import Numbers
-from .compiled import Row, compiled
+from .compiled import compiled
 from .dual import Dual, slope
 from .ops import NUMBERS
 from .rule import Rule, step
@@ -77,10 +78,10 @@ class NumberSpace:
     def put(self, numbers: Numbers, indices: Sequence[int], coords: Sequence[float]) -> None:
         """Set some coordinates, within what their domains can represent."""
         numbers.version += 1
-        for i, moved in zip(indices, coords, strict=True):
-            low, high = self.ends[i]
+        for place, i in enumerate(indices):
+            moved, (low, high) = coords[place], self.ends[i]
             if not low <= moved <= high:
-                moved = min(max(moved, low), high)  # noqa: PLW2901
+                moved = min(max(moved, low), high)
             numbers.coords[i], numbers.leaves[i] = moved, None
             numbers.value[self.names[i]], numbers.slopes[i] = natural(self.domains[i], moved)
 
@@ -176,28 +177,29 @@ class NumberMover:
         self, part: Part, point: list[float], grads: list[float], hyper: Mapping[str, float]
     ) -> list[float] | None:
         """The update; None where it is not finite, or the arithmetic fails, and nothing is remembered of it."""
-        rows = list(zip(grads, point, part.strategy["each"], strict=True))
+        before, kept = part.strategy["each"], part.kept
+        if len(grads) != len(before):
+            raise ValueError(f"{len(grads)} gradients were given for {len(before)} numbers.")
         try:
-            update, after = self._step(rows, hyper)
-            tangents = [self._tangents(name, rows, hyper) for name in self.others]
+            update, after = self._step(grads, point, before, hyper)
+            tangents = self._tangents(list(zip(grads, point, before, strict=True)), hyper) if self.others else []
         except FAILS:
             return None
         if not math.isfinite(sum(update)):
             return None
         part.strategy = {"each": after}
-        if self.others:
-            part.kept["tangents"] = tangents
+        if tangents:
+            kept["tangents"] = tangents
         if self.window:
-            kept = part.kept
             more = self.window > 1 and part.recorded
-            kept["way"] = [a + b for a, b in zip(kept["way"], update, strict=True)] if more else update
-            part.recorded = part.recorded + 1 if self.window > 1 else 1
+            kept["way"] = list(map(add, kept["way"], update)) if more else update
+            part.recorded = part.recorded + 1 if more else 1
         return update
 
-    def _tangents(self, name: str, rows: Sequence[Row], hyper: Mapping[str, float]) -> list[float]:
-        """∂update/∂name, the states before held fixed, of each (gradient, point, state)."""
-        at = {**hyper, name: Dual(hyper[name], 1.0)}
-        return [slope(step(self.rule, NUMBERS, *row, at)[0]) for row in rows]
+    def _tangents(self, rows: Sequence[tuple[float, float, State]], hyper: Mapping[str, float]) -> list[list[float]]:
+        """∂update/∂name by name, the states before held fixed, of each (gradient, point, state)."""
+        at = [{**hyper, name: Dual(hyper[name], 1.0)} for name in self.others]
+        return [[slope(step(self.rule, NUMBERS, *row, there)[0]) for row in rows] for there in at]
 
     def shorten(self, part: Part, update: Sequence[float], keep: float) -> list[float]:
         """``keep`` of the last update, which takes its place in what derivatives are made from."""
@@ -214,11 +216,11 @@ class NumberMover:
         if not part.recorded or not self.window:
             return None
         along = 0.0
-        for u, s in zip(part.kept["way"], signal, strict=True):
-            along += u * s
+        for term in map(mul, part.kept["way"], signal):
+            along += term
         out = self.space.spread(numbers, self._rate, along)
-        for i, tangents in zip(self.others.values(), part.kept.get("tangents", ()), strict=False):
-            out[i] = numbers.slopes[i] * sum(t * s for t, s in zip(tangents, signal, strict=True))
+        for i, tangents in zip(self.others.values(), part.kept["tangents"], strict=True) if self.others else ():
+            out[i] = numbers.slopes[i] * sum(map(mul, tangents, signal))
         return out
 
     def length(self, part: Part) -> float:

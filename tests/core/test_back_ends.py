@@ -47,7 +47,7 @@ def test_a_text_that_is_compiled_for_numbers_gives_the_same_bits(text: str) -> N
     one, other = entry_state(rule, 0.0), entry_state(rule, 0.0)
     for gradient, point in random(3, [(STEPS, 2)])[0].tolist():
         expected, other = step_of(rule, Plain(), gradient, point, other, hyper)
-        (update,), (one,) = compiled_step([(gradient, point, one)], hyper)
+        (update,), (one,) = compiled_step([gradient], [point], [one], hyper)
         assert (update, one) == (expected, other)
 
 
@@ -70,7 +70,7 @@ def test_a_text_that_asks_for_values_is_run_as_it_is() -> None:
     rule = Early()
     run, state, updates = compiled(rule, entry_state(rule, 0.0)), entry_state(rule, 0.0), []
     for _ in range(3):
-        (update,), (state,) = run([(1.0, 0.0, state)], {"lr": 0.1})
+        (update,), (state,) = run([1.0], [0.0], [state], {"lr": 0.1})
         updates.append(update)
     assert updates == [-0.2, -0.1, -0.1]
 
@@ -192,5 +192,5 @@ def test_a_gradient_that_is_missing_is_no_failed_arithmetic() -> None:
     space = NumberSpace(rule)
     mover = NumberMover(rule, space, frozenset({"lr"}), 1)
     part = Part([0, 1], mover.begin([1.0, 2.0]))
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="1 gradients were given for 2 numbers"):
         mover.step(part, [1.0, 2.0], [0.5], space.first().value)
