@@ -185,7 +185,9 @@ def _listed(rows: list[RunRow], sort: str | None) -> Table:
 
 
 def _task(row: RunRow) -> str:
-    return Path(row.params.get("task", "")).name
+    name, own = Path(row.params.get("task", "")).name, "task."
+    settings = [f"{key.removeprefix(own)}={value}" for key, value in row.params.items() if key.startswith(own)]
+    return f"{name}({', '.join(settings)})" if settings else name
 
 
 def _stack(row: RunRow) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +84,9 @@ class ComparisonOutlook(Outlook):
 
 
 @contextmanager
-def progress_bar(outlook: Outlook, first: Iterator[str] = iter(())) -> Iterator[Progress]:  # noqa: B008 - empty
+def progress_bar(outlook: Outlook, first: Iterable[str] = ()) -> Iterator[Progress]:
     """The progress display, below what is left of ``first``; without a terminal, a line now and then."""
+    first = iter(first)
     from rich import progress
     from rich.console import Console
 

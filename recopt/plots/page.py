@@ -114,7 +114,12 @@ def _cards(run: RunView) -> str:
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table; cells are HTML."""
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
+    names = [escape(head, quote=True) for head in heads]
+    rows = [
+        [f"<td data-head='{name}'><div>{cell}</div></td>" for name, cell in zip(names, line, strict=True)]
+        for line in lines
+    ]
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
     return (
         f"<div class=wide><table><tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>{body}</table></div>"
     )
@@ -173,9 +178,9 @@ def _charts(title: str, draws: Sequence[Callable[[Any], None]], last: int, note:
 
 
 def _chart(draw: Callable[[Any], None], last: int) -> str:
-    made = figure(5.4, 2.6)
+    made = figure(4.2, 2.2)
     made.set_layout_engine("none")
-    axes = plain(made.add_axes((0.125, 0.17, 0.855, 0.68)))
+    axes = plain(made.add_axes((0.15, 0.18, 0.83, 0.65)))
     draw(axes)
     axes.set_xlim(-0.015 * last, 1.015 * max(last, 1))
     return svg(made)

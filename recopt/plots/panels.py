@@ -33,6 +33,8 @@ _LEVELS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#D55E00", "#0
 _CHOOSE = "choose_"  # prefix of the scores by which a run selects its values
 _NORMS = {"signal_norm": "as it comes", "normalized_norm": "normalized"}
 _ACTS = {"skipped": "skipped by the guard", "restored": "taken back by the guard"}
+_ROUNDED = 1e-6
+"""The relative change of a hyperparameter that may be a rounding: it is written as given, and used in float32."""
 SPENT = {
     "gradient_evaluations": "gradients",
     "loss_evaluations": "losses",
@@ -129,7 +131,8 @@ class RunPanels:
                 if parts[0][1][0] != begin:  # moved before its level first stepped with it
                     parts.insert(0, (np.array([0]), np.array([begin])))
                 steps, values = (np.concatenate(column) for column in zip(*parts, strict=True))
-                if bool(np.any(values != values[0])) == moved:
+                still = np.isclose(values, values[0], rtol=_ROUNDED, atol=0, equal_nan=True)
+                if bool(still.all()) != moved:
                     found.append(Points(level.number, key, steps, values))
         return found
 

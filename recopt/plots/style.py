@@ -20,6 +20,8 @@ BAD, INK, PALE = "#B00020", "#333333", "#767676"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MANY = 600
 """Longer columns are drawn as a band and a smoothed line."""
+_LINE, _WIDEST, _HANDLE = 44, 66, 6
+"""Letters beside each other above a panel with its title, and without; those that a legend's line takes the room of."""
 LOG_FROM = 20.0
 """The ratio of the largest to the smallest value from which a positive column gets a logarithmic axis."""
 
@@ -137,10 +139,19 @@ def scale(axes: Any, columns: list[Floats]) -> bool:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # as text, not as a formula
+        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
     else:
-        axes.ticklabel_format(axis="y", useOffset=False)
+        from matplotlib.ticker import FuncFormatter
+
+        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
     return log
+
+
+def _tick(value: float, _: int) -> str:
+    """A number at an axis: as text, not as a formula, and short."""
+    large = abs(value) >= 1e5
+    text = np.format_float_scientific(value, precision=4, trim="-", exp_digits=1) if large else f"{value:.5g}"
+    return text.replace("e+", "e").replace("e-0", "e-")
 
 
 def labelled(axes: Any, title: str, x: str) -> None:
@@ -162,6 +173,13 @@ def label(axes: Any, title: str, y: str, colour: str = PALE) -> None:
 def legend(axes: Any) -> None:
     """Put the legend above the panel, on the right, where it hides nothing."""
     _, labels = axes.get_legend_handles_labels()
+    title = axes.get_title(loc="left")
+    wide = sum(len(text) + _HANDLE for text in labels)
+    if wide > _WIDEST:
+        axes.legend(fontsize=7, frameon=False, loc="best", labelcolor=INK, handlelength=1.6)
+        return
+    if len(title) + wide > _LINE:  # then the title stands above the legend
+        axes.set_title(title, fontsize=10, color=INK, loc="left", pad=18)
     axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.99), borderaxespad=0.2,
                 ncols=min(4, len(labels)), labelcolor=INK, handlelength=1.6, columnspacing=1.4)  # fmt: skip
 

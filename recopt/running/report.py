@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..plots.page import PAGE, write_page
 from ..plots.run_view import read_run, write_summary
+from ..stacks.named import written
 from .plan import Plan
 from .result import Result, found_hyperparameters, level_summary, level_views, summary
 from .spec import Spec
@@ -34,4 +35,5 @@ def _name(spec: Spec, stack: str) -> str:
 def _about(spec: Spec, stack: str, status: str) -> dict[str, str]:
     facts = {"steps": f"{spec.steps:,}", "seed": str(spec.seed), "device": spec.device, "dtype": spec.dtype}
     several = {"tasks": f"{spec.tasks:,}"} if spec.tasks > 1 else {}
-    return {"task": spec.task.name, "stack": stack, "status": status, **facts, **several}
+    task = written(spec.task.name.replace("-", "_"), spec.task)
+    return {"task": task, "stack": stack, "status": status, **facts, **several}

@@ -180,7 +180,7 @@ class Trials:
             "meta_loss": search.scores[winner],
             "accepted": int(winner > 0),
             "update_norm": trees.norm(delta),
-            "spread": scores.max() - scores.min(),
+            "score_spread": scores.max() - scores.min(),
         }
         around.log(self.home.state, number, values)
         around.hyperparameters(self.home.state, number)

@@ -77,7 +77,7 @@ def test_evaluations_of_levels_add_up_to_those_of_the_run() -> None:
 def test_several_runs_stand_side_by_side_and_one_by_one() -> None:
     text = page([view(), view(np.full(300, 2.0))])
     assert "<title>2 runs</title>" in text and text.count("<details>") == 2
-    assert text.count("<tr><td><i class=dot") == 2 and "Training loss" in text
+    assert text.count("<tr><td data-head='run'><div><i class=dot") == 2 and "Training loss" in text
 
 
 def test_names_are_text_and_no_markup() -> None:

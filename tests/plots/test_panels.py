@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from recopt.plots.panels import LevelView, RunPanels, plot_run
-from recopt.plots.style import smoothed
-from recopt.tracking.trace import Trace
+from recopt.plots.style import _tick, draw_lines, figure, smoothed
+from recopt.tracking.trace import Points, Trace
 
 
 def run(steps: int = 300, diverges_at: int | None = None) -> Trace:
@@ -74,6 +74,37 @@ def test_a_hyperparameter_that_moved_before_its_level_stepped_is_not_called_unmo
     assert "0.2191" not in shown.constants()
     figure = plot_run(trace, "", levels)
     assert [a.get_title(loc="right") for a in figure.axes][-1] == "0.1 → 0.219"
+
+
+def test_a_rounding_is_no_move() -> None:
+    trace, levels = Trace(), (LevelView(1, "adam", "task", start={"beta1": 0.9}, end={"beta1": 0.8999999761581421}),)
+    trace.add(1, 5, {"beta1": 0.8999999761581421})
+    shown = RunPanels(trace, levels)
+    assert shown.constants() == "Not moved, level 1 adam: beta1 0.9"
+    assert not shown.panels()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_a_legend_hides_neither_the_title_nor_itself(count: int) -> None:
+    made = figure(4.2, 2.2)
+    made.set_layout_engine("none")
+    axes = made.add_axes((0.15, 0.18, 0.83, 0.65))
+    lines = [
+        (Points(n, "meta_loss", np.arange(9), np.arange(9) / 9 + 1), f"level {n} hypergradient", "k")
+        for n in range(count)
+    ]
+    draw_lines(axes, lines, "Meta-loss", "meta-loss")
+    made.canvas.draw()
+    title, words = (text.get_window_extent() for text in (axes._left_title, axes.get_legend()))
+    assert not title.overlaps(words)
+    assert all(box.x0 >= 0 and box.x1 <= made.bbox.width and box.y1 <= made.bbox.height for box in (title, words))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.97752, "0.97752"), (1e-6, "1e-6"), (1e6, "1e6"), (50000, "50000"), (-2e5, "-2e5"), (0, "0")]
+)
+def test_a_number_at_an_axis_is_short(value: float, text: str) -> None:
+    assert _tick(value, 0) == text
 
 
 def test_trials_are_marked_under_what_they_move() -> None:

@@ -63,3 +63,11 @@ def test_a_run_has_the_params_it_is_compared_by_and_says_what_it_is(run: recopt.
     for line in ("1. `adam` moves the parameters of the task's model.", "2. `hypergradient` moves lr of `adam`.",
                  "3. `annealing` moves kappa of `hypergradient`."):  # fmt: skip
         assert line in said
+
+
+def test_a_hyperparameter_and_a_figure_of_its_level_are_not_recorded_as_one() -> None:
+    found = recopt.run(
+        "quadratic", "adam/random-search(population=3)", steps=30, settings=["level2.every=5"], track=False
+    )
+    assert set(found.history("spread", 2)[1].round(5)) == {2.3}
+    assert len(set(found.history("score_spread", 2)[1])) > 1
