@@ -28,7 +28,7 @@ BLOCK = re.compile(r"^( *)```(\w*)([^\n]*)\n(.*?)^ *```", re.MULTILINE | re.DOTA
 WIDEST = 92
 """Columns of a block that the site shows without scrolling."""
 ELSEWHERE = {
-    "docs/integrations.md": "needs Lightning and transformers: tests/optim/test_optimizer_integrations.py",
+    "docs/integrations.md": "needs Lightning and transformers: tests/integrations/test_page.py",
     "docs/learned.md": "needs an export and a registry: tests/optim/test_optimizer_exports.py",
 }
 """Pages whose blocks of Python are not run here, and where they are."""
@@ -158,8 +158,32 @@ def test_a_line_of_a_block_is_shown_without_scrolling() -> None:
     wide = []
     for kind in ("", "python", "yaml", "sh"):
         for place, text in blocks(kind):
-            if place.startswith("docs/integrations.md"):
-                continue
             own = [line for line in text.splitlines() if "# markdown-exec: hide" not in line]
             wide += [f"{place} {len(line)} {line[:60]}" for line in own if len(line) > WIDEST]
     assert not wide, "\n".join(wide)
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as mkdocs and GitHub write it."""
+    return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_a_link_of_a_page_outside_the_site_leads_somewhere(name: str) -> None:
+    for target in LINK.findall((ROOT / name).read_text()):
+        path, _, anchor = target.partition("#")
+        if not target.startswith("http"):
+            assert (ROOT / path).exists(), target
+            headings = re.findall(r"^#+ (.+)", (ROOT / path).read_text(), re.M) if anchor else []
+            assert not anchor or anchor in map(slug, headings), target
+
+
+def test_links_to_other_sites_are_well_formed() -> None:
+    links = [link for page in PAGES for link in LINK.findall(page.read_text()) if link.startswith("http")]
+    assert links
+    for link in links:
+        assert re.fullmatch(r"https://[\w.-]+\.[a-z]{2,}(/[\w./#%?=&+~-]*)?", link), link
+        assert "arxiv.org" not in link or re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}", link), link
