@@ -152,7 +152,7 @@ def test_windows_are_the_suffix_sums(every: int) -> None:
             total = sum(window[t] @ sum(window[t + 1 :]) for t in range(every))
             coordinate = coordinate + 0.5 * coordinate.exp() * total / every
             window = [flat]
-        assert optimizer.hyperparameters()["sgd1.lr"] == pytest.approx(float(coordinate.exp()), rel=1e-9)
+        assert optimizer.hyperparameters()["sgd.lr"] == pytest.approx(float(coordinate.exp()), rel=1e-9)
 
 
 RATES = ["sgd(lr=0.1)", "sgd(lr=0.1,momentum=0.9)", "adam(weight_decay=0.1)", "rmsprop", "adagrad"]
