@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -15,6 +17,8 @@ import recopt
 from recopt.running.export import write_export
 
 ROOT = Path(__file__).parent.parent
+TESTED = ("test", "dev", "docs", "tensorboard", "lightning", "transformers")
+"""The extras that `.ci/run` installs."""
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +40,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     ):
         (checkout / left).parent.mkdir(parents=True, exist_ok=True)
         (checkout / left).touch()
-    code = "import hatchling.build as b; print(b.build_wheel('.'))"
+    return zipfile.ZipFile(built("wheel", checkout))
+
+
+def built(kind: str, checkout: Path) -> Path:
+    """The distribution (``wheel`` or ``sdist``) of a checkout."""
+    code = f"import hatchling.build as b; print(b.build_{kind}('.'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=True)
-    return zipfile.ZipFile(checkout / done.stdout.split()[-1])
+    return checkout / done.stdout.split()[-1]
 
 
 def test_the_wheel_holds_one_package_and_no_litter(wheel: zipfile.ZipFile) -> None:
@@ -52,6 +61,22 @@ def test_the_wheel_holds_one_package_and_no_litter(wheel: zipfile.ZipFile) -> No
     assert shipped == {path.name for path in (ROOT / "strategies").rglob("*.*") if path.suffix != ".pyc"} | trained
     assert {f"recopt/_strategies/learned-tiny/{name}" for name in trained} <= set(inside)
     assert {"recopt/py.typed", "recopt/stacks/plugins.py", "recopt/tasks/__init__.py"} <= set(names)
+
+
+def test_a_wheel_made_from_the_sdist_is_the_same(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    assert wheel.filename is not None
+    with tarfile.open(built("sdist", Path(wheel.filename).parent)) as sdist:
+        sdist.extractall(tmp_path, filter="data")
+    (checkout,) = tmp_path.iterdir()
+    again = zipfile.ZipFile(built("wheel", checkout))
+    assert {info.filename: info.CRC for info in again.infolist()} == {x.filename: x.CRC for x in wheel.infolist()}
+
+
+def test_the_sdist_has_what_its_tests_need() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    names = build["targets"]["sdist"]["only-include"]
+    assert {"recopt", "strategies", "tests", "docs", "examples", "benchmarks"} <= set(names)
+    assert all((ROOT / name).exists() for name in names)
 
 
 def test_what_is_in_the_wheel_works_from_another_folder(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
@@ -70,10 +95,19 @@ def test_what_is_in_the_wheel_works_from_another_folder(wheel: zipfile.ZipFile, 
     assert done.stdout.split() == [str(inside / "_strategies" / "sgd.py"), str(inside / "__init__.py")]
 
 
+def test_the_oldest_set_is_what_the_bounds_allow() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    oldest = dict(line.partition(" ")[0].split("==") for line in lines if not line.startswith("#"))
+    for requirement in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+        name, bound = re.fullmatch(r"([\w-]+)[>=]=([\d.]+).*", requirement).groups()  # type: ignore[union-attr]
+        assert name == "torch" or f"{oldest[name]}.".startswith(f"{bound}."), requirement
+
+
 def test_the_tested_set_covers_what_is_required() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    required = [*project["dependencies"], *extras["test"], *extras["dev"]]
+    required = [*project["dependencies"], *(x for name in TESTED for x in extras[name])]
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
     for requirement in required:
