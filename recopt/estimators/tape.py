@@ -64,13 +64,16 @@ def _penalty(level: Level, records: Sequence[Record]) -> tuple[Tensor, list[Pair
 
 def _bound(records: Sequence[Record], pairs: Sequence[Sequence[Pair]]) -> Tensor:
     """‖updates‖ ‖cotangents‖ over the window, with the cotangent of an update the sum of what came after it."""
-    after: list[Tensor] | None = None
+    after: dict[int, Tensor] = {}
     squares = []
-    for step in reversed(pairs):
-        gradients = [c.detach() for _, c in step]
-        if gradients:
-            after = gradients if after is None else [a + g for a, g in zip(after, gradients, strict=True)]
-        squares.append(trees.norm(after or []) ** 2)
+    for record, step in zip(reversed(records), reversed(pairs), strict=True):
+        # A tensor without a gradient has no pair; with second derivatives the pairs are of the whole slot.
+        places = {id(p): place for place, p in enumerate(record.point)}
+        known = all(id(t) in places for t, _ in step)
+        for k, (t, c) in enumerate(step):
+            place = places[id(t)] if known else k
+            after[place] = after[place] + c.detach() if place in after else c.detach()
+        squares.append(trees.norm(list(after.values())) ** 2)
     updates = torch.stack([trees.norm(r.update) ** 2 for r in records]).sum()
     return (updates * torch.stack([s.to(updates) for s in squares]).sum()).sqrt()
 

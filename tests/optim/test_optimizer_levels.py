@@ -112,3 +112,19 @@ def test_initial_weights_are_drawn_from_the_seed_as_a_run_draws_them(stack: str)
     for seed in (0, 1):
         drawn = plan("quadratic", stack, seed=seed).graph.slots["lstm"].parameters()
         assert same([p.detach().float() for p in drawn], weights(recopt.Optimizer([w], stack, seed=seed)))
+
+
+@pytest.mark.parametrize("shape", [(2,), (3,)])
+def test_a_tensor_without_gradient_within_a_window_is_as_one_whose_gradient_is_zero(shape: tuple[int, ...]) -> None:
+    found = []
+    for nothing in (None, torch.zeros(2)):
+        a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(shape))
+        optimizer = recopt.Optimizer([a, b], "sgd/hypergradient", every=3, lr=0.01)
+        for step in range(8):
+            optimizer.zero_grad()
+            (((a - step) ** 2).sum() + (b**2).sum()).backward()
+            if step == 4:
+                a.grad = nothing
+            optimizer.step()
+        found.append(optimizer.hyperparameters())
+    assert found[0] == found[1] != {**found[1], "sgd.lr": 0.01}
