@@ -12,6 +12,7 @@ compute the same hyperparameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from ..checking.errors import RecoptError, StateError
 from ..stacks.places import Places
 from . import groups as grouping
 from .modes import Modes
-from .points import Observed, held_out, one_number
+from .points import Observed, called, held_out, one_number
 from .stack_graph import Options, Stack, check_options, located
 from .state_dict import stacks
 from .towers import Scope, Towers
@@ -54,8 +55,8 @@ class Optimizer(Modes):
         log_every: how often the callback is called.
         seed: of the strategies that draw random numbers, and of the initial weights of untrained ones.
         plugins: a folder or file with strategies of your own, or a list of them, searched first.
-        store: the MLflow address that ``runs:/`` and ``models:/`` are looked up in; without it, where
-            ``MLFLOW_TRACKING_URI`` says, or else ``runs/mlflow.db``.
+        store: the MLflow address, or the path of the database, that ``runs:/`` and ``models:/`` are looked up in;
+            without it, where ``MLFLOW_TRACKING_URI`` says, or else ``runs/mlflow.db``.
         **settings: settings of the strategies of level 1, such as ``lr=1e-3``; not of groups with a stack of their own.
 
     A learning-rate scheduler acts on ``group["lr"]``, which starts at the strategy's ``lr`` (1 if it has none) and is
@@ -73,7 +74,7 @@ class Optimizer(Modes):
         normalize: str | None = None, every: int | None = None, levels: Mapping[int, Mapping[str, Any]] | None = None,
         maximize: bool = False, guard: bool = True, average: bool | float = False, fused: bool = True,
         callback: Callback | None = None, log_every: int = 1, seed: int = 0, plugins: Places = (),
-        store: str | None = None, **settings: Any,
+        store: str | Path | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         if scope not in ("global", "group", "tensor"):
             raise RecoptError(f"scope={scope!r} must be 'global', 'group' or 'tensor'.")
@@ -147,7 +148,7 @@ class Optimizer(Modes):
         held = None
         if valid is not None:
             with torch.enable_grad():
-                valid_loss = valid()
+                valid_loss = called(valid)
         if valid is not None or valid_loss is not None:
             held = held_out(self.param_groups, valid_loss, any(tower.shards for tower in towers.all))
         searched = towers.step(self.param_groups, closure, seen, held)

@@ -79,6 +79,13 @@ def gradients(found: Sequence[Tensor | None], tensors: Sequence[Tensor], signs: 
     return out
 
 
+def called(valid: Any) -> Any:
+    """The loss that ``valid`` computes. Raises RecoptError if it is no function."""
+    if not callable(valid):
+        raise RecoptError(f"valid={valid!r} must be a function that computes a loss: give a loss itself as valid_loss.")
+    return valid()
+
+
 def held_out(groups: Sequence[Mapping[str, Any]], valid_loss: Any, sharded: bool) -> dict[int, Tensor]:
     """The gradients of a loss on held-out data, by the tensors' identities.
 

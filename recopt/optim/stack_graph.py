@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..checking.errors import RecoptError, unknown
+from ..checking.explanations import explain
 from ..contracts.settings import Hyper, Option, declared
 from ..contracts.strategy import Strategy
 from ..levels.graph import Graph
@@ -30,7 +31,7 @@ _SETTABLE = ("every", "normalize", "objective", "only", "on", "trust", "gradient
 _OBJECTIVES = ("mean", "sum", "last")
 
 
-def located(stack: Stack, store: str | None) -> Stack:
+def located(stack: Stack, store: str | Path | None) -> Stack:
     """``stack``, or the folder of the export that it refers to in an MLflow store (``runs:/…``, ``models:/…``).
 
     Raises:
@@ -202,9 +203,7 @@ def _set(level: Level, number: int, options: Options) -> Level:
     try:
         return Level.model_validate({**level.model_dump(exclude_none=True), **given})
     except ValidationError as why:
-        first = why.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RecoptError(f"levels={{{number}: …}}, {where}: {first['msg']}.") from None
+        raise RecoptError(f"In levels={{{number}: …}}: {explain(why, {})}") from None
 
 
 def _settled(graph: Graph, number: int, guard: bool) -> Level:

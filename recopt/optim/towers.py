@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checking.errors import RecoptError, StateError, unknown
 from ..checking.numbers import as_given
@@ -82,7 +82,7 @@ class Towers:
     def _build(self, groups: Groups, made: Made) -> float:
         """Towers for the last group: one, or one for each tensor, or (``global``) one that is there; its rate."""
         number = len(groups) - 1
-        first = {id(p): i for i, p in reversed(list(enumerate(made.params)))}
+        first = {id(p): i for i, p in reversed(list(enumerate(made.params))) if not _quantized(p)}
         whole = sorted(first.values())
         each = [[i] for i in whole] if self.scope == "tensor" else [whole] if whole else []
         rate, built = 1.0, list[Driver]()
@@ -238,6 +238,11 @@ def _search(tower: Driver, tensors: Sequence[Tensor], closure: Callable[[], Any]
             point.copy_(value)
     write_back(points, tensors)
     return first
+
+
+def _quantized(p: Tensor) -> bool:
+    """True for a model's weights in whole numbers, which never have a gradient: they stay aside."""
+    return isinstance(p, nn.Parameter) and not (p.is_floating_point() or p.is_complex())
 
 
 def _sign_of_losses(tower: Driver, groups: Groups) -> float:

@@ -17,15 +17,16 @@ def is_reference(stack: str) -> bool:
     return stack.startswith(("runs:/", "models:/"))
 
 
-def fetch_export(reference: str, store: str | None = None) -> Path:
+def fetch_export(reference: str, store: str | Path | None = None) -> Path:
     """The folder of the export at ``reference`` in a store, downloaded if a server has it.
 
     Raises:
         RecoptError: if there is nothing there, or no export, or the store does not answer.
     """
-    from ..tracking.mlflow.runs import fetch_model  # here, since only this needs a store
+    from ..tracking.mlflow.address import address_of  # here, since only this needs a store
+    from ..tracking.mlflow.runs import fetch_model
 
-    folder = fetch_model(reference, store=store)
+    folder = fetch_model(reference, store=address_of(store))
     if not is_export(folder):
         raise RecoptError(f"'{reference}' is no export of recopt: it has no {STACK}.")
     return folder

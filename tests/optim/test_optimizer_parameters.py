@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,29 @@ def test_what_python_prints_of_an_optimizer_says_what_it_is_at_and_where_its_mea
         and "with opt.averaged():" in shown
     )
     assert "averaged" not in repr(recopt.Optimizer([w]))
+
+
+@pytest.mark.parametrize("stack", [None, "adam/sgd", "prodigy", "annealing", "lstm/adam"])
+@pytest.mark.parametrize("scope", ["group", "tensor"])
+def test_quantized_weights_stay_aside_as_in_torch(stack: str | None, scope: Any) -> None:
+    ends = []
+    for beside in (False, True):
+        weight = nn.Parameter(torch.ones(3))
+        whole = [nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False)] * beside
+        optimizer = recopt.Optimizer([*whole, weight], stack, scope=scope)
+
+        def closure(weight: nn.Parameter = weight) -> Tensor:
+            weight.grad = None
+            loss = ((weight - 3) ** 2).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        for step in range(4):
+            optimizer.step(closure)
+            if step == 1:
+                saved = copy.deepcopy(optimizer.state_dict())
+                optimizer = recopt.Optimizer([*whole, weight], stack, scope=scope)
+                optimizer.load_state_dict(saved)
+        assert all(torch.equal(p, torch.ones(2, dtype=torch.int8)) for p in whole)
+        ends.append(weight.detach())
+    assert torch.equal(*ends)

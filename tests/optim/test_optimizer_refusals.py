@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +41,11 @@ def misuse() -> list[tuple[str, Any]]:
         ("log_every=0", lambda: make(p, "adam", log_every=0)),
         ("levels={4", lambda: make(p, "adam/sgd", levels={4: {"every": 2}})),
         ("Did you mean 'normalize'", lambda: make(p, "adam/sgd", levels={2: {"normalise": "rms"}})),
-        ("levels={2: …}, every", lambda: make(p, "adam/sgd", levels={2: {"every": 0}})),
+        ("In levels={2: …}: 'every' .*, not 0", lambda: make(p, "adam/sgd", levels={2: {"every": 0}})),
+        ("'normalize' should be one of none, .*, not 'rsm'", lambda: make(p, "adam/sgd", normalize="rsm")),
+        ("valid=5 must be a function", lambda: make(p, "adam/sgd").step(valid=5)),  # type: ignore[arg-type]
+        ("no store at .*nowhere/mlflow.db", lambda: make(p, "runs:/abc", store=Path("nowhere"))),
+        ("store=5 must be an address or a path", lambda: make(p, "runs:/abc", store=5)),  # type: ignore[arg-type]
         ("matches no parameter", lambda: make(p, "adam[*weight]/sgd")),
         ("zero-order", lambda: make(p, "annealing/adam")),
         ("call opt.step\\(closure\\)", lambda: make(p, "annealing").step()),

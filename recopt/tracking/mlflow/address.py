@@ -62,7 +62,13 @@ def resolve_store(store: str | None, root: Path) -> str:
 
 
 def address_of(store: str | Path | None) -> str | None:
-    """``store`` as an address: a path is a database file, or a folder with ``mlflow.db`` in it."""
+    """``store`` as an address: a path is a database file, or a folder with ``mlflow.db`` in it.
+
+    Raises:
+        RecoptError: if it is neither text nor a path.
+    """
+    if not isinstance(store, str | Path | None):
+        raise RecoptError(f"store={store!r} must be an address or a path: {_REMEDY}.")
     if not isinstance(store, Path):
         return store
     return _sqlite_address((store if store.suffix else store / "mlflow.db").absolute())
