@@ -42,6 +42,8 @@ def export_folder(stack: str | Path) -> Path | None:
     written = isinstance(stack, Path) or stack.startswith(("/", "./", "../"))
     if written and not os.path.isdir(path):
         given = shown(str(stack), 100)
+        if path.suffix == ".py":
+            raise RecoptError(f"A stack names strategies without folders: write '{path.stem}', with plugins '{given}'.")
         raise RecoptError(f"There is no folder '{given}': give that of an export, or a stack such as adam/sgd.")
     return path if os.path.isdir(path) and (written or is_export(path)) else None
 

@@ -190,6 +190,8 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
     for none in (tmp_path / "none", "./none"):
         with pytest.raises(RecoptError, match=r"There is no folder '.*none': give that of an export, or a stack"):
             recopt.Optimizer([torch.nn.Parameter(torch.ones(3))], none)
+    with pytest.raises(RecoptError, match=r"write 'mine', with plugins './mine\.py'"):
+        recopt.Optimizer([torch.nn.Parameter(torch.ones(3))], "./mine.py")
 
 
 def test_settings_are_for_what_is_given_by_its_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
