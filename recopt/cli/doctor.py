@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 import rich_click as click
 
@@ -31,6 +30,8 @@ def doctor(store: str | None, as_json: bool) -> int:
 
 
 def _versions() -> dict[str, tuple[str, bool]]:
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {"Python": (platform.python_version(), True)}
     for name in _PACKAGES:
         try:

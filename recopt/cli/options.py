@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from ..checking.errors import RecoptError
-from ..tracking.mlflow.address import masked
 
 if TYPE_CHECKING:
     from ..stacks.plugin_file import Kind
@@ -54,4 +53,6 @@ def in_order(task: str, stacks: Sequence[str], plugins: Sequence[str], command: 
 
 def store_words(store: str | None) -> str:
     """The option that names ``store`` again, to be appended to a command; … stands for its secrets."""
+    from ..tracking.mlflow.address import masked
+
     return f" --store {shlex.quote(masked(store, store))}" if store else ""
