@@ -132,11 +132,11 @@ class Down:
         """A rule moves the task in place."""
         assert signal.grads is not None
         self.bottom.admit(state, number, signal.grads)
-        before = [p.clone() for p in self.slots.point(state, number)] if self.around is not None else []
+        update = list(torch._foreach_neg(self.slots.point(state, number))) if self.around is not None else []
         read = self.bottom.step(state, number, signal, self._factors(state, number, scale)[0])
         self.windows.note(state, number, _nothing, signal)
         if self.around is not None:
-            update = list(torch._foreach_sub(self.slots.point(state, number), before))
+            torch._foreach_add_(update, self.slots.point(state, number))  # what there is now, less what there was
             self.around.stepped(state, number, signal, update, read)
 
     def _tensors(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
