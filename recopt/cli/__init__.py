@@ -26,6 +26,8 @@ click.rich_click.COMMAND_GROUPS = {
     ]
 }
 click.rich_click.OPTIONS_PANEL_TITLE = "Options"
+click.rich_click.RANGE_STRING = ""  # a value out of its range is refused with the range
+click.rich_click.TEXT_PARAGRAPH_LINEBREAKS = "\n\n"
 INTERRUPTED = 130
 MISTAKE = 2
 
@@ -45,6 +47,9 @@ for _command in (
     completion.completion,
 ):  # fmt: skip
     recopt.add_command(_command)
+    for _parameter in _command.params:
+        if isinstance(_parameter.type, click.IntRange):
+            _parameter.metavar = _parameter.metavar or "N"
 
 
 _NUMBERS = {"integer": "not a whole number", "float": "not a number"}

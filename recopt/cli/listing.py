@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from rich.markup import escape
@@ -32,6 +32,8 @@ _STATUSES = {"running": "cyan", "finished": "green", "diverged": "red", "frozen"
 """How a run ended, and the colour of that."""
 _UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SHOWN = ("run", "started", "name", "task", "stack", "seed", "status", "steps", "loss", "test", "seconds")
+_ALL: dict[str, Any] = {"status": (), "task": "", "stack": "", "name": "", "since": None, "condition": None}
+"""What asks for every run."""
 _KEYS = {"loss": "final_loss", "run": "id"}
 """Columns of the table that are called otherwise in a record."""
 
@@ -105,6 +107,8 @@ def runs(store: str | None, watch: bool, as_json: bool, **what: object) -> None:
     shown = found[: wanted.limit]
     if as_json:
         return print_json([{**dataclasses.asdict(row), "status": status_of(row)} for row in shown])
+    if not shown and wanted == dataclasses.replace(wanted, **_ALL):
+        raise RecoptError("There are no runs yet: start one with 'recopt run'.")
     if not shown:
         click.echo("There are no such runs.")
         return

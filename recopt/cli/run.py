@@ -12,7 +12,7 @@ import rich_click as click
 from ..checking.errors import RecoptError
 from .completion import complete_run, complete_setting, complete_stack, complete_task
 from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE, in_order
-from .tables import print_json, report, result_facts, resume_words
+from .tables import console, print_json, report, result_facts, resume_words
 
 if TYPE_CHECKING:
     from ..running.plan import Plan
@@ -129,7 +129,7 @@ def graph(output: Path | None, **what: Any) -> None:
 
     make_engine(made.spec, made.graph, made.task)  # refuses a graph that does not fit the task
     if output is None:
-        click.echo(draw_text(made.graph, made.spec.task.name))
+        click.echo(draw_text(made.graph, made.spec.task.name, console().width))
         return
     try:
         draw_file(made.graph, output, made.spec.task.name)

@@ -36,12 +36,18 @@ class Box(NamedTuple):
     lines: str
 
 
-def draw_text(graph: Graph, task: str = TASK) -> str:
-    """One line per level, the highest first: its strategy, its slot and its settings. ``task`` is the task's name."""
+def draw_text(graph: Graph, task: str = TASK, width: int = 1000) -> str:
+    """One line per level, the highest first: its strategy, its slot and its settings, folded at ``width`` letters.
+
+    ``task`` is the task's name.
+    """
     lines = [(number, by, f"→ {moves}", words) for number, by, moves, words in rows(graph.levels, graph.labels, task)]
     widths = [max(len(line[i]) for line in lines) for i in range(3)]
     padded = ["  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[3]]) for line in lines]
-    return "\n".join(line.rstrip() for line in padded)
+    indent = " " * (sum(widths) + 6)
+    room = max(width, len(indent) + 20)
+    folded = [textwrap.fill(line, room, subsequent_indent=indent, drop_whitespace=True) for line in padded]
+    return "\n".join(line.rstrip() for line in folded)
 
 
 def draw(graph: Graph, task: str = TASK) -> Any:

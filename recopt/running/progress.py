@@ -94,7 +94,8 @@ class Live:
         (t0, n0), (t1, n1) = self._marks[0], self._marks[-1]
         rate = (n1 - n0) / max(t1 - t0, 1e-9)
         left = span((steps - n1) / rate) + " left" if rate > 0 else ""
-        return [f"step {n1:,} of {steps:,}", f"{rate:,.0f} a second", left, _figures(session)]
+        trial = f", a trial at {session.step:,}" if session.step < n1 else ""
+        return [f"step {n1:,} of {steps:,}{trial}", f"{rate:,.0f} a second", left, _figures(session)]
 
     def _levels(self, session: Session) -> list[RenderableType]:
         table = Table.grid(padding=(0, 2))
@@ -108,8 +109,9 @@ class Live:
 
 def _figures(session: Session) -> str:
     """The training loss (median of the last ten), the latest score, and the latest metric on held-out data."""
-    losses = session.trace.series(0, "loss")[1]
-    text = f"loss {short(float(np.median(losses[-10:])))}" if len(losses) else ""
+    trial = [float(values["loss"]) for level, _, values in session.engine.state.log if level == 0 and "loss" in values]
+    losses = [*session.trace.series(0, "loss")[1][-10:], *trial]  # those of an open trial are not recorded yet
+    text = f"loss {short(float(np.median(losses[-10:])))}" if losses else ""
     if (selector := session.selector) and selector.latest:
         best = f" (best {short(selector.best.mean)} at {selector.best.step:,})" if selector.best else ""
         text += f"  score {short(selector.latest.mean)}{best}"

@@ -84,6 +84,7 @@ def test_text_has_a_line_for_each_level_the_highest_first() -> None:
     ]
     made = plan("digits", "sgd@a/sgd@a", settings=["level2.every=5", "level2.second_order=true", "level2.on=valid",
                                                    "level2.objective=last", "level2.gradient=unroll"])  # fmt: skip
+    assert all(len(line) <= 48 for line in draw_text(made.graph, "digits", 48).splitlines())
     first = draw_text(made.graph).splitlines()[0]
     words = "unroll, every 5 steps, signal over its usual size, last of the losses, held-out batches"
     assert first == f"level 2  sgd@a  → a     {words}"

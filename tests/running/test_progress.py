@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import recopt
@@ -35,3 +37,16 @@ def test_a_terminal_shows_the_levels_and_a_pipe_nothing(
     run()
     shown = capsys.readouterr()
     assert "of 5" in shown.err and "1  adam" in shown.err and shown.out == ""
+
+
+def test_the_loss_is_that_of_the_step_while_a_trial_is_open(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("recopt.running.progress.EVERY", 0.0)
+    steps = {"steps": 30, "settings": ["level2.every=20"]}
+    recopt.run("quadratic", "adam(lr=0.1)/annealing", track=False, **steps)  # type: ignore[arg-type]
+    losses = re.findall(r"step (\d+) of 30.*?loss ([\d.]+)", capsys.readouterr().err)
+    first = [loss for step, loss in losses if int(step) < 20]
+    assert len(first) > 10 and len(set(first)) > 5
