@@ -45,9 +45,11 @@ def sweep(
 ) -> Sweep:  # fmt: skip
     """Try a run with many settings, as ``recopt sweep`` does.
 
+    ``task``, ``stack``, ``steps``, ``depth``, ``seed``, ``tasks``, ``settings``, ``device``, ``dtype``, ``measure``,
+    ``choose`` and ``plugins`` are the run's, as for :func:`recopt.run`; ``stack`` may be left out if it is searched
+    over.
+
     Args:
-        task, stack, steps, depth, seed, tasks, settings, device, dtype, measure, choose, plugins: the run, as for
-            :func:`recopt.run`; ``stack`` may be left out if it is searched over.
         over: the values of each setting, ``{"adam.lr": "1e-4..1", "stack": ["adam", "sgd"]}``, or names of
             hyperparameters with a usual range (see :func:`recopt.search.ranges.axis`).
         by: ``"grid"``, ``"random"``, or a zero-order strategy.
