@@ -26,6 +26,7 @@ import recopt
 
 Clock = Callable[[], float]
 PLAIN, FUSED = "torch.optim.Adam", "torch.optim.Adam(fused=True)"
+KEPT = "the default, with a history"
 BATCH, WIDTH, HIDDEN, CLASSES = 256, 784, 128, 10
 
 
@@ -108,6 +109,7 @@ def main() -> None:
         if options.only and name not in options.only:
             continue
         work[name] = workload(lambda m, s=stack, d=depth: recopt.Optimizer(m.parameters(), s, depth=d), clock)
+    work[KEPT] = workload(lambda m: recopt.Optimizer(m.parameters(), callback=recopt.History()), clock)
     if options.published:
         work |= {f"published height {h}": published(h, clock) for h in (1, 2, 20)}
     for block in work.values():

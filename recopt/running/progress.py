@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 EVERY = 0.2
 LINE_EVERY = 30.0
-_CLEAR = "\r\x1b[2K"
-"""Back to the beginning of the line, and nothing in it."""
 MEMORY = 20
 """The number of refreshes over which the rate is averaged."""
 
@@ -44,7 +42,7 @@ class Live:
         self._screen = Screen(console=console, auto_refresh=False, transient=True) if terminal else None
         self._next = 0.0 if shown else time.monotonic() + LINE_EVERY if lines else math.inf
         self._marks: list[tuple[float, int]] = []
-        self._far, self._wrote = 0, False
+        self._far, self._written = 0, 0
 
     def __enter__(self) -> Live:
         if self._screen:
@@ -60,9 +58,7 @@ class Live:
         if self._screen:
             self._screen.stop()
             self._screen = None
-        if self._wrote:
-            print(end=_CLEAR, flush=True)
-            self._wrote = False
+        self._rewrite("")
 
     def begin(self, session: Session) -> None:
         """Start the clock."""
@@ -79,14 +75,19 @@ class Live:
         self._marks = [*self._marks[-MEMORY:], (now, self._far)]
         words = self._words(session)
         if self._notebook:
-            print(end=f"{_CLEAR}{'  '.join(filter(None, words))}", flush=True)
-            self._wrote = True
+            self._rewrite("  ".join(filter(None, words)))
         elif self._screen is None:
             print("  ".join(filter(None, words)), file=sys.stderr, flush=True)
         else:
             line = Table.grid(padding=(0, 2))
             line.add_row(words[0], ProgressBar(total=session.spec.steps, completed=self._far, width=24), *words[1:])
             self._screen.update(Group(line, *self._levels(session)), refresh=True)
+
+    def _rewrite(self, text: str) -> None:
+        """Put ``text`` in the place of what a notebook shows; with blanks, since not all know how to clear a line."""
+        if text or self._written:
+            print(end=f"\r{text.ljust(self._written)}{'' if text else chr(13)}", flush=True)
+            self._written = len(text)
 
     def _words(self, session: Session) -> list[str]:
         """The steps that are done, their speed, the time that is left, and the run's figures."""
