@@ -11,7 +11,21 @@ import rich_click as click
 from ..checking.errors import RecoptError, unknown
 from .compare_report import report, report_series
 from .completion import complete_baselines, complete_stack, complete_task
-from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE, in_order
+from .options import (
+    ADDRESS,
+    DEVICE,
+    DTYPE,
+    EXECUTOR,
+    JSON,
+    NAME,
+    NO_TRACK,
+    PLUGINS,
+    SPEC,
+    STORE,
+    THREADS,
+    WORKERS,
+    in_order,
+)
 from .progress_bar import ComparisonOutlook, cost_words, progress_bar
 from .tables import print_json
 
@@ -42,7 +56,10 @@ _STOPPED = (
               help="Cost of a stack's meta-training; may be repeated.")  # fmt: skip
 @click.option("--guards/--no-guards", default=None, help="Turn the engine's guards on for all competitors (off).")
 @PLUGINS
-@click.option("--threads", type=click.IntRange(1), help="Number of threads for torch.")
+@EXECUTOR
+@WORKERS
+@ADDRESS
+@THREADS
 @DEVICE
 @DTYPE
 @click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -52,8 +69,8 @@ _STOPPED = (
 @NO_TRACK
 @JSON
 def compare(
-    spec: Path | None, threads: int | None, output: Path | None, store: str | None, name: str | None, no_track: bool,
-    as_json: bool, **what: Any,
+    spec: Path | None, executor: str | None, workers: int | None, address: str | None, threads: int | None,
+    output: Path | None, store: str | None, name: str | None, no_track: bool, as_json: bool, **what: Any,
 ) -> int:  # fmt: skip
     """Compare each STACK with tuned baselines on the same tasks, from the same starts, with the same batches.
 
@@ -63,6 +80,7 @@ def compare(
     """
     planned, single = _planned(spec, what)
     from ..comparison import Trainer, run_comparison
+    from ..search.executors import make_executor
 
     _empty(output)
     trainer = Trainer(store, not no_track)  # shared by all, so that nothing is trained twice
@@ -72,15 +90,16 @@ def compare(
         below = output / one.folder if output is not None and not single else output
         with progress_bar(ComparisonOutlook(one.spec), cost) as show:
             called = name or (None if single else one.name)
-            return run_comparison(one.spec, threads=threads, output=below, store=store, track=not no_track,
-                                  name=called, trainer=trainer, progress=show)  # fmt: skip
+            return run_comparison(one.spec, doing, output=below, store=store, track=not no_track, name=called,
+                                  trainer=trainer, progress=show)  # fmt: skip
 
     try:
-        if single:
-            found = carry_out(planned[0])
-            print_json(found.plain()) if as_json else report(found, store)
-        else:
-            _series(planned, carry_out, output, store, as_json)
+        with make_executor(executor, workers, address, threads) as doing:
+            if single:
+                found = carry_out(planned[0])
+                print_json(found.plain()) if as_json else report(found, store)
+            else:
+                _series(planned, carry_out, output, store, as_json)
     except KeyboardInterrupt:
         click.echo(_STOPPED, err=True)
         return 130

@@ -14,6 +14,9 @@ from ..contracts.task import Task
 from ..levels.graph import Graph
 from ..running.plan import plan, task_named
 from ..running.repeats import CAP, DIVERGED, Runs
+from ..search.executor import Executor, Inline
+from ..search.executors import make_executor
+from ..search.jobs import torch_threads
 from ..stacks.failures import RunFailed
 from ..stacks.listed import graph_listed, in_notation
 from ..tracking.mlflow.address import address_of
@@ -48,11 +51,10 @@ Made = Graph | Strategy
 @checked
 def compare(
     task: str | Task, stacks: str | Made | Sequence[str | Made | Sequence[str | Strategy] | Mapping[str, Any]] = (), *,
-    seeds: int = 100,
-    steps: int = 100, baselines: Sequence[str] = BASELINES, tune: int = 40, tune_tasks: int = 32,
+    seeds: int = 100, steps: int = 100, baselines: Sequence[str] = BASELINES, tune: int = 40, tune_tasks: int = 32,
     measure: Literal["sum", "final"] = "sum", reference: str | None = None, seed: int = 0, guards: bool = False,
-    device: str = "cpu", dtype: str = "float32", threads: int | None = None,
-    plugins: str | Path | Sequence[str | Path] = (),
+    device: str = "cpu", dtype: str = "float32", executor: str | None = None, workers: int | None = None,
+    address: str | None = None, threads: int | None = None, plugins: str | Path | Sequence[str | Path] = (),
     output: str | Path | None = None, store: str | Path | None = None, track: bool = True, name: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:  # fmt: skip
@@ -71,7 +73,9 @@ def compare(
         seed: selects the tasks; see :func:`report_seeds`.
         reference: the competitor to compare the others with; the best baseline if not given.
         guards: whether the engine's guards act, for all competitors.
-        threads: number of threads for torch.
+        executor: ``"inline"``, ``"processes"`` or ``"ray"``; the numbers are the same by each.
+        workers: number of jobs at the same time; ``threads`` of torch for each (1).
+        address: that of a Ray cluster.
         output: a folder for the tables, curves and picture.
         store: an MLflow address, or the path of a database file; None for ``runs/mlflow.db``.
         track: False records nothing.
@@ -90,8 +94,9 @@ def compare(
         "device": device, "dtype": dtype, "plugins": folders,
     })  # fmt: skip
     made = None if isinstance(task, str) else task
-    return run_comparison(spec, task=made, graphs=graphs, threads=threads, output=output, store=address_of(store),
-                          track=track, name=name, progress=progress)  # fmt: skip
+    with make_executor(executor, workers, address, threads) as doing:
+        return run_comparison(spec, doing, task=made, graphs=graphs, output=output, store=address_of(store),
+                              track=track, name=name, progress=progress)  # fmt: skip
 
 
 def _in_words(stacks: Any, folders: Sequence[str]) -> tuple[list[Any], dict[str, Graph]]:
@@ -106,21 +111,23 @@ def _in_words(stacks: Any, folders: Sequence[str]) -> tuple[list[Any], dict[str,
 
 
 def run_comparison(
-    spec: CompareSpec, *, task: Task | None = None, graphs: Mapping[str, Graph] | None = None,
-    threads: int | None = None, output: str | Path | None = None, store: str | None = None, track: bool = True,
-    name: str | None = None, progress: Progress | None = None, root: Path = RUNS, trainer: Trainer | None = None,
+    spec: CompareSpec, executor: Executor | None = None, *, task: Task | None = None,
+    graphs: Mapping[str, Graph] | None = None, output: str | Path | None = None, store: str | None = None,
+    track: bool = True, name: str | None = None, progress: Progress | None = None, root: Path = RUNS,
+    trainer: Trainer | None = None,
 ) -> Comparison:  # fmt: skip
     """Run the comparison ``spec``; ``task`` and ``graphs`` (by the stack's text) are objects that replace its text.
 
-    Comparisons that share a ``trainer`` share what it trained.
+    Comparisons that share a ``trainer`` share what it trained; None for the ``executor`` is this process.
     """
     contest = prepare(spec, task, graphs, progress)
-    with _folder(output), _threads(threads):
+    doing = executor or Inline()
+    with _folder(output), torch_threads(doing.threads):
         if track:
             open_store(store, root, create=True)  # a bad store is refused now, not at the end
         ready = contest.train(trainer or Trainer(store, track, root))
         try:
-            found = contest.run(ready)
+            found = contest.run(ready, doing)
         except RunFailed as why:
             kept = record_failure(spec, store, name, root) if track else None
             raise RunFailed(f"{why} The traceback is in {kept}." if kept else str(why)) from why
@@ -148,17 +155,3 @@ def _folder(path: str | Path | None) -> Iterator[None]:
         for folder in made:
             with suppress(OSError):  # not empty
                 folder.rmdir()
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Set the number of torch's threads for the time of the block."""
-    import torch
-
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

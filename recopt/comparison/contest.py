@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from ..checking.errors import RecoptError, unknown
 from ..contracts.task import Task
 from ..levels.graph import Graph
-from ..running.repeats import Runs, RunSettings, repeated, run_all
+from ..running.repeats import Runs, RunSettings, chunks, joined, repeated
 from ..running.start import place
+from ..running.task_runs import TaskRuns, raised, runs_of
+from ..search.executor import Executor
+from ..search.flows import Flow, carry_out
+from ..search.jobs import Answer, Job
 from ..stacks.build import make_task
 from .compare_spec import CompareSpec, CompetitorSpec, report_seeds, tuning_seeds
 from .comparison import Comparison
@@ -40,46 +44,61 @@ class Contest:
         """Train the trainees among the stacks. Errors are those of :meth:`Trainer.train`."""
         return [trainer.train(one, self.progress) if isinstance(one, Trainee) else one for one in self.stacks]
 
-    def run(self, stacks: Sequence[Competitor]) -> Comparison:
-        """Run the (trained) ``stacks``, then tune and run each baseline.
+    def run(self, stacks: Sequence[Competitor], executor: Executor) -> Comparison:
+        """Run the (trained) ``stacks``, and tune and run the baselines; the result does not depend on the executor.
 
         Raises:
             RecoptError: for a competitor that cannot work; RunFailed for an error in a strategy or task.
         """
-        entries, tuned = [Entry(one, self._run(one)) for one in stacks], list[Competitor]()
-        for base in self.baselines:
-            tuned.append(self._tune(base))
-            entries.append(Entry(tuned[-1], self._run(tuned[-1])))
+        done = dict[str, int]()
+
+        def heard(job: Job, answer: Answer) -> None:
+            raised(answer)  # at once, and not after all others
+            if isinstance(job, TaskRuns) and job.test:
+                done[job.name] = done.get(job.name, 0) + len(job.seeds)
+                self.progress(f"running {job.name}", done[job.name], totals[job.name])
+
+        totals = {one.name: len(one.graphs) * self.spec.seeds for one in stacks}
+        totals |= {base.name: self.spec.seeds for base in self.baselines}
+        flows = [self._entry(one) for one in stacks] + [self._tuned(base) for base in self.baselines]
+        entries = carry_out(executor, flows, heard)
+        tuned = [entry.competitor for entry in entries[len(stacks) :]]
         leader = min(tuned, key=lambda one: one.tuning_score) if tuned else stacks[0]
         return Comparison(self.spec, entries, self.spec.reference or leader.name)
 
-    @property
-    def _how(self) -> RunSettings:
-        return RunSettings(self.spec.steps, self.spec.device, self.spec.dtype)
+    def _entry(self, one: Competitor) -> Flow[Entry]:
+        """Run a competitor on the test tasks."""
+        seeds = report_seeds(self.spec)
+        self.progress(f"running {one.name}", 0, len(one.graphs) * len(seeds))
+        jobs = [self._jobs(one.name, graph, seeds) for graph in one.graphs]
+        parts = yield from _runs(jobs, len(seeds))
+        return Entry(one, repeated(parts))
 
-    def _run(self, one: Competitor) -> Runs:
-        graphs, seeds, parts = one.graphs, report_seeds(self.spec), list[Runs]()
-
-        def report(done: int) -> None:
-            self.progress(f"running {one.name}", len(parts) * len(seeds) + done, len(graphs) * len(seeds))
-
-        for graph in graphs:
-            report(0)
-            parts.append(run_all(one.name, graph, self.task, seeds, self._how, progress=report))
-        return repeated(parts)
-
-    def _tune(self, base: Baseline) -> Competitor:
-        spec, seeds = self.spec, tuning_seeds(self.spec)
-
-        def score(one: Competitor) -> float:
-            runs = run_all(one.name, one.graph, self.task, seeds, self._how, test=False)
-            return float(runs.score(spec.measure).mean())
-
-        def report(done: int) -> None:
+    def _tuned(self, base: Baseline) -> Flow[Entry]:
+        """Tune a baseline, and run it on the test tasks."""
+        spec, seeds, done = self.spec, tuning_seeds(self.spec), 0
+        tuning = tune(base, spec.tune, spec.steps, spec.seed, len(seeds), spec.guards)
+        settings = next(tuning)
+        while True:
+            jobs = [self._jobs(one.name, one.graph, seeds, test=False) for one in settings]
+            runs = yield from _runs(jobs, len(seeds))
+            done += len(settings)
             self.progress(f"tuning {base.text}", done, spec.tune)
+            try:
+                settings = tuning.send([float(found.score(spec.measure).mean()) for found in runs])
+            except StopIteration as end:
+                return (yield from self._entry(end.value))
 
-        report(0)
-        return tune(base, spec.tune, spec.steps, spec.seed, score, len(seeds), spec.guards, report)
+    def _jobs(self, name: str, graph: Graph, seeds: Sequence[int], test: bool = True) -> list[TaskRuns]:
+        how, plugins = RunSettings(self.spec.steps, self.spec.device, self.spec.dtype), tuple(self.spec.plugins)
+        parts = chunks(name, graph, self.task, seeds)
+        return [TaskRuns(name, graph, self.task, part, how, test, plugins) for part in parts]
+
+
+def _runs(jobs: Sequence[Sequence[TaskRuns]], count: int) -> Flow[list[Runs]]:
+    """The runs of several competitors side by side, each on ``count`` tasks in chunks of its own."""
+    answers = iter((yield [job for own in jobs for job in own]))
+    return [joined([runs_of(next(answers)) for _ in own], count) for own in jobs]
 
 
 def prepare(

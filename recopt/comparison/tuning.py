@@ -11,7 +11,7 @@ noisy values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,17 +111,21 @@ def baseline(text: str, plugins: Sequence[str] = ()) -> Baseline:
 
 
 def tune(
-    base: Baseline, trials: int, steps: int, seed: int, score: Callable[[Competitor], float], tasks: int,
-    guards: bool = False, progress: Callable[[int], None] = lambda done: None,
-) -> Competitor:  # fmt: skip
-    """Tune ``base`` by ``trials`` trials, each scored by ``score`` on ``tasks`` tasks of ``steps`` updates."""
+    base: Baseline, trials: int, steps: int, seed: int, tasks: int, guards: bool = False
+) -> Generator[list[Competitor], list[float], Competitor]:
+    """Tune ``base`` by ``trials`` trials, each on ``tasks`` tasks of ``steps`` updates.
+
+    Yields settings that may be tried side by side, is sent their scores, and returns the best.
+    """
     search, found = TuningSearch(base, trials, seed), list[TuningTrial]()
-    for number in range(trials):
-        units, schedule = search.next(number, found)
-        values: dict[str, Any] = {n: RANGES[n].value(u) for n, u in zip(base.axes, units, strict=True)}
-        values[SCHEDULE] = schedule
-        found.append(TuningTrial(values, units, score(base.competitor(values, steps, guards))))
-        progress(number + 1)
+    while len(found) < trials:
+        batch = [search.next(number, found) for number in range(len(found), search.known(len(found)))]
+        settings = [
+            {**{n: RANGES[n].value(u) for n, u in zip(base.axes, units, strict=True)}, SCHEDULE: schedule}
+            for units, schedule in batch
+        ]
+        scores = yield [base.competitor(values, steps, guards) for values in settings]
+        found += [TuningTrial(v, units, x) for v, (units, _), x in zip(settings, batch, scores, strict=True)]
     best = min(found, key=lambda trial: trial.score)
     ends = [name for name, u in zip(base.axes, best.units, strict=True) if not _EDGE <= u <= 1 - _EDGE]
     notes = tuple(f"The best {name} lies at an end of its range." for name in ends)
@@ -137,6 +141,10 @@ class TuningSearch:
         self._rng = np.random.default_rng([seed, *base.text.encode()])
         self._free = SCHEDULE in base.tuned
         self._reach = np.array([_REACH.get(name, 0.5) for name in base.axes])
+
+    def known(self, number: int) -> int:
+        """The end of the trials from ``number`` on that do not depend on each other's scores."""
+        return max(min(self._wide, self._trials), number + 1)
 
     def next(self, number: int, found: Sequence[TuningTrial]) -> tuple[tuple[float, ...], Schedule]:
         """The next setting to try: its position in the ranges, and its schedule."""

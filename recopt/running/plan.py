@@ -66,8 +66,8 @@ def plan(task: str | Path | Task, stack: str | Path | Graph | Listed, *, depth: 
             what = "'depth' and 'settings' are" if isinstance(stack, Graph) else "'settings' are"
             raise RecoptError(f"{what} for a stack in words: put them into the levels of a recopt.Graph.")
         graph = stack if isinstance(stack, Graph) else graph_listed(stack, depth, fields.get("seed", 0), folders)
-        strategies = {slot: _strategy_in_words(s, folders) for slot, s in graph.slots.items()}
-    named = task_named(task) if isinstance(task, str) else _task_in_words(task, folders)
+        strategies = {slot: strategy_in_words(s, folders) for slot, s in graph.slots.items()}
+    named = task_named(task) if isinstance(task, str) else task_in_words(task, folders)
     spec = make_spec({**fields, "task": named, "strategies": strategies, "levels": graph.levels})
     made = make_task(named, spec.seed, spec.plugins) if isinstance(task, str) else task
     return Plan(_complete(spec, graph, made), graph, made)
@@ -230,13 +230,15 @@ def _chooses(spec: Spec, graph: Graph) -> SelectionSettings | None:
     return spec.choose.model_copy(update={"every": spec.choose.every or max(1, spec.steps // 20)})
 
 
-def _strategy_in_words(strategy: Strategy, folders: Sequence[str]) -> Named:
+def strategy_in_words(strategy: Strategy, folders: Sequence[str]) -> Named:
+    """A strategy by the name that finds its class again, with the settings that it was made with."""
     settings = {key: value for key, value in strategy._made_with.items() if key != "domains"}
     domains = dict(strategy._made_with["domains"] or {})
     return Named(name=name_of("strategy", type(strategy), folders), settings=settings, domains=domains)
 
 
-def _task_in_words(task: Task, folders: Sequence[str]) -> Named:
+def task_in_words(task: Task, folders: Sequence[str]) -> Named:
+    """A task likewise."""
     options = declared(type(task), Option)
     settings = {key: value for key, value in task._options.items() if value != options[key].default}
     return Named(name=name_of("task", type(task), folders), settings=settings)

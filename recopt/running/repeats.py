@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -153,19 +154,35 @@ def run_all(
         RecoptError: for a graph, task or device that cannot work.
         RunFailed: for an error in a strategy or task.
     """
-    parts, done = [], 0
-    try:
+    parts, done = list[Runs](), 0
+    for chunk in chunks(name, graph, task, seeds):
+        parts.append(run_chunk(name, graph, task, chunk, how, test))
+        done += len(chunk)
+        progress(done)
+    return joined(parts, len(seeds))
+
+
+def chunks(name: str, graph: Graph, task: Task, seeds: Sequence[int]) -> list[Sequence[int]]:
+    """The seeds of the tasks that share an engine. Errors are those of :func:`run_all`."""
+    with _blamed(name, graph, task, seeds[0]):
         size = side_by_side(graph, task, len(seeds))
-        while done < len(seeds):
-            chunk = seeds[done : done + size]
-            parts.append(_run(graph, task, chunk, how, test))
-            done += len(chunk)
-            progress(done)
+    return [seeds[at : at + size] for at in range(0, len(seeds), size)]
+
+
+def run_chunk(name: str, graph: Graph, task: Task, seeds: Sequence[int], how: RunSettings, test: bool) -> Runs:
+    """Run the tasks of one chunk; evaluations are those of all its runs. Errors are those of :func:`run_all`."""
+    with _blamed(name, graph, task, seeds[0]):
+        return _run(graph, task, seeds, how, test)
+
+
+@contextmanager
+def _blamed(name: str, graph: Graph, task: Task, seed: int) -> Iterator[None]:
+    try:
+        yield
     except RecoptError:
         raise
     except (Exception, SystemExit) as why:
-        raise RunFailed(_failure(why, name, graph, task, seeds[done])) from why
-    return _joined(parts, len(seeds))
+        raise RunFailed(_failure(why, name, graph, task, seed)) from why
 
 
 def _failure(why: BaseException, name: str, graph: Graph, task: Task, seed: int) -> str:
@@ -230,10 +247,11 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: RunSettings, test:
 
 def repeated(parts: Sequence[Runs]) -> Runs:
     """Join the runs of a rule that was trained several times; each part has the same tasks in the same order."""
-    return replace(_joined(parts, len(parts)), times=len(parts))
+    return replace(joined(parts, len(parts)), times=len(parts))
 
 
-def _joined(parts: Sequence[Runs], count: int) -> Runs:
+def joined(parts: Sequence[Runs], count: int) -> Runs:
+    """Join parts of ``count`` runs, which have the evaluations of all of theirs."""
     keys = [key for key in parts[0].test if all(key in part.test for part in parts)]
     return Runs(
         np.concatenate([part.losses for part in parts]),

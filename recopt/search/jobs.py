@@ -36,7 +36,7 @@ class Failure(NamedTuple):
     """The reason why a job has no answer.
 
     Attributes:
-        kind: the class of the exception, or ``LOST`` if the worker died each time.
+        kind: the class of a RecoptError by name, ``FAILED`` for any other, or ``LOST`` if the worker died each time.
         message: one sentence.
         traceback: the whole traceback, or the last that a dead worker printed.
     """
@@ -46,7 +46,7 @@ class Failure(NamedTuple):
     traceback: str
 
 
-LOST = "WorkerLost"
+FAILED, LOST = "RunFailed", "WorkerLost"
 
 
 class Answer(NamedTuple):
@@ -84,7 +84,8 @@ def attempt(job: Job, threads: int) -> dict[str, Any]:
     except (Exception, SystemExit) as why:
         text = " ".join(str(why).split())
         told = text if isinstance(why, RecoptError) else f"{type(why).__name__}{': ' if text else ''}{text[:300]}"
-        return {"failure": Failure(type(why).__name__, told, traceback.format_exc())}
+        kind = type(why).__name__ if isinstance(why, RecoptError) else FAILED
+        return {"failure": Failure(kind, told, traceback.format_exc())}
 
 
 def described(job: Job, threads: int) -> str:

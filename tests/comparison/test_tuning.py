@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
@@ -10,15 +11,25 @@ import pytest
 from recopt.checking.errors import RecoptError
 from recopt.comparison import compare, make_compare_spec, report_seeds, tuning_seeds
 from recopt.comparison.competitors import Competitor
-from recopt.comparison.tuning import baseline, tune
-from recopt.contracts.task import Batch, Split, Task
-from recopt.levels.graph import Graph
-from recopt.running import repeats
-from recopt.running.repeats import Runs, RunSettings
+from recopt.comparison.tuning import Baseline, baseline, tune
+from recopt.contracts.task import Batch, Split
+from recopt.running.task_runs import TaskRuns
 from recopt.search.ranges import RANGES
 from recopt.tasks.quadratic import Quadratic
 
 from ..comparisons import FAST
+
+
+def tuned(base: Baseline, trials: int, score: Callable[[Competitor], float]) -> Competitor:
+    """``base`` after ``trials`` trials, scored by ``score``."""
+    tuning = tune(base, trials, 100, 0, 1)
+    settings = next(tuning)
+    while True:
+        try:
+            settings = tuning.send([score(one) for one in settings])
+        except StopIteration as end:
+            found: Competitor = end.value
+            return found
 
 
 class Seen(Quadratic):
@@ -33,15 +44,15 @@ class Seen(Quadratic):
 
 def test_nothing_is_tuned_on_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[int]] = []
-    whole = repeats.run_all
+    whole = TaskRuns.run
 
-    def watched(name: str, made: Graph, task: Task, seeds: Any, how: RunSettings, **rest: Any) -> Runs:
+    def watched(job: TaskRuns) -> dict[str, Any]:
         Seen.seeds.clear()
-        found = whole(name, made, task, seeds, how, **rest)
+        found = whole(job)
         seen.append(set(Seen.seeds))
         return found
 
-    monkeypatch.setattr("recopt.comparison.contest.run_all", watched)
+    monkeypatch.setattr(TaskRuns, "run", watched)
     found = compare(Seen(), "sgd", baselines=["sgd[lr]", "adam"], **FAST)
     tested, tuned = set(report_seeds(found.spec)), set(tuning_seeds(found.spec))
     assert not tested & tuned
@@ -81,18 +92,18 @@ def test_both_schedules_are_tried_and_the_search_closes_in() -> None:
         far = abs(math.log(one.hyperparameters["lr"] / 0.3)) + abs(one.hyperparameters["beta1"] - 0.7)
         return far + (one.hyperparameters["schedule"] == "constant")
 
-    found = tune(base, 60, 100, 0, score, 1)
+    found = tuned(base, 60, score)
     assert {trial.values["schedule"] for trial in found.trials[:4]} == {"constant", "cosine"}
     assert found.hyperparameters["schedule"] == "cosine"
     assert found.graph.levels[0].horizon == 100
     assert found.hyperparameters["lr"] == pytest.approx(0.3, rel=0.15)
     assert found.tuning_score == min(trial.score for trial in found.trials) < 0.2
-    again = tune(base, 60, 100, 0, score, 1)
+    again = tuned(base, 60, score)
     assert [t.values for t in again.trials] == [t.values for t in found.trials]
 
 
 def test_a_best_value_at_the_end_of_its_range_is_told() -> None:
-    found = tune(baseline("sgd[lr]"), 30, 10, 0, lambda one: -float(one.hyperparameters["lr"]), 1)
+    found = tuned(baseline("sgd[lr]"), 30, lambda one: -float(one.hyperparameters["lr"]))
     assert found.notes == ("The best lr lies at an end of its range.",)
 
 

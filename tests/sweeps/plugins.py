@@ -31,8 +31,6 @@ class Mine(Task):
     def batch(self, index, split="train"):
         import time
         print("a line of a plugin's own")
-        if self.deadly > 0:
-            os._exit(3)
         if self.once and not Path(self.once).exists():
             Path(self.once).touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -40,6 +38,8 @@ class Mine(Task):
         return torch.ones(3, 2) * (1 + index % 3)
 
     def loss(self, model, batch):
+        if self.deadly > 0:
+            os._exit(3)
         return self.size * model(batch).square().mean()
 """
 

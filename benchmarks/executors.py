@@ -1,0 +1,113 @@
+"""Executors and sweeps: what workers bring, what a trial costs besides its run, and a store with a thousand trials.
+
+    python benchmarks/executors.py [--trials 24] [--seconds 1.0] [--many 1000] [--ray]
+
+The work of a trial is a run on `quadratic` of about so many seconds. Workers are started, and have done one job each,
+before the clock starts; their start is told apart. The folder of the store is temporary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recopt.search.executor import Executor, Inline
+from recopt.search.executors import make_executor
+from recopt.sweeps import make_sweep_spec, plan_sweep, run_sweep
+from recopt.sweeps.trial import TrialRun
+from recopt.tracking.mlflow.children import Children
+from recopt.tracking.mlflow.runs import list_runs
+from recopt.tracking.mlflow.store import PARENT, open_store
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """The seconds that ``work`` takes, and what it returns."""
+    begin = time.perf_counter()
+    found = work()
+    return time.perf_counter() - begin, found
+
+
+def trial(steps: int, seed: int = 0) -> TrialRun:
+    """A trial of so many steps."""
+    return TrialRun({"task": "quadratic", "stack": "sgd(lr=0.001)", "steps": steps, "measure": 0}, {}, seed)
+
+
+def done(executor: Executor, jobs: list[TrialRun]) -> None:
+    """Do ``jobs``."""
+    for number, job in enumerate(jobs):
+        executor.submit(number, job)
+    for _ in jobs:
+        answer = executor.next()
+        assert answer.failure is None, answer.failure
+
+
+def steps_of(seconds: float) -> int:
+    """The steps of a trial that takes about ``seconds`` in this process."""
+    done(Inline(), [trial(200)])
+    took, _ = timed(lambda: done(Inline(), [trial(2000)]))
+    return max(1, round(2000 * seconds / took))
+
+
+def workers(kinds: list[str], trials: int, seconds: float) -> None:
+    """The time of trials by each executor, and what a job costs besides its work."""
+    steps = steps_of(seconds)
+    inline, _ = timed(lambda: done(Inline(), [trial(steps, seed) for seed in range(trials)]))
+    print(f"inline      {inline:7.2f} s for {trials} trials of {inline / trials:.2f} s")
+    bare, _ = timed(lambda: [trial(1).run() for _ in range(100)])
+    for kind in kinds:
+        with make_executor(kind, 2) as executor:
+            start, _ = timed(lambda: done(executor, [trial(1), trial(1)]))
+            took, _ = timed(lambda: done(executor, [trial(steps, seed) for seed in range(trials)]))
+            small, _ = timed(lambda: done(executor, [trial(1) for _ in range(200)]))
+        cost = 1000 * (2 * small / 200 - bare / 100)
+        print(f"{kind:10}  {took:7.2f} s with 2 workers: {inline / took:.2f} times inline; "
+              f"start {start:.1f} s; {cost:.1f} ms a job besides its work")  # fmt: skip
+
+
+def many(count: int, folder: Path) -> None:
+    """A sweep of ``count`` short trials, and how quick its store is."""
+    spec = {"task": "quadratic", "stack": "sgd", "steps": 1, "measure": 0, "trials": count,
+            "over": {"sgd.lr": "1e-6..1e-3"}}  # fmt: skip
+    root = folder / "runs"
+    plain, _ = timed(lambda: run_sweep(plan_sweep(make_sweep_spec(spec)), Inline(), track=False))
+    store = open_store(None, root, create=True)  # makes the tables
+    took, found = timed(lambda: run_sweep(plan_sweep(make_sweep_spec(spec)), Inline(), root=root))
+    print(f"{count:,} trials, recorded: {took:.1f} s, {1000 * (took - plain) / count:.1f} ms a trial for the record")
+    row = list_runs(None, 20, root)[0]
+
+    def page() -> Any:
+        return store.client.search_runs([row.experiment], f"tags.`{PARENT}` = '{row.id}'", max_results=100)
+
+    for what, work in {
+        "recopt runs": lambda: list_runs(None, 20, root), "a page of 100 trials": page,
+        "all trials, to go on": lambda: Children(store, row.id),
+    }.items():  # fmt: skip
+        print(f"{what:22} {1000 * min(timed(work)[0] for _ in range(5)):7.1f} ms")
+    size = (root / "mlflow.db").stat().st_size / 1e6
+    journal = len((found.folder / "trials.jsonl").read_text().splitlines())
+    print(f"store {size:.1f} MB; {journal:,} lines in the journal")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--many", type=int, default=1000)
+    parser.add_argument("--ray", action="store_true")
+    given = parser.parse_args()
+    print(f"{os.cpu_count()} processors, one thread of torch for each job")
+    if given.trials:
+        workers(["processes", *(["ray"] if given.ray else [])], given.trials, given.seconds)
+    if given.many:
+        with tempfile.TemporaryDirectory() as folder:
+            many(given.many, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
