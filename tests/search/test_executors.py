@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from recopt.checking.errors import RecoptError
-from recopt.search.cluster import Ray
 from recopt.search.executor import Inline
 from recopt.search.executors import make_executor
 from recopt.search.jobs import LOST, answered, described
@@ -19,7 +18,6 @@ from recopt.sweeps.trial import TrialRun
 
 from ..sweeps.plugins import conducted, data, numbers
 
-ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 STOCHASTIC = {
     "task": "quadratic", "steps": 12, "measure": 4, "trials": 5, "repeat": 2,
     "over": {"sgd.lr": "1e-3..1e-1", "stack": ["sgd(lr=0.01)/annealing", "adam/hypergradient"]},
@@ -34,24 +32,11 @@ def test_processes_answer_as_this_process_does(here: Path) -> None:
     assert numbers(conducted(STOCHASTIC, Processes(3))) == plain
 
 
-@ray
-@pytest.mark.slow
-def test_ray_answers_as_this_process_does(here: Path) -> None:
-    assert numbers(conducted(STOCHASTIC, Ray(2, 1, None), here / "parts")) == numbers(conducted(STOCHASTIC, Inline()))
-
-
 def test_a_job_whose_worker_is_killed_is_done_by_another(here: Path) -> None:
     spec = data(task=f"mine.py(once={here / 'there'})")
     found = conducted(spec, Processes(2))
     assert sorted(entry.tries for entry in found.journal.entries.values()) == [1, 1, 1, 2]
     assert numbers(found) == numbers(conducted(spec, Inline()))  # the file is there by now
-
-
-@ray
-@pytest.mark.slow
-def test_ray_does_a_job_again_whose_worker_is_killed(here: Path) -> None:
-    spec = data(task=f"mine.py(once={here / 'there'})")
-    assert numbers(conducted(spec, Ray(2, 1, None))) == numbers(conducted(spec, Inline()))
 
 
 def test_a_job_that_always_kills_its_worker_is_given_up_and_the_rest_goes_on(here: Path) -> None:
