@@ -58,6 +58,9 @@ def plan_sweep(spec: SweepSpec, where: str = "the spec") -> SweepPlan:
     axes = [axis(name, values) for name, values in spec.over.items()]
     plans = _checked(spec, axes, where)
     first = next(iter(plans.values()))
+    # A plugin that has changed when the sweep goes on is told of, as a run's is.
+    digests = {key: value for plan in plans.values() for key, value in plan.spec.digests.items()}
+    spec = spec.model_copy(update={"run": {**spec.run, **({"digests": digests} if digests else {})}})
     sign, levels = _sign(spec, plans.values()), _rungs(spec, first)
     return SweepPlan(spec, first, axes, _schedule(spec, _space(axes, plans), len(levels)), levels, sign)
 

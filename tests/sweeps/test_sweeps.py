@@ -14,6 +14,7 @@ import yaml
 
 import recopt
 from recopt.checking.errors import RecoptError
+from recopt.stacks.plugins import list_strategies, load_strategy
 from recopt.sweeps import make_sweep_spec, plan_sweep
 from recopt.tracking.mlflow.children import NUMBER, Children
 from recopt.tracking.mlflow.runs import list_runs
@@ -62,6 +63,13 @@ def test_a_strategy_searches_and_what_it_has_tried_is_not_run_again() -> None:
     values = [one.settings["sgd.lr"] for one in found.trials]
     assert len(set(values)) == len(values) and 24 <= len(values) <= 25 and found.made == 6 * len(values)
     assert found.best.score < 0.7 * found.trials[0].score
+
+
+@pytest.mark.parametrize("name", [info.name for info in list_strategies() if load_strategy(info.name).order == 0])
+def test_every_zero_order_strategy_searches(name: str) -> None:
+    found = recopt.sweep("quadratic(dim=2)", "sgd(momentum=0.5)", over=["sgd.lr", "sgd.momentum"], by=name, trials=14,
+                         **QUICK)  # fmt: skip
+    assert 8 <= len(found.trials) <= 14 and found.best.score < found.trials[0].score
 
 
 def test_halving_stops_trials_and_says_what_it_saved() -> None:
