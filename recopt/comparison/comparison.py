@@ -19,12 +19,15 @@ from typing import Any
 
 from ..checking.errors import writing
 from ..checking.numbers import finite
-from ..plots.comparison import Curve, plot
+from ..plots.comparison import Curve, plot, plots
 from ..plots.page import PAGE, document, number, spread, svg, table, titled
 from ..running.repeats import CAP, DIVERGED
 from ..running.statistics import crossed_paired, holm
 from .compare_spec import CompareSpec, report_seeds, tuning_seeds, write_compare_spec
 from .figures import Entry, Figures, bands, figures_of, row
+
+MEASURES = {"sum": "Sum of the losses", "final": "Loss after the last step"}
+"""The scores of a comparison in words."""
 
 
 @dataclass
@@ -77,9 +80,11 @@ class Comparison:
     def plot(self) -> Any:
         """A matplotlib figure: curves with bands, and each competitor's mean score with its interval."""
         spec = self.spec
+        return plot(f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps", *self._curves())
+
+    def _curves(self) -> tuple[int, str, list[Curve]]:
         curves = [Curve(e.name, bands(e.runs), *f.score) for e, f in zip(self.entries, self.figures, strict=True)]
-        what = "Sum of the losses" if spec.measure == "sum" else "Loss after the last step"
-        return plot(f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps", spec.steps, what, curves)
+        return self.spec.steps, MEASURES[self.spec.measure], curves
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -106,7 +111,8 @@ class Comparison:
         notes = "".join(f"<li>{escape(note)}</li>" for note in [legend, *self.notes])
         scores = titled("Scores", f"{table(heads, cells)}<ul class=note>{notes}</ul>")
         head = f"<header><h1>Comparison</h1><p class=stack>{escape(about)}</p></header>"
-        return f"{head}{scores}<section>{svg(self.plot())}</section>"
+        charts = "".join(f"<figure>{svg(one)}</figure>" for one in plots(*self._curves()))
+        return f"{head}{scores}<section><div class='charts pair'>{charts}</div></section>"
 
     def plain(self) -> dict[str, Any]:
         """The figures, tuning trials and curves, for JSON; NaN becomes None, and infinities become text."""

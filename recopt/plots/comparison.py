@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ _WIDE = 3.0
 _INSIDE = 6
 """The most competitors for which the legend of a series stands inside the plot."""
 _NAME = 34
-"""Characters of a name in a plot."""
+"""Letters of a line of a name in a plot."""
 
 
 class Curve(NamedTuple):
@@ -47,6 +49,15 @@ def plot(title: str, steps: int, measure: str, shown: Sequence[Curve]) -> Any:
     return made
 
 
+def plots(steps: int, measure: str, shown: Sequence[Curve]) -> list[Any]:
+    """The same in two figures that a narrow page has room for: curves, and scores."""
+    made = [figure(4.4, max(2.8, 1.2 + 0.42 * len(shown))) for _ in range(2)]
+    curves, scores = (plain(one.subplots()) for one in made)
+    _curves(curves, shown, steps)
+    _scores(scores, shown, measure)
+    return made
+
+
 def plot_series(rows: Sequence[str], ratios: Mapping[str, Mapping[str, tuple[float, float, float]]], whom: str) -> Any:
     """A ``matplotlib.figure.Figure`` with a group for each comparison; 1 is the reference's score in that one.
 
@@ -66,7 +77,7 @@ def plot_series(rows: Sequence[str], ratios: Mapping[str, Mapping[str, tuple[flo
         reach = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))
         # Points without lines between them: the comparisons have no order.
         axes.errorbar(at, middle, yerr=reach, fmt="o", color=colour(n), markersize=5, elinewidth=1.8,
-                      label=_short(name))  # fmt: skip
+                      label=_folded(name))  # fmt: skip
     axes.axhline(1.0, color="#777777", linewidth=0.8, zorder=0)
     for k in range(1, len(rows)):
         axes.axvline(k - 0.5, color="#CCCCCC", linewidth=0.8, zorder=0)
@@ -89,7 +100,7 @@ def _curves(axes: Any, shown: Sequence[Curve], last: int) -> None:
         steps, kept = np.arange(len(one.bands["median"])), one.bands
         if banded:
             axes.fill_between(steps, kept["quartile1"], kept["quartile3"], color=colour(n), alpha=0.13, linewidth=0)
-        axes.plot(steps, kept["median"], color=colour(n), linestyle=dashes(n), linewidth=1.7, label=_short(one.name))
+        axes.plot(steps, kept["median"], color=colour(n), linestyle=dashes(n), linewidth=1.7, label=_folded(one.name))
     middle = np.concatenate([one.bands["median"] for one in shown])
     if spread_out(middle):
         low = min(one.bands["quartile1"].min() for one in shown)
@@ -110,16 +121,21 @@ def _scores(axes: Any, shown: Sequence[Curve], measure: str) -> None:
         axes.plot(median, place, "|", color=colour(n), markersize=10, markeredgewidth=2)
         axes.annotate(f"{mean:.4g}", (mean, place), xytext=(0, 7), textcoords="offset points", fontsize=8,
                       color=INK, ha="center")  # fmt: skip
-    axes.set_yticks(range(len(rows)), [_short(shown[n].name) for n in rows])
+    axes.set_yticks(range(len(rows)), [_folded(shown[n].name) for n in rows])
     axes.set_ylim(-0.6, len(rows) - 0.2)
     axes.margins(x=0.12)
     if spread_out([interval[0] for one in shown for interval in (one.mean, one.median)]):
         axes.set_xscale("log")
-    labelled(axes, f"{measure}: mean (●, 95 %) and median (|)", "")
+    labelled(axes, measure, "● mean with its 95 % interval, | median")
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME else f"{name[: _NAME - 3]} …"
+def _folded(name: str) -> str:
+    """A name in lines of about ``_NAME`` letters, broken between levels where that is possible."""
+    lines = [""]
+    for piece in re.split(r"(?<=[/+|])", name):
+        for part in textwrap.wrap(piece, _NAME) or [""]:
+            lines = [*lines[:-1], lines[-1] + part] if len(lines[-1] + part) <= _NAME else [*lines, part]
+    return "\n".join(line for line in lines if line)
 
 
 def dashes(n: int) -> Any:

@@ -226,4 +226,6 @@ def _overlay(axes: Any, runs: Sequence[RunView], key: str) -> None:
 def spread(value: tuple[float, float, float]) -> str:
     """A value with the ends of its interval."""
     middle, low, high = value
+    if not math.isfinite(low):
+        return number(middle)
     return f"{number(middle)} <span class='key values'>({number(low)} to {number(high)})</span>"
