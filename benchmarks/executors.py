@@ -1,18 +1,21 @@
 """Executors and sweeps: what workers bring, what a trial costs besides its run, and a store with a thousand trials.
 
-    python benchmarks/executors.py [--trials 24] [--seconds 1.0] [--many 1000] [--ray]
+    python benchmarks/executors.py [--rounds 8] [--seconds 1.0] [--many 1000] [--ray]
 
-The work of a trial is a run on `quadratic` of about so many seconds. Workers are started, and have done one job each,
-before the clock starts; their start is told apart. The folder of the store is temporary.
+The work of a trial is a run on `quadratic` of about so many seconds. Executors take turns, round by round, so that what
+the machine does besides falls on all; the least time counts. Workers are started before; their start is told apart.
+The folder of the store is temporary.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +56,27 @@ def steps_of(seconds: float) -> int:
     return max(1, round(2000 * seconds / took))
 
 
-def workers(kinds: list[str], trials: int, seconds: float) -> None:
-    """The time of trials by each executor, and what a job costs besides its work."""
-    steps = steps_of(seconds)
-    inline, _ = timed(lambda: done(Inline(), [trial(steps, seed) for seed in range(trials)]))
-    print(f"inline      {inline:7.2f} s for {trials} trials of {inline / trials:.2f} s")
-    bare, _ = timed(lambda: [trial(1).run() for _ in range(100)])
+def workers(kinds: list[str], rounds: int, seconds: float) -> None:
+    """The time of four trials by each executor, round by round, and what a job costs besides its work."""
+    jobs = [trial(steps_of(seconds), seed) for seed in range(4)]
+    bare = min(timed(lambda: [trial(1).run() for _ in range(20)])[0] for _ in range(5)) / 20
+    with ExitStack() as stack:
+        made = {kind: stack.enter_context(make_executor(kind, 1 if kind == "inline" else 2)) for kind in kinds}
+        start = {kind: timed(lambda e=executor: done(e, [trial(1), trial(1)]))[0] for kind, executor in made.items()}
+        took: dict[str, list[float]] = {kind: [] for kind in kinds}
+        small: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for _ in range(rounds):
+            for kind, executor in made.items():
+                took[kind].append(timed(lambda e=executor: done(e, jobs))[0])
+                small[kind].append(timed(lambda e=executor: done(e, [trial(1)] * 40))[0] * executor.workers / 40)
     for kind in kinds:
-        with make_executor(kind, 2) as executor:
-            start, _ = timed(lambda: done(executor, [trial(1), trial(1)]))
-            took, _ = timed(lambda: done(executor, [trial(steps, seed) for seed in range(trials)]))
-            small, _ = timed(lambda: done(executor, [trial(1) for _ in range(200)]))
-        cost = 1000 * (2 * small / 200 - bare / 100)
-        print(f"{kind:10}  {took:7.2f} s with 2 workers: {inline / took:.2f} times inline; "
-              f"start {start:.1f} s; {cost:.1f} ms a job besides its work")  # fmt: skip
+        ratios = [one / other for one, other in zip(took["inline"], took[kind], strict=True)]
+        ratio = min(took["inline"]) / min(took[kind])
+        print(
+            f"{kind:10} {min(took[kind]):6.2f} s for 4 trials: {ratio:.2f} times inline "
+            f"(median of {rounds} rounds {statistics.median(ratios):.2f}); start {start[kind]:.1f} s; "
+            f"{1000 * (min(small[kind]) - bare):.1f} ms a job besides its work"
+        )
 
 
 def many(count: int, folder: Path) -> None:
@@ -96,14 +106,14 @@ def many(count: int, folder: Path) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--many", type=int, default=1000)
     parser.add_argument("--ray", action="store_true")
     given = parser.parse_args()
     print(f"{os.cpu_count()} processors, one thread of torch for each job")
-    if given.trials:
-        workers(["processes", *(["ray"] if given.ray else [])], given.trials, given.seconds)
+    if given.rounds:
+        workers(["inline", "processes", *(["ray"] if given.ray else [])], given.rounds, given.seconds)
     if given.many:
         with tempfile.TemporaryDirectory() as folder:
             many(given.many, Path(folder))
