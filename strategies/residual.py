@@ -15,10 +15,11 @@ TIMES = (1.0, 3.0, 10.0, 30.0, 100.0)
 
 
 class Residual(Strategy):
-    """``delta = -lr · (a · e^(2 r) + scale · b) - decay · lr · x``, with a = m/√v Adam's step and r, b learned.
+    """Adam's step with a learned factor, and a learned step beside it, for each coordinate.
 
-    r and b are bounded outputs of a small network per coordinate; it is zero before training, so that
-    the rule starts as Adam with decoupled decay, and stays near a descent direction while it
+    ``delta = -lr · (a · e^(2 r) + scale · b) - decay · lr · x``, with a = m/√v Adam's step. r and b are
+    bounded outputs of a small network per coordinate; it is zero before training, so that the rule starts as Adam
+    with decoupled decay, and stays near a descent direction while it
     learns (Harrison et al. 2022, 2209.11208: the nominal term and the decay make the closed loop stable).
     The inputs are g and its means at three time scales over √v, and the step number: scale-free.
     """

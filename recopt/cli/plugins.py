@@ -45,7 +45,7 @@ def _list(found: list[PluginInfo], as_json: bool) -> None:
         return print_json([dataclasses.asdict(info) for info in found])
     rows = table("name", "", "from", wrap=(1,))
     for info in found:
-        text = f"[red]{escape(info.problem)}[/]" if info.problem else escape(info.summary)
+        text = f"[red]{escape(info.problem)}[/]" if info.problem else escape(info.summary.replace("`", ""))
         mark = ", [green]trained[/]" if info.trained else ""
         rows.add_row(f"[bold]{info.name}[/]", text, escape(info.origin) + mark)
     out = console()

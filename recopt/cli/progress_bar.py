@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _KEPT = 8
 """The number of finished lines that stay in the display."""
+_NARROW = 90
+"""Columns below which there is no bar beside the figures."""
 _LINE_EVERY = 30.0
 """Seconds between two lines without a terminal."""
 
@@ -94,9 +96,12 @@ def progress_bar(outlook: Outlook, first: Iterable[str] = ()) -> Iterator[Progre
     if not console.is_terminal:
         yield _lines(outlook, first)
         return
+    columns: tuple[progress.ProgressColumn, ...]
     columns = (progress.TextColumn("{task.description}"), progress.BarColumn(24), progress.MofNCompleteColumn(),
                progress.TimeElapsedColumn(), progress.TextColumn("{task.fields[left]}", style="dim"))  # fmt: skip
     tasks = dict[str, progress.TaskID]()
+    if console.width < _NARROW:
+        columns = (columns[0], *columns[2:])
     with progress.Progress(*columns, console=console, transient=True) as bar:
 
         def show(what: str, done: int, total: int) -> None:

@@ -101,7 +101,7 @@ class Live:
     def _levels(self, session: Session) -> list[RenderableType]:
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True)
-        table.add_column(overflow="ellipsis", no_wrap=True)
+        table.add_column(overflow="fold")
         found = found_hyperparameters(session.engine)
         for number, level in enumerate(session.spec.levels, 1):
             table.add_row(f"{number}  {level.by}", Text(hypers(found[number]), style="cyan"))

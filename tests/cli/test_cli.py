@@ -326,3 +326,9 @@ def test_help_tells_each_command(recopt: Recopt) -> None:
         assert re.search(rf"│ {command} ", out), command
     assert "--resume" in recopt("run", "--help").out
     assert recopt("--version").out.startswith("recopt 0.")
+
+
+def test_summaries_of_plugins_are_words_without_markup(recopt: Recopt) -> None:
+    write('"""Plain."""\n' + STEPS.replace("Plain steps.", "Steps of ``lr``, as in `sgd`."), "strategies/mine.py")
+    found = recopt("strategies").out
+    assert "Steps of lr, as in sgd." in found and "`" not in found

@@ -40,6 +40,18 @@ def test_a_terminal_shows_the_levels_and_a_pipe_nothing(
     assert "of 5" in shown.err and "1  adam" in shown.err and shown.out == ""
 
 
+def test_no_digit_is_cut_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("recopt.running.progress.EVERY", 0.0)
+    recopt.run("quadratic", "adam/hypergradient/annealing", steps=3, track=False)
+    shown = capsys.readouterr().err
+    assert "…" not in shown.replace("Setting up …", "")
+    assert "hypergradient" in shown and "adaptation" in shown
+
+
 def test_the_loss_is_that_of_the_step_while_a_trial_is_open(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
