@@ -128,6 +128,19 @@ class Strategy(nn.Module):
         """Points to score before the next step; the first-order default scores the point itself."""
         return [point]
 
+    def ancestors(self, state: State) -> list[int]:
+        """The trials of the last step, whose runs the points that are proposed next go on from; the chosen one first.
+
+        So a zero-order level above the task has members that keep their own run (population-based training). The
+        default, none, is that all go on from the one that was chosen.
+        """
+        return []
+
+    @classmethod
+    def keeps_members(cls) -> bool:
+        """True if its points go on from runs of their own (:meth:`ancestors`)."""
+        return cls.ancestors is not Strategy.ancestors
+
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         """Deltas to add to ``point`` (same shapes), and the next state, from the scored ``trials``."""
         raise NotImplementedError(f"{type(self).__name__} has no forward.")

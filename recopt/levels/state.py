@@ -116,13 +116,17 @@ class Count:
 
 @dataclass
 class Search:
-    """A zero-order level at work: points to score, scores so far, and the states to go back or on to."""
+    """A zero-order level at work: points to score, scores so far, and the states to go back or on to.
+
+    ``starts`` has one for each candidate, where they are members that keep a run of their own.
+    """
 
     point: Params
     candidates: list[Params]
     start: Any = None
     scores: list[Tensor] = field(default_factory=list)
     ends: list[Any] = field(default_factory=list)
+    starts: list[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -211,6 +215,7 @@ class LevelState:
         window: the updates below since it last stepped.
         steps: made so far.
         search: the trials of a zero-order level, while it is at work.
+        members: between two searches, of the runs of the last, what lies below, where some of the next go on from it.
         before, score: what a null step goes back to.
         silent: updates in windows that had no hypergradient, −1 once one had.
         logged: the version of the strategy's slot that was last recorded.
@@ -226,6 +231,7 @@ class LevelState:
     window: Window
     steps: int = 0
     search: Search | None = None
+    members: list[Any] = field(default_factory=list)
     before: Params | None = None
     score: Tensor | None = None
     silent: int = 0

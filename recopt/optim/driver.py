@@ -82,6 +82,12 @@ class Driver:
                 "Level 1 has zero-order strategies beside others, whose gradients would be those of its trials: give "
                 "each an optimizer of its own."
             )
+        for number, level in enumerate(graph.levels):
+            if level.moves != TASK and graph.slots[level.by].keeps_members():
+                raise RecoptError(
+                    f"Level {number + 1}: '{level.by}' has members with runs of their own, to which a loop that is "
+                    "not recopt's cannot go back: take annealing or evolution, or 'recopt run'."
+                )
         self.reader = next((name for name, strategy in graph.slots.items() if strategy.reads_loss), None)
         searches = any(graph.order(n) == 0 and x.moves != TASK for n, x in enumerate(graph.levels))
         self.needs_loss = self.reader is not None or searches

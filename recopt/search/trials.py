@@ -2,23 +2,28 @@
 
 Where the run can go back, proposals are compared on the same batches from the same point in the run, so their
 difference is free of the noise they share: the state before the window is a snapshot, each window runs as any
-other steps do, and the run goes back to the snapshot until all are scored. In a training loop that is not ours there is
-no way back: proposals are scored one after another, each over its own stretch of the training.
+other steps do, and the run goes back to the snapshot until all are scored. Members of a population
+(:meth:`recopt.Strategy.ancestors`) go on from snapshots of their own: what lies below the level is theirs, and the
+level itself with all above it is common. In a training loop that is not ours there is no way back: proposals are scored
+one after another, each over its own stretch of the training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
 
+from ..checking.errors import RecoptError
 from ..contracts import trees
 from ..contracts.strategy import Params, Trial
 from ..core.tower import Tower
 from ..estimators.tape import value
-from ..levels.state import RunState, Search, Signal
+from ..levels.level import Level
+from ..levels.state import LevelState, RunState, Search, Signal, Window
 from ..rules.answers import given
 
 
@@ -62,7 +67,8 @@ class Trials:
         graph = tower.graph
         self.levels = graph.levels
         self.numbers = [n for n, x in enumerate(self.levels) if x.gradient == "value" and graph.subjects[n]]
-        below = {n: graph.below(n) for n in self.numbers}
+        below = [graph.below(n) for n in range(len(self.levels))]
+        self._common = [{n, *(m for m, under in enumerate(below) if n in under)} for n in range(len(below))]
         self._rivals = {
             n: [m for m in self.numbers if m != n and m not in below[n] and n not in below[m]] for n in self.numbers
         }
@@ -105,9 +111,24 @@ class Trials:
         point = slots.tensors(number, trees.detach(slots.point(state, number)))
         found = self._asked(state, number, "propose", point)
         candidates = [list(c) for c in found]
+        members, own.members = own.members, []  # which no copy of the state is to hold
         start = self.home.copy() if len(candidates) > 1 and self.home.returns else None
-        own.search = Search(point, candidates, start)
+        starts = [] if start is None else self._starts(number, start, members, len(candidates))
+        own.search = Search(point, candidates, start, starts=starts)
         slots.put(state, number, trees.detach(candidates[0]))
+
+    def _starts(self, number: int, present: RunState, members: list[RunState], count: int) -> list[RunState]:
+        """The states that ``count`` candidates go on from, where they are members; the first's is the present."""
+        rule = self.tower.graph.slots[self.levels[number].by]
+        of = rule.ancestors(present.levels[number].parts[0].strategy) if members else []
+        if not of:
+            return []
+        if len(of) != count or not all(0 <= k < len(members) for k in of):
+            raise RecoptError(
+                f"'{self.levels[number].by}' gives {of} as ancestors of {count} points, after {len(members)} trials: "
+                "give the index of a trial for each."
+            )
+        return [members[k] for k in of]
 
     def _asked(self, state: RunState, number: int, method: str, *told: Any) -> Any:
         """The answer of a level's strategy by ``method``, which may draw random numbers, to what it is told."""
@@ -143,7 +164,10 @@ class Trials:
             return False
         own.search = None
         search.ends.append(self.home.copy())
-        self.home.go(search.start)
+        start = search.start
+        if search.starts:
+            start = _joined(search.starts[len(search.scores)], start, self.levels, self._common[number])
+        self.home.go(start)
         state = self.home.state
         state.levels[number].search = search
         slots.put(state, number, trees.detach(search.candidates[len(search.scores)]))
@@ -163,11 +187,14 @@ class Trials:
             delta = [torch.zeros_like(d) for d in delta]
         new = [p + d for p, d in zip(search.point, delta, strict=True)]
         winner = nearest(new, search.candidates, search.scores)
+        keeps = self.home.returns and self.tower.graph.slots[self.levels[number].by].keeps_members()
+        ends = [*search.ends, self.home.copy()] if keeps else []
+        members = [_alone(end, self._common[number]) for end in ends]
         if winner < len(search.ends):
             self.home.go(search.ends[winner])
             state = self.home.state
             own = state.levels[number]
-        own.parts[0].strategy, own.rng, own.steps = after, rng, own.steps + 1
+        own.parts[0].strategy, own.rng, own.steps, own.members = after, rng, own.steps + 1, members
         self.tower.slots.put(state, number, trees.detach(new))
         state.pending[number] = Signal(search.scores[winner])
         self._log(number, search, winner, delta)
@@ -192,12 +219,32 @@ def nearest(new: Params, candidates: list[Params], scores: list[Tensor]) -> int:
     return min(range(len(candidates)), key=lambda i: (gaps[i], float(scores[i])))
 
 
+def _alone(state: RunState, common: Collection[int]) -> RunState:
+    """The part of ``state`` that is a member's own: nothing of the levels in ``common``, nor of the record."""
+    levels = [LevelState([], own.rng, Window([], [])) if n in common else own for n, own in enumerate(state.levels)]
+    return replace(state, levels=levels, log=[])
+
+
+def _joined(member: RunState, present: RunState, levels: Sequence[Level], common: Collection[int]) -> RunState:
+    """``member`` with the levels in ``common`` as they are at ``present``, and the record so far."""
+    slots = {levels[n].by for n in common}
+    return replace(
+        member,
+        slots={name: (present if name in slots else member).slots[name] for name in member.slots},
+        levels=[(present if n in common else member).levels[n] for n in range(len(levels))],
+        pending=[(present if n in common else member).pending[n] for n in range(len(levels))],
+        log=present.log,
+    )
+
+
 def untaped(tower: Tower, state: RunState) -> bool:
     """True if no tape of ``tower`` is open in ``state`` nor in any state that it may go back to."""
     for level, closed, own in zip(tower.graph.levels, tower.carriers.closed, state.levels, strict=True):
         if level.taping and not closed and any(own.window.records):
             return False
-        others = [] if own.search is None else [*own.search.ends, *filter(None, [own.search.start])]
+        search = own.search
+        others = [] if search is None else [*search.ends, *search.starts, *filter(None, [search.start])]
+        others += own.members
         if not all(untaped(tower, other) for other in others):
             return False
     return True

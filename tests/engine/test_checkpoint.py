@@ -63,6 +63,8 @@ CASES: dict[str, tuple[str, dict[int, dict[str, Any]], dict[str, Any]]] = {
     "three kinds": ("adam(lr=0.02)/hypergradient/annealing", {3: {"every": 11}}, {}),
     "nested searches": ("adam(lr=0.02)/annealing/annealing@b", {2: {"every": 6}, 3: {"every": 2}}, {}),
     "a distribution of points": ("adam(lr=0.02)/cmaes", {2: {"every": 4, "population": 4}}, {}),
+    "members with runs of their own": (
+        "adam(lr=0.02)/pbt(population=3)/annealing", {2: {"every": 4}, 3: {"every": 2}}, {}),
     "episodes of a learned rule": (
         "learned/adam", {2: {"every": 4, "gradient": "unroll", "episode": 12}}, {}),
     "a teacher": (
