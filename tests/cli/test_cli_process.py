@@ -85,7 +85,7 @@ def test_a_run_killed_outright_goes_on_as_if_it_had_not_been(tmp_path: Path, mon
     process.communicate()
     reached = check(folder / "checkpoint.safetensors")
     assert reached >= 80
-    assert statuses(tmp_path) == ["RUNNING"]
+    assert statuses(tmp_path) == ["KILLED"]
     assert not (folder / "export").exists()
     monkeypatch.chdir(tmp_path)
     ref = folder.parent.name[:8]
