@@ -191,14 +191,7 @@ class Probe:
             return found
 
         both = gradients(lambda batch: way.gradient(double.tasks, SlotState(point, slot.buffers), batch, True)[1])
-        dice = torch.Generator().manual_seed(1)
-        by = [torch.randn(p.shape, generator=dice, dtype=p.dtype).to(p) for p in point]
-        # Only where gradients lead: a row that padding keeps still is never left.
-        leads = [sum((g.detach() for g in grads if g is not None), torch.zeros_like(by[n]))
-                 for n, grads in enumerate(zip(*both, strict=True))]  # fmt: skip
-        along = [g * (1 + 0.1 * b) for g, b in zip(leads, by, strict=True)]
-        size = max(max((float(w.abs().max()) for w in along if w.numel()), default=0.0), 1e-30)
-        along = [w / size for w in along]
+        by, along = _directions(point, both)
         whole = torch.stack([_product(grads, by) for grads in both]).sum()
         slopes = torch.autograd.grad(whole, point, allow_unused=True) if whole.requires_grad else []
         found = float(_product(slopes, along))
@@ -206,8 +199,7 @@ class Probe:
         def at(width: float) -> float:
             live = Live(family.module(self.draw))
             there = [p.detach() + width * w for p, w in zip(point, along, strict=True)]
-            task = double.tasks[0]
-            found = gradients(lambda batch: live.gradient(task.loss(live.put(there, slot.buffers), batch)))
+            found = gradients(lambda batch: live.gradient(double.tasks[0].loss(live.put(there, slot.buffers), batch)))
             return sum(float(_product(grads, by)) for grads in found)
 
         near, far = ((at(w) - at(-w)) / (2 * w) for w in (WIDTH / 3, WIDTH))
@@ -280,6 +272,17 @@ def _again(params: Params, grads: Grads) -> None:
 
 def _live(grads: Grads) -> bool:
     return any(g is not None and g.requires_grad for g in grads)
+
+
+def _directions(point: Params, both: Sequence[Grads]) -> tuple[list[Tensor], list[Tensor]]:
+    """A random direction, and one of size 1 only where gradients lead: a row that padding keeps still is never left."""
+    dice = torch.Generator().manual_seed(1)
+    by = [torch.randn(p.shape, generator=dice, dtype=p.dtype).to(p) for p in point]
+    leads = [sum((g.detach() for g in grads if g is not None), torch.zeros_like(by[n]))
+             for n, grads in enumerate(zip(*both, strict=True))]  # fmt: skip
+    along = [g * (1 + 0.1 * b) for g, b in zip(leads, by, strict=True)]
+    size = max(max((float(w.abs().max()) for w in along if w.numel()), default=0.0), 1e-30)
+    return by, [w / size for w in along]
 
 
 def _product(one: Sequence[Tensor | None], other: Params) -> Tensor:

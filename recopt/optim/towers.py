@@ -97,7 +97,7 @@ class Towers:
             self.spans[tower].append(number)
             each, rate = [], _rate(graph)
         for indices in each:
-            graph, tensors = self._graph(groups, made, indices), [made.params[i] for i in indices]
+            graph, tensors = _graph_over(indices, made, groups, self.options), [made.params[i] for i in indices]
             rate, seed = _rate(graph), self.options.seed + len(self.all) + len(built)
             driver = Driver(graph, points_of(tensors), fused=self.options.fused, seed=seed, shards=shards_of(tensors))
             if self.all and driver.zero_order != self.zero_order:
@@ -113,17 +113,6 @@ class Towers:
         self.spans += [[number] for _ in each]
         self.groups.append(made)
         return rate
-
-    def _graph(self, groups: Groups, made: Made, indices: Sequence[int]) -> Graph:
-        try:
-            return graph_of(made.stack, [made.names[i] for i in indices], self.options, made.settings)
-        except RecoptError as why:
-            if "matches no parameter of 'task'" not in str(why) or "param_names" in groups[-1]:
-                raise
-            raise RecoptError(
-                "The stack's patterns are of names, which these parameters do not have: pass model.named_parameters() "
-                f"instead of model.parameters(). {why}"
-            ) from None
 
     def tensors(self, groups: Groups) -> list[list[Tensor]]:
         """The tensors that each tower moves, in its own order."""
@@ -183,6 +172,19 @@ class Towers:
             for key, count in tower.acted().items():
                 found[key] = found.get(key, 0) + count
         return found
+
+
+def _graph_over(indices: Sequence[int], made: Made, groups: Groups, options: Options) -> Graph:
+    """The graph over some of a group's tensors."""
+    try:
+        return graph_of(made.stack, [made.names[i] for i in indices], options, made.settings)
+    except RecoptError as why:
+        if "matches no parameter of 'task'" not in str(why) or "param_names" in groups[-1]:
+            raise
+        raise RecoptError(
+            "The stack's patterns are of names, which these parameters do not have: pass model.named_parameters() "
+            f"instead of model.parameters(). {why}"
+        ) from None
 
 
 def _rate(graph: Graph) -> float:

@@ -46,6 +46,20 @@ class SharedExamples(dict[str, Examples]):
         return self.of, (self.key,)
 
 
+class Epochs:
+    """The order of the training examples in each epoch; the last one that was asked for is kept."""
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[int, int], Tensor] | None = None
+
+    def order(self, task: Task, epoch: int, count: int) -> Tensor:
+        """All indices below ``count``, in the order that the task's seed and ``epoch`` draw."""
+        key = (task.seed, epoch)
+        if self._last is None or self._last[0] != key:
+            self._last = (key, torch.randperm(count, generator=task.generator(epoch)))
+        return self._last[1]
+
+
 class Supervised(Task):
     """Classification of examples held in memory. Subclasses implement :meth:`data` and :meth:`model`.
 
@@ -76,7 +90,7 @@ class Supervised(Task):
         self._where = plain_name(type(self))
         if self.batch_size < 0:
             raise RecoptError(f"{self._where}.batch_size must be 0 or more, not {self.batch_size}.")
-        self._order: tuple[tuple[int, int], Tensor] | None = None
+        self._epochs = Epochs()
         self._shared = self.shared()
 
     def shared(self) -> SharedExamples:
@@ -126,8 +140,10 @@ class Supervised(Task):
             place = f"{self._where}.batch_size is {size}"
             raise RecoptError(f"{place}, but there are {count} training examples: give fewer, or 0 for all.")
         epoch, low = divmod(index * size, count)
-        head = self._epoch(epoch, count)[low : low + size]
-        return head if len(head) == size else torch.cat([head, self._epoch(epoch + 1, count)[: size - len(head)]])
+        head = self._epochs.order(self, epoch, count)[low : low + size]
+        if len(head) == size:
+            return head
+        return torch.cat([head, self._epochs.order(self, epoch + 1, count)[: size - len(head)]])
 
     def batches(self, split: Split) -> int:
         """The number of batches in one pass: exact for held-out splits, rounded up for ``train``."""
@@ -147,12 +163,6 @@ class Supervised(Task):
         x, y = batch
         logits = model(x)
         return {"accuracy": (logits.argmax(-1) == y).to(logits.dtype).mean()}
-
-    def _epoch(self, epoch: int, count: int) -> Tensor:
-        key = (self.seed, epoch)
-        if self._order is None or self._order[0] != key:
-            self._order = (key, torch.randperm(count, generator=self.generator(epoch)))
-        return self._order[1]
 
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")

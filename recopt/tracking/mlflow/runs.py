@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import re
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Any
 
 from ...checking.errors import RecoptError, did_you_mean
 from .address import in_words, local_file, resolve_store, shown, unopened
+from .artifacts import download, has, scratch
 from .spool import abandoned
 from .store import RUNS, Store, open_store
 
@@ -121,7 +120,7 @@ def fetch_run(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> P
     if run.folder is not None:
         return run.folder
     with _opened(store, root_dir) as opened:
-        return _download(opened, run.id, "", opened.root / "fetched" / run.id)
+        return download(opened, run.id, "", opened.root / "fetched" / run.id)
 
 
 def working_folder(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> Path:
@@ -197,12 +196,12 @@ def fetch_model(ref: str, dest: Path | None = None, store: str | None = None, ro
         run, path = found[1], (found[2] or "").strip("/") or _EXPORT
         run = run if len(run) == _ID else _find(opened, run).id
         local = opened.folder(opened.run(run).info)
-        if ".." in path.split("/") or not _has(opened, run, local, path):
+        if ".." in path.split("/") or not has(opened, run, local, path):
             remedy = f" yet: 'recopt export {run} DIR' writes one" if path == _EXPORT else ""
             raise RecoptError(f"Run {run} has no artifact '{path}'{remedy}.")
         if local is not None and dest is None:
             return local / path
-        return _download(opened, run, path, dest or _scratch())
+        return download(opened, run, path, dest or scratch())
 
 
 @contextmanager
@@ -286,22 +285,3 @@ def _source(store: Store, ref: str) -> str:
     if alias not in aliases:
         raise RecoptError(f"The model '{name}' has no alias '{alias}'.{did_you_mean(alias, aliases)}")
     return str(store.client.get_model_version(name, aliases[alias]).source)
-
-
-def _has(store: Store, run: str, local: Path | None, path: str) -> bool:
-    """True if ``run`` has an artifact at ``path``; ``local`` is the folder of its artifacts, if they are here."""
-    if local is not None:
-        return (local / path).exists()
-    return any(item.path == path for item in store.client.list_artifacts(run, path.rpartition("/")[0] or None))
-
-
-def _scratch() -> Path:
-    """A temporary folder for this process alone, since the processes of one training fetch the same files at once."""
-    folder = tempfile.mkdtemp(prefix="recopt-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
-def _download(store: Store, run: str, path: str, dest: Path) -> Path:
-    dest.mkdir(parents=True, exist_ok=True)
-    return Path(store.client.download_artifacts(run, path, str(dest)))
