@@ -120,7 +120,7 @@ def pulled_to(targets: list[Tensor], starts: list[Tensor], stack: str, **options
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         return loss
 
-    for _ in range(60 if stack == "random-search" else 6):
+    for _ in range(60 if stack in ("random-search", "quasi-random") else 6):
         optimizer.step(closure)
     return full
 
