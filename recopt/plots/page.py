@@ -180,7 +180,7 @@ def _charts(title: str, draws: Sequence[Callable[[Any], None]], last: int, note:
 def _chart(draw: Callable[[Any], None], last: int) -> str:
     made = figure(4.2, 2.2)
     made.set_layout_engine("none")
-    axes = plain(made.add_axes((0.15, 0.18, 0.83, 0.65)))
+    axes = plain(made.add_axes((0.165, 0.18, 0.79, 0.65)))
     draw(axes)
     axes.set_xlim(-0.015 * last, 1.015 * max(last, 1))
     return svg(made)

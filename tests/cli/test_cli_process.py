@@ -31,7 +31,10 @@ SEARCH = ("run", "quadratic", "adam(lr=0.1)/hypergradient/annealing", "--set", "
 
 def recopt(folder: Path, *args: str) -> str:
     """What a command that succeeds prints."""
-    done = subprocess.run([*RECOPT, *args], cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    wide = {key: value for key, value in os.environ.items() if key != "COLUMNS"}  # which pytest may have set
+    done = subprocess.run(
+        [*RECOPT, *args], cwd=folder, env=wide, capture_output=True, text=True, check=False, timeout=300
+    )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr + done.stdout
     return done.stdout
 
