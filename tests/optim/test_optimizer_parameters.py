@@ -110,6 +110,7 @@ def pulled_to(targets: list[Tensor], starts: list[Tensor], stack: str, **options
     params = [nn.Parameter(s.clone()) for s in starts]
     full = [p for p in params if p.numel()]
     levels = {1: {"normalize": "none"}} if stack == "hypergradient" else {}
+    stack = f"{stack}(spread=0.5)" if stack in ("random-search", "quasi-random") else stack
     optimizer = recopt.Optimizer(params, stack, levels=levels, **options)
 
     def closure() -> Tensor:
@@ -120,7 +121,7 @@ def pulled_to(targets: list[Tensor], starts: list[Tensor], stack: str, **options
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         return loss
 
-    for _ in range(60 if stack in ("random-search", "quasi-random") else 6):
+    for _ in range(60 if stack.endswith("(spread=0.5)") else 6):
         optimizer.step(closure)
     return full
 
