@@ -1,0 +1,280 @@
+"""Zero-order strategies beside scipy, optuna, cmaes and nevergrad: test functions at equal evaluations, and digits.
+
+    pip install 'recopt[search]' nevergrad
+    python benchmarks/zero_order.py functions --evaluations 10000 --seeds 30 --out functions.jsonl
+    python benchmarks/zero_order.py table functions.jsonl
+    python benchmarks/zero_order.py rates --task digits --seeds 10 --out rates.jsonl
+    python benchmarks/zero_order.py compared rates.jsonl
+
+``functions``: the task ``landscape`` (shifted by seed; Rastrigin in 10 and Rosenbrock in 20 coordinates unrotated, the
+others in 10 coordinates, rotated). Each method gets the same start, uniform on the cube of ±5, the same number of
+evaluations, and one setting for all functions; what counts is the best value seen. Where a method has bounds they are
+±5; first steps are a fifth of their width (2.0). Finished lines of ``--out`` are not run again.
+
+``rates``: SGD's learning rate and momentum by annealing from the centre of a 5 x 5 grid, beside all runs of the grid:
+each point is scored by the mean loss of a training of 200 steps, and the one that it ends with trains for as many
+steps as the grid's runs. Besides, annealing that goes along with one such run. All evaluations are counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+import recopt
+import recopt.tasks
+from recopt import Trial
+from recopt.stacks.plugins import load_strategy
+from recopt.tasks.landscape import FUNCTIONS
+
+Loss = Callable[[np.ndarray], float]
+SCALE = 2.0
+CASES = {name: (20 if name == "rosenbrock" else 10, name not in ("rastrigin", "rosenbrock")) for name in FUNCTIONS}
+"""Coordinates, and whether they are rotated."""
+BUDGETS = (500, 2000, 10_000)
+OURS = {
+    "annealing": "annealing(step=2)",
+    "annealing-one": "annealing(step=2, moves=one, restart=0.01)",
+    "random-search": "random-search(spread=2, population=10)",
+    "evolution": "evolution(step=2)",
+    "evolution-40": "evolution(step=2, population=40)",
+    "recopt-cmaes": "cmaes(step=2)",
+}
+
+
+LRS, MOMENTA = (1e-3, 1e-2, 0.1, 0.3, 1.0), (0.0, 0.5, 0.8, 0.9, 0.99)
+CENTRE, ANNEALING, WINDOW = "sgd(lr=0.1, momentum=0.8)", "annealing(cooling=0.9)[lr,momentum]", 200
+
+
+class Out(Exception):
+    """All evaluations are used."""
+
+
+class Counted:
+    """A function that counts, and keeps the best value at each of ``BUDGETS``."""
+
+    def __init__(self, loss: Loss, most: int) -> None:
+        self.loss, self.most, self.count, self.best, self.at = loss, most, 0, math.inf, dict[int, float]()
+
+    def __call__(self, x: Any) -> float:
+        if self.count >= self.most:
+            raise Out
+        value = self.loss(np.asarray(x, dtype=float))
+        self.count, self.best = self.count + 1, min(self.best, value)
+        if self.count in BUDGETS:
+            self.at[self.count] = self.best
+        return value
+
+
+def by_recopt(name: str, f: Counted, start: np.ndarray, seed: int) -> None:
+    """A strategy by its contract: coordinates are numbers whose unit is 1."""
+    from recopt.levels.notation import parse
+
+    term = parse(OURS[name])[0][0]
+    rule = load_strategy(term.name)(**term.settings).double()
+    point = [torch.tensor(x, dtype=torch.float64) for x in start]
+    state, rng = rule.init(point), Generator().manual_seed(seed)
+    with torch.no_grad():
+        while True:
+            found = rule.propose(point, state, rng)
+            trials = [Trial(p, torch.tensor(f(torch.stack(p).numpy()), dtype=torch.float64)) for p in found]
+            delta, state = rule(point, trials, state, rng)
+            point = [p + d for p, d in zip(point, delta, strict=True)]
+
+
+def by_cmaes(f: Counted, start: np.ndarray, seed: int) -> None:
+    import cmaes
+
+    made = cmaes.CMA(mean=start.copy(), sigma=SCALE, seed=seed)
+    while True:
+        asked = [made.ask() for _ in range(made.population_size)]
+        made.tell([(x, f(x)) for x in asked])
+
+
+def by_scipy(f: Counted, start: np.ndarray, seed: int) -> None:
+    from scipy.optimize import dual_annealing
+
+    while True:  # it may stop by itself
+        dual_annealing(f, [(-5, 5)] * len(start), x0=start, rng=seed, maxfun=f.most, maxiter=f.most)
+        seed += 1000
+
+
+def by_optuna(sampler: str, f: Counted, start: np.ndarray, seed: int) -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    made = {"tpe": optuna.samplers.TPESampler, "cmaes": optuna.samplers.CmaEsSampler}[sampler](seed=seed)
+    study = optuna.create_study(sampler=made)
+    study.enqueue_trial({f"x{i}": float(x) for i, x in enumerate(start)})
+    study.optimize(lambda t: f([t.suggest_float(f"x{i}", -5, 5) for i in range(len(start))]), n_trials=f.most + 1)
+
+
+def by_nevergrad(f: Counted, start: np.ndarray, seed: int) -> None:
+    import nevergrad
+
+    space = nevergrad.p.Array(init=start, lower=-5, upper=5)
+    space.random_state.seed(seed)
+    made = nevergrad.optimizers.registry["NGOpt"](parametrization=space, budget=f.most)
+    for _ in range(f.most):  # it waits forever if asked for more
+        asked = made.ask()
+        made.tell(asked, f(asked.value))
+
+
+OTHERS: dict[str, Callable[[Counted, np.ndarray, int], None]] = {
+    "cmaes": by_cmaes,
+    "dual-annealing": by_scipy,
+    "optuna-tpe": lambda f, x, s: by_optuna("tpe", f, x, s),
+    "optuna-cmaes": lambda f, x, s: by_optuna("cmaes", f, x, s),
+    "nevergrad": by_nevergrad,
+}
+
+
+def run(method: str, f: Counted, start: np.ndarray, seed: int) -> None:
+    """Use up the evaluations of ``f``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if method in OURS:
+                by_recopt(method, f, start, seed)
+            else:
+                OTHERS[method](f, start, seed)
+        except Out:
+            pass
+
+
+def landscape(name: str, seed: int) -> tuple[Loss, np.ndarray]:
+    """The function of a seed, and the start."""
+    dim, rotated = CASES[name]
+    least, turn = recopt.tasks.make("landscape", seed, function=name, dim=dim, rotated=rotated).batch(0)
+    start = np.random.default_rng(seed).uniform(-5, 5, dim)
+    return lambda x: float(FUNCTIONS[name](turn @ (torch.from_numpy(x) - least))), start
+
+
+def functions(given: argparse.Namespace) -> None:
+    done = {tuple(line[k] for k in ("method", "function", "seed", "evaluations")) for line in lines([given.out])}
+    for seed in range(given.seeds):
+        for name in given.functions:
+            for method in given.methods:
+                if (method, name, seed, given.evaluations) in done:
+                    continue
+                loss, start = landscape(name, seed)
+                f = Counted(loss, given.evaluations)
+                run(method, f, start, seed)
+                write(given.out, method=method, function=name, seed=seed, evaluations=given.evaluations,
+                      best={n: v for n, v in f.at.items() if n <= given.evaluations})  # fmt: skip
+
+
+def rates(given: argparse.Namespace) -> None:
+    done = {(line["stack"], line["seed"]) for line in lines([given.out])}
+    grid = [f"sgd(lr={lr:g}, momentum={m:g})" for lr in LRS for m in MOMENTA]
+    for seed in range(given.seeds):
+        for stack in [f"{CENTRE}/{ANNEALING}", f"{CENTRE}/annealing[lr,momentum]", *grid]:
+            if (stack, seed) in done:
+                continue
+            spent = 0
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if stack.endswith(ANNEALING):
+                    settings = [f"level2.every={WINDOW}", f"level2.episode={WINDOW}"]
+                    made = recopt.run(given.task, stack, steps=17 * WINDOW, settings=settings, seed=seed, track=False)
+                    spent = made.engine.budget.total.gradient
+                    lr, momentum = (made.hyperparameters[f"sgd.{k}"] for k in ("lr", "momentum"))
+                last = f"sgd(lr={lr}, momentum={momentum})" if spent else stack
+                made = recopt.run(given.task, last, steps=given.steps, seed=seed, track=False)
+            spent += made.engine.budget.total.gradient
+            write(given.out, stack=stack, seed=seed, evaluations=spent, loss=made.after["loss"],
+                  accuracy=made.after["accuracy"], found=made.hyperparameters)  # fmt: skip
+
+
+def compared(given: argparse.Namespace) -> None:
+    """Each stack beside the cell of the grid that has the least mean test loss over seeds, chosen in hindsight."""
+    found, grid = dict[str, dict[int, dict[str, Any]]](), list[str]()
+    for line in lines(given.files):
+        found.setdefault(line["stack"], {})[line["seed"]] = line
+    grid = [stack for stack in found if "/" not in stack]
+    capped = {s: statistics.fmean(min(x["loss"], 1e3) if x["loss"] == x["loss"] else 1e3 for x in found[s].values())
+              for s in grid}  # fmt: skip
+    best = min(grid, key=capped.__getitem__)
+    whole = sum(x["evaluations"] for s in grid for x in found[s].values()) / len(found[best])
+    print(f"best cell: {best}, loss {capped[best]:.4g}, seeds {len(found[best])}, grid's evaluations {whole:,.0f}")
+    print("| stack | test loss | test accuracy | loss less the best cell's (95 %) | evaluations, share of the grid's |")
+    print("|---|---|---|---|---|")
+    for stack in [best, *(s for s in found if s not in grid)]:
+        seeds = sorted(set(found[stack]) & set(found[best]))
+        rows = [found[stack][k] for k in seeds]
+        gaps = [row["loss"] - found[best][k]["loss"] for row, k in zip(rows, seeds, strict=True)]
+        half = 2.26 * statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan  # t with 9 degrees
+        spent = statistics.fmean(row["evaluations"] for row in rows)
+        print(f"| `{stack}` | {statistics.fmean(r['loss'] for r in rows):.4f} | "
+              f"{statistics.fmean(r['accuracy'] for r in rows):.4f} | {statistics.fmean(gaps):+.4f} ± {half:.4f} | "
+              f"{spent:,.0f}, {spent / whole:.1%} |")  # fmt: skip
+
+
+def write(path: Path, **line: Any) -> None:
+    with path.open("a") as out:
+        out.write(json.dumps(line) + "\n")
+
+
+def lines(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    return [json.loads(x) for path in paths if path.exists() for x in path.read_text().splitlines()]
+
+
+def table(given: argparse.Namespace) -> None:
+    """Success rates (the share of seeds whose best value is below the target), and medians of the best values."""
+    found = [x for x in lines(given.files) if str(given.evaluations) in x["best"]]
+    # nevergrad's choice depends on the budget that it is told, so only runs of that budget count.
+    found = [x for x in found if x["method"] != "nevergrad" or x["evaluations"] == given.evaluations]
+    found = [x for x in found if x["seed"] < given.seeds]
+    methods = list(dict.fromkeys(x["method"] for x in found))
+    print("| function | " + " | ".join(methods) + " |\n|---" + "|---" * len(methods) + "|")
+    for name in FUNCTIONS:
+        cells = []
+        for method in methods:
+            best = [x["best"][str(given.evaluations)] for x in found if (x["method"], x["function"]) == (method, name)]
+            rate = sum(b <= given.target for b in best)
+            cells.append(f"{rate}/{len(best)}, {statistics.median(best):.1g}" if best else "")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("functions")
+    one.add_argument("--methods", nargs="+", default=[*OURS, *OTHERS])
+    one.add_argument("--functions", nargs="+", default=list(FUNCTIONS))
+    one.add_argument("--evaluations", type=int, default=10_000)
+    one.add_argument("--seeds", type=int, default=30)
+    one.add_argument("--out", type=Path, required=True)
+    one.set_defaults(act=functions)
+    two = commands.add_parser("rates")
+    two.add_argument("--task", default="digits")
+    two.add_argument("--steps", type=int, default=1000)
+    two.add_argument("--seeds", type=int, default=10)
+    two.add_argument("--out", type=Path, required=True)
+    two.set_defaults(act=rates)
+    three = commands.add_parser("compared")
+    three.add_argument("files", nargs="+", type=Path)
+    three.set_defaults(act=compared)
+    last = commands.add_parser("table")
+    last.add_argument("files", nargs="+", type=Path)
+    last.add_argument("--evaluations", type=int, default=10_000)
+    last.add_argument("--target", type=float, default=1e-3)
+    last.add_argument("--seeds", type=int, default=30)
+    last.set_defaults(act=table)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.act(given)
+
+
+if __name__ == "__main__":
+    main()
