@@ -127,7 +127,8 @@ def _words(found: Comparison, store: str | None) -> list[str]:
     lines += found.notes
     if found.folder is not None:
         folder = found.folder
-        lines.append(f"folder  {folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}")
+        folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+        lines += [f"folder  {folder}", f"report  {folder / 'report.html'}"]
     if found.run_id is not None:
         browse = "recopt ui" + store_words(store)
         lines += [f"run     {found.run_id}", f"browse  {browse}"]

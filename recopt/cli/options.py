@@ -38,7 +38,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead 
 
 
 def in_order(task: str, stacks: Sequence[str], plugins: Sequence[str], command: str) -> None:
-    """Raise RecoptError, with the right order, if a stack stands where the task should, and a task where a stack."""
+    """Raise RecoptError, with the right order, if a stack stands where the task should, and a task or nothing after."""
     from ..stacks.plugins import is_known
 
     def only(kind: Kind, other: Kind, text: str) -> bool:
@@ -46,8 +46,8 @@ def in_order(task: str, stacks: Sequence[str], plugins: Sequence[str], command: 
         return is_known(kind, name, plugins) and not is_known(other, name, plugins)
 
     at = next((n for n, stack in enumerate(stacks) if only("task", "strategy", stack)), None)
-    if at is not None and only("strategy", "task", task):
-        right = [stacks[at], task, *stacks[:at], *stacks[at + 1 :]]
+    if (at is not None or not stacks) and only("strategy", "task", task):
+        right = ["digits", task] if at is None else [stacks[at], task, *stacks[:at], *stacks[at + 1 :]]
         raise RecoptError(f"The task comes first: recopt {command} {shlex.join(right)}.")
 
 

@@ -143,6 +143,7 @@ def graph(output: Path | None, **what: Any) -> None:
 def _planned(what: dict[str, Any], command: str = "run") -> Plan:
     spec, task, stack = what.pop("spec"), what["task"], what["stack"]
     if task is not None and stack is None and spec is None:
+        in_order(task, [], what["plugins"], command)
         raise RecoptError(f"What is to train '{task}'? Give a stack too, as in: recopt run {task} adam/hypergradient.")
     if spec is None and task is None:
         raise RecoptError("Give a task and a stack, as in: recopt run digits adam/hypergradient; or --spec FILE.yaml.")
@@ -153,7 +154,7 @@ def _planned(what: dict[str, Any], command: str = "run") -> Plan:
 
     what["plugins"] = list(what["plugins"]) or None
     if spec is None:
-        return replan({}, **what)
+        return replan({}, where="the options", **what)
     return replan(relocated(read_spec(spec), spec.parent), where=str(spec), **what)
 
 

@@ -105,8 +105,11 @@ class Comparison:
                           f"{f.diverged:.0%}", *pair, number(f.evaluations), prepared])  # fmt: skip
         heads = ("", "mean", "median", "last loss", "diverged", "difference", "p", "evaluations a run", "to prepare")
         about = f"{spec.task_text}: {spec.seeds:,} tasks, {spec.steps:,} steps, against {self.reference}"
+        score = "the sum of the losses at the steps" if spec.measure == "sum" else "the last loss"
         legend = (
-            "In brackets 95 % intervals. Differences are task by task; p is corrected for the number of competitors."
+            f"Mean and median are of {score}: less is better. In brackets 95 % intervals. Differences are task by task "
+            "from the reference; p is corrected for the number of competitors. To prepare: evaluations of tuning or of "
+            "training."
         )
         notes = "".join(f"<li>{escape(note)}</li>" for note in [legend, *self.notes])
         scores = titled("Scores", f"{table(heads, cells)}<ul class=note>{notes}</ul>")

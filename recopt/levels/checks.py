@@ -55,7 +55,7 @@ def check_level(graph: Structure, number: int) -> None:
     if names is not None and not graph.moved(number, names):
         if level.only:
             asked, have = shown(" ".join(level.only)), shown(", ".join(names) or "none", 120)
-            refuse(f"'only' matches no parameter of '{level.moves}': {asked}. Have: {have}.")
+            refuse(f"[{asked}] matches no parameter of '{level.moves}'. Have: {have}.")
         refuse(f"'{level.moves}' has nothing to move: it declares no parameter.")
     if (level.schedule != "constant") != (level.horizon is not None):
         refuse("a schedule goes with its length: set both 'schedule' and 'horizon', or neither.")

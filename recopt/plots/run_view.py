@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from ..checking.numbers import finite
 from ..tracking.trace import Trace, load_trace
 from .panels import LevelView
 
-SUMMARY, TRACE, DIAGRAM = "summary.json", "trace.npz", "graph.svg"
+SUMMARY, TRACE, DIAGRAM, TRACEBACK = "summary.json", "trace.npz", "graph.svg", "traceback.txt"
+_LINE = 300
+"""Characters of an error that are shown."""
 _TENTH = 0.1
 _MUCH = 0.05
 """A change of the loss, relative, from which it is called one."""
@@ -32,6 +35,7 @@ class RunView:
         about: facts in words: ``task``, ``stack``, ``status``, ``steps``, ``seed`` …
         metrics: its summary metrics, by their keys in the store.
         diagram: its graph as SVG; empty if there is none.
+        error: the error that ended it, in one line; empty if none did.
     """
 
     name: str
@@ -40,6 +44,7 @@ class RunView:
     levels: tuple[LevelView, ...]
     trace: Trace
     diagram: str = ""
+    error: str = ""
 
     @property
     def status(self) -> str:
@@ -87,7 +92,16 @@ def read_run(folder: Path, name: str | None = None, status: str | None = None) -
         )
     about |= {"status": status} if status and about["status"] == "RUNNING" else {}
     diagram = (folder / DIAGRAM).read_text() if (folder / DIAGRAM).is_file() else ""
-    return RunView(name, about, metrics, levels, trace, diagram[diagram.find("<svg") :] if "<svg" in diagram else "")
+    diagram = diagram[diagram.find("<svg") :] if "<svg" in diagram else ""
+    return RunView(name, about, metrics, levels, trace, diagram, _error(folder / TRACEBACK))
+
+
+def _error(traceback: Path) -> str:
+    """The first line of the error at the end of a traceback, without its full stop and its class's package."""
+    if not traceback.is_file():
+        return ""
+    found = re.findall(r"^(?:\w+\.)*([A-Z]\w*(?:: .*)?)$", traceback.read_text(errors="replace"), re.MULTILINE)
+    return found[-1].strip().removesuffix(".")[:_LINE] if found else ""
 
 
 def _last(trace: Trace, level: int, key: str, otherwise: float) -> float:
@@ -106,7 +120,8 @@ def _end(run: RunView) -> Iterator[str]:
     if run.status == "interrupted":
         yield "The run was interrupted before its last step; recopt run --resume goes on from there."
     if run.status == "failed":
-        yield "The run failed: traceback.txt beside this page has the whole error."
+        why = f" with {run.error}" if run.error else ""
+        yield f"The run failed{why}: traceback.txt beside this page has the whole error."
     if not len(losses):
         return
     if not np.isfinite(losses[-1]):

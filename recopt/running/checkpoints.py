@@ -132,6 +132,11 @@ def _keep(path: Path) -> None:
 
 def step_in(folder: Path) -> int:
     """The step of the checkpoint in ``folder``. Raises RecoptError if there is none, Damaged if it is damaged."""
+    if not (folder / CHECKPOINT).is_file() and (spec := folder / "spec.yaml").is_file():
+        raise RecoptError(
+            f"There is no checkpoint in {folder}: the run was stopped before it wrote one, or it was moved. To start "
+            f"it again: recopt run --spec {spec}"
+        )
     with offered(folder):
         return checkpoint.check(folder / CHECKPOINT)
 

@@ -22,7 +22,10 @@ def test_runs_are_written_as_pages_alone_and_together(recopt: Recopt) -> None:
 
 def test_a_comparison_has_a_page_of_its_own(recopt: Recopt) -> None:
     options = ("--seeds", "3", "--steps", "4", "--baselines", "none", "--name", "mine")
-    assert recopt("compare", "quadratic", "sgd(lr=0.001)", "adam", *options).status == 0
+    compared = recopt("compare", "quadratic", "sgd(lr=0.001)", "adam", *options)
+    assert compared.status == 0
+    told = next(line.split()[1] for line in compared.out.splitlines() if line.startswith("report "))
+    assert "Mean and median are of the sum of the losses at the steps: less is better." in Path(told).read_text()
     done = recopt("report", "mine")
     assert done.status == 2 and done.err.startswith("Error: 'mine' is a comparison, which has a page of its own: ")
     page = Path(done.err.strip().rpartition(": ")[2].removesuffix("."))

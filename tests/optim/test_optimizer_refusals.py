@@ -63,7 +63,7 @@ def test_misuse_is_refused_with_the_remedy(number: int) -> None:
 
 
 def test_a_slip_in_what_a_level_above_moves_is_not_blamed_on_names_of_parameters() -> None:
-    with pytest.raises(RecoptError, match="^Level 2 .*matches no parameter of 'adam': lrr. Have: lr, beta1"):
+    with pytest.raises(RecoptError, match=r"^Level 2 .*: \[lrr\] matches no parameter of 'adam'. Have: lr, beta1"):
         recopt.Optimizer([nn.Parameter(torch.ones(2))], "adam/adagrad[lrr]")
 
 

@@ -143,6 +143,17 @@ def test_a_run_that_goes_on_or_failed_is_shown_as_far_as_it_is_known(tmp_path: P
     save_trace(run.trace, tmp_path / "trace.npz")
     assert read_run(tmp_path).status == "running" and read_run(tmp_path, status="FAILED").status == "failed"
     assert read_run(tmp_path).levels[0].end["lr"] == pytest.approx(0.1, rel=0.1)
+    frames = 'Traceback (most recent call last):\n  File "mine.py", line 7, in forward\n    raise Late\n'
+    for error, said in (
+        ("a.b.Late: too <late>.", "Late: too <late>"),
+        ("Late", "Late"),
+        ("Late: one\nof two", "Late: one"),
+    ):
+        (tmp_path / "traceback.txt").write_text(f"{frames}{error}\n")
+        assert diagnosis(read_run(tmp_path, status="FAILED"))[0].startswith(
+            f"The run failed with {said}: traceback.txt"
+        )
+    assert "<late>" not in page([read_run(tmp_path, status="FAILED")])
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,13 @@ def test_a_changed_spec_or_a_lost_trace_is_not_gone_on_with(finished: Path, tmp_
         Session(MADE, RunOptions(track=False, saved=tmp_path / "run"))
 
 
+def test_a_run_without_a_checkpoint_says_how_to_start_it_again(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / CHECKPOINT).unlink()
+    with pytest.raises(RecoptError, match=r"There is no checkpoint in .*: recopt run --spec .*spec\.yaml$"):
+        step_in(tmp_path / "run")
+
+
 def test_another_number_of_threads_is_told(finished: Path) -> None:
     torch.set_num_threads(2)
     try:
