@@ -156,6 +156,13 @@ def _entrywise(one: Callable[..., Any]) -> Any:
     return over
 
 
+def _narrowed(scale: Scalar, column: Sequence[Tensor]) -> Scalar:
+    """A float64 scalar as float32 where products with a column take it for that: once, and not tensor by tensor."""
+    if not isinstance(scale, Tensor) or any(x.dtype != torch.float32 for x in column):
+        return scale
+    return scale.float()
+
+
 class TensorOps(Ops):
     """The vocabulary on lists of tensors with a graph, nothing in place."""
 
@@ -175,6 +182,7 @@ class TensorOps(Ops):
         """The sum of ``terms``, entry by entry."""
         out: Any = None
         for scale, numer, denom in terms:
+            scale = _narrowed(scale, numer)
             part = [scale * n for n in numer]
             part = part if denom is None else [p / d for p, d in zip(part, denom, strict=True)]
             out = part if out is None else [a + b for a, b in zip(out, part, strict=True)]
