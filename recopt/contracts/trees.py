@@ -22,14 +22,11 @@ def tree_map(fn: Callable[[Tensor], Any], tree: T) -> T:
     node: Any = tree
     if isinstance(node, Tensor):
         out: Any = fn(node)
-    elif type(node) is list and node and isinstance(node[0], Tensor):
-        out = [fn(leaf) if isinstance(leaf, Tensor) else tree_map(fn, leaf) for leaf in node]
     elif isinstance(node, dict):
         out = {key: tree_map(fn, value) for key, value in node.items()}
-    elif isinstance(node, tuple) and hasattr(node, "_fields"):
-        out = type(node)(*(tree_map(fn, value) for value in node))
     elif isinstance(node, list | tuple):
-        out = type(node)(tree_map(fn, value) for value in node)
+        found = [fn(value) if isinstance(value, Tensor) else tree_map(fn, value) for value in node]
+        out = type(node)(*found) if hasattr(node, "_fields") else type(node)(found)
     elif names := _fields(node.__class__):
         out = type(node)(**{name: tree_map(fn, getattr(node, name)) for name in names})
     else:

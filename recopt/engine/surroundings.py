@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..contracts import trees
@@ -102,9 +103,11 @@ class Surroundings:
 
 
 def _size(values: Sequence[Any], batched: bool) -> Any:
-    """The norm, the mean over tasks."""
+    """The norm, the mean over tasks; a float where no device has to be waited for."""
     if values and not isinstance(values[0], Tensor):
         return math.hypot(*values)
+    if values and values[0].is_cpu and not batched:
+        return math.hypot(*[n.item() for n in torch._foreach_norm(trees.detach(list(values)))])
     return _mean(trees.norm(values, batched))
 
 
