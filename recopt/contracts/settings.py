@@ -10,14 +10,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, cast, overload
+
+from torch import Tensor, nn
 
 from ..checking.arguments import checked
 from ..checking.errors import RecoptError, quoted, shown, unknown
 from .domains import DOMAINS, Domain
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -106,7 +105,7 @@ class Hyper:
             return self
         moved = instance._parameters.get(self.name)
         if moved is None:
-            return cast("Tensor", instance._buffers[f"{self.name}_off"])
+            return cast(Tensor, instance._buffers[f"{self.name}_off"])
         domain: Domain = instance.__dict__["_domains"][self.name]
         return domain.natural(moved)
 

@@ -40,11 +40,6 @@ def _fields(kind: type) -> list[str]:
     return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
-def snapshot(tree: T) -> T:
-    """A copy of the containers; the tensors are shared."""
-    return tree_map(lambda leaf: leaf, tree)
-
-
 def detach(tree: T) -> T:
     """``tree`` without any graph; tensors that have none are shared."""
     return tree_map(_plain, tree)
@@ -91,7 +86,7 @@ def unstack(tree: T, count: int) -> list[T]:
 def choose(mask: Tensor, yes: T, no: T) -> T:
     """``yes`` where ``mask`` holds, else ``no``; ``mask`` is 0-dimensional or over the leading dimension."""
     if mask.ndim == 0:
-        return snapshot(yes if bool(mask) else no)
+        return tree_map(lambda leaf: leaf, yes if bool(mask) else no)
     pairs = zip(tensors(aligned(yes, no)), tensors(no), strict=True)
     # Other leaves (a count of steps) are common to all tasks: take those of ``no``, as most tasks go on.
     return refill(no, [torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs])

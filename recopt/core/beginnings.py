@@ -26,9 +26,8 @@ class Beginnings:
 
     def first(self, task: SlotState) -> RunState:
         """The state of a run before its first step."""
-        slots: dict[str, SlotState | Numbers] = {TASK: task}
-        slots |= {name: self.made(name, strategy) for name, strategy in self.graph.slots.items()}
-        state = RunState(slots, [], [None] * len(self.levels))
+        made = {name: self.made(name, strategy) for name, strategy in self.graph.slots.items()}
+        state = RunState({TASK: task, **made}, [], [None] * len(self.levels))
         for number in range(len(self.levels)):
             rng = torch.empty(0, dtype=torch.uint8)
             if self.carriers.draws[number]:

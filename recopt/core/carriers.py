@@ -26,8 +26,6 @@ from ..rules.tensors import TensorMover
 PLAIN = ("mean", "sum", "last")
 """Objectives that weigh the one loss of a window of length 1 by 1."""
 Mover = ColumnMover | NumberMover | TensorMover
-
-
 CPU = torch.device("cpu")
 
 

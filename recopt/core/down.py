@@ -61,7 +61,7 @@ class Numeric:
             update = mover.shorten(part, update, self.around.factors(state, number)[0])
         place.space.put(slot, index, list(map(add, point, update)))
         if place.noted:
-            self.windows.note(state, number, _nothing, signal)
+            self.windows.note(state, number, signal)
         if self.around is not None:
             self.around.stepped(state, number, signal, update, read)
 
@@ -113,7 +113,7 @@ class Down:
         if self.trials is not None and self.trials.due(number):
             # Noted first, so that the state to come back to holds the note as well.
             before = None if self.levels[number].moves in state.resets else signal
-            self.windows.note(state, number, _nothing, before)
+            self.windows.note(state, number, before)
             self.trials.begin(number)
 
     def _factors(self, state: RunState, number: int, scale: float) -> list[float]:
@@ -134,7 +134,7 @@ class Down:
         self.bottom.admit(state, number, signal.grads)
         update = list(torch._foreach_neg(self.slots.point(state, number))) if self.around is not None else []
         read = self.bottom.step(state, number, signal, self._factors(state, number, scale)[0])
-        self.windows.note(state, number, _nothing, signal)
+        self.windows.note(state, number, signal)
         if self.around is not None:
             torch._foreach_add_(update, self.slots.point(state, number))  # what there is now, less what there was
             self.around.stepped(state, number, signal, update, read)
@@ -170,7 +170,7 @@ class Down:
                 update, lesson = trees.detach(update), trees.detach(lesson)
             return Record(point, update, lesson=lesson, made_of=moved.made_of if keep else None)
 
-        self.windows.note(state, number, record, signal)
+        self.windows.note(state, number, signal, record)
 
     def _tried(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
         """A zero-order strategy moves the task, by losses at points of its own choice."""
@@ -195,7 +195,7 @@ class Down:
             loss = None  # of where the others have moved from
         own.rng = rng.get_state()
         self.slots.put(state, number, new)
-        self.windows.note(state, number, _nothing, signal)
+        self.windows.note(state, number, signal)
         if self.around is not None:
             self.around.stepped(state, number, signal, [a - b for a, b in zip(new, point, strict=True)], None)
 
@@ -209,8 +209,3 @@ def _with(point: Params, part: Part, mine: Params) -> Params:
 def _score(score: Callable[[int, Params], Tensor], number: int, point: Params, part: Part, mine: Params) -> Tensor:
     """The loss with the tensors of ``part`` at ``mine``."""
     return score(number, _with(point, part, mine))
-
-
-def _nothing(number: int) -> Record:
-    """The record of an update for a level above that reads neither it nor the point."""
-    return Record([], [])

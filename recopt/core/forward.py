@@ -171,10 +171,9 @@ def _limited(signal: Signal, answer: Params, factors: Sequence[float]) -> Params
 
 def _kept(own: LevelState, point: Params, signal: Signal, factors: Sequence[float], rng: Generator) -> dict[str, Any]:
     """The inputs from which a step is made anew, after a state was saved while its tape was open."""
-    held = [g if g is None else (g.detach() if isinstance(g, Tensor) else g) for g in signal.grads or []]
     before = [(trees.detach(part.strategy), trees.detach(part.normal)) for part in own.parts]
-    return {"point": trees.detach(point), "grads": held, "loss": signal.loss, "bound": signal.bound,
-            "factors": list(factors), "rng": rng.get_state(), "before": before}  # fmt: skip
+    return {"point": trees.detach(point), "grads": trees.detach(list(signal.grads or [])), "loss": signal.loss,
+            "bound": signal.bound, "factors": list(factors), "rng": rng.get_state(), "before": before}  # fmt: skip
 
 
 def _unmoved(own: LevelState, point: Params) -> bool:

@@ -47,6 +47,7 @@ class Tapes:
         self.under = [graph.within(n) if x.second_order else graph.below(n) for n, x in enumerate(self.levels)]
         self._tasks = set(graph.movers[TASK])
         self._through = [e for e in carriers.exact if self._tasks & self.under[e]]
+        self._taping = [n for n, level in enumerate(self.levels) if level.taping and not carriers.closed[n]]
         self.full: set[int] = set()
 
     def foresee(self, state: RunState) -> None:
@@ -75,7 +76,7 @@ class Tapes:
     def closing(self, state: RunState, number: int, imitation: float) -> Closing:
         """The terms on which the window of a level is closed."""
         # A search may come back to before this window closed, and close it again.
-        others = any(n != number and x.taping and not self.carriers.closed[n] for n, x in enumerate(self.levels))
+        others = any(n != number for n in self._taping)
         exact = any(e not in self.full for e in self.over(number))
         return Closing(exact=exact, keep=others or self.searching(state), imitation=imitation)
 
@@ -84,11 +85,7 @@ class Tapes:
         if self.over(number):
             return
         exact = bool(self.levels[number].second_order)
-        open_ = [
-            n
-            for n, level in enumerate(self.levels)
-            if n != number and level.taping and not self.carriers.closed[n] and any(state.levels[n].window.records)
-        ]
+        open_ = [n for n in self._taping if n != number and any(state.levels[n].window.records)]
         for m in self.under[number] if exact else set(self.graph.subjects[number]):
             needed = any(m in self.graph.subjects[n] or (exact and n in self.carriers.exact) for n in open_)
             pending = state.pending[m]

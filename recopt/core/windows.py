@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +58,7 @@ class Windows:
             if level.moves != TASK and self.levels[m].moves == TASK:
                 signal = other(number, m, signal)
             record.loss = torch.zeros(()) if signal.loss is None else signal.loss
-            if not level.taping or signal.grads is None or signal.void:
+            if not level.taping or signal.grads is None:
                 continue
             if self.carriers.closed[number]:
                 record.slopes = self.bottom.slopes(state, m, signal)
@@ -67,8 +66,8 @@ class Windows:
                 record.pairs = _behind(signal, level)
             else:
                 # Tensors that joined since come last, and were not in the update.
-                record.pairs = [(p, _tensor(g, p)) for p, g in zip(record.point, signal.grads, strict=False)
-                                if g is not None]  # fmt: skip
+                known = [(p, g) for p, g in zip(record.point, signal.grads, strict=False) if g is not None]
+                record.pairs = [(p, torch.as_tensor(g, dtype=p.dtype)) for p, g in known]
         last, every = window.records[-1], level.every or 1
         full = len(last) >= every and sum(r.loss is not None for r in last) >= every
         return full and state.pending[subjects[-1]] is not None
@@ -126,12 +125,14 @@ class Windows:
                 "Read the parameters inside the strategy's forward, without detaching them."
             )
 
-    def note(self, state: RunState, number: int, record: Callable[[int], Record], before: Signal | None) -> None:
+    def note(
+        self, state: RunState, number: int, before: Signal | None, record: Callable[[int], Record] | None = None
+    ) -> None:
         """Note an update of level ``number`` in the windows of the levels above.
 
         Args:
-            record: makes the record for a level above.
             before: the signal that came before it, if any did.
+            record: makes the record for a level above; None: it is told neither the update nor the point.
         """
         for n in self.graph.above[number]:
             if self.carriers.lean[n]:
@@ -140,7 +141,7 @@ class Windows:
             k = self.graph.subjects[n].index(number)
             if before is not None and not window.records[k] and window.start[k] is None and before.loss is not None:
                 window.start[k] = Record([], [], before.loss.detach())
-            window.records[k].append(record(n))
+            window.records[k].append(Record([], []) if record is None else record(n))
 
 
 def _behind(signal: Signal, level: Level) -> list[Pair]:
@@ -153,7 +154,3 @@ def _behind(signal: Signal, level: Level) -> list[Pair]:
     if signal.bad is None and isinstance(loss, Tensor) and loss.requires_grad and level.normalize != "cosine":
         return [(loss, torch.ones_like(loss.detach()))]
     return list(signal.pairs)
-
-
-def _tensor(g: Any, like: Tensor) -> Tensor:
-    return g if isinstance(g, Tensor) else torch.tensor(g, dtype=like.dtype)

@@ -147,9 +147,8 @@ class Function:
                 return loss, [None] * len(params)
             grads = torch.autograd.grad(total, params, create_graph=graph, allow_unused=True)
         slot.buffers = trees.detach(buffers)
-        return (loss if graph else loss.detach()), [
-            g if g is None or g.layout is torch.strided else g.to_dense() for g in grads
-        ]
+        dense: Grads = [g if g is None or g.layout is torch.strided else g.to_dense() for g in grads]
+        return (loss if graph else loss.detach()), dense
 
     def _refuse_references(self, loss: Tensor) -> None:
         """Raise RecoptError if ``loss`` comes from what was taken out of the module."""

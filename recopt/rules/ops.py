@@ -182,8 +182,8 @@ class TensorOps(Ops):
         """The sum of ``terms``, entry by entry."""
         out: Any = None
         for scale, numer, denom in terms:
-            scale = _narrowed(scale, numer)
-            part = [scale * n for n in numer]
+            factor = _narrowed(scale, numer)
+            part = [factor * n for n in numer]
             part = part if denom is None else [p / d for p, d in zip(part, denom, strict=True)]
             out = part if out is None else [a + b for a, b in zip(out, part, strict=True)]
         return out

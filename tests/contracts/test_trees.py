@@ -30,7 +30,7 @@ def make() -> dict[str, Any]:
 
 def test_map_keeps_the_shape_and_shares_nothing_but_leaves() -> None:
     found = make()
-    copy = tree.snapshot(found)
+    copy = tree.tree_map(lambda leaf: leaf, found)
     copy["l"][2].append(1)
     copy["d"].x["k"] = None
     assert found["l"][2][0] is copy["l"][2][0]
