@@ -88,7 +88,9 @@ def parse(text: str) -> list[list[Term]]:
             match = _TERM.fullmatch(piece.strip())
             if not match:
                 what = f"'{shown(piece.strip())}'" if piece.strip() else "an empty place"
-                raise RecoptError(f"{what} in stack '{shown(text)}' (level {depth}) should read like adam(lr=1e-3).")
+                unclosed = any(piece.count(a) > piece.count(b) for a, b in ("()", "[]"))
+                like = f"adam(lr=1e-3){': a bracket is not closed' if unclosed else ''}"
+                raise RecoptError(f"{what} in stack '{shown(text)}' (level {depth}) should read like {like}.")
             terms.append(_term(match, depth, used, text))
         layers.append(terms)
     return layers

@@ -194,8 +194,10 @@ class Optimizer(Modes):
         return stacks(self._towers)
 
     def __repr__(self) -> str:
-        groups = [f"{len(group['params'])} tensors, lr: {float(group['lr']):g}, maximize: {group['maximize']}"
-                  for group in self.param_groups]  # fmt: skip
+        groups = [
+            f"{len(g['params'])} tensors, lr of schedulers: {float(g['lr']):g}, maximize: {g['maximize']}"
+            for g in self.param_groups
+        ]
         tuned: dict[str, list[str]] = {}
         for key, value in self.hyperparameters().items():
             slot, _, name = key.rpartition(".")

@@ -20,6 +20,14 @@ _HEADED = ("task", "stack", "status")
 _PANELS = 30
 """The most charts of a section; the table of levels has all values."""
 _STYLE = (Path(__file__).parent / "page.css").read_text
+_WORDS = """<details class=note><summary>Words on this page</summary><ul>
+<li><b>evaluation</b>: one computation of the task's loss, alone or with its gradient</li>
+<li><b>meta-loss</b>: what a level above the first lowers; by default the mean loss between two of its steps</li>
+<li><b>hypergradient</b>: the gradient of the meta-loss with respect to hyperparameters or learned weights</li>
+<li><b>signal</b>: the gradient or hypergradient that a strategy reads; normalized: divided by its size</li>
+<li><b>trial</b>: a point that a zero-order strategy proposed, with its meta-loss; accepted, or taken back</li>
+<li><b>guard</b>: the policy that skips, takes back or bounds what would ruin a run</li>
+</ul></details>"""
 _CHIPS = {"finished": "good", "running": "fair", "interrupted": "fair"}
 
 
@@ -38,7 +46,7 @@ def page(runs: Sequence[RunView]) -> str:
     """The page of one run, or of several beside each other and then one by one."""
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     parts = [_run(runs[0])] if len(runs) == 1 else [_together(runs), *(_folded(run) for run in runs)]
-    return document(title, "\n".join(parts))
+    return document(title, "\n".join([*parts, _WORDS]))
 
 
 def document(title: str, body: str) -> str:

@@ -121,7 +121,7 @@ def _end(run: RunView) -> Iterator[str]:
         yield "The run was interrupted before its last step; recopt run --resume goes on from there."
     if run.status == "failed":
         why = f" with {run.error}" if run.error else ""
-        yield f"The run failed{why}: traceback.txt beside this page has the whole error."
+        yield f"The run failed{why}. The whole error is in traceback.txt beside this page."
     if not len(losses):
         return
     if not np.isfinite(losses[-1]):

@@ -60,6 +60,7 @@ MISTAKES = {
     "same parameter": (("run", "digits", "adam+sgd"), "level 1 (adam moves task) moves"),
     "nothing to move": (("run", "digits", "adam/sgd/sgd/sgd[nothing]"), "matches no parameter"),
     "notation": (("run", "digits", "adam//sgd"), "an empty place in stack 'adam//sgd' (level 2)"),
+    "bracket": (("run", "digits", "sgd/adam(lr=0.1"), "should read like adam(lr=1e-3): a bracket is not closed."),
     "notation of task": (("run", "digits/x", "adam"), "'digits/x' should name one task"),
     "depth": (("run", "digits", "adam/sgd", "--depth", "1"), "--depth 1 is less than the 2 levels of the stack"),
     "depth without end": (("run", "digits", "adam/sgd", "--depth", "9" * 30), "is more than 1,000 levels: give less."),

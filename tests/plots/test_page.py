@@ -57,6 +57,7 @@ def test_a_page_shows_the_whole_run_and_takes_nothing_from_elsewhere() -> None:
     text = page([view()])
     for title in ("Diagnosis", "Losses and metrics", "Levels", "Hyperparameters", "Signals", "Budget by level"):
         assert f"<h2>{title}" in text
+    assert text.index("Words on this page") < text.index("<b>evaluation</b>: one computation of the task's loss")
     assert "<svg id='graph'></svg>" in text and "0.001 → <b>0.1</b>" in text
     assert "<b>0.97</b><span>test accuracy</span><small>from 0.1</small>" in text
     assert text.count("<figure>") == 1 + 1 + 1 + 2  # the loss, the accuracy, the rate that moved, two signals
@@ -150,9 +151,7 @@ def test_a_run_that_goes_on_or_failed_is_shown_as_far_as_it_is_known(tmp_path: P
         ("Late: one\nof two", "Late: one"),
     ):
         (tmp_path / "traceback.txt").write_text(f"{frames}{error}\n")
-        assert diagnosis(read_run(tmp_path, status="FAILED"))[0].startswith(
-            f"The run failed with {said}: traceback.txt"
-        )
+        assert diagnosis(read_run(tmp_path, status="FAILED"))[0].startswith(f"The run failed with {said}. The whole")
     assert "<late>" not in page([read_run(tmp_path, status="FAILED")])
 
 
