@@ -147,10 +147,8 @@ def plain_name(owner: type) -> str:
 
 def declared(owner: type, kind: type[T]) -> dict[str, T]:
     """All settings of ``kind`` (Option or Hyper) that ``owner`` and its bases declare, bases first."""
-    found: dict[str, T] = {}
-    for base in reversed(owner.__mro__):
-        found |= {name: value for name, value in vars(base).items() if isinstance(value, kind)}
-    return found
+    found = (item for base in reversed(owner.__mro__) for item in vars(base).items())
+    return {name: value for name, value in found if isinstance(value, kind)}
 
 
 def parse_options(owner: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:

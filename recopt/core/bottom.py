@@ -38,8 +38,7 @@ class Bottom:
         self.slots, self.beginnings, self.shards = slots, beginnings, shards
         self.carriers, self.levels = carriers, carriers.levels
         self.limits = Limits(carriers, slots, shards)
-        averages = [(n, self.levels[n].average) for n in carriers.descents]
-        self._averaging = [(n, decay) for n, decay in averages if decay is not None]
+        self._averaging = [(n, d) for n in carriers.descents if (d := self.levels[n].average) is not None]
 
     def admit(self, state: RunState, number: int, grads: Sequence[Tensor | None]) -> None:
         """Make a part of those tensors that have a gradient for the first time, and are not empty."""
@@ -48,9 +47,10 @@ class Bottom:
         if len(seen) == len(grads):
             return
         point = self.slots.point(state, number)
-        fresh = [i for i, g in enumerate(grads) if g is not None and i not in seen]
         # What is empty here may be a part of a split tensor, and all processes must make the same parts.
-        fresh = [i for i in fresh if point[i].numel() or self.shards]
+        fresh = [
+            i for i, g in enumerate(grads) if g is not None and i not in seen and (point[i].numel() or self.shards)
+        ]
         if fresh:
             own.parts.append(Part(fresh, self.beginnings.state_at(state, number, fresh)))
 

@@ -118,10 +118,8 @@ class Carriers:
         self.movers = [self._mover(m, shut[self.levels[m].by]) for m in everywhere]
         self.rates = [self._rate(m) for m in everywhere]
         self.draws = [not graph.order(m) or not graph.slots[self.levels[m].by].vectorize for m in everywhere]
-        self.places = {
-            m: self._place(m, mover) for m, mover in enumerate(self.movers) if isinstance(mover, NumberMover)
-        }
-        self.columns = {m: mover for m, mover in enumerate(self.movers) if isinstance(mover, ColumnMover)}
+        self.places = {m: self._place(m, x) for m, x in enumerate(self.movers) if isinstance(x, NumberMover)}
+        self.columns = {m: x for m, x in enumerate(self.movers) if isinstance(x, ColumnMover)}
         self.descents = [m for m in graph.movers[TASK] if graph.order(m)]
         self.guarded = any(self.levels[m].guard for m in graph.movers[TASK])
         self.tasks = [setting.tasks if level.moves == TASK else 1 for level in self.levels]

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -77,9 +78,7 @@ def first(tasks: int) -> Guard:
 
 def again(memory: Guard) -> Guard:
     """A memory of nothing but what the guard did so far, for tasks that start afresh."""
-    made = first(len(memory.shrink))
-    made.counts = dict(memory.counts)
-    return made
+    return replace(first(len(memory.shrink)), counts=dict(memory.counts))
 
 
 def renewed(memory: Guard, places: Sequence[int]) -> None:
@@ -180,8 +179,4 @@ def _log(x: float) -> float:
 
 def excess(deltas: Iterable[float]) -> float:
     """The longest step of coordinates of bounded domains over STRIDE; at least 1."""
-    longest = 1.0
-    for delta in deltas:
-        if delta > longest or -delta > longest:
-            longest = abs(delta)
-    return longest / STRIDE
+    return max([1.0, *map(abs, deltas)]) / STRIDE

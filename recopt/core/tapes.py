@@ -65,9 +65,7 @@ class Tapes:
 
     def graph_needed(self, state: RunState) -> bool:
         """True if some level differentiates through the present evaluation's gradient."""
-        if self.full.issuperset(self._through):
-            return False
-        return any(p.requires_grad for p in state.slots[TASK].params)
+        return not self.full.issuperset(self._through) and any(p.requires_grad for p in state.slots[TASK].params)
 
     def over(self, number: int) -> list[int]:
         """The exact levels that differentiate through the hypergradients of level ``number``."""

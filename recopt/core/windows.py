@@ -42,6 +42,7 @@ class Windows:
         self.graph = graph = carriers.graph
         self.carriers, self.slots, self.bottom, self.around, self.levels = carriers, slots, bottom, around, graph.levels
         self.teaching, self.tapes = teaching, Tapes(carriers, slots, teaching, searching)
+        self._told = [[n for n in above if not carriers.lean[n]] for above in graph.above]
         self.moves = [[self.levels[m].moves for m in subjects] for subjects in graph.subjects]
 
     def collect(self, state: RunState, number: int, other: Other) -> bool:
@@ -134,9 +135,7 @@ class Windows:
             before: the signal that came before it, if any did.
             record: makes the record for a level above; None: it is told neither the update nor the point.
         """
-        for n in self.graph.above[number]:
-            if self.carriers.lean[n]:
-                continue
+        for n in self._told[number]:
             window = state.levels[n].window
             k = self.graph.subjects[n].index(number)
             if before is not None and not window.records[k] and window.start[k] is None and before.loss is not None:
