@@ -47,10 +47,9 @@ class Bottom:
         if len(seen) == len(grads):
             return
         point = self.slots.point(state, number)
+        fresh = [i for i, g in enumerate(grads) if g is not None and i not in seen]
         # What is empty here may be a part of a split tensor, and all processes must make the same parts.
-        fresh = [
-            i for i, g in enumerate(grads) if g is not None and i not in seen and (point[i].numel() or self.shards)
-        ]
+        fresh = [i for i in fresh if point[i].numel() or self.shards]
         if fresh:
             own.parts.append(Part(fresh, self.beginnings.state_at(state, number, fresh)))
 

@@ -186,15 +186,13 @@ class Up:
 
     def _deliver(self, state: RunState, number: int, signal: Signal | None) -> None:
         """Hand a level its signal; one that is not finite is bad."""
-        if signal is not None and not _finite(signal.grads):
+        if signal is not None and signal.grads and not _finite(signal.grads):
             guard.count(state.levels[number].counts, "skipped")
             signal = Signal(signal.loss, signal.grads, bad=torch.tensor(True))
         state.pending[number] = signal
 
 
-def _finite(values: Sequence[Any] | None) -> bool:
-    if not values:
-        return True
+def _finite(values: Sequence[Any]) -> bool:
     if isinstance(values[0], Tensor):
         return bool(torch.isfinite(torch.stack([v.detach().double().sum() for v in values])).all())
     return math.isfinite(sum(values))
