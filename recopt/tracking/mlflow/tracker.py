@@ -26,13 +26,12 @@ class MlflowTracker:
     The curves of a level stand in its nested run and, in a section of their own, among those of the run.
 
     Attributes:
-        run_id: the id of the run; ``levels`` gives those of its levels by number.
+        run_id: the id of the run.
         folder: the local folder in which to write artifacts.
     """
 
     def __init__(self, store: Store, runs: Mapping[int, str], run: RunInfo, notify: Callable[[str], None]) -> None:
-        self.store, self.run_id, self._runs = store, runs[0], runs
-        self.levels = {number: nested for number, nested in runs.items() if number}
+        self.store, self.run_id, self._runs = store, runs[0], dict(runs)
         self._charts = {level.number: level.charts for level in run.levels}
         local = store.folder(store.client.get_run(self.run_id).info)
         self._remote = local is None
@@ -62,7 +61,10 @@ class MlflowTracker:
         try:
             runs = _create(opened, run) if resume is None else _reopen(opened, resume, run)
             tracker = cls(opened, runs, run, notify or (lambda sentence: print(sentence, file=sys.stderr)))
-            if resume is not None:
+            if resume is None:  # its spool first, which tells of a run that is killed while its levels are made
+                tracker._outbox.keep({"run": tracker.run_id, "alive": [tracker.run_id]})
+                tracker._runs |= _create_levels(opened, tracker.run_id, run)
+            else:
                 tracker._catch_up()
         except BlockingIOError:
             raise RecoptError(f"Run {resume} is being recorded by another process: wait for it, or stop it.") from None
@@ -72,9 +74,14 @@ class MlflowTracker:
             raise
         except Exception as why:
             raise unopened(opened.address, why) from None
-        tracker._outbox.keep({"run": tracker.run_id, "alive": list(runs.values())})
+        tracker._outbox.keep({"run": tracker.run_id, "alive": list(tracker._runs.values())})
         tracker._outbox.send_others(2.0)
         return tracker
+
+    @property
+    def levels(self) -> dict[int, str]:
+        """The ids of the nested runs by their levels' numbers."""
+        return {number: nested for number, nested in self._runs.items() if number}
 
     def _catch_up(self) -> None:
         """Find the last recorded step of each column, sent or not, and fetch the run's files if they are elsewhere."""
@@ -95,7 +102,7 @@ class MlflowTracker:
         """
         now, batches = int(time.time() * 1000), dict[int, list[list[Any]]]()
         for level, name, steps, values in points:
-            number, key = (level, name) if level in (0, *self.levels) else (0, f"level{level}/{name}")
+            number, key = (level, name) if level in self._runs else (0, f"level{level}/{name}")
             run, key = self._runs[number], metric_name(key)
             known = self._latest.get((run, key), -1)
             new = zip(steps.tolist(), values.tolist(), strict=True)
@@ -152,21 +159,28 @@ class MlflowTracker:
 
 def _create(store: Store, run: RunInfo) -> dict[int, str]:
     where, client = store.experiment(run.experiment), store.client
-    common = {"mlflow.user": _user(), "mlflow.source.name": "recopt", "mlflow.source.type": "LOCAL", **run.tags}
     about = {"recopt.level": "0", NOTE: run.description}
-    root = str(client.create_run(where, run_name=run.name, tags={**common, **about}).info.run_id)
+    root = str(client.create_run(where, run_name=run.name, tags={**_common(run), **about}).info.run_id)
     client.set_tag(root, "recopt.root", root)
     store.log_params(root, run.params)
-    runs = {0: root}
+    return {0: root}
+
+
+def _create_levels(store: Store, root: str, run: RunInfo) -> dict[int, str]:
+    where, client, runs = store.experiment(run.experiment), store.client, dict[int, str]()
     for level in run.levels:
         about = {
             PARENT: root, "recopt.root": root, "recopt.level": str(level.number), "recopt.strategy": level.strategy,
             "recopt.moves": level.moves, NOTE: level.description,
         }  # fmt: skip
-        nested = client.create_run(where, run_name=level.name, tags={**common, **about}).info.run_id
+        nested = client.create_run(where, run_name=level.name, tags={**_common(run), **about}).info.run_id
         runs[level.number] = str(nested)
         store.log_params(nested, {"strategy": level.strategy, "moves": level.moves, **level.params})
     return runs
+
+
+def _common(run: RunInfo) -> dict[str, str]:
+    return {"mlflow.user": _user(), "mlflow.source.name": "recopt", "mlflow.source.type": "LOCAL", **run.tags}
 
 
 def _reopen(store: Store, root: str, run: RunInfo) -> dict[int, str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from recopt.checking.errors import RecoptError
-from recopt.tracking.mlflow.runs import register
+from recopt.tracking.mlflow.runs import list_runs, register
 from recopt.tracking.mlflow.store import metric_name
 from recopt.tracking.trace import Points, Trace
 from recopt.tracking.trackers import LevelInfo
@@ -169,3 +171,22 @@ def test_a_run_that_cannot_be_resumed_is_refused(root: Path) -> None:
         started(root, resume=tracker.run_id)
     with pytest.raises(RecoptError, match="There is no run 0000"):
         started(root, resume="0" * 32)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file")  # that of its spool
+def test_a_run_that_is_killed_while_it_begins_is_told_as_killed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kill(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Kill
+
+    monkeypatch.setattr("recopt.tracking.mlflow.tracker._create_levels", killed)
+    with suppress(Kill):
+        started(root)
+    gc.collect()  # frees the lock of its spool, as the end of a process does
+    (row,) = list_runs(None, root_dir=root)
+    assert row.status == "KILLED"
+    monkeypatch.undo()
+    started(root).finish("FINISHED", {})
+    assert [row.status for row in list_runs(None, root_dir=root)] == ["FINISHED", "KILLED"]
