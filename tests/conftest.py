@@ -9,7 +9,8 @@ from pathlib import Path
 
 # Before torch, numpy and mlflow are imported; processes that tests start inherit it.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", MPLBACKEND="Agg", MLFLOW_DISABLE_TELEMETRY="true")
-for _name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "MLFLOW_REGISTRY", "RECOPT_"))]:
+_OWN = ("MLFLOW_TRACKING", "MLFLOW_REGISTRY", "RECOPT_", "COLUMNS")  # the last is of those who run pytest in parallel
+for _name in [name for name in os.environ if name.startswith(_OWN)]:
     del os.environ[_name]
 
 import pytest  # noqa: E402

@@ -14,11 +14,12 @@ import recopt
 import recopt.integrations
 
 from ..loops import X, model_of, steps
-from .test_hugging_face import DATA, gpt
 
 lightning = pytest.importorskip("lightning")
 transformers = pytest.importorskip("transformers")
 accelerate = pytest.importorskip("accelerate")
+from .test_hugging_face import DATA, gpt  # noqa: E402
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 
