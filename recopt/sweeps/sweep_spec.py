@@ -84,13 +84,13 @@ def make_sweep_spec(data: Mapping[str, Any], where: str = "the spec") -> SweepSp
         raise RecoptError(
             f"In {where} '{found[0]}' belongs to a comparison, not to a sweep: give it to 'recopt compare --spec'."
         )
-    if not data.get("over"):
-        raise RecoptError(f"In {where} there is nothing to search over: give 'over', like adam.lr=1e-4..1.")
     run = {key: value for key, value in data.items() if key not in _OWN}
     own = {key: value for key, value in data.items() if key in _OWN and value is not None}
     known = [*Spec.model_fields, *SHORT]
     if odd := [key for key in run if key not in known]:
         raise unknown("key", str(odd[0]), [*known, *_OWN], f"in {where}")
+    if not data.get("over"):
+        raise RecoptError(f"In {where} there is nothing to search over: give 'over', like adam.lr=1e-4..1.")
     try:
         return SweepSpec.model_validate({"run": run, **own})
     except ValidationError as why:
