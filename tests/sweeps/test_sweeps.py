@@ -152,7 +152,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "asha steps": ({"asha": {}, "over": {"steps": [3, 9]}}, "leave 'steps' out of 'over'"),
     "asha strategy": ({"asha": {}, "by": "annealing"}, "not by 'annealing'"),
     "unknown": ({"trails": 3}, "Unknown key 'trails' in the spec. Did you mean 'trials'?"),
-    "over misspelt": ({"over": None, "ovr": {"adam.lr": "1e-4..1"}}, "Unknown key 'ovr' in the spec. Did you mean 'over'?"),
+    "over misspelt": ({"over": None, "ovr": {"adam.lr": "1e-4..1"}}, "key .ovr. in the spec. Did you mean .over."),
     "trials": ({"trials": 0}, "'trials' "),
     "comparison": ({"baselines": []}, "belongs to a comparison, not to a sweep"),
 }  # fmt: skip
