@@ -50,10 +50,16 @@ def _written(value: object) -> str:
     return reprlib.repr(value) if isinstance(value, list | tuple | dict | set) else repr(value)
 
 
+_ELSEWHERE = {"learning_rate": "lr", "rate": "lr", "step_size": "lr", "epsilon": "eps", "l2": "weight_decay",
+              "acc": "accuracy", "epochs": "steps", "iterations": "steps"}  # fmt: skip
+"""What other libraries call things."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` if a known name is close, else `` Known: …``, ready to append."""
     names = sorted(known)
-    close = difflib.get_close_matches(name[:100], names, n=1)
+    elsewhere = _ELSEWHERE.get(name)
+    close = [elsewhere] if elsewhere in names else difflib.get_close_matches(name[:100], names, n=1)
     if close:
         return f" Did you mean '{close[0]}'?"
     most = next((n for n in range(len(names)) if len(", ".join(names[: n + 1])) > _LISTED), len(names))

@@ -20,3 +20,11 @@ def test_bad_values_are_value_errors_and_bad_moments_runtime_errors() -> None:
     with pytest.raises(RuntimeError, match="sparse") as state:
         optimizer.step()
     assert isinstance(state.value, RecoptError)
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"), [("adam(learning_rate=0.1)", "lr"), ("adam(epsilon=1)", "eps"), ("sgd(l2=1)", "weight_decay")]
+)
+def test_names_of_other_libraries_are_answered_with_ours(text: str, ours: str) -> None:
+    with pytest.raises(RecoptError, match=f"Did you mean '{ours}'"):
+        recopt.strategy(text)
