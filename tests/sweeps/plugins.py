@@ -14,6 +14,7 @@ from recopt.sweeps.journal import Journal
 
 TASK = """
 import os, signal
+from contextlib import suppress
 from pathlib import Path
 import torch
 from recopt import Task, option
@@ -31,9 +32,10 @@ class Mine(Task):
     def batch(self, index, split="train"):
         import time
         print("a line of a plugin's own")
-        if self.once and not Path(self.once).exists():
-            Path(self.once).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.once:
+            with suppress(FileExistsError):
+                Path(self.once).touch(exist_ok=False)  # by one of several processes
+                os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.seconds)
         return torch.ones(3, 2) * (1 + index % 3)
 
