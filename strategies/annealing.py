@@ -151,7 +151,7 @@ class Annealing(Strategy):
     def _accepts(
         self, old: Tensor, new: Tensor, gap: Tensor, noise: Tensor, luck: Tensor, state: State
     ) -> Tensor:  # fmt: skip
-        """Whether the candidate is accepted, by the mean difference and the square of its standard error."""
+        """True where the candidate is accepted, by the mean difference and the square of its standard error."""
         size = state["size"].to(gap)
         heat = self.temperature * state["cooled"].exp() * torch.where(size > 0, size, gap.abs())
         heat = torch.maximum(heat.to(gap), noise.sqrt())

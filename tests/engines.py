@@ -41,6 +41,13 @@ class Regression(Task):
         return self.scale * ((model(x) - y) ** 2).mean()
 
 
+class Noisy(Regression):
+    """With batch statistics and dropout: what a trial or a member leaves behind would show."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 1))
+
+
 class Bowl(Task):
     """½ Σ aᵢ xᵢ² without noise, from a start that the seed draws."""
 

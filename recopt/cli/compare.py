@@ -12,18 +12,15 @@ from ..checking.errors import RecoptError, unknown
 from .compare_report import report, report_series
 from .completion import complete_baselines, complete_stack, complete_task
 from .options import (
-    ADDRESS,
     DEVICE,
     DTYPE,
-    EXECUTOR,
     JSON,
     NAME,
     NO_TRACK,
     PLUGINS,
     SPEC,
     STORE,
-    THREADS,
-    WORKERS,
+    executed,
     in_order,
 )
 from .progress_bar import ComparisonOutlook, cost_words, progress_bar
@@ -56,10 +53,7 @@ _STOPPED = (
               help="Cost of a stack's meta-training; may be repeated.")  # fmt: skip
 @click.option("--guards/--no-guards", default=None, help="Turn the engine's guards on for all competitors (off).")
 @PLUGINS
-@EXECUTOR
-@WORKERS
-@ADDRESS
-@THREADS
+@executed
 @DEVICE
 @DTYPE
 @click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",

@@ -157,7 +157,7 @@ def _settings(name: str, ctx: click.Context) -> list[str]:
 
 
 def _level_fields() -> list[str]:
-    """What ``--set levelN.`` can say."""
+    """The settings of a level, as after ``--set levelN.``."""
     found = _assigned(Path(__file__).parents[1] / "levels" / "level.py", ast.AnnAssign)
     return [key for key, _ in found if key not in _IN_STACKS]
 

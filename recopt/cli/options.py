@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
@@ -14,6 +14,8 @@ from ..checking.errors import RecoptError
 
 if TYPE_CHECKING:
     from ..stacks.plugin_file import Kind
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 PLUGINS = click.option("--plugins", multiple=True, metavar="DIR", type=click.Path(),
                        help="A folder or file with strategies and tasks, searched first; may be repeated.")  # fmt: skip
@@ -26,15 +28,25 @@ STORE = click.option("--store", metavar="URI",
                      help="An MLflow address (MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db).")  # fmt: skip
 NAME = click.option("--name", help="Its name in listings.")
 NO_TRACK = click.option("--no-track", is_flag=True, help="Record nothing.")
-EXECUTOR = click.option("--executor", type=click.Choice(["inline", "processes", "ray"]),
-                        help="Who does the work: this process, processes on this machine, or Ray. The numbers are the "
-                        "same.")  # fmt: skip
-WORKERS = click.option("--workers", type=click.IntRange(1), metavar="N", help="Jobs at the same time (one; with "
-                       "--executor, as many as there are processors).")  # fmt: skip
-ADDRESS = click.option("--address", metavar="HOST:PORT", help="A Ray cluster's address, or auto; if not given, Ray "
-                       "on this machine.")  # fmt: skip
-THREADS = click.option("--threads", type=click.IntRange(1), help="Threads of torch for each job (1).")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+
+
+_EXECUTION = (
+    click.option("--executor", type=click.Choice(["inline", "processes", "ray"]),
+                 help="Who does the work: this process, processes on this machine, or Ray. The numbers are the same."),
+    click.option("--workers", type=click.IntRange(1), metavar="N",
+                 help="Jobs at the same time (one; with --executor, as many as there are processors)."),
+    click.option("--address", metavar="HOST:PORT",
+                 help="A Ray cluster's address, or auto; if not given, Ray on this machine."),
+    click.option("--threads", type=click.IntRange(1), help="Threads of torch for each job (1)."),
+)  # fmt: skip
+
+
+def executed(command: Command) -> Command:
+    """``command`` with the options that say who does its work."""
+    for one in reversed(_EXECUTION):
+        command = one(command)
+    return command
 
 
 def in_order(task: str, stacks: Sequence[str], plugins: Sequence[str], command: str) -> None:

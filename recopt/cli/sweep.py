@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..checking.errors import RecoptError
 from ..checking.numbers import short, span
-from .options import ADDRESS, EXECUTOR, JSON, NAME, NO_TRACK, STORE, THREADS, WORKERS, store_words
+from .options import JSON, NAME, NO_TRACK, STORE, executed, store_words
 from .progress_bar import Outlook, progress_bar
 from .run import run_options
 from .tables import console, print_json, table
@@ -43,10 +43,7 @@ _ENDINGS = (".yaml", ".yml")
               help="Stop trials early that are behind: eta=3,first=50,at_once=16.")  # fmt: skip
 @click.option("--measure", type=click.IntRange(0), metavar="N", help="Steps between two measurements on held-out data.")
 @click.option("--choose", metavar="NAME=VALUE,…", help="As for recopt run; --score choose_score decides by it.")
-@EXECUTOR
-@WORKERS
-@ADDRESS
-@THREADS
+@executed
 @click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Write the tables and the picture into a folder.")  # fmt: skip
 @STORE

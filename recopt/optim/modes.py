@@ -17,7 +17,7 @@ class Modes(Stateful):
 
     @property
     def training(self) -> bool:
-        """Whether the parameters are where they train."""
+        """True while the parameters are where they train."""
         return self._home is None
 
     @torch.no_grad()

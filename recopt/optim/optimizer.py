@@ -159,7 +159,7 @@ class Optimizer(Modes):
 
     @property
     def needs_loss(self) -> bool:
-        """Whether a step has to be told the loss, by ``loss=``, :meth:`observe`, or a closure that returns it."""
+        """True if a step has to be told the loss, by ``loss=``, :meth:`observe`, or a closure that returns it."""
         return self._towers.needs_loss
 
     def observe(self, loss: Tensor | float) -> None:

@@ -127,7 +127,7 @@ def _said(towers: Towers, groups: Groups) -> dict[str, Any]:
 
 
 def restored(state_dict: Any, towers: Towers, groups: Groups) -> Restored:
-    """What ``state_dict`` says, checked; nothing is changed.
+    """The contents of ``state_dict``, checked; nothing is changed.
 
     Raises:
         RecoptError: with what does not fit.

@@ -141,12 +141,12 @@ class Towers:
 
     @property
     def needs_loss(self) -> bool:
-        """Whether a step asks for the loss."""
+        """True if a step asks for the loss."""
         return any(tower.needs_loss for tower in self.all)
 
     @property
     def averages(self) -> bool:
-        """Whether a tower would have the model used elsewhere than where it trains."""
+        """True if a tower would have the model used elsewhere than where it trains."""
         return any(tower.averages for tower in self.all)
 
     def mean(self, groups: Groups) -> dict[Tensor, Tensor]:

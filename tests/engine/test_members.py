@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Generator, nn
+from torch import Generator
 
 from recopt import Params, RecoptError, State, Strategy, Trial, option
 from recopt.engine.engine import Engine
@@ -16,13 +16,6 @@ from .. import engines
 
 RATES = (0.05, 0.02, 0.1)
 EVERY = 5
-
-
-class Noisy(engines.Regression):
-    """With batch statistics and dropout: what a member leaves behind would show."""
-
-    def model(self) -> nn.Module:
-        return nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 1))
 
 
 class Herd(Strategy):
@@ -55,7 +48,7 @@ def _nothing_seen() -> None:
 
 
 def make(stack: str, settings: Any = None, **options: Any) -> Engine:
-    return engines.engine(Noisy(seed=2), stack, settings, rules={"herd": Herd}, seed=2, **options)
+    return engines.engine(engines.Noisy(seed=2), stack, settings, rules={"herd": Herd}, seed=2, **options)
 
 
 def scores(rates: Sequence[float], rule: str = "sgd(lr={}, momentum=0.9)") -> list[float]:

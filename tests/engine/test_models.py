@@ -452,14 +452,8 @@ def test_a_model_that_changes_its_own_weights_goes_on_from_what_it_made_of_them(
     assert list(found.losses) == pytest.approx([0.25, 0.16, 0.1024], rel=1e-12)
 
 
-class Alternating(Squares):
+class Alternating(LaterTask):
     """As in adversarial training: every other batch differentiates by one part only."""
-
-    def model(self) -> nn.Module:
-        return Later()
-
-    def batch(self, index: int, split: Split = "train") -> Batch:
-        return torch.ones(1, 1), index
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         x, index = batch

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Generator, nn
+from torch import Generator
 
 from recopt.contracts.settings import option, positive
 from recopt.contracts.strategy import Params, State, Strategy, Trial
@@ -16,13 +16,6 @@ from recopt.levels.seeds import mix
 from recopt.search.trials import nearest
 
 from .. import engines
-
-
-class Noisy(engines.Regression):
-    """With batch statistics and dropout: what a trial leaves behind would show."""
-
-    def model(self) -> nn.Module:
-        return nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 1))
 
 
 class Chooser(Strategy):
@@ -56,7 +49,7 @@ def _nothing_seen() -> None:
 
 
 def make(stack: str, settings: engines.Settings | None = None, task: Any = None, **options: Any) -> Engine:
-    return engines.engine(task or Noisy(seed=2), stack, settings, rules=RULES, seed=2, **options)
+    return engines.engine(task or engines.Noisy(seed=2), stack, settings, rules=RULES, seed=2, **options)
 
 
 STACKS: dict[str, tuple[str, str, dict[int, dict[str, Any]]]] = {

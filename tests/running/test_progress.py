@@ -9,6 +9,11 @@ import pytest
 import recopt
 
 
+@pytest.fixture(autouse=True)
+def _at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recopt.running.progress.EVERY", 0.0)
+
+
 def run(**more: object) -> None:
     recopt.run("quadratic", "adam", steps=5, track=False, **more)  # type: ignore[arg-type]
 
@@ -17,7 +22,6 @@ def test_a_notebook_shows_one_line_that_is_rewritten_and_gone_at_the_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    monkeypatch.setattr("recopt.running.progress.EVERY", 0.0)
     run()
     shown = capsys.readouterr().out
     first, *lines, blank, last = shown.split("\r")
@@ -34,7 +38,6 @@ def test_a_terminal_shows_the_levels_and_a_pipe_nothing(
     run()
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setattr("recopt.running.progress.EVERY", 0.0)
     run()
     shown = capsys.readouterr()
     assert "of 5" in shown.err and "1  adam" in shown.err and shown.out == ""
@@ -45,7 +48,6 @@ def test_no_digit_is_cut_on_a_narrow_terminal(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr("recopt.running.progress.EVERY", 0.0)
     recopt.run("quadratic", "adam/hypergradient/annealing", steps=3, track=False)
     shown = capsys.readouterr().err
     assert "…" not in shown.replace("Setting up …", "")
@@ -57,7 +59,6 @@ def test_the_loss_is_that_of_the_step_while_a_trial_is_open(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("recopt.running.progress.EVERY", 0.0)
     steps = {"steps": 30, "settings": ["level2.every=20"]}
     recopt.run("quadratic", "adam(lr=0.1)/annealing", track=False, **steps)  # type: ignore[arg-type]
     losses = re.findall(r"step (\d+) of 30.*?loss ([\d.]+)", capsys.readouterr().err)
