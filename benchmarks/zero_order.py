@@ -41,11 +41,12 @@ Loss = Callable[[np.ndarray], float]
 SCALE = 2.0
 CASES = {name: (20 if name == "rosenbrock" else 10, name not in ("rastrigin", "rosenbrock")) for name in FUNCTIONS}
 """Coordinates, and whether they are rotated."""
-BUDGETS = (500, 2000, 10_000)
+BUDGETS = (500, 1000, 2000, 10_000)
 OURS = {
     "annealing": "annealing(step=2)",
     "annealing-one": "annealing(step=2, moves=one, restart=0.01)",
-    "random-search": "random-search(spread=2, population=10)",
+    "quasi-random": "quasi-random(spread=5, population=20)",
+    "pbt": "pbt(spread=2, population=20)",
     "evolution": "evolution(step=2)",
     "evolution-40": "evolution(step=2, population=40)",
     "recopt-cmaes": "cmaes(step=2)",
@@ -77,17 +78,17 @@ class Counted:
 
 
 def by_recopt(name: str, f: Counted, start: np.ndarray, seed: int) -> None:
-    """A strategy by its contract: coordinates are numbers whose unit is 1."""
+    """A strategy by its contract. The point is a vector that starts at ones, so the unit of its coordinates is 1."""
     from recopt.levels.notation import parse
 
     term = parse(OURS[name])[0][0]
     rule = load_strategy(term.name)(**term.settings).double()
-    point = [torch.tensor(x, dtype=torch.float64) for x in start]
+    point, origin = [torch.ones(len(start), dtype=torch.float64)], start - 1
     state, rng = rule.init(point), Generator().manual_seed(seed)
     with torch.no_grad():
         while True:
             found = rule.propose(point, state, rng)
-            trials = [Trial(p, torch.tensor(f(torch.stack(p).numpy()), dtype=torch.float64)) for p in found]
+            trials = [Trial(p, torch.tensor(f(origin + p[0].numpy()), dtype=torch.float64)) for p in found]
             delta, state = rule(point, trials, state, rng)
             point = [p + d for p, d in zip(point, delta, strict=True)]
 

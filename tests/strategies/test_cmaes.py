@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -14,12 +15,14 @@ from recopt import Params, RecoptError, State, Trial
 from recopt.stacks.plugins import load_strategy
 from recopt.testing import assert_conforms
 
-from .zero_order import bowl, descend, ellipsoid, end, make, plateau, rosenbrock, several, vector, warped
+from .zero_order import bowl, descend, ellipsoid, end, make, plateau, rastrigin, rosenbrock, several, vector, warped
 
 cmaes = pytest.importorskip("cmaes")
 
 
-@pytest.mark.parametrize("settings", [{}, {"covariance": "diagonal", "population": 4}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"covariance": "diagonal", "population": 4}, {"restarts": "bipop", "population": 4}]
+)
 def test_cmaes_conforms(settings: dict[str, Any]) -> None:
     assert_conforms(lambda: load_strategy("cmaes")(**settings))
 
@@ -44,6 +47,61 @@ def test_it_is_the_package_on_the_same_draws(covariance: str, kind: Any, populat
     assert np.allclose([float(p) for p in point], theirs.mean, atol=1e-9)
     assert float(state["ratio"]) * 0.3 == pytest.approx(theirs._sigma, rel=1e-6)
     assert float(rosenbrock([torch.stack(point)])) < 10  # 590 at the start
+
+
+def restarted(kind: str, first: np.ndarray, seed: int, steps: int) -> tuple[list[float], list[int]]:
+    """The least loss of each generation on Rastrigin, and all populations, by the loops in the package's README."""
+    seeds, made, sizes = Generator().manual_seed(seed), cmaes.CMA(first.copy(), 0.5), list[int]()
+    best, spent, large, doubled = list[float](), {False: 0, True: 0}, False, 0
+    size = made.population_size
+    for _ in range(steps):
+        made.reseed_rng(int(torch.randint(2**31, (), generator=seeds)))
+        asked = [made.ask() for _ in range(made.population_size)]
+        told = [(x, float(rastrigin([torch.from_numpy(x)]))) for x in asked]
+        best, sizes = [*best, min(loss for _, loss in told)], [*sizes, made.population_size]
+        made.tell(told)
+        if made.should_stop():
+            spent[large] += made.population_size * made.generation
+            large = kind == "ipop" or not spent[False] < spent[True]
+            doubled += large
+            luck = float(torch.rand((), generator=seeds, dtype=torch.float64))
+            population = size * 2**doubled if large else int(size * (2**doubled) ** (luck**2))
+            drawn = torch.randn(len(first), generator=seeds, dtype=torch.float64).numpy()
+            made = cmaes.CMA(first + 0.5 * drawn, 0.5, population_size=population)
+    return best, sizes
+
+
+@pytest.mark.parametrize(("kind", "runs"), [("ipop", [6, 12, 24, 48]), ("bipop", [6, 12, 7, 24])])
+def test_restarts_are_those_of_the_packages_authors_on_the_same_draws(kind: str, runs: list[int]) -> None:
+    best, sizes = restarted(kind, np.array([3.2, -2.3]), 5, 270)
+    strategy, point = make("cmaes", restarts=kind, step=0.5), vector(3.2, -2.3)  # a power of two, for equal rounding
+    state, rng, held = {**strategy.init(point), "spread": [torch.ones(())]}, Generator().manual_seed(5), math.inf
+    state["run"] |= {"mean": point[0], "first": point[0]}  # in units of 1
+    for least, size in zip(best, sizes, strict=True):
+        found = strategy.propose(point, state, rng)
+        losses = [rastrigin(p) for p in found]
+        assert float(min(losses[1:])) == pytest.approx(least, rel=1e-6, abs=1e-9)
+        assert len(found) == size + 1
+        delta, state = strategy(point, [Trial(p, x) for p, x in zip(found, losses, strict=True)], state, rng)
+        point = [p + d for p, d in zip(point, delta, strict=True)]
+        held = min(held, float(losses[0]), least)
+        assert float(rastrigin(point)) == pytest.approx(held, abs=1e-9)  # what was found is kept
+    assert list(dict.fromkeys(sizes)) == runs
+
+
+def test_restarts_leave_a_minimum_that_one_run_ends_in() -> None:
+    start = vector(4.2, -3.7, 2.9)
+    assert end("cmaes", rastrigin, start, 400, step=1.0) > 0.9
+    assert end("cmaes", rastrigin, start, 450, step=1.0, restarts="ipop") < 1e-9
+
+
+def test_a_generation_of_equal_losses_is_followed_by_another_run() -> None:
+    points, states = descend(make("cmaes", restarts="ipop"), plateau, vector(1.0, 2.0), 3)
+    assert [s["run"]["population"] for s in states] == [6, 12, 24, 48]
+    assert all(torch.equal(p[0], points[0][0]) for p in points)
+    wide = {**states[-1], "run": {**states[-1]["run"], "doubled": 9}}
+    strategy, found = make("cmaes", restarts="ipop"), [Trial(points[0], torch.zeros(()))] * 49
+    assert strategy(points[0], found, wide, Generator())[1]["run"]["population"] == 6 * 2**9  # and no more
 
 
 def test_rosenbrocks_valley_is_followed_to_its_end() -> None:
