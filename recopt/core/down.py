@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle
 from operator import add
@@ -175,7 +175,7 @@ class Down:
     def _tried(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
         """A zero-order strategy moves the task, by losses at points of its own choice."""
         level, own, mover = self.levels[number], state.levels[number], self.carriers.movers[number]
-        assert isinstance(mover, TensorMover) and found.score is not None
+        assert isinstance(mover, TensorMover) and found.scores is not None
         point = self.forward.held(state, number)
         self.bottom.admit(state, number, point)
         rng, new, loss = Generator(), list(point), signal.loss
@@ -183,7 +183,7 @@ class Down:
         values = trees.detach(self.slots.strategy(state, level.by))
         tasks, looking = self.carriers.tasks[number], self.forward.looking
         for part in own.parts:
-            at = partial(_score, found.score, number, new, part)
+            at = partial(_scores, found.scores, number, new, part)
             mine = [new[i] for i in part.indices]
             inputs = given(values, mine, part.strategy) if looking.closely(state, number) else ([], [])
             with torch.no_grad():
@@ -206,6 +206,9 @@ def _with(point: Params, part: Part, mine: Params) -> Params:
     return [moved.get(i, p) for i, p in enumerate(point)]
 
 
-def _score(score: Callable[[int, Params], Tensor], number: int, point: Params, part: Part, mine: Params) -> Tensor:
-    """The loss with the tensors of ``part`` at ``mine``."""
-    return score(number, _with(point, part, mine))
+def _scores(
+    scores: Callable[[int, Sequence[Params]], Sequence[Tensor]], number: int, point: Params, part: Part,
+    each: Sequence[Params],
+) -> Sequence[Tensor]:  # fmt: skip
+    """The losses with the tensors of ``part`` at each of several values."""
+    return scores(number, [_with(point, part, mine) for mine in each])

@@ -22,7 +22,7 @@ class Evaluation:
         pairs: of the slot's tensors with their gradients, live, for exact levels.
         held: the evaluation on a held-out batch, for levels that are measured on that; made when first asked for.
         after: gradients of another loss, which levels above the first are moved by in place of the training one's.
-        score: the loss at another point of a level that moves the task, for zero-order strategies.
+        scores: the losses at other points of a level that moves the task, for zero-order strategies.
         overflows: whether the gradients are finite and their squares are not; found on the way up.
     """
 
@@ -31,7 +31,7 @@ class Evaluation:
     pairs: Sequence[Pair] = ()
     held: Callable[[], Evaluation] | None = None
     after: Params | None = None
-    score: Callable[[int, Params], Tensor] | None = None
+    scores: Callable[[int, Sequence[Params]], Sequence[Tensor]] | None = None
     overflows: bool = False
 
 

@@ -20,10 +20,12 @@ from ..levels.seeds import mix
 from ..levels.state import RunState, Signal, SlotState
 from ..search.trials import Trials, untaped
 from .budget import Budget
+from .copies import Copies
 from .episodes import Episodes
 from .evaluate import Evaluator
 from .family import Family
 from .imitation import Imitation
+from .population import Population
 from .randomness import Stream, seeded
 from .source import Source
 from .stagger import Stagger
@@ -72,12 +74,16 @@ class Engine:
         def ends(state: RunState, number: int) -> None:
             self.surroundings.episodes.close(state, number)
 
-        self.trials = Trials(self.tower, self, closed=ends, weight=self.imitation.weight)
-        self.tower.search_with(self.trials)
         reads = any(graph.order(n) for n in graph.movers[TASK])
         self.evaluator = Evaluator(self.family, bool(self.tower.carriers.exact), reads)
+        copies = Copies(self.evaluator, reads)
+        self.population = Population(self.tower, copies, lambda: self.budget, each)
+        self.trials = Trials(
+            self.tower, self, closed=ends, weight=self.imitation.weight, together=self.population
+        )  # fmt: skip
+        self.tower.search_with(self.trials)
         self.source = Source(
-            self.evaluator, lambda: self.budget, home=lambda: self.state, index=self.tower.slots.index,
+            self.evaluator, copies, lambda: self.budget, home=lambda: self.state, index=self.tower.slots.index,
             payer=self.trials.payer, log=lambda state, values: self.surroundings.log(state, -1, values),
             gradients=reads, pairs=bool(self.tower.carriers.exact), each=each,
         )  # fmt: skip
@@ -129,7 +135,7 @@ class Engine:
     def step(self) -> None:
         """One evaluation of the task, and all that follows from it."""
         with self.stream:
-            begin = time.perf_counter()
+            begin, aside = time.perf_counter(), self.population.seconds
             if self.state.middle:
                 self.state.middle = False
                 top, found = len(self.levels), self.source.around(Evaluation(None))
@@ -138,7 +144,7 @@ class Engine:
             payer = self.trials.payer(self.state)
             self.tower.down(self.state, top, found)
             self.replay += 1
-            self.budget.spend(payer, seconds=time.perf_counter() - begin)
+            self.budget.spend(payer, seconds=time.perf_counter() - begin - (self.population.seconds - aside))
         if not self.trials.active(self.state):
             self.flush()
 

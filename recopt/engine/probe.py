@@ -35,6 +35,7 @@ half the width of differences."""
 UNREACHED = (
     "The loss reaches no parameter of the model, so nothing would be trained: compute it by the model that is given."
 )
+UNMAPPED = "cannot be mapped: {}. Set vectorize = False in the task, and this is not said again."
 CHECKPOINTED = "activations are recomputed or moved (torch.utils.checkpoint), at other values by then: turn that off"
 
 
@@ -78,6 +79,7 @@ class Probe:
     exact: bool
     gradients: bool = True
     notes: list[str] = field(default_factory=list)
+    unmapped: str = ""
 
     def __post_init__(self) -> None:
         self.drawn, self.starts = self.family.drawn(self.draw), [Start(n, self.draw, 0) for n in range(2)]
@@ -85,7 +87,7 @@ class Probe:
         self.batches = [[self.family.place(task.batch(index, "train")) for index in range(2)] for task in self.tasks]
 
     def choice(self) -> Choice:
-        """The way to take; ``notes`` then say what is out of the ordinary with it.
+        """The way to take; ``notes`` then say what is out of the ordinary with it, ``unmapped`` why it is not mapped.
 
         Raises:
             RecoptError: if there is none.
@@ -111,11 +113,9 @@ class Probe:
         elif self.exact:
             raise RecoptError(self._refusal(faults))
         if mappable and not found.mapped:
-            why = unmapped or next(reversed(faults.values()))
-            self.notes.append(
-                f"Tasks side by side are evaluated one after the other, as they cannot be mapped: {why}. Set vectorize "
-                "= False in the task, and this is not said again."
-            )
+            self.unmapped = unmapped or next(reversed(faults.values()))
+            said = UNMAPPED.format(self.unmapped)
+            self.notes.append(f"Tasks side by side are evaluated one after the other, as they {said}")
         elif found.maker is Swapped:
             self.notes.append(f"The model is called by torch.func.functional_call, not by higher: {faults['higher']}.")
         return found

@@ -77,6 +77,23 @@ def undone_if_it_fails(device: torch.device) -> Iterator[None]:
         raise
 
 
+class Draws:
+    """The place of torch's global generators when this is made."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._generators = _generators(device)
+        self._before = _read(self._generators)
+
+    def any(self) -> bool:
+        """True if something was drawn since."""
+        now = _read(self._generators)
+        return not all(torch.equal(a, b) for a, b in zip(self._before, now, strict=True))
+
+    def undo(self) -> None:
+        """Go back there."""
+        _write(self._generators, self._before)
+
+
 def _generators(device: torch.device) -> list[Generator]:
     """The CPU's, and that of ``device`` if it is a CUDA one."""
     if device.type != "cuda":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from ..contracts.strategy import Params
 from ..core.evaluation import Evaluation
 from ..levels.state import Pair, RunState, Signal, SlotState
 from .budget import Budget
+from .copies import Copies
 from .evaluate import Evaluator
 from .ways import Grads
 
@@ -29,11 +30,11 @@ class Source:
     """
 
     def __init__(
-        self, evaluator: Evaluator, budget: Callable[[], Budget], *, home: Callable[[], RunState],
+        self, evaluator: Evaluator, copies: Copies, budget: Callable[[], Budget], *, home: Callable[[], RunState],
         index: Callable[[RunState, int], list[int]], payer: Callable[[RunState], int],
         log: Callable[[RunState, dict[str, Any]], None], gradients: bool, pairs: bool, each: bool,
     ) -> None:  # fmt: skip
-        self.evaluator, self.budget, self.home = evaluator, budget, home
+        self.evaluator, self.copies, self.budget, self.home = evaluator, copies, budget, home
         self.index, self.payer, self.log = index, payer, log
         self.gradients, self.pairs, self.each = gradients, pairs, each
 
@@ -58,7 +59,7 @@ class Source:
             return Evaluation(held.loss, held.grads, held.pairs)
 
         found.held = valid
-        found.score = lambda number, point: self._score(self.home(), number, point)
+        found.scores = lambda number, points: self._scores(self.home(), number, points)
         return found
 
     def _held_out(self, state: RunState, graph: bool) -> Signal:
@@ -76,16 +77,17 @@ class Source:
         batch = self.evaluator.batch(part, state.task.seen - 1, "train")
         return self._found(state, part, batch, False)
 
-    def _score(self, state: RunState, number: int, point: Params) -> Tensor:
-        """The loss, on the batch of the present evaluation, of another point for a level of the task."""
+    def _scores(self, state: RunState, number: int, points: Sequence[Params]) -> list[Tensor]:
+        """The losses, on the batch of the present evaluation, of other points for a level of the task."""
         slot = state.task
         batch = self.evaluator.batch(slot, slot.seen - 1, "train")
-        params = list(slot.params)
-        for i, value in zip(self.index(state, number), point, strict=True):
-            params[i] = value
+        index, found = self.index(state, number), list[Params]()
+        for point in points:
+            moved = dict(zip(index, point, strict=True))
+            found.append([moved.get(i, p) for i, p in enumerate(slot.params)])
         tasks = self.evaluator.family.count
-        self.budget().spend(self.payer(state), loss=tasks)
-        return self.evaluator.value(slot, params, batch)
+        self.budget().spend(self.payer(state), loss=tasks * len(points))
+        return self.copies.losses(slot, found, batch) if found else []
 
     def _found(self, state: RunState, slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Grads | None]:
         """The loss, and the gradient if a level reads it (with a graph through it or none at all)."""

@@ -170,7 +170,8 @@ class Function:
         """The loss at these values, and the buffers after it."""
         if not self.many:
             return self._one(0, tasks[0], params, buffers, batch)
-        if not (self.mapped and alike(batch)):
+        copies = all(b is batch[0] for b in batch)
+        if not (self.mapped and (copies or alike(batch))):
             rows = enumerate(tasks)
             return trees.stack(
                 [self._one(n, task, [p[n] for p in params], [b[n] for b in buffers], batch[n]) for n, task in rows]
@@ -179,10 +180,11 @@ class Function:
         def one(params: Params, buffers: list[Tensor], *leaves: Tensor) -> Answer:
             return self._one(0, tasks[0], params, buffers, trees.refill(batch[0], leaves))
 
-        stacked = trees.tensors(trees.stack(batch))
+        leaves = trees.tensors(batch[0] if copies else trees.stack(batch))
+        shared = (0, 0, *[None if copies else 0] * len(leaves))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # where torch loops over one operation
-            loss, after = torch.func.vmap(one, randomness="different")(params, buffers, *stacked)
+            loss, after = torch.func.vmap(one, shared, randomness="different")(params, buffers, *leaves)
         model = self.models[0]
         if isinstance(model, Patched):  # nothing of the mapped call may stay in the module
             model.load(*self.drawn.joined([p[0].detach() for p in params], [b[0].detach() for b in buffers]))

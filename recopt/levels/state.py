@@ -118,7 +118,8 @@ class Count:
 class Search:
     """A zero-order level at work: points to score, scores so far, and the states to go back or on to.
 
-    ``starts`` has one for each candidate, where they are members that keep a run of their own.
+    ``starts`` has one for each candidate, where they are members that keep a run of their own. ``ready`` are the ends
+    of windows that were run beside the first one, by candidate, until their turn.
     """
 
     point: Params
@@ -127,6 +128,7 @@ class Search:
     scores: list[Tensor] = field(default_factory=list)
     ends: list[Any] = field(default_factory=list)
     starts: list[Any] = field(default_factory=list)
+    ready: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass

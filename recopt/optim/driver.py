@@ -113,9 +113,9 @@ class Driver:
             grads = [None if g is None else g.clone() for g in grads] if self._holds else grads
             self._advance(points, Evaluation(loss, grads, after=after), scale)
 
-    def search(self, points: Params, loss: Tensor, score: Callable[[int, Params], Tensor]) -> None:
+    def search(self, points: Params, loss: Tensor, scores: Callable[[int, Sequence[Params]], Sequence[Tensor]]) -> None:
         """One step of a zero-order strategy on level 1 from ``points``, which have ``loss``; in place."""
-        self._advance(points, Evaluation(loss, score=score), 1.0)
+        self._advance(points, Evaluation(loss, scores=scores), 1.0)
 
     def _advance(self, points: Params, found: Evaluation, scale: float) -> None:
         slot, memory = self.state.task, self.state.guard

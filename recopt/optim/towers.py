@@ -234,7 +234,8 @@ def _search(tower: Driver, tensors: Sequence[Tensor], closure: Callable[[], Any]
         return sign * loss
 
     first = loss_here()
-    tower.search(points, sign * one_number(first, "The closure"), score)
+    loss = sign * one_number(first, "The closure")
+    tower.search(points, loss, lambda number, each: [score(number, candidate) for candidate in each])
     for point, value, s in zip(points, before, still, strict=True):
         if s:
             point.copy_(value)

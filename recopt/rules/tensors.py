@@ -110,8 +110,8 @@ class TensorMover:
             return Step(*over_tasks(one, arguments, tasks, False))
 
     def search(
-        self, values: Params, point: Params, loss: Any, score: Callable[[Params], Tensor], strategy: State,
-        rng: Generator, tasks: int = 1,
+        self, values: Params, point: Params, loss: Any, scores: Callable[[list[Params]], Sequence[Tensor]],
+        strategy: State, rng: Generator, tasks: int = 1,
     ) -> tuple[Params, State]:  # fmt: skip
         """A zero-order strategy's step at ``point``, after scoring the points it proposes (None: ``loss`` unknown)."""
         module = self.loaded.at(values)
@@ -126,8 +126,9 @@ class TensorMover:
 
         found: list[Params] = over_tasks(propose, (point, strategy), tasks, False)
         same = [all(torch.equal(a, b) for a, b in zip(candidate, point, strict=True)) for candidate in found]
-        losses = [loss if known and loss is not None else score(candidate)
-                  for candidate, known in zip(found, same, strict=True)]  # fmt: skip
+        known = [loss if mine and loss is not None else None for mine in same]
+        others = iter(scores([candidate for candidate, x in zip(found, known, strict=True) if x is None]))
+        losses = [next(others) if x is None else x for x in known]
         delta, after = over_tasks(decide, (point, strategy, found, losses), tasks, False)
         return delta, after
 

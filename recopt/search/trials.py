@@ -10,42 +10,20 @@ one after another, each over its own stretch of the training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from ..checking.errors import RecoptError
 from ..contracts import trees
 from ..contracts.strategy import Params, Trial
 from ..core.tower import Tower
 from ..estimators.tape import value
-from ..levels.level import Level
 from ..levels.state import LevelState, RunState, Search, Signal, Window
 from ..rules.answers import given
-
-
-class Home(Protocol):
-    """The owner of a run.
-
-    Attributes:
-        state: the present one.
-        returns: whether the run can go back.
-    """
-
-    state: RunState
-    returns: bool
-
-    def copy(self) -> RunState:
-        """A copy of the present state that can be gone back to."""
-
-    def go(self, to: RunState) -> None:
-        """Make a copy of ``to`` the run's state."""
-
-    def flush(self) -> None:
-        """Nothing will take the record so far back."""
+from .begins import Begins, Home, Together
 
 
 class Trials:
@@ -54,6 +32,7 @@ class Trials:
     Args:
         closed: told when a window of such a level has closed.
         weight: of the comparison with a teacher, in the score.
+        together: runs several trials at once, where it can.
 
     Attributes:
         numbers: those levels.
@@ -61,7 +40,7 @@ class Trials:
 
     def __init__(
         self, tower: Tower, home: Home, *, closed: Callable[[RunState, int], None] = lambda state, number: None,
-        weight: Callable[[RunState, int], float] = lambda state, number: 0.0,
+        weight: Callable[[RunState, int], float] = lambda state, number: 0.0, together: Together | None = None,
     ) -> None:  # fmt: skip
         self.tower, self.home, self.closed, self.weight = tower, home, closed, weight
         graph = tower.graph
@@ -69,6 +48,7 @@ class Trials:
         self.numbers = [n for n, x in enumerate(self.levels) if x.gradient == "value" and graph.subjects[n]]
         below = [graph.below(n) for n in range(len(self.levels))]
         self._common = [{n, *(m for m, under in enumerate(below) if n in under)} for n in range(len(below))]
+        self.begins = Begins(tower, home, self._common, together)
         self._rivals = {
             n: [m for m in self.numbers if m != n and m not in below[n] and n not in below[m]] for n in self.numbers
         }
@@ -113,22 +93,9 @@ class Trials:
         candidates = [list(c) for c in found]
         members, own.members = own.members, []  # which no copy of the state is to hold
         start = self.home.copy() if len(candidates) > 1 and self.home.returns else None
-        starts = [] if start is None else self._starts(number, start, members, len(candidates))
+        starts = [] if start is None else self.begins.members(number, start, members, len(candidates))
         own.search = Search(point, candidates, start, starts=starts)
         slots.put(state, number, trees.detach(candidates[0]))
-
-    def _starts(self, number: int, present: RunState, members: list[RunState], count: int) -> list[RunState]:
-        """The states that ``count`` candidates go on from, where they are members; the first's is the present."""
-        rule = self.tower.graph.slots[self.levels[number].by]
-        of = rule.ancestors(present.levels[number].parts[0].strategy) if members else []
-        if not of:
-            return []
-        if len(of) != count or not all(0 <= k < len(members) for k in of):
-            raise RecoptError(
-                f"'{self.levels[number].by}' gives {of} as ancestors of {count} points, after {len(members)} trials: "
-                "give the index of a trial for each."
-            )
-        return [members[k] for k in of]
 
     def _asked(self, state: RunState, number: int, method: str, *told: Any) -> Any:
         """The answer of a level's strategy by ``method``, which may draw random numbers, to what it is told."""
@@ -146,32 +113,33 @@ class Trials:
 
     def judge(self, number: int) -> bool:
         """A window has closed: note the score. True if the run went back, to try the next proposal."""
-        state, slots = self.home.state, self.tower.slots
-        own = state.levels[number]
-        search, window = own.search, own.window
-        own.window = window.next()
-        if search is None:
-            return False
-        point = slots.tensors(number, slots.point(state, number))
-        moves = self.tower.windows.moves[number]
-        search.scores.append(value(self.levels[number], window, moves, point, self.weight(state, number)))
-        self.closed(state, number)
-        if len(search.scores) == len(search.candidates):
-            self._decide(number, search)
-            return False
-        if search.start is None:
-            slots.put(state, number, trees.detach(search.candidates[len(search.scores)]))
-            return False
-        own.search = None
-        search.ends.append(self.home.copy())
-        start = search.start
-        if search.starts:
-            start = _joined(search.starts[len(search.scores)], start, self.levels, self._common[number])
-        self.home.go(start)
-        state = self.home.state
-        state.levels[number].search = search
-        slots.put(state, number, trees.detach(search.candidates[len(search.scores)]))
-        return True
+        while True:
+            state, slots = self.home.state, self.tower.slots
+            own = state.levels[number]
+            search, window = own.search, own.window
+            own.window = window.next()
+            if search is None:
+                return False
+            point = slots.tensors(number, slots.point(state, number))
+            moves = self.tower.windows.moves[number]
+            search.scores.append(value(self.levels[number], window, moves, point, self.weight(state, number)))
+            self.closed(state, number)
+            if len(search.scores) == len(search.candidates):
+                self._decide(number, search)
+                return False
+            if search.start is None:
+                slots.put(state, number, trees.detach(search.candidates[len(search.scores)]))
+                return False
+            own.search = None
+            search.ends.append(self.home.copy())
+            if len(search.ends) == 1:
+                self.begins.together(number, search, self.payer)
+            end = search.ready.pop(len(search.scores), None)
+            if end is None:
+                self.begins.go(number, search, len(search.scores))
+                return True
+            self.home.go(end)
+            self.home.state.levels[number].search = search
 
     def _decide(self, number: int, search: Search) -> None:
         """Let the strategy choose, and go on from the end of the window that ran closest to its choice."""
@@ -225,25 +193,17 @@ def _alone(state: RunState, common: Collection[int]) -> RunState:
     return replace(state, levels=levels, log=[])
 
 
-def _joined(member: RunState, present: RunState, levels: Sequence[Level], common: Collection[int]) -> RunState:
-    """``member`` with the levels in ``common`` as they are at ``present``, and the record so far."""
-    slots = {levels[n].by for n in common}
-    return replace(
-        member,
-        slots={name: (present if name in slots else member).slots[name] for name in member.slots},
-        levels=[(present if n in common else member).levels[n] for n in range(len(levels))],
-        pending=[(present if n in common else member).pending[n] for n in range(len(levels))],
-        log=present.log,
-    )
-
-
 def untaped(tower: Tower, state: RunState) -> bool:
     """True if no tape of ``tower`` is open in ``state`` nor in any state that it may go back to."""
     for level, closed, own in zip(tower.graph.levels, tower.carriers.closed, state.levels, strict=True):
         if level.taping and not closed and any(own.window.records):
             return False
         search = own.search
-        others = [] if search is None else [*search.ends, *search.starts, *filter(None, [search.start])]
+        others = (
+            []
+            if search is None
+            else [*search.ends, *search.starts, *search.ready.values(), *filter(None, [search.start])]
+        )
         others += own.members
         if not all(untaped(tower, other) for other in others):
             return False
