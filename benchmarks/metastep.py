@@ -121,9 +121,17 @@ def by_hand(task: Images, like: Any, length: int, compiled: bool) -> Window:
 
 
 def by_recopt(task: Images, like: Any, length: int) -> Window:
-    levels = [
+    levels = [  # an episode without an end, as by hand
         Level(moves="task", by="lstm"),
-        Level(moves="lstm", by="adam", every=length, gradient="unroll", second_order=False, normalize="none"),
+        Level(
+            moves="lstm",
+            by="adam",
+            every=length,
+            gradient="unroll",
+            second_order=False,
+            normalize="none",
+            episode=1_000_000 * length,
+        ),
     ]
     scores: list[Tensor] = []
 

@@ -73,10 +73,44 @@ def test_derivatives_equal_central_differences_at_first_and_second_order() -> No
     assert gradgradcheck(lstm_cell, given)
 
 
-def test_float32_is_as_near_as_float32_can_be() -> None:
+@pytest.mark.parametrize("large", [0, lstm.LARGE], ids=["by oneDNN", "by MKL"])
+@pytest.mark.parametrize("columns", [16, 50])
+def test_float32_is_as_near_as_float32_can_be(monkeypatch: pytest.MonkeyPatch, columns: int, large: int) -> None:
+    monkeypatch.setattr(lstm, "COLUMNS", columns)
+    monkeypatch.setattr(lstm, "LARGE", large)
     given, exact = arguments(50, torch.float32), arguments(50)
     for a, b in zip(lstm_cell(*given), plain_lstm_cell(*exact), strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-6)
+    found = torch.autograd.grad(score(lstm_cell, *given), given)
+    for a, b in zip(found, torch.autograd.grad(score(plain_lstm_cell, *exact), exact), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not lstm._wide, reason="needs AVX-512 and a torch with oneDNN")
+@pytest.mark.parametrize(
+    ("rows", "dtype", "by_mkl"), [(20, torch.float32, 0), (19, torch.float32, 2), (20, torch.float64, 2)]
+)
+def test_only_large_products_in_float32_are_by_one_dnn(
+    monkeypatch: pytest.MonkeyPatch, rows: int, dtype: torch.dtype, by_mkl: int
+) -> None:
+    a, b = numbers(rows, 50, dtype=dtype), numbers(1000, 50, seed=1, dtype=dtype).T
+    multiply, calls = torch.mm, []
+    monkeypatch.setattr(torch, "mm", lambda *given, **how: calls.append(given) or multiply(*given, **how))
+    out = a.new_empty(rows, 1000)
+    for found in (lstm._product(a, b), lstm._product(a, b.contiguous(), out)):
+        torch.testing.assert_close(found, a @ b, rtol=1e-5, atol=1e-4)
+    assert found is out
+    assert len(calls) == by_mkl
+
+
+@pytest.mark.parametrize("n", [1, 9])
+@pytest.mark.parametrize("few", [0, 100], ids=["fused", "plain"])
+def test_weights_for_another_number_of_inputs_are_refused(monkeypatch: pytest.MonkeyPatch, few: int, n: int) -> None:
+    monkeypatch.setattr(lstm, "FEW", few)
+    x, *others = arguments(n)
+    for wrong in (torch.cat([x, x]), x[:1]):
+        with pytest.raises(ValueError, match="weight has 5 columns, but x and h have"):
+            lstm_cell(wrong, *others)
 
 
 @pytest.mark.parametrize("batched", [(0, 0, 0), (0, None, None), (1, 2, 0)])
