@@ -50,6 +50,7 @@ OURS = {
     "evolution": "evolution(step=2)",
     "evolution-40": "evolution(step=2, population=40)",
     "recopt-cmaes": "cmaes(step=2)",
+    "recopt-ipop": "cmaes(step=2, restarts=ipop)",
 }
 
 

@@ -67,8 +67,7 @@ import torch
 from torch import Generator, Tensor
 
 from recopt import Params, State, Strategy, Trial, option, positive, unit
-from recopt.toolkit.blocks import unflatten
-from recopt.toolkit.random import chance, normal, spreads
+from recopt.toolkit.random import along_one, chance, normal, spreads
 
 MEMORY = 0.2
 """The weight of the newest difference in the running size of differences, once there are 1 / MEMORY of them."""
@@ -109,8 +108,9 @@ class Annealing(Strategy):
             return [point, state["candidate"]]
         count = max(1, sum(p.numel() for p in point))
         length = self.step / count**0.5 * state["ratio"].exp()
-        units = zip(point, state["spread"], self._noise(point, count, rng), strict=True)
-        return [point, [p + (length * spread).to(p) * noise for p, spread, noise in units]]
+        noise = normal(point, rng) if self.moves == "all" else along_one(point, rng)
+        units = zip(point, state["spread"], noise, strict=True)
+        return [point, [p + (length * spread).to(p) * n for p, spread, n in units]]
 
     @torch.no_grad()
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
@@ -138,15 +138,6 @@ class Annealing(Strategy):
             after |= {"cooled": torch.zeros_like(after["cooled"]), "ratio": torch.zeros_like(after["ratio"])}
         moves = zip(point, trials[1].point, strict=True)
         return [torch.where(accepted, q - p, torch.zeros_like(p)) for p, q in moves], after
-
-    def _noise(self, point: Params, count: int, rng: Generator) -> Params:
-        """A random direction over ``count`` coordinates, √count long."""
-        if self.moves == "all":
-            return normal(point, rng)
-        one, other = (torch.randn((), generator=rng, dtype=torch.float64) for _ in range(2))
-        line = torch.zeros(count, dtype=torch.float64)
-        line[torch.randint(count, (), generator=rng)] = count**0.5 * one / other.abs()
-        return [x.to(p) for x, p in zip(unflatten(line[: sum(p.numel() for p in point)], point), point, strict=True)]
 
     def _accepts(
         self, old: Tensor, new: Tensor, gap: Tensor, noise: Tensor, luck: Tensor, state: State

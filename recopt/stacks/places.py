@@ -220,7 +220,8 @@ _WRITTEN_AS = {
     "momentum": "write sgd(momentum=0.9)", "nesterov": "write sgd(momentum=0.9, nesterov=true)",
     "nag": "write sgd(momentum=0.9, nesterov=true)", "lion": "adam is the nearest", "muon": "adam is the nearest",
     **dict.fromkeys(("adafactor", "adan", "adabelief", "shampoo", "soap", "sophia", "lbfgs"), "adam is the nearest"),
-    "cma-es": "write cmaes",
+    "cma-es": "write cmaes", "ipop": "write cmaes(restarts=ipop)", "bipop": "write cmaes(restarts=bipop)",
+    **dict.fromkeys(("parallel-tempering", "replica-exchange"), "write tempering"),
 }  # fmt: skip
 """Rules by which users ask for others: which of those that are here is meant, or nearest."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..contracts.strategy import Params
+from .blocks import unflatten
 
 FLOOR = 0.1
 """A tensor's spread is at least this fraction of the spread of the whole point (zero biases must move too)."""
@@ -23,6 +24,19 @@ def normal(point: Params, rng: Generator) -> Params:
 def uniform(point: Params, rng: Generator) -> Params:
     """Independent numbers uniform in [−1, 1), one tensor per tensor of ``point``."""
     return [_like(2 * torch.rand(p.shape, generator=rng, dtype=torch.float64) - 1, p) for p in point]
+
+
+def along_one(point: Params, rng: Generator) -> Params:
+    """One random coordinate √N times a Cauchy number, the others 0: a step for many that matter one by one.
+
+    So it is as long as :func:`normal`'s over all N coordinates usually is (fast annealing: Szu & Hartley 1987).
+    """
+    count = sum(p.numel() for p in point)
+    one, other = (torch.randn((), generator=rng, dtype=torch.float64) for _ in range(2))
+    line = torch.zeros(count, dtype=torch.float64)
+    place = torch.randint(max(1, count), (), generator=rng)
+    line[place : place + 1] = count**0.5 * one / other.abs()
+    return [_like(x, p) for x, p in zip(unflatten(line, point), point, strict=True)]
 
 
 def chance(like: Tensor, rng: Generator) -> Tensor:

@@ -18,7 +18,7 @@ from .. import rough
 
 EXACT = ["level2.second_order=true", "level2.every=3"]
 WINDOWS = ["level2.every=3"]
-ZERO_ORDER = ("annealing", "random-search", "quasi-random", "evolution", "cmaes", "cmaes(restarts=bipop)")
+ZERO_ORDER = ("annealing", "random-search", "quasi-random", "evolution", "cmaes", "cmaes(restarts=bipop)", "tempering")
 CASES: list[tuple[str, list[str], int]] = [
     *((stack, [], 1) for stack in (*rough.ALONE, *ZERO_ORDER, *rough.TOWERS, *rough.HIGH)),
     *((f"{rule}/hypergradient", WINDOWS, 1) for rule in rough.WILD),

@@ -95,7 +95,14 @@ def test_annealing_over_hypergradient_over_sgd_runs_and_steps_at_every_level() -
 
 @pytest.mark.parametrize(
     "stack",
-    ["annealing", "annealing(temperature=0.01)", "random-search(spread=0.3, population=5)", "evolution", "cmaes"],
+    [
+        "annealing",
+        "annealing(temperature=0.01)",
+        "tempering",
+        "random-search(spread=0.3, population=5)",
+        "evolution",
+        "cmaes",
+    ],
 )
 def test_zero_order_rules_train_several_tasks_side_by_side(stack: str) -> None:
     made = run(stack, 300, Bowl, tasks=3)
