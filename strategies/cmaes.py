@@ -76,8 +76,8 @@ class Cmaes(Strategy):
         if self.restarts != "none" and count:
             first = _line(point, state["spread"])
             state["run"] = {
-                "mean": first, "first": first.clone(), "history": _history(count, self._size(count)), "doubled": 0,
-                "population": self._size(count), "large": False, "spent": {"small": 0, "large": 0},
+                "mean": first, "first": first.clone(), "history": first.new_zeros(_terms(count, self._size(count))),
+                "population": self._size(count), "large": False, "doubled": 0, "spent": {"small": 0, "large": 0},
             }  # fmt: skip
         return state
 
@@ -123,7 +123,8 @@ class Cmaes(Strategy):
         }  # fmt: skip
         if not first:
             return _shaped(torch.from_numpy(made.mean - mean), point, state["spread"]), after
-        history = torch.from_numpy(made._funhist_values)
+        history = torch.zeros_like(state["run"]["history"])
+        history[: len(made._funhist_values)] = torch.from_numpy(made._funhist_values)
         after["run"] = {**state["run"], "mean": torch.from_numpy(made.mean), "history": history}
         best = trials[int(losses.argmin())].point  # of equals the first, which is the present point
         over = flat or made.should_stop()
@@ -140,7 +141,7 @@ class Cmaes(Strategy):
         population = size * 2**doubled if large else math.floor(size * 2 ** (doubled * luck**2))
         mean = run["first"] + float(self.step) * torch.randn(count, generator=rng, dtype=torch.float64)
         after = {
-            "mean": mean, "first": run["first"], "history": _history(count, population), "population": population,
+            **run, "mean": mean, "history": torch.zeros_like(run["history"]), "population": population,
             "large": large, "doubled": doubled, "spent": spent,
         }  # fmt: skip
         return {**self._round(count), "spread": state["spread"], "run": after}
@@ -152,9 +153,9 @@ class Cmaes(Strategy):
             return None
         known = package("cmaes", "cmaes", "recopt[search]")
         values = {"_C": state["C"], "_p_sigma": state["path_sigma"], "_pc": state["path"]}
-        if run:
-            values["_funhist_values"] = run["history"]
         mean, size = (run["mean"], run["population"]) if run else (_line(point, state["spread"]), self._size(count))
+        if run:  # as long as for the smallest population, which looks back furthest
+            values["_funhist_values"] = run["history"][: _terms(count, size)]
         sigma, kind = float(self.step) * float(state["ratio"]), known.SepCMA if self._thin(count) else known.CMA
         made = kind(mean=mean.cpu().numpy(), sigma=sigma, population_size=int(size))
         made._g, made._tolx = int(state["steps"]), made._tolx / sigma * float(self.step)
@@ -164,9 +165,9 @@ class Cmaes(Strategy):
         return made
 
 
-def _history(count: int, population: int) -> Tensor:
-    """Room for the best and worst losses of as many generations as the package asks whether they differ."""
-    return torch.zeros(2 * (10 + math.ceil(30 * count / population)), dtype=torch.float64)
+def _terms(count: int, population: int) -> int:
+    """Losses that the package keeps: the best and the worst of as many generations as it compares to see them stand."""
+    return 2 * (10 + math.ceil(30 * count / population))
 
 
 def _units(like: Params, spread: Sequence[Tensor]) -> Tensor:

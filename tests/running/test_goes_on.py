@@ -18,13 +18,24 @@ from .. import rough
 
 EXACT = ["level2.second_order=true", "level2.every=3"]
 WINDOWS = ["level2.every=3"]
-ZERO_ORDER = ("annealing", "random-search", "quasi-random", "evolution", "cmaes", "cmaes(restarts=bipop)", "tempering")
+ZERO_ORDER = (
+    "annealing",
+    "random-search",
+    "quasi-random",
+    "evolution",
+    "cmaes",
+    "cmaes(restarts=bipop)",
+    "tempering",
+    "optuna",
+    "optuna(sampler=cmaes)",
+)
 CASES: list[tuple[str, list[str], int]] = [
     *((stack, [], 1) for stack in (*rough.ALONE, *ZERO_ORDER, *rough.TOWERS, *rough.HIGH)),
     *((f"{rule}/hypergradient", WINDOWS, 1) for rule in rough.WILD),
     *((f"{rule}/annealing", WINDOWS, 1) for rule in rough.WILD),
     ("adam(lr=2)/adam", EXACT, 1), ("sgd(lr=3)/sgd/sgd", EXACT, 1), ("lstm@a/lstm@a", [], 1),
-    *((stack, WINDOWS, 1) for stack in ("switch/annealing[which]", "adam(lr=2)/random-search", "sgd/pbt")),
+    *((stack, WINDOWS, 1) for stack in ("switch/annealing[which]", "switch/optuna[which]", "sgd/pbt")),
+    ("adam(lr=2)/random-search", WINDOWS, 1),
     ("adam(lr=2)/sgd", ["level1.average=8"], 1),
     *((stack, WINDOWS, 2) for stack in ("adam(lr=2)/adam", "lstm/adam", "sgd(lr=3)/annealing")),
 ]  # fmt: skip

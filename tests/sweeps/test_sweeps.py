@@ -72,6 +72,14 @@ def test_every_zero_order_strategy_searches(name: str) -> None:
     assert 8 <= len(found.trials) <= 14 and found.best.score < found.trials[0].score
 
 
+def test_optunas_samplers_search_rates_whole_numbers_and_choices_together() -> None:
+    over = {"sgd.lr": "1e-3..1e-1", "level2.every": "1..6", "level1.normalize": ["none", "rms"]}
+    found = recopt.sweep("quadratic(dim=2)", "sgd/annealing", over=over, by="optuna(population=3)", trials=12, **QUICK)
+    seen = [{one.settings[name] for one in found.trials} for name in over]
+    assert len(seen[0]) > 5 and len(seen[1]) > 2 and all(isinstance(x, int) for x in seen[1])
+    assert seen[2] == {"none", "rms"}
+
+
 def test_halving_stops_trials_and_says_what_it_saved() -> None:
     over = {"sgd.lr": "1e-4..1e-1"}
     found = recopt.sweep("quadratic", "sgd", over=over, trials=9, asha="eta=3,first=3", **{**QUICK, "steps": 27})
