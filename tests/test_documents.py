@@ -150,7 +150,8 @@ def test_a_command_that_stands_in_a_block_is_understood(words: list[str], here: 
     name, rest = words[0], [word for word in words[1:] if "…" not in word]
     given = recopt.commands[name].make_context(name, rest, parent=click.Context(recopt)).params
     stack = given.get("stack") or ""
-    if name in ("run", "graph") and given.get("task") and "rule" not in stack and given["task"] != "circles.py":
+    known = "rule" not in stack and given.get("task") != "circles.py" and not given.get("replay")
+    if name in ("run", "graph") and given.get("task") and known:
         assert replan({}, task=given["task"], stack=stack, settings=given["settings"]).graph.levels
 
 

@@ -57,6 +57,10 @@ def _number(_: click.Context, __: click.Parameter, value: float) -> float:
               help="End after N measurements in a row without a lower held-out loss.")  # fmt: skip
 @click.option("--choose", metavar="NAME=VALUE,…", help="Export the values that score best on fresh tasks: "
               "every=500,tasks=64,steps=100,objective=sum,patience=5.")  # fmt: skip
+@click.option("--replay", metavar="RUN", shell_complete=complete_run,
+              help="Take hyperparameters as they went in RUN, step by step, instead of searching for them; what is not "
+              "given, TASK and STACK too, is as it was in RUN.")  # fmt: skip
+@click.option("--stretch", is_flag=True, default=None, help="With --replay: stretch its schedule to this run's steps.")
 @STORE
 @click.option("--resume", metavar="RUN", shell_complete=complete_run,
               help="Resume a run, by its id, the beginning of its id, or its name.")  # fmt: skip
@@ -83,7 +87,9 @@ def run(
     if previous and resume is None:
         raise RecoptError("--previous is for a run that is resumed: give --resume RUN too.")
     made, run_id = (
-        _resumed(resume, previous, store, name, no_track, what) if resume is not None else (_planned(what), None)
+        _resumed(resume, previous, store, name, no_track, what)
+        if resume is not None
+        else (_planned({**what, "store": store}), None)
     )
     from ..running.progress import Live
     from ..running.session import RunOptions, Session
@@ -142,14 +148,16 @@ def graph(output: Path | None, **what: Any) -> None:
 
 def _planned(what: dict[str, Any], command: str = "run") -> Plan:
     spec, task, stack = what.pop("spec"), what["task"], what["stack"]
-    if task is not None and stack is None and spec is None:
+    given = spec is not None or what.get("replay") is not None
+    if task is not None and stack is None and not given:
         in_order(task, [], what["plugins"], command)
         raise RecoptError(f"What is to train '{task}'? Give a stack too, as in: recopt run {task} adam/hypergradient.")
-    if spec is None and task is None:
+    if not given and task is None:
         raise RecoptError("Give a task and a stack, as in: recopt run digits adam/hypergradient; or --spec FILE.yaml.")
     if task is not None and stack is not None:
         in_order(task, [stack], what["plugins"], command)
-    from ..running.plan import relocated, replan
+    from ..running.plan import replan
+    from ..running.relocated import relocated
     from ..running.spec import read_spec
 
     what["plugins"] = list(what["plugins"]) or None
@@ -168,7 +176,8 @@ def _resumed(
         shown = {"task": "TASK", "stack": "STACK", "settings": "--set"}.get(given[0], f"--{given[0]}")
         raise RecoptError(f"--resume continues a run unchanged: leave {shown} out (--steps and --device may be given).")
     from ..running.checkpoints import go_back, step_in
-    from ..running.plan import relocated, replan
+    from ..running.plan import replan
+    from ..running.relocated import relocated
     from ..running.spec import read_spec
     from ..tracking.mlflow.runs import find_single, working_folder
 

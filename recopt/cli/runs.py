@@ -130,7 +130,8 @@ def _export(source: Path, folder: Path, where: str, model: bool) -> None:
     from ..engine.checkpoint import load
     from ..running.checkpoints import CHECKPOINT, TRACE
     from ..running.export import write_export
-    from ..running.plan import relocated, replan
+    from ..running.plan import replan
+    from ..running.relocated import relocated
     from ..running.selection.selector import saved_selection
     from ..running.spec import read_spec
     from ..running.start import make_engine

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..checking.errors import RecoptError
 from ..checking.explanations import explain
-from ..running.plan import relocated
+from ..running.relocated import relocated
 from ..running.spec import COMPARES, MOST_TASKS, NO_SWITCH, RUNS, read_spec
 from ..running.start import available
 from ..stacks.named import Named, NamedOrText, written

@@ -45,6 +45,7 @@ class Strategy(nn.Module):
             then loops over the tasks of a batch instead of mapping over them.
         level: settings of the level it moves by, where neither user nor spec gives them (``normalize`` …).
         above: settings of a level that moves *it*, likewise (``every``, ``episode``, ``gradient`` …).
+        files: options that name a file, of which a run keeps a copy.
 
     Raises:
         RecoptError: for an unknown setting, or a value outside its domain.
@@ -56,6 +57,7 @@ class Strategy(nn.Module):
     vectorize: ClassVar[bool] = True
     level: ClassVar[Mapping[str, Any]] = {}
     above: ClassVar[Mapping[str, Any]] = {}
+    files: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -118,8 +118,9 @@ class Count:
 class Search:
     """A zero-order level at work: points to score, scores so far, and the states to go back or on to.
 
-    ``starts`` has one for each candidate, where they are members that keep a run of their own. ``ready`` are the ends
-    of windows that were run beside the first one, by candidate, until their turn.
+    ``starts`` has one for each candidate, where they are members that keep a run of their own, and ``of`` the trial of
+    the last search that it is the end of. ``ready`` are the ends of windows that were run beside the first one, by
+    candidate, until their turn.
     """
 
     point: Params
@@ -129,6 +130,7 @@ class Search:
     ends: list[Any] = field(default_factory=list)
     starts: list[Any] = field(default_factory=list)
     ready: dict[int, Any] = field(default_factory=dict)
+    of: list[int] = field(default_factory=list)
 
 
 @dataclass

@@ -89,7 +89,9 @@ class Driver:
                     "not recopt's cannot go back: take annealing or evolution, or 'recopt run'."
                 )
         self.reader = next((name for name, strategy in graph.slots.items() if strategy.reads_loss), None)
-        searches = any(graph.order(n) == 0 and x.moves != TASK for n, x in enumerate(graph.levels))
+        searches = any(
+            graph.order(n) == 0 and x.moves != TASK and x.population != 1 for n, x in enumerate(graph.levels)
+        )
         self.needs_loss = self.reader is not None or searches
         # Tapes and states may hold the gradients that they were given, which the next backward pass writes into.
         self._holds = any(isinstance(self.tower.carriers.movers[n], TensorMover) for n in graph.movers[TASK])

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from ..checking.errors import Damaged, Notice, RecoptError
 from ..engine import checkpoint
 from ..engine.engine import Engine
+from ..levels.graph import Graph
 from ..tracking.trace import Trace, load_trace, save_trace
 from .selection.scores import Selection
 from .selection.selector import Selector
@@ -65,7 +66,7 @@ class Checkpoints:
             save_trace(self.trace, folder / TRACE)
             self._note = {
                 "trace": self.trace.lengths(), "selection": self.selector.plain() if self.selector else None,
-                "spec": _fixed(self.spec), "threads": torch.get_num_threads(),
+                "spec": _fixed(self.spec, self.engine.graph), "threads": torch.get_num_threads(),
             }  # fmt: skip
             checkpoint.save(self.engine, folder / CHECKPOINT, note=self._note)
         end = time.monotonic()
@@ -88,7 +89,7 @@ class Checkpoints:
             RecoptError: if there is none, or it is of another run; Damaged if it is damaged, or its trace is.
         """
         note = checkpoint.load(self.engine, folder / CHECKPOINT)
-        mine = _fixed(self.spec)
+        mine = _fixed(self.spec, self.engine.graph)
         if odd := [key for key in mine if mine[key] != note["spec"][key]]:
             raise RecoptError(
                 f"The checkpoint {folder / CHECKPOINT} is of a run with another '{odd[0]}': resume it with the "
@@ -108,11 +109,14 @@ class Checkpoints:
             )
 
 
-def _fixed(spec: Spec) -> dict[str, Any]:
+def _fixed(spec: Spec, graph: Graph) -> dict[str, Any]:
     """The fixed fields of ``spec``, as JSON."""
     found = spec.model_dump(mode="json", include=_FIXED)
     for named in (found["task"], *found["strategies"].values()):
         named["name"] = Path(named["name"]).name  # the copy beside the spec may be taken
+    for slot, strategy in graph.slots.items():  # as of the files that strategies read
+        own = found["strategies"][slot]["settings"]
+        own |= {option: Path(own[option]).name for option in strategy.files if option in own}
     kept: dict[str, Any] = json.loads(json.dumps(found))
     return kept
 

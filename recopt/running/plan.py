@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..stacks.listed import Listed, graph_listed, in_notation
 from ..stacks.named import Named, deepen, named_of, strategies_of
 from ..stacks.origin import check_apart, check_digests, digests, name_of
 from ..stacks.places import canonical, is_export
-from ..stacks.plugins import is_known
+from .replay import KEPT, replayed
 from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, SWEEPS, SelectionSettings, Spec, make_spec, parsed_choice
 from .start import available
 
@@ -35,8 +34,8 @@ class Plan(NamedTuple):
     task: Task
 
 
-def plan(task: str | Path | Task, stack: str | Path | Graph | Listed, *, depth: int | None = None,
-         settings: Sequence[str] = (), **fields: Any) -> Plan:  # fmt: skip
+def plan(task: str | Path | Task | None, stack: str | Path | Graph | Listed | None, *, depth: int | None = None,
+         settings: Sequence[str] = (), replay: str | None = None, **fields: Any) -> Plan:  # fmt: skip
     """Plan a run from text or objects.
 
     Objects are described in the spec as text, which repeats the run only if their classes can be found by name.
@@ -46,43 +45,55 @@ def plan(task: str | Path | Task, stack: str | Path | Graph | Listed, *, depth: 
         stack: stack notation, innermost first, a strategy, a list of names and strategies, or a graph.
         depth: repeat the last strategy of the stack up to this depth.
         settings: ``level2.every=20``, ``adam.lr=0.1``, ``task.batch_size=64`` …
-        fields: fields of :class:`recopt.running.spec.Spec`; None leaves a field open.
+        replay: a run that task and stack, if None, and all else that is not given are taken from.
+        fields: fields of :class:`recopt.running.spec.Spec`, and what else :func:`replan` takes; None leaves one open.
 
     Raises:
         RecoptError: for unknown names and settings, for graphs that cannot work, for ``settings`` together with
             objects, and ``depth`` with a graph.
     """
     task = str(task) if isinstance(task, Path) else task
-    stack = str(stack) if isinstance(stack, Path) else in_notation(stack)
-    if isinstance(task, str) and isinstance(stack, str):
-        return replan({}, task=task, stack=stack, depth=depth, settings=settings, **fields)
+    stack = str(stack) if isinstance(stack, Path) else stack if stack is None else in_notation(stack)
+    if (task is None or stack is None) and replay is None:
+        raise RecoptError("Give a task and a stack; with 'replay' they are those of the run, where they are not given.")
+    if not isinstance(task, Task) and (stack is None or isinstance(stack, str)):
+        return replan({}, task=task, stack=stack, depth=depth, settings=settings, replay=replay, **fields)
+    told = {key: fields.pop(key, None) for key in ("stretch", "store")}
     fields = {key: value for key, value in fields.items() if value is not None}
     folders = fields.get("plugins", ())
-    if isinstance(stack, str):
-        spec, graph, _ = replan({}, task="quadratic", stack=stack, depth=depth, settings=settings, **fields)
+    if stack is None or isinstance(stack, str):
+        spec, graph, _ = replan({}, task="quadratic", stack=stack, depth=depth, settings=settings, replay=replay,
+                                **told, **fields)  # fmt: skip
         strategies: Mapping[str, Named] = spec.strategies
+        fields |= {key: getattr(spec, key) for key in ("replay", *KEPT[3:]) if replay is not None}
     else:
+        if replay is not None:
+            raise RecoptError("'replay' puts a record into a stack in words: give that, or none for the run's own.")
         if settings or (depth is not None and isinstance(stack, Graph)):
             what = "'depth' and 'settings' are" if isinstance(stack, Graph) else "'settings' are"
             raise RecoptError(f"{what} for a stack in words: put them into the levels of a recopt.Graph.")
         graph = stack if isinstance(stack, Graph) else graph_listed(stack, depth, fields.get("seed", 0), folders)
         strategies = {slot: strategy_in_words(s, folders) for slot, s in graph.slots.items()}
-    named = task_named(task) if isinstance(task, str) else task_in_words(task, folders)
+    named = task_in_words(task, folders) if isinstance(task, Task) else task_named(task or "")
     spec = make_spec({**fields, "task": named, "strategies": strategies, "levels": graph.levels})
-    made = make_task(named, spec.seed, spec.plugins) if isinstance(task, str) else task
+    made = task if isinstance(task, Task) else make_task(named, spec.seed, spec.plugins)
     return Plan(_complete(spec, graph, made), graph, made)
 
 
 def replan(
     data: Mapping[str, Any], *, task: str | None = None, stack: str | None = None, depth: int | None = None,
-    settings: Sequence[str] = (), choose: str | Mapping[str, Any] | None = None, where: str = "the spec", **fields: Any,
+    settings: Sequence[str] = (), choose: str | Mapping[str, Any] | None = None, where: str = "the spec",
+    replay: str | None = None, stretch: bool | None = None, store: str | None = None, **fields: Any,
 ) -> Plan:  # fmt: skip
     """Plan a run from a spec's mapping; the other arguments override it.
 
     The mapping may have ``stack``, ``depth`` and ``settings``, as :func:`plan` takes them, instead of ``strategies``
-    and ``levels``. Arguments and errors are those of :func:`plan`; ``where`` names the mapping in error messages.
+    and ``levels``, and ``replay``, a run in ``store`` that all that is not said is taken from, with ``stretch``.
+    Arguments and errors are those of :func:`plan`; ``where`` names the mapping in error messages.
     """
     data, (own, deep, kept) = _short(data, where)
+    source, stretched = replayed(data, replay, stretch, where, store)
+    data = data if source is None else {**source.base(), **data}
     data |= {key: value for key, value in fields.items() if value is not None}
     if choose is not None:
         was, now = parsed_choice(data.get("choose")), parsed_choice(choose)
@@ -100,7 +111,8 @@ def replan(
         raise RecoptError("'depth' repeats the last strategy of a stack: give the stack too.")
     if settings:
         data = with_settings(make_spec(data, where).model_dump(exclude_unset=True, mode="json"), settings)
-    return resolve(data, where)
+    made = resolve(data, where)
+    return made if source is None else resolve(source.stand_in(made.spec, made.graph, stretched), where)
 
 
 def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str | None, int | None, list[str]]]:
@@ -242,39 +254,3 @@ def task_in_words(task: Task, folders: Sequence[str]) -> Named:
     options = declared(type(task), Option)
     settings = {key: value for key, value in task._options.items() if value != options[key].default}
     return Named(name=name_of("task", type(task), folders), settings=settings)
-
-
-def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A spec's mapping with missing files replaced by the copies beside the spec, in ``folder``.
-
-    A run keeps copies of its plugins in ``plugins/`` beside its spec. The paths in the spec are tried first, so a
-    corrected file is used.
-    """
-    out = dict(data)
-    if "task" in out:
-        out["task"] = _beside(out["task"], folder, "task")
-    strategies = out.get("strategies")
-    if isinstance(strategies, Mapping):
-        strategies = out["strategies"] = {slot: _beside(one, folder, "strategies") for slot, one in strategies.items()}
-    kept, given = folder / "plugins" / "strategies", out.get("plugins") or []
-    if kept.is_dir() and isinstance(given, list):
-        there = [place for place in given if os.path.exists(str(place))]
-        names = [_plain_name(value) for value in strategies.values()] if isinstance(strategies, Mapping) else []
-        lost = any(not is_known("strategy", name, there) for name in names if name)
-        out["plugins"] = [*there, str(kept)] if lost else there
-    return out
-
-
-def _plain_name(value: object) -> str:
-    if isinstance(value, Mapping):
-        value = value.get("name")
-    return value.partition("(")[0].strip() if isinstance(value, str) else ""
-
-
-def _beside(value: object, folder: Path, kind: str) -> object:
-    """A plugin in a spec's mapping; the name of a file that is missing becomes that of its copy."""
-    named = {"name": value} if isinstance(value, str) else value
-    if not isinstance(named, Mapping) or not (name := str(named.get("name"))).endswith(".py"):
-        return value
-    places = [Path(name), folder / name, folder / "plugins" / kind / Path(name).name]
-    return {**named, "name": next((str(place) for place in places if place.is_file()), name)}

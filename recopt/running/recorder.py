@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import traceback
 import warnings
@@ -108,6 +109,8 @@ class RunRecorder:
         """
         found = []
         for points in self.trace.drain(last):
+            if points.key.startswith("member"):  # of the lineage of a population: too many curves for a store
+                continue
             column = points.level, points.key
             moved = ~np.isclose(points.values, self._fixed.get(column, np.nan), atol=0)
             if column in self._moved or moved.any():
@@ -158,6 +161,7 @@ def _params(plan: Plan, stack: str) -> dict[str, str]:
     return {
         "task": spec.task.name, "stack": stack, "steps": str(spec.steps), "seed": str(spec.seed),
         "tasks": str(spec.tasks), "device": spec.device, "dtype": spec.dtype, "threads": str(torch.get_num_threads()),
+        **({"replay": f"{spec.replay.name} {spec.replay.run}".strip()} if spec.replay else {}),
         **{f"{name}.{key}": str(value) for name, own in sections for key, value in own.items()},
     }  # fmt: skip
 
@@ -219,10 +223,15 @@ def _summary_line(made: object) -> str:
 
 
 def keep_sources(plan: Plan, folder: Path) -> None:
-    """Copy the user's plugins, as they were run, into ``folder``."""
-    for slot in plan.graph.slots.values():
+    """Copy the user's plugins, as they were run, and the files that strategies read into ``folder``."""
+    for name, slot in plan.graph.slots.items():
         if isinstance(slot, Trained):
             copy_trained(type(slot), folder / "strategies")
         else:
             copy_sources(type(slot), folder / "strategies")
+        for file in [Path(getattr(slot, option)) for option in slot.files]:
+            copy = folder / "files" / name / file.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if file.resolve() != copy.resolve():  # a resumed run uses its own copy
+                shutil.copyfile(file, copy)
     copy_sources(type(plan.task), folder / "task")

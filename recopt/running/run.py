@@ -21,11 +21,12 @@ from .session import RunOptions, Session
 
 @checked
 def run(
-    task: str | Path | Task, stack: str | Path | Graph | Strategy | Sequence[str | Strategy], *,
-    steps: int | None = None, depth: int | None = None, seed: int = 0, tasks: int | None = None,
+    task: str | Path | Task | None = None,
+    stack: str | Path | Graph | Strategy | Sequence[str | Strategy] | None = None, *,
+    steps: int | None = None, depth: int | None = None, seed: int | None = None, tasks: int | None = None,
     settings: Sequence[str] = (), device: str | None = None, dtype: str | None = None, measure: int | None = None,
     choose: str | Mapping[str, Any] | None = None,
-    until: str | None = None, patience: int | None = None,
+    until: str | None = None, patience: int | None = None, replay: str | None = None, stretch: bool = False,
     plugins: str | Path | Sequence[str | Path] = (), store: str | Path | None = None, track: bool = True,
     name: str | None = None, trackers: Sequence[str | Tracker] = (),
     progress: bool | Callable[[Session], None] | None = True,
@@ -47,6 +48,9 @@ def run(
             :class:`recopt.running.spec.SelectionSettings`); None exports the last ones.
         until: ends the run early at a bound on what ``measure`` measures: ``"accuracy>0.97"``, ``"loss<0.1"``.
         patience: ends the run after this number of measurements in a row without a lower held-out loss.
+        replay: a finished run (its id, name or folder), whose hyperparameters are taken as they went there, instead of
+            being searched for. What is not given, task and stack too, is as it was in that run.
+        stretch: stretches that schedule to this run's ``steps``, instead of holding its last values.
         plugins: folders and files with strategies and tasks, or one, searched first.
         store: an MLflow address, or the path of a database file; None for ``runs/mlflow.db``.
         track: False records nothing.
@@ -61,7 +65,8 @@ def run(
     """
     made = plan(
         task, stack, seed=seed, depth=depth, settings=settings, steps=steps, tasks=tasks, device=device, dtype=dtype,
-        measure=measure, choose=choose, until=until, patience=patience,
+        measure=measure, choose=choose, until=until, patience=patience, replay=replay, stretch=stretch or None,
+        store=address_of(store),
         plugins=[str(place) for place in ([plugins] if isinstance(plugins, str | Path) else plugins)] or None,
     )  # fmt: skip
     with Live(lines=False) if progress is True else nullcontext() as live:

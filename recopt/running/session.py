@@ -25,6 +25,7 @@ from .plan import Plan
 from .recorder import RunRecorder, keep_traceback
 from .report import write_report
 from .result import Result, by_slot
+from .schedules import write_schedules
 from .selection.scores import Score
 from .selection.selector import Selector
 from .start import make_engine
@@ -188,6 +189,8 @@ class Session:
             self.checkpoints.finish(folder, chosen)
             write_report(result)
             write_export(engine, self.spec, folder / "export", self.trace, chosen)
+            if over:
+                write_schedules(engine, self.trace, folder)
         if over:
             self.recorder.finish(result)
         else:

@@ -100,6 +100,15 @@ class SelectionSettings(BaseModel):
     patience: Annotated[Steps, NO_SWITCH] | None = None
 
 
+class Replayed(BaseModel):
+    """The run that a schedule was taken from: its ``name`` and its id, ``run``; empty if it was named by its folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    run: str = ""
+
+
 class Spec(BaseModel):
     """Everything that determines a run.
 
@@ -114,6 +123,8 @@ class Spec(BaseModel):
         patience: the run ends after this number of measurements in a row without a lower held-out loss.
         plugins: folders and files with strategies and tasks, searched first.
         digests: those of the sources of the user's own plugins, by kind and name; recorded, and compared when repeated.
+        replay: the run whose schedule its replay levels have; recorded, and in a file that is written by hand the name
+            of a run that is to be replayed (see :class:`recopt.running.replay.Source`).
 
     In a file, ``stack`` may replace ``strategies`` and ``levels``: see :func:`recopt.running.plan.replan`.
     """
@@ -135,6 +146,7 @@ class Spec(BaseModel):
     patience: Annotated[int, Field(ge=1), NO_SWITCH] | None = None
     plugins: list[str] = []
     digests: dict[str, str] = {}
+    replay: Replayed | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -159,7 +171,7 @@ COMPARES = frozenset({"stacks", "baselines", "each", "tune", "tune_tasks", "refe
 SWEEPS = frozenset({"over", "by", "trials", "repeat", "score", "asha"})
 """``RUNS``, ``COMPARES``, ``SWEEPS``: keys of which only the spec of a run, a comparison, or a sweep has some."""
 KNOWN: Mapping[str, Iterable[str]] = {
-    "": [*Spec.model_fields, *SHORT], "task": Named.model_fields, "strategies": Named.model_fields,
+    "": [*Spec.model_fields, *SHORT, "stretch"], "task": Named.model_fields, "strategies": Named.model_fields,
     "levels": Level.model_fields, "choose": SelectionSettings.model_fields,
 }  # fmt: skip
 """The keys of a spec's mapping and of the mappings nested in it."""
@@ -171,7 +183,8 @@ def write_spec(spec: Spec) -> str:
     data["levels"] = [{k: v for k, v in level.items() if v is not None and v != []} for level in data["levels"]]
     data["strategies"] = {k: _trimmed(v) for k, v in data["strategies"].items()}
     data["task"] = _trimmed(data["task"])
-    data = {key: value for key, value in data.items() if key not in ("choose", "digests", "until", "patience") or value}
+    bare = ("choose", "digests", "until", "patience", "replay")
+    data = {key: value for key, value in data.items() if key not in bare or value}
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
 
 

@@ -61,8 +61,8 @@ class Begins:
         self.tower, self.home, self.common, self._together = tower, home, common, together
         self.levels = tower.graph.levels
 
-    def members(self, number: int, present: RunState, members: list[RunState], count: int) -> list[RunState]:
-        """The states that ``count`` candidates go on from, where they are members; the first's is the present."""
+    def ancestors(self, number: int, present: RunState, members: list[RunState], count: int) -> list[int]:
+        """The ``members`` that ``count`` candidates go on from, where they do; the first's is the present."""
         rule = self.tower.graph.slots[self.levels[number].by]
         of = rule.ancestors(present.levels[number].parts[0].strategy) if members else []
         if not of:
@@ -72,7 +72,7 @@ class Begins:
                 f"'{self.levels[number].by}' gives {of} as ancestors of {count} points, after {len(members)} trials: "
                 "give the index of a trial for each."
             )
-        return [members[k] for k in of]
+        return of
 
     def go(self, number: int, search: Search, trial: int) -> None:
         """Go to where a trial begins, and set its point."""

@@ -24,6 +24,7 @@ from ..estimators.tape import value
 from ..levels.state import LevelState, RunState, Search, Signal, Window
 from ..rules.answers import given
 from .begins import Begins, Home, Together
+from .lineage import descent
 
 
 class Trials:
@@ -49,8 +50,10 @@ class Trials:
         below = [graph.below(n) for n in range(len(self.levels))]
         self._common = [{n, *(m for m, under in enumerate(below) if n in under)} for n in range(len(below))]
         self.begins = Begins(tower, home, self._common, together)
+        several = [n for n in self.numbers if self.levels[n].population != 1]
         self._rivals = {
-            n: [m for m in self.numbers if m != n and m not in below[n] and n not in below[m]] for n in self.numbers
+            n: [m for m in several if m != n and m not in below[n] and n not in below[m]] if n in several else []
+            for n in self.numbers
         }
 
     @property
@@ -60,7 +63,8 @@ class Trials:
 
     def active(self, state: RunState) -> bool:
         """True if what happens now may yet be taken back."""
-        return self.home.returns and any(state.levels[n].search is not None for n in self.numbers)
+        searches = [state.levels[n].search for n in self.numbers]
+        return any(search is not None and search.start is not None for search in searches)
 
     def payer(self, state: RunState) -> int:
         """The level (0-based) that evaluations are charged to: the outermost that tries something."""
@@ -73,7 +77,8 @@ class Trials:
     def due(self, number: int) -> bool:
         """True if level ``number`` may begin a search: one at a time, by turns, among levels of which neither is below.
 
-        Two searches that overlap without one holding the other would take back each other's choices.
+        Two searches that overlap without one holding the other would take back each other's choices. A level that
+        tries one point at a time takes nothing back.
         """
         levels = self.home.state.levels
         if levels[number].search is not None:
@@ -93,8 +98,8 @@ class Trials:
         candidates = [list(c) for c in found]
         members, own.members = own.members, []  # which no copy of the state is to hold
         start = self.home.copy() if len(candidates) > 1 and self.home.returns else None
-        starts = [] if start is None else self.begins.members(number, start, members, len(candidates))
-        own.search = Search(point, candidates, start, starts=starts)
+        of = [] if start is None else self.begins.ancestors(number, start, members, len(candidates))
+        own.search = Search(point, candidates, start, starts=[members[k] for k in of], of=of)
         slots.put(state, number, trees.detach(candidates[0]))
 
     def _asked(self, state: RunState, number: int, method: str, *told: Any) -> Any:
@@ -166,6 +171,8 @@ class Trials:
         self.tower.slots.put(state, number, trees.detach(new))
         state.pending[number] = Signal(search.scores[winner])
         self._log(number, search, winner, delta)
+        if ends and self.tower.around is not None:
+            state.log += descent(self.tower.graph, number, search, ends, winner)
 
     def _log(self, number: int, search: Search, winner: int, delta: Params) -> None:
         around, scores = self.tower.around, torch.stack(search.scores)

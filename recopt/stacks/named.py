@@ -11,6 +11,9 @@ from ..checking.errors import RecoptError, shown
 from ..levels.level import MOST_LEVELS
 from ..levels.notation import Term, parse
 
+_LONG = 40
+"""Characters of a setting beyond which it is taken for a path, of which the last part is shown."""
+
 
 def named_of(value: object) -> object:
     """``adam(lr=0.1)`` or ``{name: adam, lr: 0.1}`` as name and settings."""
@@ -46,6 +49,8 @@ def written(slot: str, named: Named) -> str:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, str) and len(value) > _LONG:
+        value = f"…/{value.rpartition('/')[2]}"
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 

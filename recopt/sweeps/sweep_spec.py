@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..checking.errors import RecoptError, unknown
 from ..checking.explanations import explain
-from ..running.plan import relocated
+from ..running.relocated import relocated
 from ..running.spec import COMPARES, KNOWN, NO_SWITCH, SHORT, Spec, read_spec, settings_in
 
 GRID, RANDOM = "grid", "random"

@@ -14,7 +14,8 @@ import recopt
 from recopt import Graph, Level, RecoptError, Strategy
 from recopt.checking.errors import Notice
 from recopt.running.export import write_export
-from recopt.running.plan import plan, relocated, replan
+from recopt.running.plan import plan, replan
+from recopt.running.relocated import relocated
 from recopt.running.spec import read_spec, write_spec
 from recopt.stacks.fetch import read_export
 from recopt.stacks.plugins import load_strategy, load_task

@@ -14,7 +14,8 @@ import pytest
 from recopt.checking.errors import RecoptError
 from recopt.comparison import EACH, make_compare_spec, plan_series
 from recopt.comparison.contest import prepare
-from recopt.running.plan import plan, relocated, replan
+from recopt.running.plan import plan, replan
+from recopt.running.relocated import relocated
 
 SHORT: dict[str, Any] = {
     "task": {"name": "quadratic", "settings": {"dim": 2}}, "stack": "sgd(lr=0.01)/adam", "depth": 2,

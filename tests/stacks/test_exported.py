@@ -230,7 +230,8 @@ def test_trained_on_from_an_export_it_needs_that_no_more(here: Path, put: Callab
     moved = result.engine.state.slots["my_rule"].params
     pairs = zip(values(made).values(), moved, strict=True)
     assert all(torch.equal(a, b.to(a.dtype)) for a, b in pairs)
-    from recopt.running.plan import relocated, replan
+    from recopt.running.plan import replan
+    from recopt.running.relocated import relocated
     from recopt.running.spec import read_spec
 
     again = replan(relocated(read_spec(result.folder / "spec.yaml"), result.folder), steps=22)  # from the copy kept
