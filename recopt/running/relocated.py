@@ -22,7 +22,7 @@ def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     strategies = out.get("strategies")
     if isinstance(strategies, Mapping):
         strategies = out["strategies"] = {
-            slot: _with_files(_beside(one, folder, "strategies"), folder / "plugins" / "files" / slot)
+            slot: _with_files(_beside(one, folder, "strategies"), folder / "plugins" / "files" / str(slot))
             for slot, one in strategies.items()
         }
     kept, given = folder / "plugins" / "strategies", out.get("plugins") or []
@@ -36,11 +36,11 @@ def relocated(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _with_files(value: object, kept: Path) -> object:
     """A strategy in a spec's mapping, which reads the files that the run kept of it, in ``kept``."""
-    if not isinstance(value, Mapping) or not kept.is_dir():
+    given = value.get("settings") if isinstance(value, Mapping) and kept.is_dir() else None
+    if not isinstance(value, Mapping) or not isinstance(given, Mapping):
         return value
     there = {file.name: str(file) for file in kept.iterdir()}
-    given = {key: there.get(Path(x).name, x) if isinstance(x, str) else x for key, x in value["settings"].items()}
-    return {**value, "settings": given}
+    return {**value, "settings": {k: there.get(Path(x).name, x) if isinstance(x, str) else x for k, x in given.items()}}
 
 
 def _plain_name(value: object) -> str:
