@@ -47,8 +47,7 @@ class Slots:
         """``values`` of what a level moves as detached tensors, in the dtype that its strategy computes in."""
         cast = self.carriers.cast(number)
         made = [v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64) for v in values]
-        home = self.carriers.setting.device
-        return [m.to(home, cast) if cast is not None and m.dtype != cast else m for m in made]
+        return [m.to(self.carriers.setting.device, cast) if cast is not None and m.dtype != cast else m for m in made]
 
     def numbers(self, state: RunState, number: int) -> Numbers:
         """The hyperparameters of a level's strategy, which has nothing else."""

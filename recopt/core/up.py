@@ -194,7 +194,7 @@ class Up:
 
 def _finite(values: Sequence[Any]) -> bool:
     if isinstance(values[0], Tensor):
-        return bool(torch.isfinite(torch.stack([v.detach().double().sum() for v in values])).all())
+        return all(map(math.isfinite, torch.stack([v.detach().double().sum() for v in values]).tolist()))
     return math.isfinite(sum(values))
 
 

@@ -143,13 +143,13 @@ class Windows:
             window.records[k].append(Record([], []) if record is None else record(n))
 
 
-def _behind(signal: Signal, level: Level) -> list[Pair]:
+def _behind(signal: Signal, level: Level) -> list[Pair] | None:
     """The tape behind a signal, of the whole slot: what one parameter group moves changes the gradient of another.
 
-    It is the loss itself where that has a graph: one run through the model then serves the first derivative and the
-    second. A cosine is measured by the gradients.
+    None, for the loss itself, where that has a graph: one run through the model then serves the first derivative and
+    the second. A cosine is measured by the gradients.
     """
     loss = signal.loss
     if signal.bad is None and isinstance(loss, Tensor) and loss.requires_grad and level.normalize != "cosine":
-        return [(loss, torch.ones_like(loss.detach()))]
+        return None
     return list(signal.pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,6 +33,8 @@ from .stagger import Stagger
 from .surroundings import Surroundings
 
 Sink = Callable[[int, int, Mapping[str, Any]], None]
+STRETCH = 20
+"""Steps of a run between which torch's random numbers stay lent, and after which the record is handed on."""
 REPLAY = 100
 """Steps between two of the moments from which a checkpoint can be replayed, at least."""
 
@@ -108,7 +111,7 @@ class Engine:
         def searching(state: RunState) -> bool:
             return self.trials.active(state)
 
-        self.surroundings = Surroundings(graph, self.imitation, charge)
+        self.surroundings = Surroundings(graph, self.imitation, charge, heard=lambda: self.sink is not None)
         in_place = self.tasks == 1 and not any(level.second_order for level in self.levels)
         setting = Setting(tasks=self.tasks, in_place=in_place, device=device, dtype=dtype, seed=self.seed)
         tower = Tower(
@@ -130,21 +133,29 @@ class Engine:
         :func:`recopt.engine.measure.settled` the state that it would go back to.
         """
         while self.state.step < steps:
-            self.step()
+            self.step(STRETCH, steps)
 
-    def step(self) -> None:
-        """One evaluation of the task, and all that follows from it."""
+    def step(self, count: int = 1, end: float = math.inf) -> None:
+        """An evaluation of the task, and all that follows from it.
+
+        Args:
+            count: so many of them before the record is handed on.
+            end: updates of the task after which there is none.
+        """
         with self.stream:
-            begin, aside = time.perf_counter(), self.population.seconds
-            if self.state.middle:
-                self.state.middle = False
-                top, found = len(self.levels), self.source.around(Evaluation(None))
-            else:
-                top, found = self._up()
-            payer = self.trials.payer(self.state)
-            self.tower.down(self.state, top, found)
-            self.replay += 1
-            self.budget.spend(payer, seconds=time.perf_counter() - begin - (self.population.seconds - aside))
+            for _ in range(count):
+                if self.state.step >= end:
+                    break
+                begin, aside = time.perf_counter(), self.population.seconds
+                if self.state.middle:
+                    self.state.middle = False
+                    top, found = len(self.levels), self.source.around(Evaluation(None))
+                else:
+                    top, found = self._up()
+                payer = self.trials.payer(self.state)
+                self.tower.down(self.state, top, found)
+                self.replay += 1
+                self.budget.spend(payer, seconds=time.perf_counter() - begin - (self.population.seconds - aside))
         if not self.trials.active(self.state):
             self.flush()
 
@@ -196,8 +207,7 @@ class Engine:
             self.go(clean)
         self.sink, sink = None, self.sink
         self.surroundings.quiet = True
-        for _ in range(replay):
-            self.step()
+        self.step(replay)
         self.surroundings.quiet = False
         self.sink, self.budget = sink, budget
 

@@ -68,8 +68,9 @@ class Evaluator:
 
     def batch(self, slot: SlotState, index: int, split: Split) -> Any:
         """Batch ``index`` of the slot's tasks, counted from the start of each; a list of them if there are many."""
-        pairs = zip(self.family.members(slot), self.family.starts(slot), strict=True)
-        found = [self.family.place(task.batch(index - start.seen, split)) for task, start in pairs]
+        tasks = self.family.members(slot)
+        seen = [start.seen for start in slot.starts] or [0] * len(tasks)
+        found = [self.family.place(task.batch(index - n, split)) for task, n in zip(tasks, seen, strict=True)]
         return found if self.family.batched else found[0]
 
     def loss(self, slot: SlotState, batch: Any) -> Tensor:

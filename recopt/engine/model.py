@@ -47,7 +47,9 @@ class Patched:
         self.module: Any = higher.monkeypatch(module, copy_initial_weights=False, track_higher_grads=False)
         self._places = buffer_places(self.module, module)
         parts = list(self.module.modules())
-        self._weights = [(m._parameters, name) for m in parts for name in m._param_names]
+        owners = [(m._parameters, name) for m in parts for name in m._param_names]
+        self._weights = [(*owner, at) for owner, at in zip(owners, self.module._param_mapping, strict=True)]
+        self._known: list[Any] = self.module._fast_params  # of which ``parameters()`` gives the last
         self._recurrent = [m for m in parts if isinstance(m, nn.RNNBase)]
         for part in parts:  # whose weights are in place before any is called: its class's own forward will do
             del type(part).forward
@@ -58,9 +60,9 @@ class Patched:
         Buffers are cloned, since a module may change them in place (batch statistics).
         """
         # What update_params does, without its checks: a task may read a weight, or call a part, and not the model.
-        self.module.fast_params = values
-        for (owner, name), value in zip(self._weights, self.module._expand_params(values), strict=True):
-            owner[name] = value
+        self._known[0] = list(values)
+        for owner, name, at in self._weights:
+            owner[name] = values[at]
         for part in self._recurrent:  # which keep their weights in a list besides
             part._flat_weights = [part._parameters[name] for name in part._flat_weights_names]
         for places, buffer in zip(self._places, buffers, strict=False):

@@ -100,7 +100,7 @@ class Stagger:
             k, window = self.graph.subjects[n].index(number), state.levels[n].window
             start = window.start[k]
             if start is not None and start.loss is not None:
-                pairs = [(t, c.index_fill(0, index, 0.0)) for t, c in start.pairs]
+                pairs = start.pairs and [(t, c.index_fill(0, index, 0.0)) for t, c in start.pairs]
                 window.start[k] = Record([], [], start.loss.index_copy(0, index, first.loss.to(start.loss)), pairs)
 
     def _renew_guard(self, state: RunState, first: Signal, index: Tensor) -> None:

@@ -25,6 +25,7 @@ class Surroundings:
 
     Args:
         charge: charges a level for one hypergradient.
+        heard: whether somebody reads the record, so that the sizes of updates are worth their time.
 
     Attributes:
         quiet: whether what happens is replayed, and so neither told nor charged again.
@@ -32,8 +33,10 @@ class Surroundings:
 
     episodes: Episodes
 
-    def __init__(self, graph: Graph, imitation: Imitation, charge: Callable[[RunState, int], None]) -> None:
-        self.graph, self.imitation, self.charge = graph, imitation, charge
+    def __init__(
+        self, graph: Graph, imitation: Imitation, charge: Callable[[RunState, int], None], heard: Callable[[], bool]
+    ) -> None:
+        self.graph, self.imitation, self.charge, self.heard = graph, imitation, charge, heard
         self.quiet = False
 
     def closed(self, state: RunState, number: int) -> None:
@@ -56,6 +59,11 @@ class Surroundings:
 
     def stepped(self, state: RunState, number: int, signal: Signal, update: Sequence[Any], read: Any) -> None:
         """Record a step of level ``number``: the sizes of ``update``, of the signal, and of how it was read."""
+        if self.heard() or self.quiet:  # of what is replayed, a trial that is still open is yet to be told of
+            self._sizes(state, number, signal, update, read)
+        self.hyperparameters(state, number)
+
+    def _sizes(self, state: RunState, number: int, signal: Signal, update: Sequence[Any], read: Any) -> None:
         level = self.graph.levels[number]
         batched = self.imitation.tasks > 1 and level.moves == TASK
         values: dict[str, Any] = {"update_norm": _size(update, batched)}
@@ -67,7 +75,6 @@ class Surroundings:
         if level.moves != TASK and signal.loss is not None:
             values["meta_loss"] = _mean(signal.loss)
         self.log(state, number, values)
-        self.hyperparameters(state, number)
 
     def hyperparameters(self, state: RunState, number: int) -> None:
         """Record the hyperparameters that a level has just stepped with, where they changed."""

@@ -39,16 +39,15 @@ def _scored(level: Level, records: Sequence[Record], start: Record | None) -> tu
     value, weights = score(level.objective or "mean", losses, start.loss if start else None)
     share = 1 / value.numel()
     weights = [w * share for w in weights] if share < 1 else weights
-    pairs = [
-        _weighted(record.pairs, weight)
-        for record, weight in zip([start or Record([], []), *records], weights, strict=True)
-    ]
+    pairs = [_weighted(r, weight) for r, weight in zip([start or Record([], []), *records], weights, strict=True)]
     return value.mean(), pairs
 
 
-def _weighted(pairs: Sequence[Pair], weight: Tensor) -> list[Pair]:
-    """``pairs`` with their cotangents times ``weight``."""
-    return [(t, c * _spread(weight, c)) for t, c in pairs]
+def _weighted(record: Record, weight: Tensor) -> list[Pair]:
+    """The pairs of a record with their cotangents times ``weight``."""
+    if record.pairs is None:
+        return [(record.loss, weight)]
+    return [(t, c * _spread(weight, c)) for t, c in record.pairs]
 
 
 def _penalty(level: Level, records: Sequence[Record]) -> tuple[Tensor, list[Pair]]:

@@ -53,7 +53,7 @@ class Record:
         point: what is moved, after the update; empty where nobody differentiates.
         update: the update itself, where somebody reads it.
         loss: that came after; None as long as it did not.
-        pairs: the taped tensors with their cotangents.
+        pairs: the taped tensors with their cotangents; None where it is the loss itself that is taped.
         slopes: in place of pairs, where the derivative has a closed form: of ``loss``, by the coordinates of the
             strategy that made the update.
         lesson: the strategy's own update (before schedules and guards) and its teacher's, tensor by tensor.
@@ -63,7 +63,7 @@ class Record:
     point: Params
     update: Params
     loss: Any = None
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[Pair] | None = field(default_factory=list)
     slopes: list[float] | None = None
     lesson: list[Pair] = field(default_factory=list)
     made_of: dict[str, Any] | None = None

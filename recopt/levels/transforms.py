@@ -140,12 +140,27 @@ def rms_all(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], Sta
     before = state.get("square") or [_zero(g) for g in signal]
     out, square = [], []
     for last, g in zip(before, signal, strict=True):
-        size = _mean(g * g)
-        counted = _known(last, _smaller(size, CLIP_KNOWN**2 * last), size)
-        v = last + (counted - last) / steps
-        out.append(g * _root(_least(counted / _least(size)) / _least(v)))
+        read, v = (_tensor_over_all if isinstance(g, Tensor) else _number_over_all)(g, last, steps)
+        out.append(read)
         square.append(v)
     return out, {"steps": steps, "square": square}
+
+
+def _tensor_over_all(g: Tensor, last: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """``rms_all`` of one tensor, and v after it; ``last`` before."""
+    size = _mean(g * g)
+    counted = _known(last, _smaller(size, CLIP_KNOWN**2 * last), size)
+    v = last + (counted - last) / steps
+    return g * _root(_least(counted / _least(size)) / _least(v)), v
+
+
+def _number_over_all(g: float, last: float, steps: int) -> tuple[float, float]:
+    """The same of a plain number, without a call for each operation: every level of a tower asks for it at a step."""
+    size, most = g * g, CLIP_KNOWN**2 * last
+    counted = (size if size < most else most) if last > 0 else size
+    v = last + (counted - last) / steps
+    kept = counted / (size if size > LEAST else LEAST)
+    return g * math.sqrt((kept if kept > LEAST else LEAST) / (v if v > LEAST else LEAST)), v
 
 
 @transform("unit")

@@ -26,7 +26,7 @@ def closed_up(state: RunState) -> RunState:
                 places = {id(p): i for i, p in enumerate(whole.point)}
                 before = record.made_of["before"]
                 # Of the states before the steps, the first of each part is enough; the others follow from it.
-                told = [places[id(p)] for p, _ in whole.pairs]
+                told = [places[id(p)] for p, _ in whole.pairs or []]
                 record.made_of = {**record.made_of, "before": before[begun:], "told": told}
                 record.point, record.update = [], []
                 begun = max(begun, len(before))
@@ -69,7 +69,7 @@ def _again(forward: Forward, state: RunState, m: int, windows: Sequence[Sequence
         for record in records:
             record.point, record.update = list(live), list(update)
             told = (record.made_of or made_of)["told"]
-            record.pairs = [(live[i], c) for i, (_, c) in zip(told, record.pairs, strict=True)]
+            record.pairs = [(live[i], c) for i, (_, c) in zip(told, record.pairs or [], strict=True)]
     moves = forward.levels[m].moves
     if moves == TASK or moves in forward.carriers.spaces:
         own.live = live

@@ -38,7 +38,7 @@ class Answers:
             count = len(deltas) if isinstance(deltas, list | tuple) else type(deltas).__name__
             self._refuse(number, f"gave {count} for the deltas of {len(point)} tensors: give a list of one for each")
         for delta, p in zip(deltas, point, strict=True):
-            if delta.shape == p.shape and (not delta.ndim or (delta.device, delta.dtype) == (p.device, p.dtype)):
+            if delta.shape == p.shape and (not delta.ndim or (delta.dtype == p.dtype and delta.device == p.device)):
                 continue  # a number may be wider than what it is added to, and computed where the losses are
             said = [f"{tuple(t.shape)} of {t.dtype} on {t.device}" for t in (delta, p)]
             self._refuse(number, f"gave a delta {said[0]} for a tensor {said[1]}: make deltas as their tensors are")

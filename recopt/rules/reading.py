@@ -38,8 +38,7 @@ def read(
             for terms in sums.values():
                 parts += terms
     count = len(grads)
-    told = [] if loss is None else [loss.detach().reshape(())]
-    values = _numbers([*parts, *told])
+    values = _numbers(parts if loss is None else [*parts, loss])
     losses = None if loss is None else [values.pop()]
     if shards and parts:
         squares = [n * n for n in values[:count]]
@@ -69,10 +68,10 @@ def _norm(values: Sequence[float]) -> float:
 
 
 def _numbers(parts: list[Tensor]) -> list[float]:
-    """0-dimensional tensors as numbers; one read where they are on one device that has to be waited for."""
+    """Tensors of one element as numbers; one read where they are on one device that has to be waited for."""
     if not parts or parts[0].is_cpu:
         return [p.item() for p in parts]
     try:
-        return list(torch.stack(parts).tolist())
+        return list(torch.stack([p.detach().reshape(()) for p in parts]).tolist())
     except RuntimeError:
         return [float(p) for p in parts]

@@ -54,6 +54,16 @@ def test_rms_all_is_a_mean_over_all_that_was() -> None:
         assert out.tolist() == pytest.approx([value / math.sqrt(mean), 0.0], rel=1e-12)
 
 
+@pytest.mark.parametrize("name", TRANSFORMS.names())
+def test_a_plain_number_is_read_as_a_tensor_is(name: str) -> None:
+    number, tensor = {}, {}
+    for value in (0.0, 2.0, -0.3, 1e-170, 40.0, -1e9, 1e-3, 0.0, 5.0):
+        (one,), number = TRANSFORMS[name]([value], number, 3.0)
+        signal, bound = torch.tensor(value, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
+        (other,), tensor = TRANSFORMS[name]([signal], tensor, bound)
+        assert one == pytest.approx(float(other), rel=1e-14, abs=0.0), value
+
+
 def test_signals_that_fade_stay_small_under_rms_all_alone() -> None:
     left = {}
     for name in ("rms", "rms_all"):

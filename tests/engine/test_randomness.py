@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import recopt
 from recopt.contracts.task import Batch
 from recopt.engine import checkpoint
-from recopt.engine.engine import Engine
+from recopt.engine.engine import STRETCH, Engine
 
 from .. import engines
 
@@ -72,12 +72,12 @@ def test_runs_in_threads_are_as_if_alone(name: str) -> None:
     alone = [made(name, seed) for seed in (0, 1)]
     threads = [made(name, seed) for seed in (0, 1)]
     for engine in alone:
-        engine.run(20)
+        engine.run(2 * STRETCH + 5)
     before, interval = torch.get_rng_state(), sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda engine: engine.run(20), threads))
+            list(pool.map(lambda engine: engine.run(2 * STRETCH + 5), threads))
     finally:
         sys.setswitchinterval(interval)
     for one, other in zip(alone, threads, strict=True):
@@ -85,6 +85,27 @@ def test_runs_in_threads_are_as_if_alone(name: str) -> None:
         other.flush()
         same(one, other)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_who_reads_the_record_of_a_run_neither_draws_from_it_nor_disturbs_it() -> None:
+    alone, read, drawn = made("exact"), made("exact"), list[float]()
+    alone.run(2 * STRETCH)
+    alone.flush()
+    sink = read.sink
+
+    def reading(*point: Any) -> None:
+        assert sink is not None
+        sink(*point)
+        drawn.append(torch.rand(()).item())
+
+    read.sink = reading
+    torch.manual_seed(5)
+    read.run(2 * STRETCH)
+    read.sink = sink
+    same(alone, read)
+    torch.manual_seed(5)
+    assert drawn == [torch.rand(()).item() for _ in drawn]
+    assert len(drawn) > 2 * STRETCH
 
 
 @pytest.mark.parametrize("name", STACKS)
