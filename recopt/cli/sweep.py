@@ -181,6 +181,8 @@ def _words(found: Sweep, store: str | None) -> list[str]:
         lines += [f"folder  {folder}", f"picture {folder / 'sweep.png'}"]
         if (found.folder / "best.yaml").is_file():
             lines.append(f"repeat  recopt run --spec {folder / 'best.yaml'}")
+        if (found.folder / "best").is_dir():
+            lines.append(f"model   {folder / 'best'}")
     if found.run_id and found.status == "KILLED":
         lines.append(f"go on   recopt sweep --resume {found.run_id}{store_words(store)}")
     if found.run_id:

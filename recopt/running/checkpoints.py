@@ -17,12 +17,15 @@ from safetensors import SafetensorError
 
 from ..checking.errors import Damaged, Notice, RecoptError
 from ..engine import checkpoint
+from ..engine.carry import carry
 from ..engine.engine import Engine
 from ..levels.graph import Graph
 from ..tracking.trace import Trace, load_trace, save_trace
+from .plan import Plan
 from .selection.scores import Selection
 from .selection.selector import Selector
 from .spec import Spec
+from .start import make_engine
 
 CHECKPOINT, TRACE = "checkpoint.safetensors", "trace.npz"
 _BEFORE = ".before-"
@@ -82,12 +85,14 @@ class Checkpoints:
                 checkpoint.save(self.engine, folder / CHECKPOINT, note={**self._note, "chosen": chosen.plain()})
             save_trace(self.trace, folder / TRACE)
 
-    def load(self, folder: Path) -> None:
-        """Restore the run from the checkpoint in ``folder``.
+    def load(self, folder: Path, origin: Plan | None = None) -> None:
+        """Restore the run from the checkpoint in ``folder``, or go on from that of another plan, its ``origin``.
 
         Raises:
             RecoptError: if there is none, or it is of another run; Damaged if it is damaged, or its trace is.
         """
+        if origin is not None:
+            return self._carry(folder, origin)
         note = checkpoint.load(self.engine, folder / CHECKPOINT)
         mine = _fixed(self.spec, self.engine.graph)
         if odd := [key for key in mine if mine[key] != note["spec"][key]]:
@@ -107,6 +112,17 @@ class Checkpoints:
                 Notice,
                 stacklevel=2,
             )
+
+    def _carry(self, folder: Path, origin: Plan) -> None:
+        other = make_engine(origin.spec, origin.graph, origin.task)
+        note = checkpoint.load(other, folder / CHECKPOINT)
+        mine, theirs = self.spec.strategies, origin.spec.strategies
+
+        def same(slot: str, name: str) -> bool:
+            return mine[slot].settings.get(name) == theirs[slot].settings.get(name)
+
+        carry(other, self.engine, same)
+        self.trace.truncate(note["trace"])
 
 
 def _fixed(spec: Spec, graph: Graph) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class RunOptions:
         track: whether to record the run.
         resume: the id of a recorded run to resume.
         saved: a folder that :meth:`recopt.running.checkpoints.Checkpoints.save` wrote, to resume from without a record.
+        origin: the plan of the run in ``saved``, if that is another (:mod:`recopt.engine.carry` says what is kept).
         pause: the step at which to stop, as if interrupted there; None for the end.
         progress: called after every step.
         root: the folder of the default store and its artifacts.
@@ -55,6 +56,7 @@ class RunOptions:
     name: str | None = None
     resume: str | None = None
     saved: Path | None = None
+    origin: Plan | None = None
     pause: int | None = None
     progress: Callable[[Session], None] | None = None
     root: Path = RUNS
@@ -90,7 +92,7 @@ class Session:
         self.checkpoints = Checkpoints(self.spec, self.engine, self.trace, self.selector, options.save_seconds)
         if start:
             with self._blamed(), offered(start):
-                self.checkpoints.load(start)
+                self.checkpoints.load(start, options.origin)
         self.first_step, self._stop = self.step, _Stop()
 
     @property
@@ -105,10 +107,6 @@ class Session:
             return True
         return self.selector is not None and self.selector.stopped
 
-    @property
-    def _paused(self) -> bool:
-        return self.options.pause is not None and self.step >= self.options.pause
-
     def run(self) -> Result:
         """Run to the end, to its pause, or until interrupted; before the end, the result's status is ``KILLED``.
 
@@ -116,13 +114,15 @@ class Session:
             RunFailed: for an error in a user's strategy or task.
             KeyboardInterrupt: if interrupted twice; the run can be resumed from its last checkpoint.
         """
+        options = self.options
+        pause = self.spec.steps if options.pause is None else options.pause
         with self._stop.heard():
-            if (options := self.options).track:
+            if options.track:
                 self.recorder.begin(self.plan, options.store, options.name, options.resume, options.root)
             try:
                 if self.step == 0 and not self.held_out.before:
                     self._first()
-                while not (self.over or self._paused or self._stop.asked):
+                while not (self.over or self.step >= pause or self._stop.asked):
                     with self._blamed():
                         self.engine.step()
                     self._between()

@@ -10,12 +10,12 @@ import itertools
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ..contracts.strategy import Params, Strategy, Trial
+from ..contracts.strategy import Params, State, Strategy, Trial
 from .ranges import Axis
 
 Settings = Mapping[str, Any]
@@ -74,10 +74,40 @@ def searched(strategy: Strategy, space: Space, count: int, seed: int) -> Search:
             return
         known, misses = known + fresh, 0 if fresh else misses + 1
         losses = yield batch
-        trials = [Trial(p, p[0].new_tensor(loss)) for p, loss in zip(points, losses, strict=True)]
-        with torch.no_grad():
-            deltas, state = strategy.forward(point, trials, state, rng)
-            point = [p + d for p, d in zip(point, deltas, strict=True)]
+        point, state = _decided(strategy, point, points, losses, state, rng)
+
+
+class Round(NamedTuple):
+    """Settings to go on with for a while, and for each the place in the round before of the trial it goes on from."""
+
+    settings: list[Settings]
+    origins: list[int]
+
+
+def members(strategy: Strategy, space: Space, rounds: int, seed: int) -> Generator[Round, Sequence[float], None]:
+    """The rounds of a zero-order strategy whose points go on from runs of their own (population-based training).
+
+    Points are those of :func:`searched`. The first round begins anew, and has no origins.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    point: Params = [torch.zeros((), dtype=torch.float64) for _ in space.axes]
+    state = strategy.init(point)
+    for _ in range(rounds):
+        points = strategy.propose(point, state, rng)
+        batch = [space.settings([_at(axis, float(x)) for axis, x in zip(space.axes, p, strict=True)]) for p in points]
+        losses = yield Round(batch, list(strategy.ancestors(state)))
+        point, state = _decided(strategy, point, points, losses, state, rng)
+
+
+def _decided(
+    strategy: Strategy, point: Params, points: Sequence[Params], losses: Sequence[float], state: State,
+    rng: torch.Generator,
+) -> tuple[Params, State]:  # fmt: skip
+    """The point and the state of a strategy after it was told the losses of its points."""
+    trials = [Trial(p, p[0].new_tensor(loss)) for p, loss in zip(points, losses, strict=True)]
+    with torch.no_grad():
+        deltas, after = strategy.forward(point, trials, state, rng)
+        return [p + d for p, d in zip(point, deltas, strict=True)], after
 
 
 def _at(axis: Axis, coordinate: float) -> Any:

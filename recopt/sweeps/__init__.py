@@ -117,6 +117,8 @@ def run_sweep(
         found.folder = Path(output)
         found.save(Path(output))
     if record:
+        if plan.schedule.origins and (kept := conduct.folder(found.ranked[0].number - 1, 0)) and Path(kept).is_dir():
+            shutil.copytree(kept, record.folder / "best", dirs_exist_ok=True)
         record.finish(found)
         shutil.rmtree(record.parts, ignore_errors=True)
     return found

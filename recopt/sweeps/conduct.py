@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..search.executor import Executor
 from .journal import Entry, Journal, Key
 from .planning import SweepPlan
 from .schedule import Part
-from .trial import TrialRun
+from .trial import Before, TrialRun
 
 Told = Callable[[Part], None]
 
@@ -50,6 +51,10 @@ class Conduct:
                 self._take()
             part = begun.popleft()
             schedule.report(part, self.loss(part))
+            if self.parts:
+                for trial in schedule.spent:
+                    for repeat in range(self.plan.spec.repeat):
+                        shutil.rmtree(self.parts / f"{trial}-{repeat}", ignore_errors=True)
 
     def entries(self, part: Part) -> list[Entry]:
         """The answers to ``part`` that are there."""
@@ -85,8 +90,21 @@ class Conduct:
     def _job(self, key: Key, settings: Mapping[str, Any]) -> TrialRun:
         rungs, spec = self.plan.rungs, self.plan.spec
         last = key.rung == len(rungs) - 1
-        folder = str(self.parts / f"{key.trial}-{key.repeat}") if self.parts and len(rungs) > 1 else None
-        return TrialRun(spec.run, settings, spec.seed + key.repeat, None if last else rungs[key.rung], folder)
+        return TrialRun(spec.run, settings, spec.seed + key.repeat, None if last else rungs[key.rung],
+                        self.folder(key.trial, key.repeat), self._before(key))  # fmt: skip
+
+    def folder(self, trial: int, repeat: int) -> str | None:
+        """The place of a run of a trial that pauses, or that others go on from."""
+        return str(self.parts / f"{trial}-{repeat}") if self.parts and len(self.plan.rungs) > 1 else None
+
+    def _before(self, key: Key) -> list[Before]:
+        """The trials that a run goes on from, the first one first."""
+        found, schedule, trial = list[Before](), self.plan.schedule, key.trial
+        while trial in schedule.origins:
+            trial = schedule.origins[trial]
+            until = self.plan.rungs[key.rung - len(found) - 1]
+            found.append(Before(schedule.trials[trial], until, self.folder(trial, key.repeat)))
+        return found[::-1]
 
     def _take(self) -> None:
         """Wait for an answer, and keep it."""

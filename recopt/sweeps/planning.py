@@ -8,16 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..checking.errors import RecoptError, shown, unknown
+from ..contracts.strategy import Strategy
 from ..levels.level import TASK
 from ..levels.notation import parse_one
 from ..running.plan import Plan
 from ..search.halving import rungs
-from ..search.proposals import Search, Settings, Space, drawn, grid, searched
+from ..search.proposals import Search, Settings, Space, drawn, grid, members, searched
 from ..search.ranges import Axis, axis
 from ..stacks.build import make_strategy
 from ..stacks.named import Named
-from .schedule import Batches, Halved, Schedule
+from .schedule import Batches, Halved, Rounds, Schedule
 from .sweep_spec import GRID, RANDOM, SweepSpec
 from .trial import FIELDS, FIGURES, trial_plan
 
@@ -35,7 +38,7 @@ class SweepPlan:
         first: the plan of its first trial.
         axes: what it goes over.
         schedule: the order of its parts.
-        rungs: the steps to which trials are run; one, the whole run, without ``asha``.
+        rungs: the steps to which trials are run, of ``asha`` or of rounds of members; one, the whole run, without.
         sign: −1 if the greatest score is the best, else 1.
     """
 
@@ -61,8 +64,11 @@ def plan_sweep(spec: SweepSpec, where: str = "the spec") -> SweepPlan:
     # A plugin that has changed when the sweep goes on is told of, as a run's is.
     digests = {key: value for plan in plans.values() for key, value in plan.spec.digests.items()}
     spec = spec.model_copy(update={"run": {**spec.run, **({"digests": digests} if digests else {})}})
-    sign, levels = _sign(spec, plans.values()), _rungs(spec, first)
-    return SweepPlan(spec, first, axes, _schedule(spec, _space(axes, plans), len(levels)), levels, sign)
+    by = _strategy(spec)
+    if by is not None and by.keeps_members():
+        _check_members(axes, spec)
+    sign, levels = _sign(spec, plans.values()), _rungs(spec, first, by, axes)
+    return SweepPlan(spec, first, axes, _schedule(spec, _space(axes, plans), by, len(levels)), levels, sign)
 
 
 def _checked(spec: SweepSpec, axes: Sequence[Axis], where: str) -> dict[tuple[Any, ...], Plan]:
@@ -108,8 +114,10 @@ def _space(axes: Sequence[Axis], plans: Mapping[tuple[Any, ...], Plan]) -> Space
     return Space(axes, fitting)
 
 
-def _schedule(spec: SweepSpec, space: Space, levels: int) -> Schedule:
-    search = _search(spec, space)
+def _schedule(spec: SweepSpec, space: Space, by: Strategy | None, levels: int) -> Schedule:
+    if by is not None and by.keeps_members():
+        return Rounds(members(by, space, levels, spec.seed))
+    search = _search(spec, space, by)
     if spec.asha is None:
         schedule = Batches(search)
         if not schedule.trials:
@@ -117,14 +125,27 @@ def _schedule(spec: SweepSpec, space: Space, levels: int) -> Schedule:
                 f"'{spec.by}' tries more than {spec.trials} settings at its first step: give more 'trials'."
             )
         return schedule
-    if spec.by not in (GRID, RANDOM):
-        raise RecoptError(
-            f"'asha' stops trials that are known beforehand, by grid or random, not by '{shown(spec.by)}'."
-        )
     return Halved(next(search), levels, spec.asha.eta, spec.asha.at_once)
 
 
-def _search(spec: SweepSpec, space: Space) -> Search:
+def _check_members(axes: Sequence[Axis], spec: SweepSpec) -> None:
+    """Refuse settings with which a run cannot go on."""
+    for one in axes:
+        if one.name in ("task", "tasks", "dtype", "steps"):
+            raise RecoptError(
+                f"By '{shown(spec.by)}' trials go on from each other, for which '{one.name}' has to be the same: leave "
+                "it out of 'over'."
+            )
+        if one.name.startswith(f"{TASK}."):
+            made = [trial_plan(spec.run, {one.name: value}, spec.seed).task.model() for value in one.ends]
+            if len({tuple(tuple(p.shape) for p in model.parameters()) for model in made}) > 1:
+                raise RecoptError(
+                    f"By '{shown(spec.by)}' trials go on from each other's models, and '{one.name}' changes their "
+                    "shapes: leave it out of 'over'."
+                )
+
+
+def _search(spec: SweepSpec, space: Space, by: Strategy | None) -> Search:
     if spec.by == GRID:
         if ranged := [one.name for one in space.axes if one.range]:
             raise RecoptError(
@@ -136,6 +157,18 @@ def _search(spec: SweepSpec, space: Space) -> Search:
     count = spec.trials or TRIALS
     if spec.by == RANDOM:
         return drawn(space, count, spec.seed)
+    assert by is not None
+    return searched(by, space, count, spec.seed)
+
+
+def _strategy(spec: SweepSpec) -> Strategy | None:
+    """The strategy that proposes trials; None for a grid and random ones. Raises RecoptError if it is none for that."""
+    if spec.by in (GRID, RANDOM):
+        return None
+    if spec.asha is not None:
+        raise RecoptError(
+            f"'asha' stops trials that are known beforehand, by grid or random, not by '{shown(spec.by)}'."
+        )
     refusal = RecoptError(
         f"'by' should be grid, random or a zero-order strategy, like annealing, not '{shown(spec.by)}'."
     )
@@ -146,11 +179,21 @@ def _search(spec: SweepSpec, space: Space) -> Search:
     )
     if strategy.order or term.only:
         raise refusal
-    return searched(strategy, space, count, spec.seed)
+    return strategy
 
 
-def _rungs(spec: SweepSpec, first: Plan) -> list[int]:
+def _rungs(spec: SweepSpec, first: Plan, by: Strategy | None, axes: Sequence[Axis]) -> list[int]:
     steps, asha = first.spec.steps, spec.asha
+    if by is not None and by.keeps_members():
+        point = [torch.zeros((), dtype=torch.float64) for _ in axes]
+        count = len(by.propose(point, by.init(point), torch.Generator().manual_seed(0)))
+        rounds = (spec.trials or TRIALS) // count
+        if not 2 <= rounds <= steps:
+            raise RecoptError(
+                f"By '{shown(spec.by)}' {count} trials are a round, so {spec.trials or TRIALS} are {rounds} rounds: "
+                f"'trials' should make two at least, and no more than the run has steps ({steps:,})."
+            )
+        return [steps * (n + 1) // rounds for n in range(rounds)]
     if asha is None:
         return [steps]
     if "steps" in spec.over:

@@ -53,7 +53,7 @@ class SweepRecord:
 
     def _log(self, one: SweptTrial) -> None:
         values = {self._score: one.score, "score": one.score, **{f"test_{key}": x for key, x in one.test.items()}}
-        over = {"finished": "FINISHED", "stopped": "KILLED", "waiting": None}
+        over = {"finished": "FINISHED", "went on": "FINISHED", "stopped": "KILLED", "waiting": None}
         note = f"Trial {one.number}, {one.outcome}: {one.words or 'no settings'}. {one.reason}"
         self._children.log(
             one.number, f"trial {one.number}", {key: value_words(value) for key, value in one.settings.items()},

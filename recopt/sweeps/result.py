@@ -31,12 +31,14 @@ class SweptTrial:
         score: the mean over its runs, where it got to; NaN if one of them failed.
         spread: the standard deviation over its runs; NaN for one run.
         step: updates of each run.
-        outcome: ``finished``, ``stopped`` (by ``asha``), ``diverged``, ``frozen``, ``failed``, or ``waiting``.
+        outcome: ``finished``, ``stopped`` (by ``asha``, or none goes on from it), ``went on`` (in another trial),
+            ``diverged``, ``frozen``, ``failed``, or ``waiting``.
         test: means on the ``test`` split; empty if it was not finished.
         hyperparameters: those that its first run ended with.
         seconds: of all its runs.
         curve: the step and score of each rung.
         reason: what failed, in a sentence.
+        origin: the number of the trial that it goes on from, if it does.
     """
 
     number: int
@@ -50,6 +52,7 @@ class SweptTrial:
     seconds: float
     curve: Sequence[tuple[int, float]] = ()
     reason: str = ""
+    origin: int | None = None
 
     @property
     def words(self) -> str:
@@ -78,11 +81,11 @@ class Sweep:
 
     @property
     def ranked(self) -> list[SweptTrial]:
-        """The trials, the best first; with ``asha`` those that got furthest, and of these the best."""
+        """The trials, the best first; where they pause, those that got furthest, and of these the best."""
 
         def place(one: SweptTrial) -> tuple[bool, int, float]:
             known = math.isfinite(one.score)
-            return not known, -one.step if self.plan.spec.asha else 0, self.plan.sign * one.score if known else 0.0
+            return not known, -one.step if len(self.plan.rungs) > 1 else 0, self.plan.sign * one.score if known else 0.0
 
         return sorted(self.trials, key=place)
 
@@ -138,6 +141,8 @@ class Sweep:
                 table.writeheader()
                 table.writerows(rows)
             try:
+                if self.plan.schedule.origins:
+                    raise RecoptError("No spec repeats a trial that goes on from others.")
                 best = trial_plan(spec.run, self.best.settings, spec.seed)
                 (folder / BEST).write_text(write_spec(best.spec))
             except RecoptError:  # no trial has a score
@@ -160,7 +165,8 @@ def value_words(value: Any) -> str:
 
 
 def _row(one: SweptTrial) -> dict[str, Any]:
+    origin = {} if one.origin is None else {"from": one.origin}
     return {
-        "trial": one.number, **one.settings, "score": one.score, "spread": one.spread, "updates": one.step,
+        "trial": one.number, **origin, **one.settings, "score": one.score, "spread": one.spread, "updates": one.step,
         "outcome": one.outcome, **{f"test {key}": value for key, value in one.test.items()}, "seconds": one.seconds,
     }  # fmt: skip

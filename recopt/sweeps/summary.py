@@ -29,23 +29,26 @@ def trial_of(conduct: Conduct, number: int, over: bool = True) -> SweptTrial:
     step = max((entry.found["step"] for entry in good), default=0)
     curve = [(max(entry.found["step"] for entry in own), plan.sign * conduct.loss(at)) for at, own in found
              if math.isfinite(conduct.loss(at))]  # fmt: skip
+    outcome, origin = _outcome(entries, over), plan.schedule.origins.get(number)
+    if outcome == "stopped" and number in plan.schedule.origins.values():
+        outcome = "went on"
     return SweptTrial(
         number + 1, settings, math.fsum(scores) / len(scores) if whole else math.nan,
         statistics.stdev(scores) if whole and len(scores) > 1 and all(map(math.isfinite, scores)) else math.nan, step,
-        _outcome(entries, over), _means([entry.found["test"] for entry in good]) if whole else {},
+        outcome, _means([entry.found["test"] for entry in good]) if whole else {},
         good[0].found["hyperparameters"] if good else {},
         math.fsum(e.found["seconds"] for _, own in found for e in own if not e.failure), curve,
-        next((entry.failure.message for entry in entries if entry.failure), ""),
+        next((entry.failure.message for entry in entries if entry.failure), ""), None if origin is None else origin + 1,
     )  # fmt: skip
 
 
 def updates(conduct: Conduct) -> tuple[int, int]:
     """The updates that all runs made, and those of as many whole runs."""
-    furthest = dict[tuple[int, int], int]()
+    furthest, origins = dict[tuple[int, int], int](), conduct.plan.schedule.origins
     for key, entry in conduct.journal.entries.items():
         step = 0 if entry.failure else int(entry.found["step"])
         furthest[key.trial, key.repeat] = max(step, furthest.get((key.trial, key.repeat), 0))
-    made = sum(furthest.values())
+    made = sum(step - furthest.get((origins.get(trial, -1), repeat), 0) for (trial, repeat), step in furthest.items())
     return made, max(made, len(furthest) * conduct.plan.rungs[-1])
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from ..checking.errors import RecoptError
 from ..engine.measure import measure, settled
@@ -30,6 +32,14 @@ def trial_plan(run: Mapping[str, Any], settings: Mapping[str, Any], seed: int, w
     return replan(run, settings=texts, seed=seed, where=where, **fields)
 
 
+class Before(NamedTuple):
+    """A part of a run that another goes on from: its settings, the step at which it ended, and where it is kept."""
+
+    settings: Mapping[str, Any]
+    until: int
+    folder: str | None
+
+
 @dataclass(frozen=True)
 class TrialRun:
     """A run of a trial, whole or up to a step.
@@ -39,6 +49,8 @@ class TrialRun:
         until: the step at which it pauses; None for its end.
         folder: keeps the run where it pauses. If an earlier part of it is there, it goes on from that, and begins
             anew if not; the answer is the same.
+        before: the trials that it goes on from, the first one first: what of their runs does not depend on other
+            settings is kept (:func:`recopt.engine.carry.carry`). One whose folder is not there is run again.
     """
 
     spec: Mapping[str, Any]
@@ -46,6 +58,7 @@ class TrialRun:
     seed: int
     until: int | None = None
     folder: str | None = None
+    before: Sequence[Before] = ()
 
     def words(self) -> dict[str, Any]:
         """Its fields."""
@@ -54,7 +67,7 @@ class TrialRun:
     @classmethod
     def read(cls, words: Mapping[str, Any]) -> Self:
         """The job with these fields."""
-        return cls(**words)
+        return cls(**{**words, "before": [Before(*one) for one in words["before"]]})
 
     def run(self) -> dict[str, Any]:
         """Train, and measure on held-out data.
@@ -73,7 +86,7 @@ class TrialRun:
         paused = self.until is not None and session.step >= self.until and not session.over
         if result.status != "FINISHED" and not paused:
             raise KeyboardInterrupt
-        if paused and self.folder:
+        if self.folder and (paused or self.before):
             Path(self.folder).mkdir(parents=True, exist_ok=True)
             session.checkpoints.save(Path(self.folder))
         return {
@@ -84,12 +97,31 @@ class TrialRun:
 
     def _session(self) -> Session:
         made = trial_plan(self.spec, self.settings, self.seed)
+        if self.before:
+            return self._carried(made)
         if self.folder and (Path(self.folder) / CHECKPOINT).is_file():
             try:
                 return Session(made, RunOptions(track=False, saved=Path(self.folder), pause=self.until))
             except RecoptError:  # cut short by a kill, and as cheap to make again
                 made = trial_plan(self.spec, self.settings, self.seed)
         return Session(made, RunOptions(track=False, pause=self.until))
+
+    def _carried(self, made: Plan) -> Session:
+        """The run of ``made``, which goes on from the last of those before it."""
+        last = self.before[-1]
+        saved = Path(last.folder) if last.folder else None
+        if saved and (saved / CHECKPOINT).is_file():
+            with suppress(RecoptError):  # cut short by a kill
+                return self._from(made, saved)
+        with tempfile.TemporaryDirectory() as anew:
+            replace(self, settings=last.settings, until=last.until, folder=anew, before=self.before[:-1]).run()
+            return self._from(made, Path(anew))
+
+    def _from(self, made: Plan, saved: Path) -> Session:
+        """The run of ``made``, which goes on from the one in ``saved``."""
+        last = self.before[-1].settings
+        origin = None if dict(last) == dict(self.settings) else trial_plan(self.spec, last, self.seed)
+        return Session(made, RunOptions(track=False, saved=saved, pause=self.until, origin=origin))
 
 
 def _figures(session: Session, result: Result) -> dict[str, float]:
