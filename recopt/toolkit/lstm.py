@@ -76,7 +76,7 @@ class _Cell(torch.autograd.Function):
             gates = _product(joined, room.with_one(x_, h_)).sigmoid_()
             i, f, g, o = gates.split(len(h))
             torch.addcmul(i, i, g, value=-2, out=to_c).addcmul_(f, c_)
-            torch.addcmul(o, o, room.squash(to_c), value=-2, out=to_h)
+            torch.addcmul(o, o, _squashed(to_c, to_h), value=-2, out=to_h)
             kept += [gates] if keep else []
         return (new_h, new_c, *kept)
 
@@ -162,9 +162,7 @@ class _Room:
         self.joined = piece.new_empty(self.inputs + 1, self.width)
         self.inside, one = self.joined.split((self.inputs, 1))
         one.fill_(1)
-        self.squashed = piece.new_empty(self.gates // 4, self.width)
         if self.way_back:
-            self.back = torch.empty_like(self.squashed)
             self.slopes = piece.new_empty(self.gates, self.width)
             self.parts = self.slopes.split(self.gates // 4)
 
@@ -173,9 +171,10 @@ class _Room:
         torch.cat([x, h], out=self.inside)
         return self.joined
 
-    def squash(self, c: Tensor) -> Tensor:
-        """σ(-2c), of which tanh(c) is 1 - 2σ(-2c): a factor times it is one pass, without tanh(c) itself."""
-        return torch.mul(c, -2, out=self.squashed).sigmoid_()
+
+def _squashed(c: Tensor, out: Tensor) -> Tensor:
+    """σ(-2c), of which tanh(c) is 1 - 2σ(-2c): a factor times it is one pass, without tanh(c) itself."""
+    return torch.mul(c, -2, out=out).sigmoid_()
 
 
 def _pulled(
@@ -194,15 +193,15 @@ def _pulled(
     ):
         room.fit(x_)
         (i, f, g, o), (by_i, by_f, by_g, by_o) = u.split(len(h)), room.parts
-        s = room.squash(nc_)
-        torch.addcmul(dh_, dh_, s, value=-2, out=by_o)
-        back = torch.mul(dh_, o, out=room.back)
+        # Memory holds another thing than it is named for until its own turn comes: by_o σ(-2c), to_c the slope by c.
+        s, back = _squashed(nc_, by_o), torch.mul(dh_, o, out=to_c)
         torch.add(dc_, _sigmoid_slope(back, s, grad_input=back), alpha=4, out=back)
+        torch.addcmul(dh_, dh_, s, value=-2, out=by_o)
         torch.addcmul(back, back, g, value=-2, out=by_i)
         torch.mul(back, c_, out=by_f)
         torch.mul(back, i, out=by_g)
         _sigmoid_slope(room.slopes, u, grad_input=room.slopes)
-        torch.mul(back, f, out=to_c)
+        to_c.mul_(f)
         # Written transposed, as this takes two thirds to four fifths of the time.
         by_joined.add_(_product(room.with_one(x_, h_), room.slopes.T))
         _product(joined, room.slopes, to_inputs)
