@@ -71,6 +71,10 @@ from recopt.toolkit.random import along_one, chance, normal, spreads
 
 MEMORY = 0.2
 """The weight of the newest difference in the running size of differences, once there are 1 / MEMORY of them."""
+FAR = 32.0
+"""The most that r is on a plateau: a rate is then tried a factor of e³² away."""
+ROUNDING = 4.0
+"""Differences up to this many units in the last place of the loss are rounding."""
 OUTLIER = 10.0
 """A difference counts in that size as at most this many times the size so far, and at least its inverse."""
 
@@ -125,13 +129,16 @@ class Annealing(Strategy):
             kept = {k: v if k == "count" else v.to(tried[k]) for k, v in both.items()}
             return [torch.zeros_like(p) for p in point], {**still, "tried": kept, "candidate": trials[1].point}
         mean, noise = _judged(both, gap)
-        accepted, size = self._accepts(old, new, mean, noise, luck, state), state["size"].to(mean)
+        flat = mean.abs() <= ROUNDING * torch.finfo(mean.dtype).eps * old.abs()
+        accepted = self._accepts(old, new, mean, noise, luck, state) & ~(flat & (state["ratio"] > 0))
+        size = torch.where(flat, 0.0, mean.abs())
         push = self.adaptation * (accepted.to(gap) - self.target)
+        steered = (state["ratio"].clamp_max(0) + push.to(state["ratio"])).clamp_max(0)
         after = {
             **still,
             "cooled": state["cooled"] + self._cooling(state).to(state["cooled"]),
-            "ratio": (state["ratio"] + torch.where(mean == 0, 0.0, push).to(state["ratio"])).clamp_max(0),
-            "size": _followed(size, mean.abs(), state["steps"]).to(state["size"]),
+            "ratio": torch.where(flat, (state["ratio"] + math.log(2)).clamp_max(math.log(FAR)), steered),
+            "size": _followed(state["size"].to(mean), size, state["steps"]).to(state["size"]),
             "tried": {k: 0 if k == "count" else torch.zeros_like(v) for k, v in tried.items()},
         }
         if self.on("restart") and bool(after["ratio"] < self.restart.log()):

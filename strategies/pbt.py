@@ -5,11 +5,18 @@ values of what the level moves. At every step all go on for one window, on the s
 
 - exploit: each of the worst ⌊share · N⌋ (at least one) takes the run (weights, optimizer states, position) and the
   point of one of as many best, drawn at random: truncation selection
-- explore: that point is moved by ± step in each coordinate, in its tensor's unit: a rate by a factor of 1.2 or 1 / 1.2
+- explore: that point is moved by ± step in each coordinate, in its tensor's unit (a rate by a factor of 1.2 or
+  1 / 1.2), and besides by u times the way from the worse point to it, u uniform in [0, reach]
+
+The second is the difference of points of differential evolution (Storn & Price 1997): steps have the size of the
+population's own spread. Where farther is better they grow from window to window, so a start that is wrong by a factor
+of 1e5 is left; where every score is the same the population spreads, and finds the edge of a plateau; where the best
+is within, they shrink (the mean of ln u is negative up to a reach of e). ``reach: 0`` is the paper's rule: twenty
+windows then lead at most a factor of 1.2²⁰ = 38 away.
 
 The others go on as they are. The level holds the best member of the last window; its run is the one that the record and
 the levels above see. The first points are the present one and others drawn around it, normally with standard deviation
-``spread``. A loss that is not finite is the worst; where all are, nobody copies anybody.
+``spread``. Among equals chance decides. A loss that is not finite is the worst; where all are, nobody copies anybody.
 
 N runs are kept in memory, and each costs as much as one. On level 1 members are points only, since there is nothing
 below. ``recopt.Optimizer`` refuses it above that, as it cannot go back to another member's run.
@@ -27,7 +34,7 @@ import torch
 from torch import Generator
 
 from recopt import Params, State, Strategy, Trial, option, positive, unit
-from recopt.toolkit.random import normal, spreads, uniform
+from recopt.toolkit.random import chance, normal, spreads, uniform
 from recopt.toolkit.scores import scores
 
 
@@ -41,6 +48,7 @@ class Pbt(Strategy):
     population = option(4, "members", least=2)
     share = unit(0.25, "the share of members that copy another at every step; at least one")
     step = positive(0.18, "what each coordinate of a copy is moved by, in its tensor's unit (0.18: a factor of 1.2)")
+    reach = positive(2.0, "how far a copy goes on beyond the better point, at most, in differences of the two", off=0)
     spread = positive(1.0, "standard deviation of the first members around the start, in each tensor's unit")
 
     def init(self, point: Params) -> State:
@@ -68,20 +76,23 @@ class Pbt(Strategy):
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         """Go to the best member; let the worst copy the best."""
         losses = scores(trials)
-        order = losses.argsort(stable=True).tolist()
+        luck = torch.randperm(len(losses), generator=rng)  # of equals
+        order = luck[losses[luck].argsort(stable=True)].tolist()
         members, of = [list(trials[k].point) for k in order], list(order)
         count = max(1, int(self.share * len(order)))
         for place in range(len(order) - count, len(order)):
             chosen = int(torch.randint(count, (), generator=rng))
-            varied = self._varied(members[chosen], state, rng)
-            if losses[order[chosen]].isfinite() and losses[order[place]] > losses[order[chosen]]:
+            varied = self._varied(members[chosen], members[place], state, rng)
+            if losses[order[chosen]].isfinite():
                 members[place], of[place] = varied, order[chosen]
         after = {"steps": state["steps"] + 1, "unit": state["unit"], "members": members, "from": of}
         if not losses[order[0]].isfinite():
             return [torch.zeros_like(p) for p in point], after
         return [q - p for p, q in zip(point, trials[order[0]].point, strict=True)], after
 
-    def _varied(self, point: Params, state: State, rng: Generator) -> Params:
-        """``point`` with each coordinate moved by a step up or down."""
-        each = zip(point, state["unit"], uniform(point, rng), strict=True)
-        return [p + (self.step * unit).to(p) * (2 * (draw >= 0) - 1).to(p) for p, unit, draw in each]
+    def _varied(self, point: Params, worse: Params, state: State, rng: Generator) -> Params:
+        """``point`` with each coordinate a step up or down, and farther away from ``worse``."""
+        reach, most = chance(point[0], rng), self.reach if self.on("reach") else 0
+        each = zip(point, worse, state["unit"], uniform(point, rng), strict=True)
+        return [p + (reach * most).to(p) * (p - w) + (self.step * unit).to(p) * (2 * (draw >= 0) - 1).to(p)
+                for p, w, unit, draw in each]  # fmt: skip

@@ -90,6 +90,7 @@ class Bottom:
         assert signal.grads is not None
         numbers = self.slots.numbers(state, number)
         point, normalize = self.slots.point(state, number), TRANSFORMS[self.levels[number].normalize or "none"]
+        before = self.limits.unknown(state, number, factor)
         reads: Params = []
         for part in own.parts:
             mine, grads = part.present(point, signal.grads)
@@ -100,7 +101,7 @@ class Bottom:
             mover.step(part, mine, read, numbers, factor)
             reads += read
         state.slots[TASK].version += 1
-        self.limits.keep_short(state, number, factor)
+        self.limits.keep_short(state, number, factor, before)
         return reads
 
     def fold(self, state: RunState) -> None:

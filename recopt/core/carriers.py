@@ -178,7 +178,10 @@ class Carriers:
         level = self.levels[m]
         space = self.spaces.get(level.by)
         many = level.moves == TASK and self.setting.tasks > 1
-        if many or level.moves not in (TASK, *self.spaces) or space is None or "lr" not in self.moved[level.by]:
+        above = [n for n, other in enumerate(self.levels) if other.moves == level.by]
+        names = self.graph.names[level.by]
+        tuned = any(names[i] == "lr" for n in above for i in self.graph.moved(n, names))
+        if many or level.moves not in (TASK, *self.spaces) or space is None or not tuned:
             return None
         index = space.names.index("lr")
         return index if type(space.domains[index]) is Positive else None

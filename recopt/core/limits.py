@@ -91,11 +91,18 @@ class Limits:
         at = self.slots.numbers(state, number).coords[rate]
         memory.checks[number] = (min(ratio, 1.0), at, state.norm, memory.steps + 1, factor)
 
-    def keep_short(self, state: RunState, number: int, factor: float) -> None:
-        """Cut the last update back if it was a wild one, and lower the rate to match."""
+    def unknown(self, state: RunState, number: int, factor: float) -> Params | None:
+        """A copy of the point before an update, where its length has to be looked at and the rule keeps nothing."""
+        if self.carriers.windows[number] or not self.due(state, number, factor):
+            return None
+        return [p.clone() for p in self.slots.point(state, number)]
+
+    def keep_short(self, state: RunState, number: int, factor: float, before: Params | None) -> None:
+        """Cut the last update back if it was a wild one, and lower the rate to match; ``before``: see ``unknown``."""
         if state.guard is None or not self.due(state, number, factor):
             return
-        update, point = self.last(state, number), self.slots.point(state, number)
+        point = self.slots.point(state, number)
+        update = self.last(state, number) if before is None else torch._foreach_sub(point, before)
         if update is None or not state.levels[number].parts[0].recorded:
             return
         places = [i for part in state.levels[number].parts for i in part.indices]

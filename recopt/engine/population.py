@@ -18,6 +18,7 @@ from torch import Tensor
 from ..contracts.strategy import Params, State
 from ..core import guard
 from ..core.guard import Verdict
+from ..core.limits import Limits
 from ..core.tower import Tower
 from ..levels.level import TASK
 from ..levels.state import Record, RunState, Signal
@@ -170,9 +171,13 @@ class _Rows:
         moved = update[0] if scale is None or self.rule.linear is not None else update[0] * scale.to(update[0].dtype)
         new = self.point + moved
         lengths: list[float] = torch.linalg.vector_norm(new - self.point, dim=1).tolist()
-        self.point = new
+        self.point, limits = new, self.of.tower.bottom.limits
         for row, state in enumerate(self.states):
-            self.good[row] = self.good[row] and lengths[row] < torch.inf
+            state.norm = found.norms[row]
+            short = lengths[row] < torch.inf and _is_short(
+                limits, state, new[row], self.below, lengths[row], self.factors[row]
+            )
+            self.good[row] = self.good[row] and short
             if state.guard is not None:
                 guard.stepped(state.guard, [True])
         return lengths
@@ -242,6 +247,15 @@ class _Rows:
             return value[row].item() if isinstance(value, Tensor) else value
 
         return {key: own(value) for key, value in self.held.items()}
+
+
+def _is_short(limits: Limits, state: RunState, point: Tensor, below: int, length: float, factor: float) -> bool:
+    """False if the guard would cut an update of that length, which led to ``point``."""
+    if not limits.due(state, below, factor):
+        return True
+    most = guard.REACH * limits.size([point])
+    limits.measured(state, below, length / most, factor)
+    return length <= most
 
 
 def _matrix(rows: Sequence[Params]) -> Tensor:

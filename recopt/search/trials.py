@@ -125,8 +125,7 @@ class Trials:
             own.window = window.next()
             if search is None:
                 return False
-            point = slots.tensors(number, slots.point(state, number))
-            moves = self.tower.windows.moves[number]
+            point, moves = self._ended(number, search), self.tower.windows.moves[number]
             search.scores.append(value(self.levels[number], window, moves, point, self.weight(state, number)))
             self.closed(state, number)
             if len(search.scores) == len(search.candidates):
@@ -145,6 +144,15 @@ class Trials:
                 return True
             self.home.go(end)
             self.home.state.levels[number].search = search
+
+    def _ended(self, number: int, search: Search) -> Params:
+        """The point that a trial ended at, to which its score belongs: the guard may have lowered a rate."""
+        place, point = len(search.scores), self.tower.slots.point(self.home.state, number)
+        point = trees.detach(self.tower.slots.tensors(number, point))
+        if not place and all(map(torch.allclose, search.point, search.candidates[0])):  # to rounding
+            search.point = point
+        search.candidates[place] = point
+        return point
 
     def _decide(self, number: int, search: Search) -> None:
         """Let the strategy choose, and go on from the end of the window that ran closest to its choice."""

@@ -11,10 +11,11 @@ import torch
 from torch import Generator
 
 import recopt
-from recopt.contracts.settings import real
+from recopt.contracts.settings import positive, real
 from recopt.contracts.strategy import Params, State, Strategy, Trial
 from recopt.contracts.task import Batch, Split
 from recopt.engine import measure as held_out
+from recopt.levels.state import Numbers
 from recopt.tasks.images import Digits
 
 from .. import engines
@@ -41,6 +42,26 @@ def test_absurd_rates_from_above_are_survived() -> None:
     made.run(200)
     assert all(t.isfinite().all() for t in engines.params(made))
     assert engines.losses(made)[-1] < 100
+
+
+class Plain(Strategy):
+    """Descent by a ``forward`` of its own."""
+
+    lr = positive(1.0)
+
+    def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
+        return [-self.lr * g for g in trials[0].grads or []], state
+
+
+@pytest.mark.parametrize("stack", ["sgd(lr=1e3)/pbt", "adam(lr=1e3)/annealing", "plain(lr=1e3)/cmaes"])
+def test_an_absurd_rate_that_is_tuned_by_trials_costs_a_step_and_not_the_model(stack: str) -> None:
+    made = engines.engine(engines.Regression(seed=0), stack, {2: {"every": 20}}, rules={"plain": Plain})
+    made.run(100)
+    losses, memory = engines.losses(made), made.state.guard
+    assert memory is not None and memory.counts["bounded"] > 0
+    assert losses[-1] < losses[0] and max(losses) < 20 * losses[0]
+    slot = made.state.slots[stack.partition("(")[0]]
+    assert isinstance(slot, Numbers) and slot.value["lr"] < 100  # the strategy goes on from where the rate was lowered
 
 
 def test_a_level_whose_steps_are_no_numbers_is_told_of_once() -> None:

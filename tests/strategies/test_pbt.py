@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def test_pbt_conforms() -> None:
 
 
 def test_the_worst_copy_one_of_the_best_and_are_varied_by_a_step() -> None:
-    strategy, rng = make("pbt", population=8, share=0.25), Generator().manual_seed(0)
+    strategy, rng = make("pbt", population=8, share=0.25, reach=0), Generator().manual_seed(0)
     point = [torch.tensor(x, dtype=torch.float64) for x in (-4.0, 2.0)]
     state = strategy.init(point)
     found = strategy.propose(point, state, rng)
@@ -49,7 +50,31 @@ def test_where_no_loss_is_finite_nobody_copies_anybody() -> None:
     found = strategy.propose(point, strategy.init(point), rng)
     delta, after = strategy(point, [Trial(p, torch.tensor(math.inf)) for p in found], strategy.init(point), rng)
     assert float(delta[0]) == 0
-    assert strategy.ancestors(after) == [0, 1, 2, 3]
+    assert sorted(strategy.ancestors(after)) == [0, 1, 2, 3]
+
+
+def places(loss: Callable[[float], float], steps: int) -> list[list[float]]:
+    """Where the members are, step by step, on a line."""
+    strategy, rng = make("pbt"), Generator().manual_seed(0)
+    point = [torch.zeros((), dtype=torch.float64)]
+    state, seen = strategy.init(point), []
+    for _ in range(steps):
+        found = strategy.propose(point, state, rng)
+        seen.append([float(p[0]) for p in found])
+        delta, state = strategy(point, [Trial(p, torch.tensor(loss(float(p[0])))) for p in found], state, rng)
+        point = [p + d for p, d in zip(point, delta, strict=True)]
+    return seen
+
+
+def test_steps_grow_on_the_way_and_shrink_at_its_end() -> None:
+    seen = places(lambda x: abs(x - 18), 40)
+    assert max(map(max, seen[:15])) > 14  # steps of 0.18 would be at 4
+    assert sorted(abs(x - 18) for x in seen[-1])[2] < 1  # the fourth is the one that explores
+
+
+def test_where_all_scores_are_equal_the_population_spreads() -> None:
+    seen = places(lambda x: 1.0, 20)
+    assert max(seen[-1]) - min(seen[-1]) > 5 * (max(seen[0]) - min(seen[0]))
 
 
 def test_it_escapes_a_rate_that_is_too_small() -> None:

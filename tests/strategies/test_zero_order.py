@@ -108,10 +108,20 @@ def test_annealing_steers_its_step_to_the_target_rate_of_acceptance(step: float)
     assert sum(moves[500:]) / 1000 == pytest.approx(0.3, abs=0.03)
 
 
-def test_annealing_learns_nothing_from_a_plateau() -> None:
-    _, states = descend(make("annealing"), lambda p: torch.zeros((), dtype=torch.float64), vector(1.0), 50)
-    assert states[-1]["ratio"].item() == 0
+def test_annealing_looks_far_on_a_plateau_and_does_not_drift_on_it() -> None:
+    points, states = descend(make("annealing"), lambda p: torch.ones((), dtype=torch.float64), vector(1.0), 50)
+    assert states[-1]["ratio"].item() == pytest.approx(math.log(32))
     assert states[-1]["size"].item() == 0
+    assert abs(float(points[-1][0]) - 1) < 4  # the first step alone was taken
+    points, states = descend(make("annealing"), lambda p: (p[0].sum() < 12).double(), vector(0.0), 50)
+    assert float(points[-1][0]) > 12
+
+
+def test_annealing_takes_rounding_for_a_plateau_and_goes_back_to_its_own_steps() -> None:
+    _, state = answer(make("annealing"), 1.0, 1.0 + 4e-16)
+    assert state["ratio"].item() == pytest.approx(math.log(2))
+    _, state = answer(make("annealing"), 1.0, 1.1, {**state, "ratio": state["ratio"] + 2})
+    assert state["ratio"].item() == pytest.approx(-0.02)
 
 
 def test_annealings_size_follows_the_differences_and_no_single_wild_one() -> None:
