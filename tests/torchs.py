@@ -17,6 +17,8 @@ import recopt
 STACKS = ["sgd", "sgd(momentum=0.9)", "adam", "adam(weight_decay=0.1)", "rmsprop", "adagrad", None, "adam/sgd/sgd",
           "sgd/adam[*]", "schedule-free", "prodigy"]  # fmt: skip
 every_stack = pytest.mark.parametrize("stack", STACKS)
+UNREAD = pytest.mark.filterwarnings("ignore:.*default does not read")
+"""For tests that give a rate to every stack."""
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

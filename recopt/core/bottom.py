@@ -38,6 +38,8 @@ class Bottom:
         self.slots, self.beginnings, self.shards = slots, beginnings, shards
         self.carriers, self.levels = carriers, carriers.levels
         self.limits = Limits(carriers, slots, shards)
+        for mover in carriers.columns.values():
+            mover.over(shards)
         self._averaging = [(n, d) for n in carriers.descents if (d := self.levels[n].average) is not None]
 
     def admit(self, state: RunState, number: int, grads: Sequence[Tensor | None]) -> None:

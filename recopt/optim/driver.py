@@ -6,7 +6,7 @@ import copy
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -154,6 +154,17 @@ class Driver:
             else:
                 natural = strategy.natural(dict(zip(names, [p.detach() for p in slot.params], strict=True)))
                 found |= {f"{name}.{key}": as_given(v.item(), torch.finfo(v.dtype).bits) for key, v in natural.items()}
+        return found | self._shown(found)
+
+    def _shown(self, known: Mapping[str, float]) -> dict[str, float]:
+        """What strategies of the model tell of their state besides."""
+        found: dict[str, float] = {}
+        for number in self.graph.movers[TASK]:
+            name = self.graph.levels[number].by
+            shown: Any = getattr(self.graph.slots[name], "shown", None)
+            for part in self.state.levels[number].parts[:1] if shown else []:
+                told = shown(part.strategy, known.get(f"{name}.lr", 1.0))
+                found |= {f"{name}.{key}": value for key, value in told.items()}
         return found
 
     def acted(self) -> dict[str, int]:

@@ -27,8 +27,8 @@ _MEANS = frozenset({"foreach", "fused"})
 """Settings of torch's optimizers that change no step."""
 _OURS = ("params", "param_names", "stack", "maximize", "initial_lr", "name", "lr_start", STATE)
 _ARGUMENTS = (
-    "depth", "scope", "normalize", "every", "levels", "maximize", "guard", "average", "fused", "callback", "log_every",
-    "seed", "plugins", "store",
+    "steps", "depth", "scope", "normalize", "every", "levels", "maximize", "guard", "average", "fused", "callback",
+    "log_every", "seed", "plugins", "store",
 )  # fmt: skip
 """The optimizer's own arguments besides ``params`` and ``stack``."""
 _TWO = ("beta1", "beta2")

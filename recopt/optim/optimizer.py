@@ -11,6 +11,7 @@ compute the same hyperparameters.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from torch import Tensor
 from ..checking.errors import RecoptError, StateError
 from ..stacks.places import Places
 from . import groups as grouping
+from .driver import level_of_the_caller
 from .modes import Modes
 from .points import Observed, called, held_out, one_number
-from .stack_graph import Options, Stack, check_options, located
+from .stack_graph import Options, Stack, check_options, check_steps, located
 from .state_dict import stacks
 from .towers import Scope, Towers
 
@@ -38,7 +40,9 @@ class Optimizer(Modes):
             ``stack``, its own settings of the strategy of level 1 (``lr`` …) and ``maximize``.
         stack: the stack in notation, innermost first (``"adam(lr=1e-3)/sgd"``), or strategies in a list; or a trained
             rule: its name, the folder of its export, or where MLflow has that: ``"runs:/RUN_ID"``,
-            ``"models:/NAME@ALIAS"``, ``"models:/NAME/VERSION"``. Left out: Adam whose learning rate finds itself.
+            ``"models:/NAME@ALIAS"``, ``"models:/NAME/VERSION"``. Left out: ``"paced"``, Adam without a rate to choose.
+        steps: how many steps the run will have, where you know: the default, and other rules that have such a setting,
+            then fall to zero at its end. After that nothing moves.
         depth: height to which the last strategy is repeated.
         scope: what shares one set of hyperparameters: all groups, each group, or each tensor by itself.
         normalize: of the levels above the first, instead of their defaults (``rms_all``); ``"none"`` for the raw tower.
@@ -70,7 +74,8 @@ class Optimizer(Modes):
     """
 
     def __init__(
-        self, params: Iterable[Any], stack: Stack = None, *, depth: int | None = None, scope: Scope = "group",
+        self, params: Iterable[Any], stack: Stack = None, *, steps: int | None = None, depth: int | None = None,
+        scope: Scope = "group",
         normalize: str | None = None, every: int | None = None, levels: Mapping[int, Mapping[str, Any]] | None = None,
         maximize: bool = False, guard: bool = True, average: bool | float = False, fused: bool = True,
         callback: Callback | None = None, log_every: int = 1, seed: int = 0, plugins: Places = (),
@@ -82,6 +87,8 @@ class Optimizer(Modes):
         check_options(options, maximize=maximize, callback=callback, log_every=log_every)
         self._callback, self._log_every = callback, log_every
         self._towers, self._observed = Towers(options, scope), Observed()
+        self._length = check_steps(steps)
+        settings = settings if steps is None else {**settings, "steps": steps}
         self._stack, self._settings, self._store = located(stack, store), settings, store
         found = grouping.listed(params)
         grouping.check_alone()
@@ -153,6 +160,13 @@ class Optimizer(Modes):
             held = held_out(self.param_groups, valid_loss, any(tower.shards for tower in towers.all))
         searched = towers.step(self.param_groups, closure, seen, held)
         self._steps += 1
+        if self._length is not None and self._steps == self._length + 1:
+            warnings.warn(
+                f"recopt.Optimizer was told steps={self._length}, and this is step {self._steps}: nothing moves any "
+                "more. Give the number of opt.step() calls of the whole run.",
+                RuntimeWarning,
+                stacklevel=level_of_the_caller(),
+            )
         if self._callback is not None and self._steps % self._log_every == 0:
             self._callback(self._steps, self.hyperparameters())
         return searched if towers.zero_order else result

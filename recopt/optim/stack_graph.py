@@ -25,8 +25,8 @@ from ..stacks.plugins import load_strategy
 
 Stack = str | Path | Listed | None
 """None: ``DEFAULT_STACK``."""
-DEFAULT_STACK = "adam/adagrad(lr=1)[lr]"
-"""Knob-free: the start value of Adam's rate hardly matters, and the 1 is the unit of its logarithm (see docs)."""
+DEFAULT_STACK = "paced"
+"""Knob-free: Adam whose rate follows from the weights' size, the way from the start and the run's length (see docs)."""
 _SETTABLE = ("every", "normalize", "objective", "only", "on", "trust", "gradient", "average")
 _OBJECTIVES = ("mean", "sum", "last")
 
@@ -119,6 +119,17 @@ def check_options(options: Options, *, maximize: object, callback: object, log_e
     numbered = isinstance(levels, Mapping) and all(isinstance(n, int) for n in levels)
     if not numbered or not all(isinstance(x, Mapping) for x in levels.values()):
         raise RecoptError(f"levels={levels!r} must read like {{2: {{'every': 5}}}}: settings by the level's number.")
+
+
+def check_steps(steps: object) -> int | None:
+    """The length of a run. Raises RecoptError if it is no whole number of at least 1, or None."""
+    if steps is None:
+        return None
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise RecoptError(
+            f"steps={steps!r} must be the number of opt.step() calls of the run, at least 1, or left out."
+        )
+    return steps
 
 
 def graph_of(stack: Stack, names: Sequence[str], options: Options, overrides: Mapping[str, Any]) -> Graph:

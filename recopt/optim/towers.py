@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,10 +15,12 @@ from ..contracts.strategy import Params
 from ..levels.graph import Graph
 from ..levels.level import TASK
 from ..rules.shards import shards_of
-from .driver import Driver
+from ..stacks.places import shipped_folder
+from ..stacks.plugins import load_strategy
+from .driver import Driver, level_of_the_caller
 from .groups import Groups, Made, factor, later, settings_of
 from .points import gradients, one_number, points_of, write_back
-from .stack_graph import Options, Stack, graph_of, settable
+from .stack_graph import DEFAULT_STACK, Options, Stack, graph_of, settable
 
 Scope = Literal["global", "group", "tensor"]
 Member = tuple[int, int]
@@ -59,6 +62,11 @@ class Towers:
         number, group = len(groups) - 1, groups[-1]
         known = settable(stack, self.options.plugins)
         given = group.get("lr")
+        if "steps" in common and "steps" not in known:
+            raise RecoptError(
+                f"steps={common['steps']!r} is for rules whose course depends on the run's length, such as 'paced', "
+                "the default: leave the stack out, or use a torch.optim.lr_scheduler."
+            )
         settings = settings_of(group, common, known)
         given = settings.get("lr") if given is None else given
         asked = settings.get("lr")
@@ -66,9 +74,12 @@ class Towers:
             if "lr" not in known:
                 raise unknown("setting", "lr", known, f"of group {number}")
             del settings["lr"]
+        unread = settings.pop("lr", None) if stack is None else None
+        if unread is not None:
+            _check_unread(unread, number)
         names = tuple(group.get("param_names") or [f"{number}.{i}" for i in range(len(group["params"]))])
         rate = self._build(groups, Made(tuple(group["params"]), names, stack, settings, later(known)))
-        group["lr_start"] = float(settings.get("lr", rate))
+        group["lr_start"] = float(settings.get("lr", rate) if unread is None else unread)
         group["lr"] = group["lr_start"] if given is None else given
 
     def follow(self, groups: Groups) -> None:
@@ -172,6 +183,17 @@ class Towers:
             for key, count in tower.acted().items():
                 found[key] = found.get(key, 0) + count
         return found
+
+
+def _check_unread(rate: object, number: int) -> None:
+    """Warn that the default reads no rate. Raises RecoptError for what could be none."""
+    load_strategy(DEFAULT_STACK, str(shipped_folder("strategies")))(lr=rate)
+    warnings.warn(
+        f"Group {number} has lr={rate!r}, which recopt's default does not read: it finds its rate itself (what a "
+        "scheduler makes of lr acts). To set one, name a stack: recopt.Optimizer(params, 'adam', lr=…).",
+        RuntimeWarning,
+        stacklevel=level_of_the_caller(),
+    )
 
 
 def _graph_over(indices: Sequence[int], made: Made, groups: Groups, options: Options) -> Graph:

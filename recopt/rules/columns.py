@@ -13,8 +13,9 @@ from ..contracts.strategy import Params, State
 from ..levels.parts import Part
 from ..levels.state import Numbers
 from .numbers import NumberSpace, reads
-from .ops import FOREACH, TENSORS, Term
+from .ops import FOREACH, TENSORS, ForeachOps, Term
 from .rule import Rule, penalized, step
+from .shards import Shards
 
 CHUNK = 1 << 22
 """Elements worked on at once: bounds what temporaries cost to 16 MiB each, whatever the model's size."""
@@ -75,6 +76,11 @@ class ColumnMover:
         self._closed = self.far and hasattr(rule.accelerator, "differentiates")
         self.keeps_grads = bool(moved) and self.reads.grads
         self.keeps_point = self.reads.inside or (self.far and self.reads.point)
+        self.ops = FOREACH
+
+    def over(self, shards: Shards) -> None:
+        """Add sums up over the processes that the tensors are split over."""
+        self.ops = ForeachOps(shards) if shards else FOREACH
 
     def needs(self) -> set[str]:
         """Names of the entries that a part keeps after a step, besides the rule's state."""
@@ -111,7 +117,7 @@ class ColumnMover:
     def _advance(self, part: Part, point: Params, grads: Params, hyper: Mapping[str, float], scale: float) -> None:
         after: State = {}
         for where, held, (p, g) in chunks(part.strategy, point, grads):
-            new = self.rule.advance(FOREACH, g, p, held, hyper)
+            new = self.rule.advance(self.ops, g, p, held, hyper)
             _apply(p, self.rule.delta(FOREACH, g, p, new, hyper), scale)
             for key, value in new.items():
                 if not isinstance(value, list):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .dual import Dual, plain
+from .shards import Shards
 
 Scalar = Any
 """A float, a :class:`Dual` or a 0-dimensional tensor."""
@@ -135,6 +136,14 @@ class Ops(Arithmetic):
         """√a + plus. The slope of the root is cut at 0, where it is infinite; 0 counts as the least number there."""
         return (self.sqrt(a) if plain(a) > 0 else LEAST_ROOT) + plus
 
+    def inner(self, a: Column, b: Column) -> Column:
+        """⟨a, b⟩ tensor by tensor: a number for each, which products with a column take for all of its entries."""
+        return a * b
+
+    def count(self, a: Column) -> Column:
+        """The number of entries, tensor by tensor; at least 1."""
+        return 1.0
+
     def total(self, terms: Sequence[Term]) -> Column:
         """The sum of ``terms``: the update."""
         out: Any = None
@@ -177,6 +186,8 @@ class TensorOps(Ops):
     turns = _entrywise(lambda ops, count, before, after: count + (before.sign() * after.sign() < 0).to(count.dtype))
     latest = _entrywise(lambda ops, before, after: torch.where(after == 0, before, after))
     roots = _entrywise(lambda ops, a, plus=0.0: a.clamp_min(torch.finfo(a.dtype).tiny).sqrt() + plus)
+    inner = _entrywise(lambda ops, a, b: (a * b).sum())
+    count = _entrywise(lambda ops, a: a.new_full((), max(a.numel(), 1)))
 
     def total(self, terms: Sequence[Term]) -> Column:
         """The sum of ``terms``, entry by entry."""
@@ -195,9 +206,29 @@ def _many(operation: Callable[..., Any]) -> Any:
 
 
 class ForeachOps(Ops):
-    """The vocabulary on lists of tensors without a graph, many at a time; columns of the state are overwritten."""
+    """The vocabulary on lists of tensors without a graph, many at a time; columns of the state are overwritten.
+
+    Args:
+        shards: how the tensors are split over processes, over which sums are added up.
+    """
 
     differentiates = False
+
+    def __init__(self, shards: Shards | None = None) -> None:
+        self.shards = shards or Shards()
+
+    def inner(self, a: Column, b: Column) -> Column:
+        return self._everywhere([(x * y).sum() for x, y in zip(a, b, strict=True)])
+
+    def count(self, a: Column) -> Column:
+        return [n.clamp_min(1) for n in self._everywhere([x.new_full((), x.numel()) for x in a])]
+
+    def _everywhere(self, sums: list[Tensor]) -> list[Tensor]:
+        """Sums over all processes."""
+        if not self.shards or not sums:
+            return sums
+        numbers = self.shards.totals(torch.stack([s.double() for s in sums]).tolist(), sums[0].device)
+        return [s.new_tensor(n) for s, n in zip(sums, numbers, strict=True)]
 
     mul, div, power = _many(torch._foreach_mul), _many(torch._foreach_div), _many(torch._foreach_pow)
     maximum, magnitude, sign = _many(torch._foreach_maximum), _many(torch._foreach_abs), _many(torch._foreach_sign)

@@ -21,7 +21,7 @@ Hypers = Mapping[str, Scalar]
 
 
 class Rule(Strategy):
-    """An update rule with a closed form, elementwise in its gradients.
+    """An update rule with a closed form, elementwise in its gradients (but see ``whole``).
 
     Subclasses declare hyperparameters, give the state before the first step (``init``), and two texts over columns:
     :meth:`advance`, the state after a gradient, and :meth:`delta`, the update from the state that it gave::
@@ -38,6 +38,8 @@ class Rule(Strategy):
     Class attributes:
         linear: the hyperparameter that every update is a multiple of, and the state does not depend on; None if there
             is none. The conformance battery holds a rule to it.
+        whole: whether its texts read sums over whole tensors (``ops.inner``), and so are not elementwise. Among
+            numbers, each is a tensor of its own.
         accelerator: a faster way for ``advance`` and ``delta`` on a model's tensors in place, or None: a class with
             ``step(rule, point, grads, state, hyper, scale)``, True if it did it. It may have the derivatives of an
             update by all hyperparameters in closed form as well: ``differentiates(rule, hyper)``, True if it has;
@@ -46,6 +48,7 @@ class Rule(Strategy):
     """
 
     linear: ClassVar[str | None] = None
+    whole: ClassVar[bool] = False
     accelerator: ClassVar[Any] = None
 
     def penalty(self) -> str | None:

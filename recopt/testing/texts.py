@@ -28,13 +28,13 @@ def back_ends(make: Make) -> None:
     rule = text_of(strategy)
     if rule is None or not made_of_numbers(strategy):
         return
-    space = NumberSpace(rule)
-    numbers, at = space.first(), {name: probe.some(PLAIN, 1) for name in ("tensors", "place")}
+    space, shapes = NumberSpace(rule), ((), ()) if rule.whole else PLAIN
+    numbers, at = space.first(), {name: probe.some(shapes, 1) for name in ("tensors", "place")}
     columns, floats = ColumnMover(rule, space, frozenset(), 0), NumberMover(rule, space, frozenset(), 0)
     state, row = rule.init(at["tensors"]), _row(at["tensors"])
     held, counted = Part([0, 1], columns.begin(at["place"])), Part([0], floats.begin(row))
     for step in range(STEPS):
-        grads = [g * 3.0 ** (step - 2) for g in probe.some(PLAIN, 40 + step)]
+        grads = [g * 3.0 ** (step - 2) for g in probe.some(shapes, 40 + step)]
         kept = [g.clone() for g in grads]
         with torch.no_grad():
             delta, state = rule(at["tensors"], [Trial(at["tensors"], None, grads)], state, probe.generator())

@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import recopt
 
-from ..torchs import drawn, every_stack, problem, run, same
+from ..torchs import UNREAD, drawn, every_stack, problem, run, same
 
 # steps
 
@@ -98,6 +98,7 @@ def test_closures_hooks_and_print(stack: str | None) -> None:
 # groups
 
 
+@UNREAD
 @every_stack
 def test_groups_have_rates_of_their_own_and_keep_what_others_put_there(stack: str | None) -> None:
     params, loss = problem()
@@ -116,8 +117,7 @@ def test_groups_have_rates_of_their_own_and_keep_what_others_put_there(stack: st
 
 @every_stack
 def test_rates_are_numbers_of_any_kind_and_read_back_as_given(stack: str | None) -> None:
-    if stack == "prodigy":
-        stack = "prodigy/sgd"
+    stack = {"prodigy": "prodigy/sgd", None: "paced"}.get(stack, stack)
     ends, alike = (
         [],
         (0.01, torch.tensor(0.01, dtype=torch.float64), np.float64(0.01), torch.tensor([[0.01]], dtype=torch.float64)),

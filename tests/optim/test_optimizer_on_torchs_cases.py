@@ -11,7 +11,7 @@ from torch import nn
 import recopt
 from recopt import RecoptError
 
-from ..torchs import every_stack, problem, run, shipped
+from ..torchs import UNREAD, every_stack, problem, run, shipped
 
 RULES = {"SGD": "sgd", "Adam": "adam", "AdamW": "adam", "RMSprop": "rmsprop", "Adagrad": "adagrad"}
 LACKS = ("amsgrad", "dampening", "momentum_decay", "capturable", "differentiable")
@@ -65,6 +65,7 @@ def wrong(case: Any, stack: str | None) -> None:
         recopt.Optimizer(params, stack, **given.kwargs)
 
 
+@UNREAD
 @every_stack
 def test_what_torch_refuses_of_every_optimizer_is_refused_alike(stack: str | None) -> None:
     cases = shipped().get_error_inputs_for_all_optims("cpu", torch.float64)
@@ -85,6 +86,7 @@ def test_what_torch_refuses_of_one_optimizer_is_refused_alike(name: str) -> None
             recopt.Optimizer([nn.Parameter(torch.ones(2))], RULES[name], **case.optimizer_error_input.kwargs)
 
 
+@UNREAD
 @every_stack
 def test_every_schedule_that_torch_is_tested_on_goes_in_the_right_direction_at_torchs_rates(stack: str | None) -> None:
     plans = [*info("Adam").scheduler_inputs, *info("SGD").scheduler_inputs]

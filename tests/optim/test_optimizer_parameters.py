@@ -292,17 +292,14 @@ def test_strategies_of_ones_own_come_from_a_folder_or_a_file_that_is_named(tmp_p
         assert torch.equal(w.data, torch.full((2,), 0.875))
     with pytest.warns(Notice, match="'adam' is taken from .*, not shipped"):
         assert recopt.Optimizer([w], "adam", plugins=tmp_path).hyperparameters() == {"adam.lr": 0.5}
-    assert recopt.Optimizer([w], plugins=tmp_path).hyperparameters()["adam.lr"] == 0.001, "the default is what ships"
+    (tmp_path / "paced.py").write_text(text.format(0.5) + body)
+    assert recopt.Optimizer([w], plugins=tmp_path).hyperparameters()["paced.lr"] == 1, "the default is what ships"
 
 
 def test_what_python_prints_of_an_optimizer_says_what_it_is_at_and_where_its_mean_is_read() -> None:
     w = nn.Parameter(torch.ones(2))
     shown = repr(recopt.Optimizer([w], average=True))
-    assert (
-        "stack: adam/adagrad(lr=1)[lr]" in shown
-        and "adam: lr=0.001, beta1=0.9" in shown
-        and "with opt.averaged():" in shown
-    )
+    assert "stack: paced" in shown and "paced: lr=1, beta1=0.9" in shown and "with opt.averaged():" in shown
     assert "averaged" not in repr(recopt.Optimizer([w]))
 
 

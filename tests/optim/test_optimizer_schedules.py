@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler as schedules
 
 import recopt
 
-from ..torchs import every_stack, problem
+from ..torchs import UNREAD, every_stack, problem
 
 RATES: dict[str, Callable[[Any], Any]] = {
     "none": lambda o: schedules.ConstantLR(o, factor=1.0),
@@ -39,6 +39,7 @@ RATES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@UNREAD
 @every_stack
 @pytest.mark.parametrize("name", RATES)
 def test_schedulers_make_of_the_rate_what_they_make_of_torchs(stack: str | None, name: str) -> None:

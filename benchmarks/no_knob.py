@@ -1,0 +1,123 @@
+"""A default without a knob against rules that were tuned: held-out losses on the tasks of no_knob_tasks.py.
+
+    python benchmarks/no_knob.py run "recopt, steps" Prodigy --cache runs.jsonl   # rules by the start of their names
+    python benchmarks/no_knob.py show --cache runs.jsonl                          # the tables
+
+Adam is tuned over six rates, constant or with a cosine, schedule-free AdamW over six rates: the setting whose mean over
+the same seeds is best, which favours them. Losses are those at the end, means of the seeds, over tuned Adam's. Each run
+is a line of the cache, and is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from no_knob_rules import TUNED, UNTUNED, Rule
+from no_knob_tasks import CHOSEN_ON, HELD_BACK, TASKS, Task
+
+RULES: dict[str, Rule] = UNTUNED | {name: rule for grid in TUNED.values() for name, rule in grid.items()}
+
+
+def run(task: Task, rule: Rule, seed: int) -> dict[str, float]:
+    """The held-out loss at the end of a training, the training loss of its last twentieth, and its seconds."""
+    torch.manual_seed(seed)
+    job, began = task.make(seed), time.perf_counter()
+    trainings = [rule(network.parameters(), task.steps) for network in job.networks]
+    last: list[float] = []
+    for number in range(task.steps):
+        for training, compute in zip(trainings, job.losses, strict=True):
+            training.optimizer.zero_grad()
+            loss = compute()
+            loss.backward()
+            training.step(loss.detach())
+        if number >= task.steps * 0.95:
+            last.append(loss.item())
+    seconds = time.perf_counter() - began
+    with ExitStack() as reading:
+        for training in trainings:
+            reading.enter_context(training.at_end())
+        found = job.score()
+    return {"loss": found, "train": statistics.mean(last), "seconds": seconds}
+
+
+def cached(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """What was run before."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [json.loads(line) for line in lines]
+    return {(x["rule"], x["task"], x["seed"]): x for x in found}
+
+
+def fill(path: Path, rules: dict[str, Rule], tasks: dict[str, Task], seeds: int) -> None:
+    """Run what is missing."""
+    for seed in range(seeds):
+        for name, rule in rules.items():
+            known = cached(path)
+            for label, task in tasks.items():
+                if (name, label, seed) in known:
+                    continue
+                found = {"rule": name, "task": label, "seed": seed, **run(task, rule, seed)}
+                with path.open("a") as out:
+                    out.write(json.dumps(found) + "\n")
+
+
+def table(path: Path, tasks: dict[str, Task]) -> dict[str, dict[str, float]]:
+    """By rule and task, the mean held-out loss; tuned rules at their best setting."""
+    losses: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (rule, task, _), x in cached(path).items():
+        if task in tasks:
+            losses[rule][task].append(x["loss"] if math.isfinite(x["loss"]) else math.inf)
+    means = {rule: {task: statistics.mean(v) for task, v in row.items()} for rule, row in losses.items()}
+    tuned = {f"{name}, tuned": [means[x] for x in grid if x in means] for name, grid in TUNED.items()}
+    best = {name: {t: min(r[t] for r in rows if t in r) for t in tasks if any(t in r for r in rows)}
+            for name, rows in tuned.items()}  # fmt: skip
+    return best | {name: row for name, row in means.items() if name in UNTUNED}
+
+
+def show(path: Path, tasks: dict[str, Task]) -> None:
+    """Ratios to tuned Adam, and what sums them up."""
+    means = table(path, tasks)
+    base = means["Adam, tuned"]
+    rows = {name: {t: row[t] / base[t] for t in tasks if t in row} for name, row in means.items()}
+    rows = {name: row for name, row in rows.items() if len(row) == len(tasks)}
+    best = {t: min(row[t] for row in rows.values()) for t in tasks}
+    sizes = {name: [min(max(x, 1e-9), 1e9) for x in row.values()] for name, row in rows.items()}
+    scored = sorted((statistics.geometric_mean(values), name) for name, values in sizes.items())
+    width = max(map(len, rows))
+    print(" " * width, "geo   worst ≤1.02 ≤1.10 near  " + " ".join(f"{t[:7]:>7}" for t in tasks))
+    for geo, name in scored:
+        row = rows[name]
+        near = sum(x <= 1.02 * best[t] for t, x in row.items())
+        within = " ".join(f"{sum(x <= limit for x in row.values()):5d}" for limit in (1.02, 1.1))
+        each = " ".join(f"{row[t]:7.2f}" for t in tasks)
+        print(f"{name:{width}} {geo:5.2f} {max(row.values()):6.2f} {within} {near:4d}  {each}")
+    print(f"{'tuned Adam, held-out loss':{width}}" + " " * 32 + " ".join(f"{base[t]:7.3f}" for t in tasks))
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("run", "show"))
+    parser.add_argument("rules", nargs="*", help="the start of a rule's name; none: all")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", choices=("chosen", "held", "all"), default="all")
+    parser.add_argument("--cache", type=Path, default=Path("no_knob.jsonl"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    tasks = {"chosen": CHOSEN_ON, "held": HELD_BACK, "all": TASKS}[args.tasks]
+    if args.action == "run":
+        wanted = tuple(args.rules) or ("",)
+        fill(args.cache, {k: v for k, v in RULES.items() if k.startswith(wanted)}, tasks, args.seeds)
+    show(args.cache, tasks)
+
+
+if __name__ == "__main__":
+    main()

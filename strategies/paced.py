@@ -1,0 +1,163 @@
+"""Adam without a rate to choose: its size follows from the weights, and its course from the length of the run.
+
+With rms the root mean square of a tensor's weights at the start, L the number of matrices among the tensors, and
+N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a tensor is
+
+    rate = lr · size · gain · f(t)
+    θ ← θ − rate · weight_decay · θ − rate · (m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps)
+    size = 0.3 · min(rms, 0.085) · min(1, 6 / L)             (a tensor of zeros counts as one of rms 0.085)
+    f(t) = min(t / (0.05 N), 1 − (t − 1) / N);   without N:  min(t / 20, 1, √(100 / t))
+
+- A share of the weights' own size is right for networks as they are initialized, from 30 inputs a unit to thousands,
+  where the best rate of Adam falls by two powers of ten; what is stacked deep without normalization wants less.
+- A short rise and a fall to zero along a line is the best simple schedule known (Defazio et al. 2023, 2310.07831).
+- ``gain`` begins at 1. As long as the way from the start still descends, the cosine of the gradient and (start − θ)
+  being above 0.07, the way is long and the gain rises; it falls back when that ends, never below 1. So it does where
+  two losses pull against each other, as the networks of a GAN do: there is no way from the start that goes on. It
+  is looked at in every fourth step of the first 0.3 N (300, if N is not told).
+- Where N is told, weights shrink by 1 − 4 · ``shrink`` / N · f(t)³ a step, exp(−``shrink``) in all.
+
+The size and the gain are of each tensor; where parameters are split over processes, of each part.
+
+State: Adam's, ``"start"`` (the first point), and a number for each tensor: ``"size"``, ``"gain"``, ``"along"`` (the
+running mean of the cosine).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+
+from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
+
+SHARE, CAP, DEPTH = 0.3, 0.085, 6
+"""The rate over the weights' root mean square, the largest that this is taken for, and the matrices from which on a
+network counts as deep."""
+WARM, BEGINNING, LEVEL = 0.05, 20, 100
+"""The share of a run in which steps grow; where its length is not told, how many those are, and how many come before
+steps shrink."""
+EVERY, SEARCH, SPAN = 4, 0.3, 1000
+"""How often the gain is looked at, in what share of the run, and the run's length where it is not told."""
+ONWARD, RANGE, SPEED = 0.07, 0.2, 20.0
+"""The cosine above which the way goes on, what is a large difference from it, and how fast the gain moves: by so many
+powers of e, were it looked at all the run."""
+
+
+class Fused:
+    """The kernel that ``torch.optim.AdamW(fused=True)`` calls, tensor by tensor, where the gain is not looked at."""
+
+    @staticmethod
+    def step(rule: Paced, point: Column, grads: Column, state: State, hyper: Hypers, scale: float) -> bool:
+        """A step in place on dense CPU tensors of one dtype; False for others."""
+        columns, steps = (point, grads, state["mean"], state["square"]), state["steps"] + 1
+        first, course = point[0], rule.course(steps)
+        if rule.looks(steps) or first.device.type != "cpu" or not hyper["eps"] or not course * hyper["lr"] * scale:
+            return False
+        if not all(t.dtype == first.dtype and t.is_contiguous() for column in columns for t in column):
+            return False
+        state["steps"], count = steps, [torch.scalar_tensor(steps)]
+        shrinking, decay = rule.shrinking(steps), hyper["weight_decay"]
+        for size, gain, p, g, m, v in zip(state["size"], state["gain"], *columns, strict=True):
+            rate = hyper["lr"] * course * float(size) * float(gain)
+            torch._fused_adamw_(
+                [p], [g], [m], [v], [], count, lr=scale * rate, beta1=hyper["beta1"], beta2=hyper["beta2"],
+                weight_decay=decay + shrinking / rate, eps=hyper["eps"], amsgrad=False, maximize=False,
+            )  # fmt: skip
+        return True
+
+
+class Paced(Rule):
+    """Adam at a pace of its own: the rate from the weights' size, its course from the length of the run."""
+
+    linear: ClassVar[str | None] = "lr"
+    whole: ClassVar[bool] = True
+    accelerator = Fused
+
+    lr = positive(1.0, "multiplies the rate that it finds")
+    beta1 = unit(0.9, "decay of the running mean of gradients; 0: none", off=0.0)
+    beta2 = unit(0.999, "decay of the running mean of squared gradients")
+    eps = positive(1e-8, "added to the root mean square", off=0.0)
+    weight_decay = positive(0.0, "decoupled weight decay, as a multiple of the rate; 0: none", off=0.0)
+    steps = option(0, "length of the whole run, after which nothing moves; 0: not told", least=0)
+    shrink = option(0.2, "how far weights shrink over a run whose length is told: by exp(-shrink)", least=0)
+
+    def init(self, point: Params) -> State:
+        """Adam's zeros, the first point, and a gain of 1; the size is measured at the first step."""
+        zeros = {name: [torch.zeros_like(p) for p in point] for name in ("mean", "square")}
+        numbers = {name: [p.new_full((), at) for p in point] for name, at in (("size", 0), ("gain", 1), ("along", 0))}
+        matrices = sum(p.ndim >= 2 for p in point)
+        return {"steps": 0, "matrices": matrices, "start": [p.clone() for p in point], **zeros, **numbers}
+
+    def looks(self, steps: int) -> bool:
+        """True where the size or the gain is measured: at the first step, and now and then in the first part."""
+        return steps == 1 or (steps % EVERY == 0 and steps <= SEARCH * (self.steps or SPAN))
+
+    def course(self, steps: int) -> float:
+        """f(t): the factor on the rate at step t."""
+        if self.steps:
+            return max(0.0, min(steps / max(1.0, WARM * self.steps), 1 - (steps - 1) / self.steps))
+        return min(steps / BEGINNING, 1.0, math.sqrt(LEVEL / steps))
+
+    def shrinking(self, steps: int) -> float:
+        """4 · shrink / N · f(t)³: the share of the weights that goes at step t."""
+        return 4 * self.shrink / self.steps * self.course(steps) ** 3 if self.steps else 0.0
+
+    def shown(self, state: State, lr: float) -> dict[str, float]:
+        """The present rate of Adam: the geometric mean over the tensors."""
+        sizes = [math.log(float(s) * float(g)) for s, g in zip(state["size"], state["gain"], strict=True) if s > 0]
+        return {"rate": lr * self.course(state["steps"]) * math.exp(sum(sizes) / len(sizes))} if sizes else {}
+
+    def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
+        """Adam's means, and the size or the gain where that is looked at."""
+        steps = state["steps"] + 1
+        after = {
+            **state, "steps": steps, "mean": ops.lerp(state["mean"], grads, 1 - hyper["beta1"]),
+            "square": ops.lerp_square(state["square"], grads, hyper["beta2"]),
+        }  # fmt: skip
+        if steps == 1:
+            return {**after, "size": _size(ops, point, state["matrices"])}
+        return {**after, **self._looked(ops, grads, point, state, steps)} if self.looks(steps) else after
+
+    def _looked(self, ops: Ops, grads: Column, point: Column, state: State, steps: int) -> State:
+        """The running mean of the cosine of gradient and way back, and the gain that follows from it."""
+        span, seen = self.steps or SPAN, steps // EVERY
+        new = 1 / min(seen, max(5.0, 0.02 * span / EVERY))
+        way = ops.add(state["start"], point, -1.0)
+        lengths = ops.roots(ops.mul(ops.inner(way, way), ops.inner(grads, grads)))
+        along = ops.lerp(state["along"], ops.div(ops.inner(way, grads), lengths), new)
+        if seen < 4 or steps <= 0.03 * span:
+            return {"along": along}
+        excess = _at_most(ops, ops.at_least(ops.mul(ops.add(along, -ONWARD), 1 / RANGE), -1.0), 1.0)
+        change = ops.add(ops.mul(excess, min(0.5, SPEED * EVERY / span)), 1.0)
+        return {"along": along, "gain": ops.at_least(ops.mul(state["gain"], change), 1.0)}
+
+    def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
+        """−rate · ((m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps) + weight_decay · θ) − 4 · shrink / N · f³ · θ."""
+        steps = state["steps"]
+        course, shrinking = self.course(steps), self.shrinking(steps)
+        shrink = [Term(-shrinking, point)] if shrinking else []
+        rate = -hyper["lr"] * course
+        sizes = ops.mul(state["size"], state["gain"])
+        if self.on("weight_decay"):
+            shrink.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
+        if ops.differentiates and steps == 1:  # the means are then the gradient's own whatever the betas are
+            return [*shrink, Term(rate, ops.mul(grads, sizes), ops.roots(ops.mul(grads, grads), hyper["eps"]))]
+        correction = ops.sqrt(1 - hyper["beta2"] ** steps)
+        spread = ops.roots(state["square"], correction * hyper["eps"])
+        return [*shrink, Term(rate * correction / (1 - hyper["beta1"] ** steps), ops.mul(state["mean"], sizes), spread)]
+
+
+def _size(ops: Ops, point: Column, matrices: int) -> Column:
+    """SHARE · min(rms, CAP) · min(1, DEPTH / L), tensor by tensor; that of CAP where all is zero."""
+    square = ops.inner(point, point)
+    some = ops.sign(square)
+    rms = _at_most(ops, ops.roots(ops.div(square, ops.count(point))), CAP)
+    found = ops.add(ops.mul(some, rms), ops.mul(ops.add(some, -1.0), -CAP))
+    return ops.mul(found, SHARE * min(1.0, DEPTH / max(matrices, 1)))
+
+
+def _at_most(ops: Ops, a: Column, most: float) -> Column:
+    """The smaller of an entry and a plain number."""
+    return ops.mul(ops.at_least(ops.mul(a, -1.0), -most), -1.0)

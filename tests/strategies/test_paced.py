@@ -1,0 +1,168 @@
+"""The default without a rate: its size, its course, the gain where the way is long, and what is told of its end."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recopt
+from recopt.checking.errors import RecoptError
+
+from ..loops import mlp
+
+
+def train(optimizer: recopt.Optimizer, model: nn.Module, steps: int, first: int = 0) -> None:
+    for step in range(first, first + steps):
+        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        optimizer.zero_grad()
+        (model(x) - x[:, :3].sin()).square().mean().backward()
+        optimizer.step()
+
+
+def network(width: int = 16, depth: int = 1) -> nn.Sequential:
+    torch.manual_seed(0)
+    between = [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), nn.Tanh())]
+    return nn.Sequential(nn.Linear(6, width), nn.Tanh(), *between, nn.Linear(width, 3)).double()
+
+
+def entries(optimizer: recopt.Optimizer, name: str) -> list[float]:
+    (part,) = optimizer._towers.all[0].state.levels[0].parts
+    return [float(x) for x in part.strategy[name]]
+
+
+def by_hand(model: nn.Module, steps: int, length: int) -> list[Tensor]:
+    """What torch's AdamW makes of it, a group for each tensor, with rate and decay set at each step."""
+    sizes = [0.3 * min(p.square().mean().sqrt().item() or 1.0, 0.085) for p in model.parameters()]
+    twin = torch.optim.AdamW([{"params": [p]} for p in model.parameters()], lr=1.0, weight_decay=0.0)
+    for step in range(1, steps + 1):
+        f = min(step / 20, 1, (100 / step) ** 0.5)
+        if length:
+            f = min(step / (0.05 * length), 1 - (step - 1) / length)
+        for group, size in zip(twin.param_groups, sizes, strict=True):
+            group["lr"] = size * f
+            group["weight_decay"] = 4 * 0.2 / length * f**3 / group["lr"] if length else 0.0
+        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step - 1), dtype=torch.float64)
+        twin.zero_grad()
+        (model(x) - x[:, :3].sin()).square().mean().backward()
+        twin.step()
+    return [p.detach() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("length", [0, 50])
+def test_as_long_as_no_gain_has_risen_it_is_adamw_at_rates_of_the_weights_size(length: int, fused: bool) -> None:
+    model = network()
+    with torch.no_grad():
+        model[0].bias.zero_()  # which counts as one of the usual size
+    twin = copy.deepcopy(model)
+    optimizer = recopt.Optimizer(model.parameters(), steps=length or None, fused=fused)
+    train(optimizer, model, 25)
+    assert entries(optimizer, "gain") == [1.0] * 4
+    for ours, theirs in zip(model.parameters(), by_hand(twin, 25, length), strict=True):
+        torch.testing.assert_close(ours.detach(), theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_network_of_many_matrices_begins_slower() -> None:
+    deep, flat = (recopt.Optimizer(network(depth=depth).parameters()) for depth in (11, 1))
+    train(deep, network(depth=11), 0)
+    for optimizer, depth in ((deep, 11), (flat, 1)):
+        params = optimizer.param_groups[0]["params"]
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        expected = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in network(depth=depth).parameters()]
+        share = 6 / 12 if depth == 11 else 1
+        assert entries(optimizer, "size") == pytest.approx([share * x for x in expected])
+
+
+def test_the_gain_rises_where_the_way_is_long_and_stays_where_two_losses_turn_about_each_other() -> None:
+    far = nn.Parameter(torch.zeros(10))
+    optimizer = recopt.Optimizer([far], steps=400)
+    for step in range(400):
+        optimizer.zero_grad()
+        noise = torch.randn(10, generator=torch.Generator().manual_seed(step))
+        (far - 30 - noise).square().sum().backward()
+        optimizer.step()
+    assert entries(optimizer, "gain")[0] > 3
+    assert float((far.detach() - 30).abs().max()) < 0.5
+    one, other = nn.Parameter(torch.ones(10)), nn.Parameter(torch.ones(10))
+    both = [recopt.Optimizer([p], steps=2000) for p in (one, other)]
+    for _ in range(600):
+        for optimizer, sign in zip(both, (1, -1), strict=True):
+            optimizer.zero_grad()
+            (sign * one * other).sum().backward()
+            optimizer.step()
+    assert max(entries(optimizer, "gain")[0] for optimizer in both) < 1.1
+
+
+def test_after_the_last_step_nothing_moves_and_that_is_told_once() -> None:
+    model = network()
+    optimizer = recopt.Optimizer(model.parameters(), steps=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(optimizer, model, 20)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.warns(RuntimeWarning, match="told steps=20, and this is step 21") as told:
+        train(optimizer, model, 3, 20)
+    assert len(told) == 1 and told[0].filename == __file__
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert optimizer.hyperparameters()["paced.rate"] == 0
+
+
+@pytest.mark.parametrize("length", [None, 60])
+@pytest.mark.parametrize("at", [1, 3, 4, 17, 40])
+def test_a_saved_run_goes_on_bit_for_bit_while_the_gain_is_looked_at(at: int, length: int | None) -> None:
+    whole, parted = network(), network()
+    train(recopt.Optimizer(whole.parameters(), steps=length), whole, 50)
+    first = recopt.Optimizer(parted.parameters(), steps=length)
+    train(first, parted, at)
+    second = recopt.Optimizer(parted.parameters(), steps=length)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    train(second, parted, 50 - at, at)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parted.parameters(), strict=True))
+
+
+def test_a_rate_that_is_given_is_not_read_and_that_is_told() -> None:
+    ends = []
+    for rate in (None, 1e-7, 1e3):
+        model = network()
+        if rate is None:
+            optimizer = recopt.Optimizer(model.parameters())
+        else:
+            with pytest.warns(RuntimeWarning, match="default does not read"):
+                optimizer = recopt.Optimizer(model.parameters(), lr=rate)
+            assert optimizer.param_groups[0]["lr"] == rate  # which schedulers begin at
+        train(optimizer, model, 10)
+        ends.append([p.detach().clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for end in ends[1:] for a, b in zip(ends[0], end, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"steps": 0}, "must be the number of opt.step"),
+        ({"steps": 2.5}, "must be the number of opt.step"),
+        ({"steps": True}, "must be the number of opt.step"),
+        ({"stack": "adam/sgd", "steps": 100}, "leave the stack out, or use a torch.optim.lr_scheduler"),
+        ({"lr": -1.0}, "lr"),
+    ],
+)
+def test_what_cannot_be_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecoptError, match=said):
+        recopt.Optimizer(mlp().parameters(), **given)
+
+
+def test_the_rate_is_shown() -> None:
+    model = network()
+    optimizer = recopt.Optimizer(model.parameters())
+    assert "paced.rate" not in optimizer.hyperparameters()
+    train(optimizer, model, 20)
+    sizes = [s * g for s, g in zip(entries(optimizer, "size"), entries(optimizer, "gain"), strict=True)]
+    expected = math.exp(sum(map(math.log, sizes)) / len(sizes))
+    assert optimizer.hyperparameters()["paced.rate"] == pytest.approx(expected)
