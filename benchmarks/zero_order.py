@@ -45,11 +45,13 @@ BUDGETS = (500, 1000, 2000, 10_000)
 OURS = {
     "annealing": "annealing(step=2)",
     "annealing-one": "annealing(step=2, moves=one, restart=0.01)",
+    "tempering": "tempering(step=2, moves=one)",
     "quasi-random": "quasi-random(spread=5, population=20)",
     "pbt": "pbt(spread=2, population=20)",
     "evolution": "evolution(step=2)",
     "evolution-40": "evolution(step=2, population=40)",
     "recopt-cmaes": "cmaes(step=2)",
+    "basin-hopping": "basin-hopping(step=2, difference=1e-7)",
     "recopt-ipop": "cmaes(step=2, restarts=ipop)",
 }
 

@@ -32,10 +32,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from recopt import Params, RecoptError, State, Strategy, Trial, option, positive
-from recopt.toolkit.blocks import flatten, unflatten
+from recopt.toolkit.blocks import coordinates, shaped
 from recopt.toolkit.packages import package
 from recopt.toolkit.random import spreads
 from recopt.toolkit.scores import scores
@@ -74,7 +74,7 @@ class Cmaes(Strategy):
         count = sum(p.numel() for p in point)
         state = {**self._round(count), "spread": spreads(point)}
         if self.restarts != "none" and count:
-            first = _line(point, state["spread"])
+            first = coordinates(point, state["spread"])
             state["run"] = {
                 "mean": first, "first": first.clone(), "history": first.new_zeros(_terms(count, self._size(count))),
                 "population": self._size(count), "large": False, "doubled": 0, "spent": {"small": 0, "large": 0},
@@ -103,7 +103,7 @@ class Cmaes(Strategy):
             return [point]
         made.reseed_rng(int(torch.randint(2**31, (), generator=rng)))
         drawn = [torch.from_numpy(made.ask()) for _ in range(made.population_size)]
-        return [point] * ("run" in state) + [_shaped(x, point, state["spread"]) for x in drawn]
+        return [point] * ("run" in state) + [shaped(x, point, state["spread"]) for x in drawn]
 
     @torch.no_grad()
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
@@ -113,7 +113,7 @@ class Cmaes(Strategy):
         if made is None or (flat and not first):
             return [torch.zeros_like(p) for p in point], state
         mean = made.mean.copy()
-        rows = [_line(t.point, state["spread"]).numpy() for t in trials[first:]]
+        rows = [coordinates(t.point, state["spread"]).numpy() for t in trials[first:]]
         made.tell(list(zip(rows, losses[first:].clamp_max(HUGE).tolist(), strict=True)))
         after = {
             "steps": state["steps"] + 1,
@@ -122,8 +122,8 @@ class Cmaes(Strategy):
             "path": torch.from_numpy(made._pc), "spread": state["spread"],
         }  # fmt: skip
         if not first:
-            return _shaped(torch.from_numpy(made.mean - mean), point, state["spread"]), after
-        history = torch.zeros_like(state["run"]["history"])
+            return shaped(torch.from_numpy(made.mean - mean), point, state["spread"]), after
+        history = torch.zeros_like(state["run"]["history"], device="cpu")
         history[: len(made._funhist_values)] = torch.from_numpy(made._funhist_values)
         after["run"] = {**state["run"], "mean": torch.from_numpy(made.mean), "history": history}
         best = trials[int(losses.argmin())].point  # of equals the first, which is the present point
@@ -139,9 +139,9 @@ class Cmaes(Strategy):
         doubled, size = min(run["doubled"] + large, DOUBLINGS), self._size(count)
         luck = float(torch.rand((), generator=rng, dtype=torch.float64))
         population = size * 2**doubled if large else math.floor(size * 2 ** (doubled * luck**2))
-        mean = run["first"] + float(self.step) * torch.randn(count, generator=rng, dtype=torch.float64)
+        mean = run["first"].cpu() + float(self.step) * torch.randn(count, generator=rng, dtype=torch.float64)
         after = {
-            **run, "mean": mean, "history": torch.zeros_like(run["history"]), "population": population,
+            **run, "mean": mean, "history": torch.zeros_like(run["history"], device="cpu"), "population": population,
             "large": large, "doubled": doubled, "spent": spent,
         }  # fmt: skip
         return {**self._round(count), "spread": state["spread"], "run": after}
@@ -153,7 +153,9 @@ class Cmaes(Strategy):
             return None
         known = package("cmaes", "cmaes", "recopt[search]")
         values = {"_C": state["C"], "_p_sigma": state["path_sigma"], "_pc": state["path"]}
-        mean, size = (run["mean"], run["population"]) if run else (_line(point, state["spread"]), self._size(count))
+        mean, size = (
+            (run["mean"], run["population"]) if run else (coordinates(point, state["spread"]), self._size(count))
+        )
         if run:  # as long as for the smallest population, which looks back furthest
             values["_funhist_values"] = run["history"][: _terms(count, size)]
         sigma, kind = float(self.step) * float(state["ratio"]), known.SepCMA if self._thin(count) else known.CMA
@@ -168,19 +170,3 @@ class Cmaes(Strategy):
 def _terms(count: int, population: int) -> int:
     """Losses that the package keeps: the best and the worst of as many generations as it compares to see them stand."""
     return 2 * (10 + math.ceil(30 * count / population))
-
-
-def _units(like: Params, spread: Sequence[Tensor]) -> Tensor:
-    """The unit of each coordinate of ``like``, on the CPU in float64."""
-    return flatten([s.double().cpu().expand(p.shape) for p, s in zip(like, spread, strict=True)])
-
-
-def _line(point: Params, spread: Sequence[Tensor]) -> Tensor:
-    """All coordinates of ``point``, each in its tensor's unit, on the CPU in float64."""
-    return flatten([p.double().cpu() for p in point]) / _units(point, spread)
-
-
-def _shaped(line: Tensor, like: Params, spread: Sequence[Tensor]) -> Params:
-    """The inverse of :func:`_line`, with the shapes, dtypes and devices of ``like``."""
-    parts = unflatten(line * _units(like, spread), like)
-    return [x.to(p) for x, p in zip(parts, like, strict=True)]

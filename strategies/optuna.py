@@ -90,14 +90,15 @@ class Optuna(Strategy):
     @torch.no_grad()
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         """Move to the candidate with the least loss, if it is less than the present point's; keep all trials."""
-        losses, drift, known = scores(trials), state["drift"], int(state["known"])
+        losses, drift, known = scores(trials), state["drift"].cpu(), int(state["known"])
         best = int(losses.argmin())  # of equals the first, which is the present point
-        change = losses[0] - state["present"]
+        present = state["present"].cpu()
+        change = losses[0] - present
         if known and bool(change.isfinite()):
             drift = drift + change
         new = slice(1 if known else 0, None)
-        rows = torch.cat([state["rows"], torch.stack([self._row(t.point, state) for t in trials[new]])])
-        told, count = torch.cat([state["losses"], losses[new] - drift]), known + len(trials[new])
+        rows = torch.cat([state["rows"].cpu(), torch.stack([self._row(t.point, state) for t in trials[new]])])
+        told, count = torch.cat([state["losses"].cpu(), losses[new] - drift]), known + len(trials[new])
         finite = told[-count:][told[-count:].isfinite()]
         told = torch.where(told.isfinite(), told, finite.max() if len(finite) else 0.0)
         over = count > self.memory
@@ -105,7 +106,7 @@ class Optuna(Strategy):
             **state, "rows": rows[-self.memory :], "losses": told[-self.memory :], "drift": drift,
             "known": 0 if over and self.sampler == "cmaes" else min(count, self.memory),
             "studies": state["studies"] + int(over and self.sampler == "cmaes"),
-            "present": losses[best] if bool(losses[best].isfinite()) else state["present"],
+            "present": losses[best] if bool(losses[best].isfinite()) else present,
         }  # fmt: skip
         return [q - p for p, q in zip(point, trials[best].point, strict=True)], after
 

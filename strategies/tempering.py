@@ -81,14 +81,14 @@ class Tempering(Strategy):
         """A step of each walk, then exchanges between neighbours."""
         losses = scores(trials)
         gaps = losses[1::2] - losses[::2]
-        size = state["size"] if self.scale == "relative" else torch.ones_like(state["size"])
+        size = state["size"].cpu() if self.scale == "relative" else torch.ones((), dtype=torch.float64)
         heats = self._ladder() * torch.where(size > 0, size, gaps.abs())
         luck = torch.rand((2, self.replicas), generator=rng, dtype=torch.float64)
         taken = (losses[1::2] < torch.inf) & ((gaps <= 0) | (luck[0] < (-gaps / heats).exp()))
         places = torch.arange(0, 2 * self.replicas, 2) + taken.long()
         order = _exchanged(losses[places], heats, luck[1], state["steps"] % 2)
         ends = [trials[int(places[k])].point for k in order]
-        ratio = state["ratio"]
+        ratio = state["ratio"].cpu()
         if self.on("adaptation"):
             push = self.adaptation.double().cpu() * (taken.double() - self.target.double().cpu())
             ratio = (ratio + torch.where(gaps == 0, 0.0, push)).clamp_max(0)
@@ -114,7 +114,7 @@ def _exchanged(losses: Tensor, heats: Tensor, luck: Tensor, first: int) -> list[
 
 def _followed(state: State, gaps: Tensor) -> Tensor:
     """The running geometric mean of differences after those of one more step."""
-    known, size = gaps[gaps.isfinite() & (gaps != 0)].abs().log(), state["size"]
+    known, size = gaps[gaps.isfinite() & (gaps != 0)].abs().log(), state["size"].cpu()
     if not len(known):
         return torch.as_tensor(size)
     weight = max(MEMORY, 1 / (state["steps"] + 1))

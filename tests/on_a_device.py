@@ -17,7 +17,7 @@ from .pretend import READS, pretended
 ALL = [info.name for info in list_strategies([]) if info.name != "hypergradient"]
 STACKS = [
     "adam/adagrad(lr=1)[lr]", "adam/sgd/sgd", "rmsprop(momentum=0.5)/sgd[*]", "adam(weight_decay=0.1)/hypergradient",
-    "lstm@a/lstm@a", "adam/prodigy", "sgd/annealing", "mlp-rule/adam",
+    "lstm@a/lstm@a", "adam/prodigy", "sgd/annealing", "mlp-rule/adam", "cmaes(restarts=bipop)",
 ]  # fmt: skip
 
 

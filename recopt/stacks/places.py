@@ -222,6 +222,7 @@ _WRITTEN_AS = {
     **dict.fromkeys(("adafactor", "adan", "adabelief", "shampoo", "soap", "sophia", "lbfgs"), "adam is the nearest"),
     "cma-es": "write cmaes", "ipop": "write cmaes(restarts=ipop)", "bipop": "write cmaes(restarts=bipop)",
     **dict.fromkeys(("parallel-tempering", "replica-exchange"), "write tempering"),
+    **dict.fromkeys(("dual-annealing", "nelder-mead", "powell", "bfgs"), "basin-hopping is the nearest"),
 }  # fmt: skip
 """Rules by which users ask for others: which of those that are here is meant, or nearest."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from .lstm import lstm_cell, plain_lstm_cell, tanh
 
 __all__ = [
-    "cosine", "flatten", "inner", "log_ratio", "lstm_cell", "lstm_layers", "norm", "orthogonalize", "plain_lstm_cell",
-    "rms", "tanh", "unflatten", "uniform_weights",
+    "coordinates", "cosine", "flatten", "inner", "log_ratio", "lstm_cell", "lstm_layers", "norm", "orthogonalize",
+    "plain_lstm_cell", "rms", "shaped", "tanh", "unflatten", "uniform_weights",
 ]  # fmt: skip
 
 TINY = 1e-18
@@ -28,6 +28,22 @@ def unflatten(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
     """``flat`` cut into tensors of the shapes of ``like``."""
     parts = flat.split([p.numel() for p in like])
     return [part.reshape(p.shape) for part, p in zip(parts, like, strict=True)]
+
+
+def coordinates(point: list[Tensor], spread: Sequence[Tensor]) -> Tensor:
+    """All coordinates of ``point``, each in the unit of its tensor (``spread``), on the CPU in float64."""
+    return flatten([p.double().cpu() for p in point]) / _units(point, spread)
+
+
+def shaped(line: Tensor, like: list[Tensor], spread: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of :func:`coordinates`, with the shapes, dtypes and devices of ``like``."""
+    parts = unflatten(line * _units(like, spread), like)
+    return [x.to(p) for x, p in zip(parts, like, strict=True)]
+
+
+def _units(like: list[Tensor], spread: Sequence[Tensor]) -> Tensor:
+    """The unit of each coordinate of ``like``."""
+    return flatten([s.double().cpu().expand(p.shape) for p, s in zip(like, spread, strict=True)])
 
 
 def inner(a: list[Tensor], b: list[Tensor]) -> Tensor:

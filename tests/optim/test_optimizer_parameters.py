@@ -110,7 +110,7 @@ def pulled_to(targets: list[Tensor], starts: list[Tensor], stack: str, **options
     params = [nn.Parameter(s.clone()) for s in starts]
     full = [p for p in params if p.numel()]
     levels = {1: {"normalize": "none"}} if stack == "hypergradient" else {}
-    stack = f"{stack}(spread=0.5)" if stack in ("random-search", "quasi-random") else stack
+    stack = f"{stack}(spread=0.5)" if stack in ("random-search", "quasi-random", "optuna") else stack
     optimizer = recopt.Optimizer(params, stack, levels=levels, **options)
 
     def closure() -> Tensor:

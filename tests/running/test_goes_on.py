@@ -19,16 +19,9 @@ from .. import rough
 EXACT = ["level2.second_order=true", "level2.every=3"]
 WINDOWS = ["level2.every=3"]
 ZERO_ORDER = (
-    "annealing",
-    "random-search",
-    "quasi-random",
-    "evolution",
-    "cmaes",
-    "cmaes(restarts=bipop)",
-    "tempering",
-    "optuna",
-    "optuna(sampler=cmaes)",
-)
+    "annealing", "tempering", "random-search", "quasi-random", "evolution", "basin-hopping", "cmaes",
+    "cmaes(restarts=bipop)", "optuna", "optuna(sampler=cmaes)",
+)  # fmt: skip
 CASES: list[tuple[str, list[str], int]] = [
     *((stack, [], 1) for stack in (*rough.ALONE, *ZERO_ORDER, *rough.TOWERS, *rough.HIGH)),
     *((f"{rule}/hypergradient", WINDOWS, 1) for rule in rough.WILD),
