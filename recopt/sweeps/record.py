@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from ..checking.errors import Notice, writing
-from ..tracking.mlflow.children import Children
-from ..tracking.mlflow.spool import Unreachable
+from ..checking.errors import writing
 from ..tracking.mlflow.store import RUNS
 from ..tracking.mlflow.tracker import MlflowTracker
 from ..tracking.trace import Points
@@ -27,6 +24,8 @@ EXPERIMENT = "recopt sweep"
 class SweepRecord:
     """Records a sweep: its spec at once, each trial as it gets on, and tables and figures at the end.
 
+    Nobody waits for the store: trials go into the run's spool, and from there to it by a second process.
+
     Raises:
         RecoptError: from the constructor, if the store cannot be opened, or has no run ``resume``.
     """
@@ -37,39 +36,32 @@ class SweepRecord:
         self._tracker = MlflowTracker.start(store, _info(plan, name), resume=resume, root_dir=root)
         self.run_id, self.folder = self._tracker.run_id, self._tracker.folder
         self.parts = self._tracker.store.root / "paused" / self.run_id
-        self._children = Children(self._tracker.store, self.run_id)
-        self._score, self._away = plan.spec.score, ""
+        self._score, self._known = plan.spec.score, dict[int, tuple[int, str]]()
         with writing(self.folder):
             (self.folder / SPEC).write_text(write_sweep_spec(plan.spec))
         self._tracker.publish()
 
     def trial(self, one: SweptTrial) -> None:
-        """Record a trial where it is now; a store that does not answer is not asked again before the end."""
-        if not self._away:
-            try:
-                self._log(one)
-            except Unreachable as why:
-                self._away = str(why)
-
-    def _log(self, one: SweptTrial) -> None:
+        """Record a trial where it is now, if that is news."""
+        state = one.step, one.outcome
+        if self._known.get(one.number) == state:
+            return
+        self._known[one.number] = state
         values = {self._score: one.score, "score": one.score, **{f"test_{key}": x for key, x in one.test.items()}}
         over = {"finished": "FINISHED", "went on": "FINISHED", "stopped": "KILLED", "waiting": None}
         note = f"Trial {one.number}, {one.outcome}: {one.words or 'no settings'}. {one.reason}"
-        self._children.log(
+        self._tracker.child(
             one.number, f"trial {one.number}", {key: value_words(value) for key, value in one.settings.items()},
             {key: value for key, value in values.items() if math.isfinite(value)}, one.step,
             over.get(one.outcome, "FAILED"), note,
         )  # fmt: skip
+        self._tracker.flush()
 
     def finish(self, found: Sweep) -> None:
-        """Record the end, with all trials that the store has missed."""
-        try:
-            for one in found.trials:
-                if one.outcome != "waiting":
-                    self._log(one)
-        except Unreachable as why:
-            text = f"The store does not take the trials ({why}): 'recopt sweep --resume {self.run_id}' sends them"
-            warnings.warn(Notice(f"{text}; they are in {self.folder} too."), stacklevel=2)
+        """Record the end, and the outcome of trials that it decides on."""
+        for one in found.trials:
+            if one.outcome != "waiting":
+                self.trial(one)
         found.save(self.folder)
         metrics: dict[str, float] = {
             "trials": float(len(found.trials)), "failed": float(len(found.failed)), "updates": float(found.made),

@@ -53,7 +53,8 @@ def test_the_command_writes_and_records_it_all(
 
 
 def _nested(root: str, told: dict[str, Any]) -> None:
-    from recopt.tracking.mlflow.store import PARENT, open_store
+    from recopt.tracking.mlflow.children import PARENT
+    from recopt.tracking.mlflow.store import open_store
 
     store = open_store()
     parent = store.run(root)

@@ -124,8 +124,8 @@ def until(process: subprocess.Popen[str], lines: int) -> None:
 
 
 def gone(mark: str) -> bool:
-    """True if no process with ``mark`` is left within some seconds."""
-    end = time.monotonic() + 10
+    """True if no process with ``mark`` is left within a while, which the one that sends the record may take."""
+    end = time.monotonic() + 90
     while time.monotonic() < end and alive(mark):
         time.sleep(0.05)
     return not alive(mark)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from .address import in_words
-from .spool import Unreachable
-from .store import NOTE, PARENT, Store, metric_name
-
+PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"
 NUMBER = "recopt.trial"
 """The tag with a trial's number; the runs of a level have ``recopt.level`` instead."""
 _PAGE = 1000
@@ -17,16 +15,17 @@ _PAGE = 1000
 class Children:
     """The nested runs of run ``root``, by number.
 
-    A store that does not answer takes what it missed at the next call that it answers, each point once.
+    Args:
+        write: sets params and metrics of a run, at a time and a step.
     """
 
-    def __init__(self, store: Store, root: str) -> None:
-        self.store, self.root = store, root
-        self._experiment = str(store.client.get_run(root).info.experiment_id)
+    def __init__(self, client: Any, root: str, write: Callable[..., None]) -> None:
+        self.client, self.root, self.write = client, root, write
+        self._experiment = str(client.get_run(root).info.experiment_id)
         self._ids, self._steps, self._ended = dict[int, str](), dict[int, int](), set[int]()
         token: str | None = ""
         while token is not None:
-            page = store.client.search_runs(
+            page = client.search_runs(
                 [self._experiment], f"tags.`{PARENT}` = '{root}'", max_results=_PAGE, page_token=token or None
             )
             for run in page:
@@ -37,32 +36,21 @@ class Children:
                         self._ended.add(number)
             token = page.token or None
 
-    def log(
-        self, number: int, name: str, params: Mapping[str, str], metrics: Mapping[str, float], step: int,
-        status: str | None = None, note: str = "",
-    ) -> None:  # fmt: skip
-        """Record ``metrics`` of child ``number`` at ``step``, unless it has them; ``status`` ends it.
+    def take(self, message: Mapping[str, Any]) -> None:
+        """Write what a message has of child ``child`` that the store does not have: ``metrics`` at ``step``, its end.
 
-        Raises:
-            Unreachable: if the store does not answer.
+        So it may be taken twice.
         """
-        try:
-            self._log(number, name, params, metrics, step, status, note)
-        except Exception as why:
-            raise Unreachable(in_words(why, self.store.address)) from None
-
-    def _log(
-        self, number: int, name: str, params: Mapping[str, str], metrics: Mapping[str, float], step: int,
-        status: str | None, note: str,
-    ) -> None:  # fmt: skip
-        client, now = self.store.client, int(time.time() * 1000)
+        number, now, step = int(message["child"]), int(message["time"]), int(message["step"])
         if number not in self._ids:
             tags = {PARENT: self.root, "recopt.root": self.root, NUMBER: str(number), "mlflow.source.name": "recopt"}
-            tags |= {NOTE: note} if note else {}
-            self._ids[number] = str(client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
+            made = self.client.create_run(
+                self._experiment, start_time=now, run_name=message["name"], tags={**tags, NOTE: message["note"]}
+            )
+            self._ids[number] = str(made.info.run_id)
         if self._steps.get(number, -1) < step:
-            self.store.log_values(self._ids[number], params, {metric_name(k): v for k, v in metrics.items()}, now, step)
+            self.write(self._ids[number], message["params"], message["metrics"], now, step)
             self._steps[number] = step
-        if status and number not in self._ended:
-            client.set_terminated(self._ids[number], status, now)
+        if message["status"] and number not in self._ended:
+            self.client.set_terminated(self._ids[number], message["status"], now)
             self._ended.add(number)

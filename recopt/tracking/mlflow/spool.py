@@ -27,8 +27,9 @@ except ImportError:  # pragma: no cover - Windows, where an open file cannot be 
 _DAY = 86400.0  # seconds until a spool counts as abandoned, where files cannot be locked
 Message = dict[str, Any]
 """``run`` (id) and one of ``points`` [[key, value, milliseconds, step], …] (with ``copy``, a run and a prefix, to be
-written there too), ``files`` (with the ``folder`` they are relative to), ``tags``, ``end`` (a status, with its
-``time``), or ``alive`` (the ids of all runs that start or resume here)."""
+written there too), ``child`` (the number of a nested run, with what :meth:`.children.Children.take` reads), ``files``
+(with the ``folder`` they are relative to), ``tags``, ``end`` (a status, with its ``time``), or ``alive`` (the ids of
+all runs that start or resume here)."""
 
 
 class Unreachable(Exception):

@@ -27,11 +27,10 @@ from .address import (
     shown,
     unopened,
 )
+from .children import Children
 from .spool import Message, Refused, Unreachable, locked, spool_folder
 
 RUNS = Path("runs")
-PARENT = "mlflow.parentRunId"
-NOTE = "mlflow.note.content"
 _PARAM = 6000  # characters of a parameter, the most that MLflow keeps
 _NOISY = ("mlflow", "mlflow.store.db.utils", "alembic", "urllib3.connectionpool")
 _SETTINGS = {  # a user's own values take precedence
@@ -50,6 +49,7 @@ class Store:
 
     def __init__(self, address: str, root: Path, client: Any) -> None:
         self.address, self.root, self.client = address, root, client
+        self._children: Children | None = None
 
     @property
     def spools(self) -> Path:
@@ -106,10 +106,16 @@ class Store:
             Refused: if the store will never take the message.
         """
         try:
-            _write(self.client, message)
+            self._trial(message) if "child" in message else _write(self.client, message)
         except Exception as why:
             refusal = Refused if _for_good(self.client, message["run"], why) else Unreachable
             raise refusal(in_words(why, self.address)) from None
+
+    def _trial(self, message: Message) -> None:
+        """Write a message of a trial of a sweep."""
+        if self._children is None or self._children.root != message["run"]:
+            self._children = Children(self.client, message["run"], self.log_values)
+        self._children.take(message)
 
     def run(self, run: str) -> Any:
         """The ``mlflow.entities.Run`` with id ``run``. Raises RecoptError if there is none, or it was deleted."""

@@ -14,8 +14,9 @@ from ...checking.errors import RecoptError
 from ..trace import Points
 from ..trackers import RunInfo, Status
 from .address import unopened
+from .children import NOTE, PARENT
 from .outbox import Outbox
-from .store import NOTE, PARENT, RUNS, Store, metric_name, open_store
+from .store import RUNS, Store, metric_name, open_store
 
 _BATCH = 1000  # points in one call, the most that mlflow takes
 
@@ -113,6 +114,15 @@ class MlflowTracker:
             copy = {"copy": [self.run_id, f"{charts}/"]} if (charts := self._charts.get(number)) else {}
             for start in range(0, len(batch), _BATCH):
                 self._outbox.keep({"run": self._runs[number], "points": batch[start : start + _BATCH], **copy})
+
+    def child(
+        self, number: int, name: str, params: Mapping[str, str], metrics: Mapping[str, float], step: int,
+        status: str | None, note: str,
+    ) -> None:  # fmt: skip
+        """Record ``metrics`` of nested run ``number`` at ``step``, unless it has them; ``status`` ends it."""
+        named = {metric_name(key): value for key, value in metrics.items()}
+        told = {"name": name, "params": dict(params), "metrics": named, "step": step, "status": status, "note": note}
+        self._outbox.keep({"run": self.run_id, "child": number, "time": int(time.time() * 1000), **told})
 
     def flush(self) -> None:
         """Start to send the points logged so far; returns at once. A short run sends them at its end."""
