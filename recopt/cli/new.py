@@ -37,7 +37,7 @@ def write_template(kind: str, name: str, folder: Path) -> Path:
     """Write the template of ``kind`` as ``name``, which may have a folder and ``.py``.
 
     Raises:
-        RecoptError: if the name is not valid for a plugin, or the file exists already.
+        RecoptError: if the name is not valid for a plugin, leads out of this folder, or the file exists already.
     """
     given = Path(name)
     stem = given.stem if given.suffix == ".py" else given.name
@@ -47,6 +47,8 @@ def write_template(kind: str, name: str, folder: Path) -> Path:
             f"'{shown(name)}' cannot be the name of a {kind}: use letters, digits and '_', a letter first."
         )
     path = (given.parent if given.parent != Path() or given.suffix == ".py" else folder) / f"{stem}.py"
+    if not path.resolve().is_relative_to(Path.cwd().resolve()):
+        raise RecoptError(f"'{shown(name)}' is outside of this folder: go there first, and give the name alone.")
     if path.exists():
         raise RecoptError(f"{path} is there already: give another name.")
     text = (TEMPLATES / f"{kind}.py").read_text()

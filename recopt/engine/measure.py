@@ -64,5 +64,13 @@ def measure_each(engine: Engine, split: Split, state: RunState | None = None) ->
     return found
 
 
+def measured_names(engine: Engine, split: Split) -> list[str]:
+    """The names of what :func:`measure` gives, from the first batch of the first task."""
+    task, module = engine.family.members(engine.state.task)[0], models(engine)[0].eval()
+    with seeded(0, engine.device):
+        batch = engine.family.place(task.batch(0, split))
+        return list(engine.evaluator.quietly(partial(_figures, task, module, batch)))
+
+
 def _figures(task: Task, module: nn.Module, batch: Any) -> dict[str, Tensor]:
     return {"loss": task.loss(module, batch), **task.metrics(module, batch)}

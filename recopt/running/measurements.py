@@ -9,7 +9,7 @@ import numpy as np
 from ..checking.errors import unknown
 from ..contracts.task import Split
 from ..engine.engine import Engine
-from ..engine.measure import measure, settled
+from ..engine.measure import measure, measured_names, settled
 from ..levels.state import RunState
 from ..tracking.trace import Trace
 from .spec import Spec, Until
@@ -45,8 +45,6 @@ class Measurements:
         """Loss and metrics on ``split`` at ``state`` (None: the current one); ``record`` adds them to the trace."""
         state = state or settled(self.engine)
         values = measure(self.engine, split, state)
-        if self.until and self.until.key not in values:
-            raise unknown("measurement", self.until.key, values, "in 'until'")
         if record:
             self.trace.add(0, state.step, {f"{split}_{key}": value for key, value in values.items()})
         if split == "valid":
@@ -72,3 +70,11 @@ class Measurements:
         """The step of the last measurement on the ``valid`` split."""
         known = (0, "valid_loss") in self.trace.keys()  # noqa: SIM118 - not a mapping
         return int(self.trace.series(0, "valid_loss")[0][-1]) if known else 0
+
+
+def check(spec: Spec, engine: Engine) -> None:
+    """Refuse a missing data set, too large a batch size, and a bound on what is not measured."""
+    engine.evaluator.batch(engine.state.task, 0, "train")
+    key = Until.parse(spec.until).key if spec.until else None
+    if key and key not in (names := measured_names(engine, "valid")):
+        raise unknown("measurement", key, names, "in 'until'")

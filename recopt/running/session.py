@@ -20,7 +20,7 @@ from ..tracking.trace import Trace
 from ..tracking.trackers import Tracker, make_trackers
 from .checkpoints import Checkpoints, offered, saved_trace
 from .export import write_export
-from .measurements import Measurements
+from .measurements import Measurements, check
 from .plan import Plan
 from .recorder import RunRecorder, keep_traceback
 from .report import write_report
@@ -234,8 +234,7 @@ def _set_up(plan: Plan, options: RunOptions, recorder: RunRecorder) -> Engine:
     """
     try:
         engine = make_engine(plan.spec, plan.graph, plan.task, recorder.trace.add)
-        # A missing data set or too large a batch size is refused here, before anything is recorded.
-        engine.evaluator.batch(engine.state.task, 0, "train")
+        check(plan.spec, engine)  # before anything is recorded
     except RecoptError:
         raise
     except (Exception, SystemExit) as why:

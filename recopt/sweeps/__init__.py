@@ -12,6 +12,7 @@ from ..checking.arguments import checked
 from ..checking.errors import RecoptError
 from ..search.executor import Executor
 from ..search.executors import make_executor
+from ..stacks.listed import in_notation
 from ..tracking.mlflow.address import address_of
 from ..tracking.mlflow.runs import find_run, working_folder
 from ..tracking.mlflow.store import RUNS
@@ -34,7 +35,8 @@ Progress = Callable[[str, int, int], None]
 
 @checked
 def sweep(
-    task: str | Path, stack: str | Path | None = None, *, over: Mapping[str, Any] | Sequence[str], by: str = "random",
+    task: str | Path, stack: str | Path | Sequence[str] | None = None, *,
+    over: Mapping[str, Any] | Sequence[str], by: str = "random",
     trials: int | None = None, repeat: int = 1, score: str = "loss", asha: bool | str | Mapping[str, Any] | None = None,
     steps: int | None = None, depth: int | None = None, seed: int = 0, tasks: int | None = None,
     settings: Sequence[str] = (), device: str | None = None, dtype: str | None = None, measure: int | None = None,
@@ -46,8 +48,8 @@ def sweep(
     """Try a run with many settings, as ``recopt sweep`` does.
 
     ``task``, ``stack``, ``steps``, ``depth``, ``seed``, ``tasks``, ``settings``, ``device``, ``dtype``, ``measure``,
-    ``choose`` and ``plugins`` are the run's, as for :func:`recopt.run`; ``stack`` may be left out if it is searched
-    over.
+    ``choose`` and ``plugins`` are the run's, as for :func:`recopt.run`, but ``stack`` in words, which may be a list of
+    names, and may be left out if it is searched over.
 
     Args:
         over: the values of each setting, ``{"adam.lr": "1e-4..1", "stack": ["adam", "sgd"]}``, or names of
@@ -69,19 +71,35 @@ def sweep(
         RecoptError: before anything runs, for arguments that cannot work.
     """
     run = {
-        "task": str(task), "stack": None if stack is None else str(stack), "steps": steps, "depth": depth,
+        "task": str(task), "stack": None if stack is None else _in_words(stack), "steps": steps, "depth": depth,
         "tasks": tasks, "settings": list(settings) or None, "device": device, "dtype": dtype, "measure": measure,
         "choose": choose, "plugins": [str(place) for place in plugins] or None,
     }  # fmt: skip
     spec = make_sweep_spec({
         **{key: value for key, value in run.items() if value is not None}, "seed": seed, "by": by, "trials": trials,
-        "over": dict(over) if isinstance(over, Mapping) else list(over), "repeat": repeat, "score": score,
+        "over": _over(over) if isinstance(over, Mapping) else list(over), "repeat": repeat, "score": score,
         "asha": asha or None,
     }, "what was given")  # fmt: skip
     plan = plan_sweep(spec, "what was given")
     with make_executor(executor, workers, address, threads) as made:
         return run_sweep(plan, made, output=output, store=address_of(store), track=track, name=name,
                          progress=progress)  # fmt: skip
+
+
+def _in_words(stack: object) -> str:
+    """A stack as text. Raises RecoptError for one of objects, which no other process could make."""
+    found = in_notation(stack)
+    if not isinstance(found, str | Path):
+        raise RecoptError("A sweep takes its stack in words, as 'adam/hypergradient' or ['adam', 'hypergradient'].")
+    return str(found)
+
+
+def _over(over: Mapping[str, Any]) -> dict[str, Any]:
+    """What is searched over, with stacks as text."""
+    return {
+        key: [_in_words(one) for one in values] if key == "stack" and isinstance(values, list | tuple) else values
+        for key, values in over.items()
+    }
 
 
 def run_sweep(

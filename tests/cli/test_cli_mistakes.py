@@ -108,6 +108,8 @@ MISTAKES = {
     "check": (("check", "none.py"), "There is no file 'none.py'"),
     "picture": (("graph", "digits", "adam", "-o", "x.pdf"), "A graph is drawn to .svg or .png, not 'x.pdf'"),
     "picture's place": (("graph", "digits", "adam", "-o", "no/x.svg"), "The picture cannot be written to no/x.svg"),
+    "template elsewhere": (("new", "strategy", "../evil"), "'../evil' is outside of this folder"),
+    "absolute template": (("new", "task", "/tmp/evil.py"), "'/tmp/evil.py' is outside of this folder"),
     "template's name": (("new", "task", "3d!"), "'3d!' cannot be the name of a task"),
 }
 

@@ -142,6 +142,8 @@ def test_a_run_ends_early_at_a_bound_or_without_progress_and_so_when_it_is_resum
     ]:
         with pytest.raises(RecoptError, match=words):
             recopt.run("digits(net=logistic)", "adam", **{"steps": 5, "track": False, **asked})
+    with pytest.raises(RecoptError, match="Unknown measurement"):  # before it is recorded, which it is from run() on
+        Session(plan("digits(net=logistic)", "adam", steps=5, until="acuracy>1"), RunOptions())
 
 
 def test_objects_do_as_well_as_words() -> None:

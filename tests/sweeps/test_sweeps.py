@@ -58,6 +58,17 @@ def test_settings_of_a_strategy_go_with_the_stacks_that_have_it() -> None:
     assert len({one.score for one in found.trials}) == 8
 
 
+def test_stacks_may_be_lists_of_names() -> None:
+    listed = recopt.sweep("quadratic", ["sgd", "hypergradient"], **GRID)
+    words = recopt.sweep("quadratic", "sgd/hypergradient", **GRID)
+    assert [one.score for one in listed.trials] == [one.score for one in words.trials]
+    over = {"stack": [["sgd", "hypergradient"], "sgd"]}
+    found = recopt.sweep("quadratic", over=over, by="grid", **QUICK)
+    assert [one.settings["stack"] for one in found.trials] == ["sgd/hypergradient", "sgd"]
+    with pytest.raises(RecoptError, match="takes its stack in words"):
+        recopt.sweep("quadratic", over={"stack": [[load_strategy("sgd")()]]}, by="grid", **QUICK)
+
+
 def test_a_strategy_searches_and_what_it_has_tried_is_not_run_again() -> None:
     found = recopt.sweep("quadratic(dim=4, conditioning=1.0)", "sgd", over=["sgd.lr"], by="annealing(step=3.0)",
                          trials=25, **QUICK)  # fmt: skip
