@@ -23,15 +23,13 @@ from ..rules.numbers import NumberMover, NumberSpace, made_of_numbers, reads
 from ..rules.rule import text_of
 from ..rules.tensors import TensorMover
 
-PLAIN = ("mean", "sum", "last")
-"""Objectives that weigh the one loss of a window of length 1 by 1."""
 Mover = ColumnMover | NumberMover | TensorMover
 CPU = torch.device("cpu")
 
 
-def _is_lean(level: Level) -> bool:
-    """True if a level's window is one update, whose closed derivative is its signal as it is."""
-    return level.every == 1 and level.objective in PLAIN and level.gradient in ("online", "unroll")
+def _is_plain(level: Level) -> bool:
+    """True if the signal of a window of one update is its closed derivative as it is."""
+    return level.objective in ("mean", "sum", "last") and level.gradient in ("online", "unroll")
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,7 @@ class Carriers:
     Attributes:
         spaces: by slot, its coordinates, where it is made of numbers.
         movers: by level.
+        every: by level, the longest of its windows, in steps of the level below.
         windows: by level, its updates between two steps of the first-order levels above; 0 if there are none.
         rates: by level, the place of the learning rate among its strategy's coordinates, where a level above tunes
             it as a logarithm.
@@ -103,16 +102,15 @@ class Carriers:
     def __init__(self, graph: Graph, setting: Setting) -> None:
         self.graph, self.setting, self.levels = graph, setting, graph.levels
         self.exact = [n for n, level in enumerate(self.levels) if level.second_order]
-        self.spaces = {} if self.exact else {
-            name: NumberSpace(s) for name, s in graph.slots.items() if made_of_numbers(s)
-        }  # fmt: skip
+        self.spaces = {name: NumberSpace(s) for name, s in graph.slots.items() if made_of_numbers(s) and not self.exact}
         everywhere = range(len(self.levels))
         self.above = [[n for n in graph.above[m] if graph.order(n)] for m in everywhere]
-        self.windows = [max((self.levels[n].every or 1 for n in self.above[m]), default=0) for m in everywhere]
+        self.every = [graph.paces.longest(n) for n in everywhere]
+        self.windows = [max((self.every[n] for n in self.above[m]), default=0) for m in everywhere]
         self.moved = {name: self._moved(name) for name in graph.slots}
         shut = {name: self._has_closed_form(name) for name in graph.slots}
         self.closed = [x.moves != TASK and bool(graph.order(n)) and shut[x.moves] for n, x in enumerate(self.levels)]
-        self.lean = [self.closed[n] and _is_lean(x) for n, x in enumerate(self.levels)]
+        self.lean = [self.closed[n] and self.every[n] == 1 and _is_plain(x) for n, x in enumerate(self.levels)]
         within = {m for n in self.exact for m in graph.within(n)}
         self.taped = [m in within or any(not self.closed[n] for n in self.above[m]) for m in everywhere]
         self.movers = [self._mover(m, shut[self.levels[m].by]) for m in everywhere]
@@ -137,14 +135,15 @@ class Carriers:
             return False
         by = [m for m, level in enumerate(self.levels) if level.by == name]
         told = [self.levels[n] for n in sorted({n for m in by for n in self.graph.above[m]})]
+        every = {self.every[n] for m in by for n in self.above[m]}
         above = [self.levels[n] for n in sorted({n for m in by for n in self.above[m]})]
         placed = all(self._closed_place(self.levels[m]) for m in by)
-        known = all(ESTIMATORS[x.gradient or ""].closed for x in above) and len({(x.every, x.on) for x in above}) <= 1
+        known = all(ESTIMATORS[x.gradient or ""].closed for x in above) and len({x.on for x in above}) <= 1
         more = any(x.teacher or x.penalty_update for x in told) or any(x.penalty_moved for x in above)
         trusted = bool(above) and any(self.levels[m].trust is not None for m in by)
-        if not placed or not known or more or trusted:
+        if not placed or not known or more or trusted or len(every) > 1:
             return False
-        if not above or above[0].every == 1:
+        if every <= {1}:
             return True
         far = bool(self.moved[name] - {rule.linear}) or reads(rule).point
         return not far and all(x.normalize != "cosine" for x in above)
@@ -160,10 +159,8 @@ class Carriers:
         rule = text_of(strategy)
         if not closed or rule is None:
             return TensorMover(strategy)
-        space, moved = self.spaces[level.by], self.moved[level.by]
-        if level.moves == TASK:
-            return ColumnMover(rule, space, moved, self.windows[m])
-        return NumberMover(rule, space, moved, self.windows[m])
+        kind = ColumnMover if level.moves == TASK else NumberMover
+        return kind(rule, self.spaces[level.by], self.moved[level.by], self.windows[m])
 
     def _place(self, m: int, mover: NumberMover) -> Place:
         level = self.levels[m]

@@ -59,7 +59,7 @@ class Tapes:
         for number, level in enumerate(self.levels):
             if level.moves != TASK and self.graph.clock(number) in arriving:
                 records = state.levels[number].window.records[-1]
-                if len(records) >= (level.every or 1):
+                if len(records) >= self.graph.paces.every(state, number):
                     self.full.add(number)
                     arriving.add(number)
 

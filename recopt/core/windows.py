@@ -69,7 +69,7 @@ class Windows:
                 # Tensors that joined since come last, and were not in the update.
                 known = [(p, g) for p, g in zip(record.point, signal.grads, strict=False) if g is not None]
                 record.pairs = [(p, torch.as_tensor(g, dtype=p.dtype)) for p, g in known]
-        last, every = window.records[-1], level.every or 1
+        last, every = window.records[-1], self.graph.paces.every(state, number)
         full = len(last) >= every and sum(r.loss is not None for r in last) >= every
         return full and state.pending[subjects[-1]] is not None
 

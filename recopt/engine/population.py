@@ -123,7 +123,7 @@ class _Rows:
 
     def ends(self) -> list[RunState | None]:
         """Their states at the end of the window; None where they have to be run alone."""
-        every, found = self.of.levels[self.number].every or 1, list[_Evaluated]()
+        every, found = self.of.tower.graph.paces.every(self.states[0], self.number), list[_Evaluated]()
         if self.held is None:
             return [None] * len(self.states)
         while any(self.good):

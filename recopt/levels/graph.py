@@ -13,6 +13,7 @@ from .checks import check_level, check_movers, check_slots, check_strategies
 from .completion import POPULATION, complete, populated, set_to, strides
 from .level import TASK, Level
 from .notation import notation, with_settings
+from .paces import Paces
 from .structure import Structure
 from .words import rows
 
@@ -29,6 +30,7 @@ class Graph(Structure):
         labels: how each slot is written in stack notation, e.g. ``adam(lr=0.001)``.
 
     Attributes (and those of a :class:`recopt.levels.structure.Structure`):
+        paces: the levels whose ``every`` others move.
         strides: by slot, what was filled in of its strategy because of where it stands (``slots`` and ``labels``
             have it); see :func:`recopt.levels.completion.strides`.
 
@@ -53,7 +55,10 @@ class Graph(Structure):
                 self.slots[level.by] = made
                 label = self.labels.get(level.by, level.by)
                 self.labels[level.by] = with_settings(label, {POPULATION: made._options[POPULATION]})
-        self.levels = [complete(self, number) for number in range(len(self.levels))]
+        self.paces = Paces(self)
+        for number in range(len(self.levels)):
+            self.levels[number] = complete(self, number)
+            self.paces.add(number)
         for number in range(len(self.levels)):
             check_level(self, number)
         check_movers(self)

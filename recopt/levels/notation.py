@@ -52,10 +52,13 @@ def split(text: str, mark: str = ",") -> list[str]:
 
 def value_of(text: str) -> Any:
     """The value of a setting: a number, true or false, null, a list of such; anything else is text."""
+    text = text.strip()
+    if "(" in text and text.startswith("[") and text.endswith("]"):  # of strategies, with commas within brackets
+        return [value_of(item) for item in split(text[1:-1])]
     try:
-        return plain_yaml(text.strip())
+        return plain_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        return text.strip()
+        return text
 
 
 def _settings(text: str, where: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..engine.engine import Engine
 from ..engine.measure import models, settled
+from ..levels.paces import EVERY
 from ..stacks.exported import CARD, FORMAT, PLUGINS, VALUES, Trained, digest_of
 from ..stacks.places import STACK, shipped_folder
 from ..stacks.plugin_file import sources_of
@@ -42,11 +43,15 @@ def write_export(
         f"{slot}/{name}": _plain(value)
         for slot in engine.graph.slots
         for name, value in zip(names[slot], chosen.values[slot] if chosen else state.slots[slot].params, strict=True)
+        if name != EVERY or slot not in engine.graph.paces.slots  # which is in the levels
     })  # fmt: skip
     described = {
         "recopt": FORMAT, "task": spec.task.model_dump(), "tasks": spec.tasks, "spent": engine.budget.plain(),
         "strategies": _strategies(engine, spec, folder),
-        "levels": [level.model_dump(mode="json", exclude_none=True) for level in spec.levels],
+        "levels": [
+            {**level.model_dump(mode="json", exclude_none=True), "every": engine.graph.paces.every(state, n)}
+            for n, level in enumerate(spec.levels)
+        ],
         **({"chosen": chosen.facts()} if chosen else {}),
     }  # fmt: skip
     described = json.loads(json.dumps(described))  # as it is read again: lists for tuples

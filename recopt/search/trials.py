@@ -80,9 +80,11 @@ class Trials:
         Two searches that overlap without one holding the other would take back each other's choices. A level that
         tries one point at a time takes nothing back.
         """
-        levels = self.home.state.levels
+        levels, graph = self.home.state.levels, self.tower.graph
         if levels[number].search is not None:
             return False
+        if number in graph.paces.spans and self.home.state.pending[graph.clock(number)] is None:
+            return False  # a window is open whose length it would change
         return all(levels[n].search is None and levels[n].steps >= levels[number].steps for n in self._rivals[number])
 
     def begin(self, number: int) -> None:

@@ -53,7 +53,7 @@ class Choice(Domain):
         return self if self.option is None else Choice(words=tuple(map(str, options[self.option])))
 
     def natural(self, coordinate: Tensor) -> Tensor:
-        return coordinate.detach().round().remainder(len(self.words))
+        return coordinate.detach().round().remainder(len(self.words)).abs()  # without a negative zero
 
     def coordinate(self, value: Any) -> float:
         if value and value not in self.words:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import recopt
-from recopt import Graph, Level, Params, RecoptError, Strategy, choice, integer, log_integer, positive
+from recopt import Graph, Level, Params, RecoptError, Strategy, Trial, choice, integer, log_integer, positive
 from recopt.levels.state import Numbers
 from recopt.rules.numbers import NumberSpace
 from recopt.testing import assert_conforms
@@ -157,3 +157,48 @@ def test_a_rule_that_is_changed_to_starts_from_its_first_state():
 def test_what_the_switch_cannot_hold(text, said):
     with pytest.raises(RecoptError, match=said):
         recopt.strategy(text)
+
+
+def test_none_in_a_switch_is_a_level_less() -> None:
+    """The rate stays while it is chosen, and goes on from there with the rule's first state afterwards."""
+    made = recopt.strategy("switch(among=[none, sgd(lr=0.5, momentum=0.9)])").double()
+    point, rng = [torch.ones(3, dtype=torch.float64)], torch.Generator()
+    trials = [Trial(point, None, [torch.full((3,), 2.0, dtype=torch.float64)])]
+    with torch.no_grad():
+        still, state = made(point, trials, made.init(point), rng)
+        assert torch.equal(still[0], torch.zeros(3, dtype=torch.float64))
+        dict(made.named_parameters())["which"].fill_(1.0)
+        first, state = made(point, trials, state, rng)
+        second, state = made(point, trials, state, rng)
+        dict(made.named_parameters())["which"].fill_(2.0)  # round to none
+        still, state = made(point, trials, state, rng)
+        dict(made.named_parameters())["which"].fill_(1.0)
+        again, state = made(point, trials, state, rng)
+    assert not still[0].any() and torch.equal(again[0], first[0]) and not torch.equal(second[0], first[0])
+
+
+def test_the_number_of_levels_is_chosen_in_a_run() -> None:
+    stack = "adam(lr=0.001)/switch(among=[none, hypergradient])/annealing(temperature=1e6, target=0.99)[which]"
+    found = recopt.run("digits", stack, steps=90, settings=["level3.every=10"], seed=2, track=False, progress=None)
+    assert found.spec.levels[1].normalize == "cosine"  # as hypergradient asks
+    at, which = found.history("which", 2)
+    steps, rates = found.history("lr", 1)
+    assert set(which) == {0, 1}
+    for begin, end, chosen in zip(at, [*at[1:], 90], which, strict=True):
+        within = rates[(steps > begin) & (steps <= end - 1)]
+        assert (len(set(within)) > 1) == bool(chosen)
+
+
+def test_the_size_of_a_learned_rule_is_chosen_in_a_run() -> None:
+    stack = "switch(among=[lstm(hidden=4), lstm(hidden=7)])/adam[rules*]+random-search(population=2)[which]"
+    settings = ["level2.every=5", "level3.every=10", "level2.episode=40", "level3.episode=40"]
+    found = recopt.run("quadratic", stack, steps=160, settings=settings, seed=1, track=False, progress=None)
+    assert len(set(found.history("which", 1)[1])) == 2
+    began = dict(recopt.strategy("switch(among=[lstm(hidden=4), lstm(hidden=7)])").named_parameters())
+    now = dict(zip(found.engine.graph.names["switch"], found.engine.state.slots["switch"].params, strict=True))
+    assert [now[name].shape for name in began] == [p.shape for p in began.values()]
+
+
+def test_rules_that_ask_different_things_of_their_level_cannot_be_switched() -> None:
+    with pytest.raises(recopt.RecoptError, match="ask different things of the level: keep one"):
+        recopt.strategy("switch(among=[sgd, hypergradient])")

@@ -1,0 +1,160 @@
+"""Paces: how often a level steps (``every``), as a hyperparameter that a zero-order level above may move.
+
+``adam/hypergradient/annealing[every]``: a pattern that is just ``every`` gives the strategy beneath one more parameter
+of that name, a whole number. Its values are those with which whole windows fit into one trial of the level that moves
+it, so all trials take as many evaluations of the task. A trial begins where a window of the level beneath has closed.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..checking.errors import RecoptError
+from ..contracts.domains import Domain
+from ..contracts.settings import Hyper, declared
+from ..contracts.strategy import Strategy
+from .level import TASK
+from .state import Numbers, RunState
+from .structure import Structure
+
+EVERY = "every"
+
+
+@dataclass(frozen=True)
+class Divisor(Domain):
+    """The divisors of ``whole``, moved as logarithms, then taken to the nearest one."""
+
+    name: str = "divisor"
+    whole: int = 1
+    smooth: ClassVar[bool] = False
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """All of them, ascending."""
+        low = [n for n in range(1, math.isqrt(self.whole) + 1) if self.whole % n == 0]
+        return sorted({*low, *(self.whole // n for n in low)})
+
+    def natural(self, coordinate: Tensor) -> Tensor:
+        known = torch.tensor(self.numbers, dtype=coordinate.dtype, device=coordinate.device)
+        return known[(coordinate.detach().unsqueeze(-1) - known.log()).abs().argmin(-1)]
+
+    def ends(self) -> tuple[float, float]:
+        return 0.0, math.log(self.whole)
+
+    def coordinate(self, value: Any) -> float:
+        if value not in self.numbers:
+            raise ValueError(f"a divisor of {self.whole:,}")
+        return math.log(value)
+
+
+class Paces:
+    """The paces of the levels of a graph, of which some may be moved.
+
+    Attributes:
+        slots: those whose strategies have one.
+        places: by level that has such a pace, its place among the parameters of its strategy.
+        spans: by level that moves one, the steps of the level two beneath that its window holds.
+    """
+
+    def __init__(self, graph: Structure) -> None:
+        self.graph, self.slots = graph, set[str]()
+        self.places: dict[int, int] = {}
+        self.spans: dict[int, int] = {}
+
+    def every(self, state: RunState, number: int) -> int:
+        """The steps of the level below between two steps of level ``number`` (0-based), at present."""
+        if number in self.spans:
+            return self.spans[number] // self.every(state, self.graph.clock(number))
+        name = self.graph.levels[number].by
+        if number not in self.places:
+            return self.graph.levels[number].every or 1
+        slot = state.slots[name]
+        if isinstance(slot, Numbers):
+            return int(slot.value[EVERY])
+        return int(self.graph.slots[name]._domains[EVERY].natural(slot.params[self.places[number]]))
+
+    def longest(self, number: int) -> int:
+        """The most that :meth:`every` may be."""
+        if number in self.places:
+            return max(self._domain(number).numbers)
+        return self.graph.levels[number].every or 1
+
+    def _domain(self, number: int) -> Divisor:
+        found = self.graph.slots[self.graph.levels[number].by]._domains[EVERY]
+        assert isinstance(found, Divisor)
+        return found
+
+    def add(self, number: int) -> None:
+        """Let level ``number`` (0-based) move the pace of the one beneath, if its patterns say so.
+
+        Raises:
+            RecoptError: if there is none that could be moved.
+        """
+        graph, level = self.graph, self.graph.levels[number]
+        if level.episode and any(graph.levels[m].moves in self.slots for m in graph.below(number)):
+            title = graph.title(number).removeprefix("level")
+            raise RecoptError(
+                f"Level{title}: its episodes would start '{EVERY}', which is moved, afresh: leave them out."
+            )
+        strategy = graph.slots.get(level.moves)
+        if EVERY not in level.only or strategy is None or EVERY in declared(type(strategy), Hyper):
+            return
+        beneath = graph.subjects[number]
+        why = _refusal(graph, number)
+        if why:
+            raise RecoptError(f"Level{graph.title(number).removeprefix('level')}: {why}")
+        first = graph.levels[beneath[-1]]
+        span = (level.every or 1) * (first.every or 1)
+        domain = Divisor(whole=math.gcd(span, *(graph.levels[m].episode or span for m in beneath)))
+        made = graph.slots[level.moves] = paced(strategy, domain, first.every or 1)
+        graph.names[level.moves] = [name for name, _ in made.named_parameters()]
+        self.slots.add(level.moves)
+        self.spans[number] = span
+        for m in beneath:
+            self.places[m] = graph.names[level.moves].index(EVERY)
+            if graph.levels[m].gradient == "online":  # which is the unroll of length 1
+                graph.levels[m] = graph.levels[m].model_copy(update={"gradient": "unroll"})
+
+
+def paced(strategy: Strategy, domain: Divisor, every: int) -> Strategy:
+    """A copy of ``strategy`` with a pace."""
+    made = copy.deepcopy(strategy)
+    if every not in domain.numbers:
+        every = min(domain.numbers, key=lambda n: abs(math.log(n / every)))
+    made._domains[EVERY] = domain
+    made._parameters[EVERY] = nn.Parameter(torch.tensor(domain.coordinate(every), dtype=torch.float64))
+    return made
+
+
+def _refusal(graph: Structure, number: int) -> str | None:
+    """The reason why level ``number`` cannot move the pace of what is beneath, and the remedy; None if it can."""
+    level, beneath = graph.levels[number], [graph.levels[m] for m in graph.subjects[number]]
+    upper = [x for n, x in enumerate(graph.levels) if x.moves != TASK and graph.order(n)]
+    both, said = (level, *beneath), f"'{EVERY}' of '{level.moves}'"
+    odd = next((one.objective for one in both if one.objective != "mean"), None)
+    reasons = {
+        f"'{level.moves}' moves the task, and steps at every evaluation: move the '{EVERY}' of a level above it.": any(
+            one.moves == TASK for one in beneath
+        ),
+        f"{said} is a whole number, which has no gradient: move it by a zero-order strategy such as annealing.": bool(
+            graph.order(number)
+        ),
+        f"{said} is not one number, as the levels by it step at different times: give them the same to begin with.": (
+            len({one.every for one in beneath}) > 1
+        ),
+        f"trials of another {said} are compared by means of losses, not by objective={odd}: leave it out.": bool(odd),
+        f"'curriculum' and 'stagger' are for windows of one length: leave them out, or {said} as it is.": any(
+            one.curriculum or one.stagger for one in both
+        ),
+        "windows of exact levels have to fit into each other: set second_order=false.": (
+            any(one.second_order for one in upper) and len(upper) > 1
+        ),
+    }
+    return next((why for why, holds in reasons.items() if holds), None)
