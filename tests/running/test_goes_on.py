@@ -31,7 +31,6 @@ CASES: list[tuple[str, list[str], int]] = [
     ("adam(lr=2)/random-search", WINDOWS, 1),
     ("adam(lr=2)/sgd", ["level1.average=8"], 1),
     ("adam(lr=2)/sgd/annealing[every]", ["level2.every=2", "level3.every=2"], 1),
-    ("adam(lr=2)/switch(among=[none, sgd])/annealing[which]", ["level3.every=3"], 1),
     *((stack, WINDOWS, 2) for stack in ("adam(lr=2)/adam", "lstm/adam", "sgd(lr=3)/annealing")),
 ]  # fmt: skip
 
