@@ -14,7 +14,7 @@ from recopt.stacks.plugins import list_strategies
 
 from .pretend import READS, pretended
 
-ALL = [info.name for info in list_strategies([]) if info.name != "hypergradient"]
+ALL = [info.name for info in list_strategies([]) if info.name not in ("hypergradient", "replay")]
 STACKS = [
     "adam/adagrad(lr=1)[lr]", "adam/sgd/sgd", "rmsprop(momentum=0.5)/sgd[*]", "adam(weight_decay=0.1)/hypergradient",
     "lstm@a/lstm@a", "adam/prodigy", "sgd/annealing", "mlp-rule/adam", "cmaes(restarts=bipop)",
