@@ -12,8 +12,9 @@ evaluations, and one setting for all functions; what counts is the best value se
 ±5; first steps are a fifth of their width (2.0). Finished lines of ``--out`` are not run again.
 
 ``rates``: SGD's learning rate and momentum by annealing from the centre of a 5 x 5 grid, beside all runs of the grid:
-each point is scored by the mean loss of a training of 200 steps, and the one that it ends with trains for as many
-steps as the grid's runs. Besides, annealing that goes along with one such run. All evaluations are counted.
+each point is scored by the mean loss of 200 steps, of a training that starts afresh after 600, and the mean of the
+later points trains for as many steps as the grid's runs. Besides, annealing that goes along with one such run. All
+evaluations are counted.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ OURS = {
 
 
 LRS, MOMENTA = (1e-3, 1e-2, 0.1, 0.3, 1.0), (0.0, 0.5, 0.8, 0.9, 0.99)
-CENTRE, ANNEALING, WINDOW = "sgd(lr=0.1, momentum=0.8)", "annealing(cooling=0.9)[lr,momentum]", 200
+CENTRE, ANNEALING = "sgd(lr=0.1, momentum=0.8)", "annealing(cooling=0.9)[lr,momentum]"
+WINDOW, EPISODE = 200, 600
 
 
 class Out(Exception):
@@ -178,6 +180,21 @@ def functions(given: argparse.Namespace) -> None:
                       best={n: v for n, v in f.at.items() if n <= given.evaluations})  # fmt: skip
 
 
+def searched(task: str, seed: int) -> tuple[dict[str, float], int]:
+    """The mean of the points in the second half of annealing's windows, in its coordinates, and the evaluations."""
+    settings = [f"level2.every={WINDOW}", f"level2.episode={EPISODE}"]
+    made = recopt.run(task, f"{CENTRE}/{ANNEALING}", steps=17 * WINDOW, settings=settings, seed=seed, track=False)
+    found = dict[str, float]()
+    for name, there, back in (("lr", math.log, math.exp), ("momentum", logit, lambda x: 1 / (1 + math.exp(-x)))):
+        values = [*made.trace.series(1, name)[1].tolist(), made.hyperparameters[f"sgd.{name}"]]
+        found[name] = back(statistics.fmean(there(x) for x in values[-(len(values) // 2) :]))
+    return found, made.engine.budget.total.gradient
+
+
+def logit(x: float) -> float:
+    return math.log(x / (1 - x))
+
+
 def rates(given: argparse.Namespace) -> None:
     done = {(line["stack"], line["seed"]) for line in lines([given.out])}
     grid = [f"sgd(lr={lr:g}, momentum={m:g})" for lr in LRS for m in MOMENTA]
@@ -185,15 +202,12 @@ def rates(given: argparse.Namespace) -> None:
         for stack in [f"{CENTRE}/{ANNEALING}", f"{CENTRE}/annealing[lr,momentum]", *grid]:
             if (stack, seed) in done:
                 continue
-            spent = 0
+            last, spent = stack, 0
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 if stack.endswith(ANNEALING):
-                    settings = [f"level2.every={WINDOW}", f"level2.episode={WINDOW}"]
-                    made = recopt.run(given.task, stack, steps=17 * WINDOW, settings=settings, seed=seed, track=False)
-                    spent = made.engine.budget.total.gradient
-                    lr, momentum = (made.hyperparameters[f"sgd.{k}"] for k in ("lr", "momentum"))
-                last = f"sgd(lr={lr}, momentum={momentum})" if spent else stack
+                    found, spent = searched(given.task, seed)
+                    last = f"sgd(lr={found['lr']}, momentum={found['momentum']})"
                 made = recopt.run(given.task, last, steps=given.steps, seed=seed, track=False)
             spent += made.engine.budget.total.gradient
             write(given.out, stack=stack, seed=seed, evaluations=spent, loss=made.after["loss"],
