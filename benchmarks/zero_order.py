@@ -47,6 +47,7 @@ OURS = {
     "annealing": "annealing(step=2)",
     "annealing-one": "annealing(step=2, moves=one, restart=0.01)",
     "tempering": "tempering(step=2, moves=one)",
+    "random-search": "random-search(spread=2, population=10)",
     "quasi-random": "quasi-random(spread=5, population=20)",
     "pbt": "pbt(spread=2, population=20)",
     "evolution": "evolution(step=2)",
