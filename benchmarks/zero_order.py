@@ -12,9 +12,9 @@ evaluations, and one setting for all functions; what counts is the best value se
 ±5; first steps are a fifth of their width (2.0). Finished lines of ``--out`` are not run again.
 
 ``rates``: SGD's learning rate and momentum by annealing from the centre of a 5 x 5 grid, beside all runs of the grid:
-each point is scored by the mean loss of 200 steps, of a training that starts afresh after 600, and the mean of the
-later points trains for as many steps as the grid's runs. Besides, annealing that goes along with one such run. All
-evaluations are counted.
+each point is scored by the mean loss of a training of 200 steps (or of 200 of 600, by turns), and the one that it ends
+with (or the mean of the later half) trains for as many steps as the grid's runs. Besides, annealing that goes along
+with one such run. All evaluations are counted.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ OURS = {
 
 LRS, MOMENTA = (1e-3, 1e-2, 0.1, 0.3, 1.0), (0.0, 0.5, 0.8, 0.9, 0.99)
 CENTRE, ANNEALING = "sgd(lr=0.1, momentum=0.8)", "annealing(cooling=0.9)[lr,momentum]"
-WINDOW, EPISODE = 200, 600
+WINDOW = 200
+EPISODES = {f"{CENTRE}/{ANNEALING}": WINDOW, f"{CENTRE}/{ANNEALING}, mean": 3 * WINDOW}
 
 
 class Out(Exception):
@@ -181,33 +182,30 @@ def functions(given: argparse.Namespace) -> None:
                       best={n: v for n, v in f.at.items() if n <= given.evaluations})  # fmt: skip
 
 
-def searched(task: str, seed: int) -> tuple[dict[str, float], int]:
-    """The mean of the points in the second half of annealing's windows, in its coordinates, and the evaluations."""
-    settings = [f"level2.every={WINDOW}", f"level2.episode={EPISODE}"]
+def searched(task: str, seed: int, episode: int) -> tuple[dict[str, float], int]:
+    """The point that annealing ends with, or with longer episodes the mean of the later half; and the evaluations."""
+    settings = [f"level2.every={WINDOW}", f"level2.episode={episode}"]
     made = recopt.run(task, f"{CENTRE}/{ANNEALING}", steps=17 * WINDOW, settings=settings, seed=seed, track=False)
-    found = dict[str, float]()
-    for name, there, back in (("lr", math.log, math.exp), ("momentum", logit, lambda x: 1 / (1 + math.exp(-x)))):
-        values = [*made.trace.series(1, name)[1].tolist(), made.hyperparameters[f"sgd.{name}"]]
-        found[name] = back(statistics.fmean(there(x) for x in values[-(len(values) // 2) :]))
+    found = {name: made.hyperparameters[f"sgd.{name}"] for name in ("lr", "momentum")}
+    if episode > WINDOW:
+        lrs, momenta = ([*made.trace.series(1, name)[1][-8:].tolist(), last] for name, last in found.items())
+        middle = statistics.fmean(math.log(x / (1 - x)) for x in momenta)
+        found = {"lr": statistics.geometric_mean(lrs), "momentum": 1 / (1 + math.exp(-middle))}
     return found, made.engine.budget.total.gradient
-
-
-def logit(x: float) -> float:
-    return math.log(x / (1 - x))
 
 
 def rates(given: argparse.Namespace) -> None:
     done = {(line["stack"], line["seed"]) for line in lines([given.out])}
     grid = [f"sgd(lr={lr:g}, momentum={m:g})" for lr in LRS for m in MOMENTA]
     for seed in range(given.seeds):
-        for stack in [f"{CENTRE}/{ANNEALING}", f"{CENTRE}/annealing[lr,momentum]", *grid]:
+        for stack in [*EPISODES, f"{CENTRE}/annealing[lr,momentum]", *grid]:
             if (stack, seed) in done:
                 continue
             last, spent = stack, 0
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                if stack.endswith(ANNEALING):
-                    found, spent = searched(given.task, seed)
+                if stack in EPISODES:
+                    found, spent = searched(given.task, seed, EPISODES[stack])
                     last = f"sgd(lr={found['lr']}, momentum={found['momentum']})"
                 made = recopt.run(given.task, last, steps=given.steps, seed=seed, track=False)
             spent += made.engine.budget.total.gradient
