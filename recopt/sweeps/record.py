@@ -92,7 +92,8 @@ def _info(plan: SweepPlan, name: str | None) -> RunInfo:
         f"Tries **{title}** with `{stack}` over {', '.join(f'`{key}`' for key in spec.over)}, by {spec.by}. "
         "Each trial has a nested run; `sweep.png`, the tables and the spec of the best run are among the artifacts."
     )
-    tags = {"recopt.task": first.spec.task.name, "recopt.stack": stack, "recopt.kind": "sweep"}
+    tags = {"recopt.task": first.spec.task.name, "recopt.stack": stack, "recopt.kind": "sweep",
+            "recopt.best": "least" if plan.sign > 0 else "greatest"}  # fmt: skip
     return RunInfo(EXPERIMENT, name or f"sweep {title}", params, tags, (), about)
 
 

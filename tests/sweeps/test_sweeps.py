@@ -19,6 +19,7 @@ from recopt.sweeps import make_sweep_spec, plan_sweep
 from recopt.tracking.mlflow.children import NUMBER
 from recopt.tracking.mlflow.runs import list_runs
 from recopt.tracking.mlflow.store import open_store
+from recopt.tracking.mlflow.ui import page_of
 
 from .plugins import data, swept
 
@@ -126,6 +127,14 @@ def test_a_sweep_is_one_run_with_a_nested_run_for_each_trial(here: Path, empty_s
     for run, one in zip(nested, found.trials, strict=True):
         assert run.data.metrics["score"] == pytest.approx(one.score) and run.info.status == "FINISHED"
         assert run.data.metrics["test_accuracy"] == pytest.approx(one.test["accuracy"])
+        assert run.info.end_time >= run.info.start_time
+    page = page_of(store, None, "mine", store.root)
+    tags = store.client.get_experiment(row.experiment).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{page.rpartition('=')[2]}"])
+    order = f"{view['orderByKey']} {'ASC' if view['orderByAsc'] else 'DESC'}"
+    listed = store.client.search_runs([row.experiment], view["searchFilter"], order_by=[order])
+    assert [run.data.metrics["score"] for run in listed] == [one.score for one in found.ranked]
+    assert {"metrics.`score`", "metrics.`test_accuracy`", "params.`sgd.lr`"} <= set(view["selectedColumns"])
     again = {"run": row.id, "child": 1, "name": "trial 1", "params": {}, "metrics": {"score": 9.0}, "step": 6,
              "status": "FINISHED", "note": "", "time": 0}  # fmt: skip
     store.take(again)  # it has this step

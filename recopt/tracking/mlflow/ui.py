@@ -20,6 +20,7 @@ from typing import Any
 
 from ...checking.errors import RecoptError
 from .address import shown, web_address
+from .children import PARENT
 from .runs import RunRow, find_run, list_runs
 from .store import RUNS, Store, open_store
 
@@ -133,14 +134,15 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def page_of(store: Store, given: str | None, run: str | None, root: Path) -> str:
-    """The part of a link after the server's address: the list of runs, the charts of ``run``, or its contenders.
+    """The part of a link after the server's address: the list of runs, the charts of ``run``, or those nested in it.
 
     MLflow's own front page shows no runs, and its list none of their figures. The columns are those of a view, which
     MLflow keeps as a tag of the experiment.
 
     Args:
         given: the store as it was named.
-        run: the id or name of a run or comparison; None for all runs.
+        run: the id or name of a run, or of a comparison or sweep, whose contenders or trials are shown best first; None
+            for all runs.
 
     Raises:
         RecoptError: if there is no such run, or none at all.
@@ -153,11 +155,13 @@ def page_of(store: Store, given: str | None, run: str | None, root: Path) -> str
         key, view = _VIEW, _runs([row for row in latest if row.experiment == experiment])
     else:
         found = find_run(given, run, root)
-        if found.tags.get("recopt.kind") != "comparison":
+        kind = found.tags.get("recopt.kind")
+        if kind not in ("comparison", "sweep"):
             return f"#/experiments/{found.experiment}/runs/{found.id}/model-metrics?{_TRAINING}"
         experiment, key = found.experiment, f"{_VIEW}-{found.id[:8]}"
-        nested = f"tags.`recopt.root` = '{found.id}' AND tags.`recopt.level` != '0'"
-        view = _view(nested, _ORDER, "score", ["params.`kind`"])
+        view = _trials(found) if kind == "sweep" else _view(
+            f"tags.`recopt.root` = '{found.id}' AND tags.`recopt.level` != '0'", _ORDER, "score", ["params.`kind`"]
+        )  # fmt: skip
     with suppress(Exception):  # a store that may only be read: then MLflow's own columns are shown
         store.client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{key}", json.dumps(view))
     return f"#/experiments/{experiment}/runs?{_TRAINING}&viewStateShareKey={key}"
@@ -170,6 +174,14 @@ def _runs(rows: Sequence[RunRow]) -> dict[str, Any]:
     wanted = ("final_loss", "test_loss", *tests, "reference_score", "best_other_score", "evaluations", "seconds")
     best = next((key for key in ("test_loss", "reference_score") if key in keys), None)
     return _view("tags.`recopt.level` = '0'", [key for key in wanted if key in keys], best, ["params.`seed`"])
+
+
+def _trials(sweep: RunRow) -> dict[str, Any]:
+    """The view of a sweep's trials, best first."""
+    over = [key.removeprefix("over.") for key in sweep.params if key.startswith("over.") and key != "over.stack"]
+    tests = sorted(key for key in sweep.metrics if key.startswith("test_"))
+    view = _view(f"tags.`{PARENT}` = '{sweep.id}'", ["score", *tests], "score", [f"params.`{key}`" for key in over])
+    return {**view, "orderByAsc": sweep.tags.get("recopt.best") != "greatest"}
 
 
 def _view(condition: str, metrics: Sequence[str], best: str | None, more: Sequence[str]) -> dict[str, Any]:
