@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ALONE = ("sgd(momentum=0.9)", "adam", "rmsprop(momentum=0.5,centered=true)", "adagrad", "kesten", "schedule-free",
-         "prodigy", "dog", "dowg", "cocob", "mechanic", "lstm", "rnnprop", "mlp-rule", "residual", "blend")  # fmt: skip
+ALONE = (
+    "sgd(momentum=0.9)", "adam", "paced", "rmsprop(momentum=0.5,centered=true)", "adagrad", "kesten", "schedule-free",
+    "prodigy", "dog", "dowg", "cocob", "mechanic", "lstm", "rnnprop", "mlp-rule", "residual", "blend",
+)  # fmt: skip
 WILD = (
     "sgd(lr=3)",
     "adam(lr=2)",
