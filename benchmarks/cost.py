@@ -1,6 +1,6 @@
 """Cost over trials, levels and tasks, measured and fitted; and what a parent of a thousand workers has to do.
 
-    python benchmarks/cost.py [--seconds 0.6] [--rounds 2] [--jobs 60]
+    python benchmarks/cost.py [--seconds 0.6] [--rounds 2] [--jobs 200]
 
 The model is a perceptron on digits (1,510 parameters). Level 1 is Adam, each further one SGD over the rate below, and
 with more than one trial a population stands on top. Time is that of a step of the run with all its trials; cells take
@@ -143,7 +143,7 @@ def parent(count: int) -> None:
     print(
         f"a trial costs its parent {1000 * hands:.2f} ms of its processor to hand out, {1000 * record:.1f} ms to record"
     )
-    print("| seconds a trial | trials a second of 1,000 workers | handing out, share of the parent | record, share |")
+    print("| seconds a trial | trials a second of 1,000 workers | handing out, its share | recording, its share |")
     print("|---|---|---|---|")
     for seconds in (1, 10, 60, 600):
         rate = 1000 / seconds
@@ -155,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=0.6)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--jobs", type=int, default=60)
+    parser.add_argument("--jobs", type=int, default=200)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.rounds:
