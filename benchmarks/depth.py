@@ -32,7 +32,7 @@ def main() -> None:
                 found.append(result.after["accuracy"])
                 rates.append(result.hyperparameters["adam.lr"])
                 guard = result.engine.state.guard
-                frozen += guard is not None and any(strikes >= FROZEN for strikes in guard.strikes)
+                frozen += guard is not None and any(own.strikes >= FROZEN for own in guard.tasks)
             row = f"{statistics.median(found):.3f}  {min(found):.3f}  {max(found):.3f}"
             print(f"{steps:5d}  {height:6d}  {row:34s}  {min(rates):.3g}  {max(rates):.3g}  {frozen}", flush=True)
 

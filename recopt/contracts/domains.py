@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..checking.errors import RecoptError, quoted, unknown
+from ..checking.errors import RecoptError, quoted
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,6 @@ class Unit(Domain):
 
 
 DOMAINS: dict[str, Domain] = {d.name: d for d in (Domain(), Positive(), Unit())}
-
-
-def domain_named(name: str) -> Domain:
-    """The domain called ``name`` (``real``, ``positive``, ``unit``). Raises RecoptError if there is none."""
-    if name not in DOMAINS:
-        raise unknown("domain", name, DOMAINS)
-    return DOMAINS[name]
 
 
 def coordinate_of(domain: Domain, value: Any, where: str) -> float:

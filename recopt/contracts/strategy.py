@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..checking.errors import RecoptError, quoted, unknown
-from .domains import Domain, coordinate_of, domain_named
+from .domains import DOMAINS, Domain, coordinate_of
 from .settings import Hyper, declared, float_of, parse_options, plain_name
 
 Params = list[Tensor]
@@ -79,7 +79,9 @@ class Strategy(nn.Module):
         for name, chosen in (domains or {}).items():
             if name not in hypers:
                 raise unknown("hyperparameter", name, hypers, f"in domains of {where}")
-            self._domains[name] = domain_named(chosen)
+            if chosen not in DOMAINS:
+                raise unknown("domain", chosen, DOMAINS)
+            self._domains[name] = DOMAINS[chosen]
         for name, hyper in hypers.items():
             value = values.get(name, hyper.default)
             if hyper.domain.numeric:

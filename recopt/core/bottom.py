@@ -92,7 +92,8 @@ class Bottom:
         assert signal.grads is not None
         numbers = self.slots.numbers(state, number)
         point, normalize = self.slots.point(state, number), TRANSFORMS[self.levels[number].normalize or "none"]
-        before = self.limits.unknown(state, number, factor)
+        unknown = not self.carriers.windows[number] and self.limits.due(state, number, factor)
+        before = [p.clone() for p in point] if unknown else None
         reads: Params = []
         for part in own.parts:
             mine, grads = part.present(point, signal.grads)

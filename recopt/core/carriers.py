@@ -7,6 +7,7 @@ moves a model, as long as the derivatives that levels above ask for have a close
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,11 +26,6 @@ from ..rules.tensors import TensorMover
 
 Mover = ColumnMover | NumberMover | TensorMover
 CPU = torch.device("cpu")
-
-
-def _is_plain(level: Level) -> bool:
-    """True if the signal of a window of one update is its closed derivative as it is."""
-    return level.objective in ("mean", "sum", "last") and level.gradient in ("online", "unroll")
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class Carriers:
         windows: by level, its updates between two steps of the first-order levels above; 0 if there are none.
         rates: by level, the place of the learning rate among its strategy's coordinates, where a level above tunes
             it as a logarithm.
-        lean: by level, whether its signal is the closed derivative of one update.
+        lean: by level, whether its window is one update, and its signal the closed derivative of that as it is.
         closed: by level, whether its signal has a closed form.
         taped: by level, whether a tape runs over its updates.
         draws: by level, whether its strategy draws random numbers.
@@ -107,10 +103,11 @@ class Carriers:
         self.above = [[n for n in graph.above[m] if graph.order(n)] for m in everywhere]
         self.every = [graph.paces.longest(n) for n in everywhere]
         self.windows = [max((self.every[n] for n in self.above[m]), default=0) for m in everywhere]
-        self.moved = {name: self._moved(name) for name in graph.slots}
+        self.moved = {name: self._moved(name, filter(graph.order, graph.movers[name])) for name in graph.slots}
         shut = {name: self._has_closed_form(name) for name in graph.slots}
         self.closed = [x.moves != TASK and bool(graph.order(n)) and shut[x.moves] for n, x in enumerate(self.levels)]
-        self.lean = [self.closed[n] and self.every[n] == 1 and _is_plain(x) for n, x in enumerate(self.levels)]
+        plain = [x.objective in ("mean", "sum", "last") and x.gradient in ("online", "unroll") for x in self.levels]
+        self.lean = [self.closed[n] and self.every[n] == 1 and plain[n] for n in everywhere]
         within = {m for n in self.exact for m in graph.within(n)}
         self.taped = [m in within or any(not self.closed[n] for n in self.above[m]) for m in everywhere]
         self.movers = [self._mover(m, shut[self.levels[m].by]) for m in everywhere]
@@ -122,10 +119,9 @@ class Carriers:
         self.guarded = any(self.levels[m].guard for m in graph.movers[TASK])
         self.tasks = [setting.tasks if level.moves == TASK else 1 for level in self.levels]
 
-    def _moved(self, name: str) -> frozenset[str]:
-        """The parameters of a strategy that first-order levels move."""
+    def _moved(self, name: str, levels: Iterable[int]) -> frozenset[str]:
+        """The parameters of a strategy that ``levels`` above it move."""
         names = self.graph.names[name]
-        levels = [n for n, x in enumerate(self.levels) if x.moves == name and self.graph.order(n)]
         return frozenset(names[i] for n in levels for i in self.graph.moved(n, names))
 
     def _has_closed_form(self, name: str) -> bool:
@@ -175,9 +171,7 @@ class Carriers:
         level = self.levels[m]
         space = self.spaces.get(level.by)
         many = level.moves == TASK and self.setting.tasks > 1
-        above = [n for n, other in enumerate(self.levels) if other.moves == level.by]
-        names = self.graph.names[level.by]
-        tuned = any(names[i] == "lr" for n in above for i in self.graph.moved(n, names))
+        tuned = "lr" in self._moved(level.by, self.graph.movers[level.by])
         if many or level.moves not in (TASK, *self.spaces) or space is None or not tuned:
             return None
         index = space.names.index("lr")

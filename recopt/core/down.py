@@ -121,7 +121,7 @@ class Down:
         task = self.levels[number].moves == TASK
         factors = [scale] if task else [1.0]
         if task and state.guard is not None and self.levels[number].guard:
-            factors = [scale * s for s in state.guard.shrink]
+            factors = [scale * own.shrink for own in state.guard.tasks]
         if self.around is None or self.levels[number].schedule == "constant":
             return factors
         schedule = self.around.factors(state, number)

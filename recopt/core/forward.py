@@ -69,7 +69,7 @@ class Forward:
         if forgotten:  # a window is at one rate, and the next one begins here
             new, update, kept = trees.detach(new), trees.detach(update), None
             for part in own.parts:
-                part.strategy, part.normal = trees.detach(part.strategy), trees.detach(part.normal)
+                part.detach()
         elif kept is not None:
             kept["keep"] = keep
         self._put(state, number, point, new, taped, forgotten)
@@ -78,7 +78,7 @@ class Forward:
     def _spoilt(self, number: int, answer: Params) -> bool:
         """True if a guarded level's step of another strategy is not finite."""
         level = self.levels[number]
-        return level.guard and level.moves != TASK and not bool(torch.isfinite(trees.norm(trees.detach(answer))))
+        return level.guard and level.moves != TASK and not bool(torch.isfinite(trees.norm(answer)))
 
     def answers(
         self, state: RunState, number: int, signal: Signal, point: Params, rng: Generator

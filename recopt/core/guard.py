@@ -22,14 +22,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from enum import Enum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..levels.state import Guard, LevelState
+from ..levels.state import Guard, LevelState, TaskGuard
 
 EXPLODE = 10.0
 """A loss above this multiple of the largest among the first good ones is an explosion."""
@@ -71,23 +70,6 @@ class Check(NamedTuple):
     scale: float
 
 
-def first(tasks: int) -> Guard:
-    """A memory of nothing."""
-    return Guard([1.0] * tasks, [0.0] * tasks, [0] * tasks, [0] * tasks, [0] * tasks, [False] * tasks)
-
-
-def again(memory: Guard) -> Guard:
-    """A memory of nothing but what the guard did so far, for tasks that start afresh."""
-    return replace(first(len(memory.shrink)), counts=dict(memory.counts))
-
-
-def renewed(memory: Guard, places: Sequence[int]) -> None:
-    """Forget the tasks in ``places``, which start afresh."""
-    for n in places:
-        memory.shrink[n], memory.reference[n], memory.seen[n] = 1.0, 0.0, 0
-        memory.bad_run[n], memory.strikes[n], memory.exploded[n] = 0, 0, False
-
-
 def judge(
     memory: Guard, losses: Sequence[float] | None, norms: Sequence[float], overflows: bool = False,
     places: Sequence[int] | None = None,
@@ -99,35 +81,35 @@ def judge(
         places: of the tasks that were evaluated; None: all of them.
     """
     told = [None] * len(norms) if losses is None else losses
-    where = range(len(norms)) if places is None else places
-    return [_judge(memory, n, loss, norm, overflows) for n, loss, norm in zip(where, told, norms, strict=True)]
+    tasks = memory.tasks if places is None else [memory.tasks[n] for n in places]
+    each = zip(tasks, told, norms, strict=True)
+    return [_judge(own, memory.counts, loss, norm, overflows) for own, loss, norm in each]
 
 
-def _judge(memory: Guard, n: int, loss: float | None, norm: float, overflows: bool) -> Verdict:
+def _judge(own: TaskGuard, counts: dict[str, int], loss: float | None, norm: float, overflows: bool) -> Verdict:
     good = math.isfinite(norm) and (loss is None or math.isfinite(loss))
-    known = loss is not None and memory.seen[n] >= FIRST
-    exploded = good and (overflows or (known and loss is not None and loss > EXPLODE * memory.reference[n]))
-    if exploded and memory.exploded[n]:
-        exploded, memory.reference[n] = False, memory.reference[n] if loss is None else abs(loss)
-        count(memory.counts, "resized")
-    memory.exploded[n] = exploded or (good and overflows)
+    exploded = good and (overflows or (loss is not None and own.seen >= FIRST and loss > EXPLODE * own.reference))
+    if exploded and own.exploded:
+        exploded, own.reference = False, own.reference if loss is None else abs(loss)
+        count(counts, "resized")
+    own.exploded = exploded or (good and overflows)
     if good and not exploded:
-        if not memory.bad_run[n]:
-            memory.strikes[n] = 0
-        memory.bad_run[n] = 0
-        if loss is not None and memory.seen[n] < FIRST:
-            memory.reference[n], memory.seen[n] = max(memory.reference[n], abs(loss)), memory.seen[n] + 1
+        if not own.bad_run:
+            own.strikes = 0
+        own.bad_run = 0
+        if loss is not None and own.seen < FIRST:
+            own.reference, own.seen = max(own.reference, abs(loss)), own.seen + 1
         return Verdict.GOOD
-    memory.bad_run[n] += 1
-    memory.strikes[n] += 1
-    count(memory.counts, "skipped")
-    return Verdict.BACK if (exploded and not overflows) or memory.bad_run[n] >= PERSISTS else Verdict.SKIP
+    own.bad_run += 1
+    own.strikes += 1
+    count(counts, "skipped")
+    return Verdict.BACK if (exploded and not overflows) or own.bad_run >= PERSISTS else Verdict.SKIP
 
 
 def taken_back(memory: Guard, n: int) -> None:
     """The last update of task ``n`` was taken back."""
     count(memory.counts, "restored")
-    memory.shrink[n] = max(memory.shrink[n] * SHRINK, LEAST)
+    memory.tasks[n].shrink = max(memory.tasks[n].shrink * SHRINK, LEAST)
 
 
 def count(counts: dict[str, int], act: str) -> None:
@@ -146,19 +128,19 @@ def skip_level(number: int, own: LevelState) -> None:
 def stepped(memory: Guard, good: Sequence[bool]) -> None:
     """A step was made on the tasks whose evaluation was good."""
     memory.steps += 1
-    for n, stepping in enumerate(good):
+    for own, stepping in zip(memory.tasks, good, strict=False):
         if stepping:
-            memory.shrink[n] = min(1.0, memory.shrink[n] * GROW)
+            own.shrink = min(1.0, own.shrink * GROW)
 
 
 def frozen(memory: Guard) -> list[bool]:
     """For each task: whether its evaluations have been bad for so long that it stands still."""
-    return [strikes >= FROZEN for strikes in memory.strikes]
+    return [own.strikes >= FROZEN for own in memory.tasks]
 
 
 def worst(memory: Guard, loss: Tensor, wrong: Tensor) -> Tensor:
     """``loss`` with what is ``wrong`` replaced by the worst that would have passed, so that scores stay finite."""
-    limit = loss.new_tensor([EXPLODE * (r or 1.0) for r in memory.reference])
+    limit = loss.new_tensor([EXPLODE * (own.reference or 1.0) for own in memory.tasks])
     return torch.where(wrong.view(loss.shape), limit.view(loss.shape), loss)
 
 

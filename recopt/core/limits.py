@@ -51,12 +51,10 @@ class Limits:
         """Take the last updates of the tasks that are ``wrong`` back, and shorten those to come."""
         assert state.guard is not None
         known = {n: before for n in self.carriers.descents if (before := self._before(state, n)) is not None}
+        mask = torch.tensor(list(wrong) if self.setting.tasks > 1 else wrong[0])
         for number, before in known.items():
-            if self.setting.tasks > 1:
-                mask = torch.tensor(list(wrong), device=before[0].device)
-                self.slots.put(state, number, trees.choose(mask, before, trees.detach(self.slots.point(state, number))))
-            else:
-                self.slots.put(state, number, before)
+            point = trees.detach(self.slots.point(state, number))
+            self.slots.put(state, number, trees.choose(mask.to(before[0].device), before, point))
             self.forget(state, number)
         for n, failed in enumerate(wrong):
             if known and failed:
@@ -64,16 +62,14 @@ class Limits:
 
     def forget(self, state: RunState, number: int) -> None:
         """Drop a level's last update, and the windows over it: no signal is to be of what is not there any more."""
-        own = state.levels[number]
+        own, alone = state.levels[number], self.setting.tasks == 1
         own.live = []
         for part in own.parts:
             part.recorded = 0
             part.kept.pop("cut" if number in self.carriers.columns else "point", None)
-        if self.setting.tasks > 1:
-            return  # the windows of the other tasks go on
-        for part in own.parts:
-            part.strategy, part.normal = trees.detach(part.strategy), trees.detach(part.normal)
-        for n in self.carriers.above[number]:
+            if alone:
+                part.detach()
+        for n in self.carriers.above[number] if alone else []:  # the windows of other tasks go on
             state.levels[n].window = Window.empty(len(self.carriers.graph.subjects[n]))
 
     def due(self, state: RunState, number: int, factor: float) -> bool:
@@ -91,14 +87,11 @@ class Limits:
         at = self.slots.numbers(state, number).coords[rate]
         memory.checks[number] = (min(ratio, 1.0), at, state.norm, memory.steps + 1, factor)
 
-    def unknown(self, state: RunState, number: int, factor: float) -> Params | None:
-        """A copy of the point before an update, where its length has to be looked at and the rule keeps nothing."""
-        if self.carriers.windows[number] or not self.due(state, number, factor):
-            return None
-        return [p.clone() for p in self.slots.point(state, number)]
-
     def keep_short(self, state: RunState, number: int, factor: float, before: Params | None) -> None:
-        """Cut the last update back if it was a wild one, and lower the rate to match; ``before``: see ``unknown``."""
+        """Cut the last update back if it was a wild one, and lower the rate to match.
+
+        ``before``: a copy of the point before it, where the rule does not keep what that is made of.
+        """
         if state.guard is None or not self.due(state, number, factor):
             return
         point = self.slots.point(state, number)
@@ -149,8 +142,14 @@ class Cutting:
     def kept(self, state: RunState, number: int, point: Params, update: Params, factor: float) -> float:
         """The part of the update that is kept if it is a wild one, with the rate lowered to match; 1 otherwise."""
         level = self.levels[number]
-        if level.guard and level.moves in self.carriers.spaces:
-            return self._keep_of_numbers(state, number, update)
+        space = self.carriers.spaces.get(level.moves)
+        if level.guard and space is not None:
+            deltas: list[float] = torch.stack([u.detach().double() for u in update]).tolist()
+            index = self.slots.index(state, number)
+            keep = 1 / guard.excess(delta for delta, i in zip(deltas, index, strict=True) if space.bounded[i])
+            if keep < 1:
+                self.limits.bounded(state, number, keep, state.levels[number].counts)
+            return keep
         if level.moves != TASK or state.guard is None or not self.limits.due(state, number, factor):
             return 1.0
         places = [i for part in state.levels[number].parts for i in part.indices]
@@ -158,16 +157,6 @@ class Cutting:
         if ratio > 1:
             self.limits.bounded(state, number, keep, state.guard.counts)
         self.limits.measured(state, number, ratio, factor)
-        return keep
-
-    def _keep_of_numbers(self, state: RunState, number: int, update: Params) -> float:
-        """Likewise, where what is moved are numbers."""
-        space = self.carriers.spaces[self.levels[number].moves]
-        deltas: list[float] = torch.stack([u.detach().double() for u in update]).tolist()
-        index = self.slots.index(state, number)
-        keep = 1 / guard.excess(delta for delta, i in zip(deltas, index, strict=True) if space.bounded[i])
-        if keep < 1:
-            self.limits.bounded(state, number, keep, state.levels[number].counts)
         return keep
 
     def _ratio(self, point: Params, update: Params) -> tuple[float, float]:

@@ -100,4 +100,4 @@ class Slots:
         if isinstance(by, Numbers):
             by.leaves = [None] * len(by.leaves)
         for part in own.parts:
-            part.strategy, part.normal = trees.detach(part.strategy), trees.detach(part.normal)
+            part.detach()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..levels.level import TASK
-from ..levels.state import RunState, Signal
+from ..levels.state import Guard, RunState, Signal
 from ..rules.columns import Sums
 from ..rules.reading import Reading, read, shortened
 from . import guard
@@ -118,7 +118,7 @@ class Up:
                 reading = self._read(state, found)
         state.sums, state.norm = reading.sums, sum(reading.norms) / len(reading.norms)
         if state.guard is None:
-            state.guard = guard.first(self.tasks)
+            state.guard = Guard.empty(self.tasks)
         if not self.carriers.guarded:
             return [Verdict.GOOD] * self.tasks
         before = None if self.around is None else (dict(state.guard.counts), guard.frozen(state.guard))

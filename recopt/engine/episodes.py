@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from ..core import guard
 from ..core.tower import Tower
 from ..levels.level import TASK
-from ..levels.state import Numbers, RunState, SlotState, Window
+from ..levels.state import Guard, Numbers, RunState, SlotState, Window
 from .family import Family
 from .stagger import Stagger
 
@@ -74,7 +74,7 @@ class Episodes:
         if name == TASK:
             state.due = []
             if state.guard is not None:
-                state.guard = guard.again(state.guard)
+                state.guard = replace(Guard.empty(len(state.guard.tasks)), counts=dict(state.guard.counts))
         for number in graph.movers[name]:
             own = state.levels[number]
             tower.beginnings.begin(state, number)

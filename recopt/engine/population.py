@@ -185,7 +185,7 @@ class _Rows:
     def _scale(self) -> Tensor | None:
         """The guard's factors on the next updates; None where all are 1."""
         guarded = self.of.levels[self.below].guard
-        self.factors = [s.guard.shrink[0] if s.guard is not None and guarded else 1.0 for s in self.states]
+        self.factors = [s.guard.tasks[0].shrink if s.guard is not None and guarded else 1.0 for s in self.states]
         if all(f == 1.0 for f in self.factors):
             return None
         return torch.tensor(self.factors, dtype=torch.float64, device=self.point.device)[:, None]

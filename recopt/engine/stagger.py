@@ -15,7 +15,7 @@ from ..core import guard
 from ..core.tower import Tower
 from ..levels import counts
 from ..levels.level import TASK
-from ..levels.state import Record, RunState, Signal, SlotState, Start
+from ..levels.state import Record, RunState, Signal, SlotState, Start, TaskGuard
 from .family import Family
 from .imitation import Imitation
 from .source import Source
@@ -108,7 +108,8 @@ class Stagger:
         places = state.due
         if state.guard is None or not self.tower.carriers.guarded:
             return
-        guard.renewed(state.guard, places)
+        for n in places:
+            state.guard.tasks[n] = TaskGuard()
         reached = [g for g in first.grads or [] if g is not None]
         norms = trees.norm(reached, batched=True).tolist() if reached else [0.0] * len(places)
         verdicts = guard.judge(state.guard, first.loss.tolist(), norms, places=places)

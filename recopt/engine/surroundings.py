@@ -99,7 +99,7 @@ class Surroundings:
 
     def _tell(self, state: RunState, frozen: int) -> None:
         assert state.guard is not None
-        tasks = len(state.guard.bad_run)
+        tasks = len(state.guard.tasks)
         whose = f", {frozen} of {tasks} tasks" if tasks > 1 else ""
         warnings.warn(
             f"'task' stands still at step {state.step:,}{whose}: {guard.FROZEN} evaluations had a loss or gradient "

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..contracts import trees
 from ..contracts.strategy import Params, State
 
 
@@ -36,6 +37,10 @@ class Part:
     recorded: int = 0
     scale: float = 1.0
     kept: dict[str, Any] = field(default_factory=dict)
+
+    def detach(self) -> None:
+        """Truncate the tape through the states of the strategy and the normalizer."""
+        self.strategy, self.normal = trees.detach(self.strategy), trees.detach(self.normal)
 
     def within(self, values: Sequence[Any]) -> list[Any]:
         """Those of a level's ``values`` that are in this part."""

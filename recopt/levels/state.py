@@ -134,8 +134,8 @@ class Search:
 
 
 @dataclass
-class Guard:
-    """The memory of the guard of the task's slot, per task (see :mod:`recopt.core.guard`).
+class TaskGuard:
+    """The memory of the guard of one task.
 
     Attributes:
         shrink: the factor on updates.
@@ -143,20 +143,35 @@ class Guard:
         bad_run: evaluations in a row that were bad.
         strikes: bad evaluations since there were two good ones in a row.
         exploded: whether the last evaluation was taken for an explosion.
+    """
+
+    shrink: float = 1.0
+    reference: float = 0.0
+    seen: int = 0
+    bad_run: int = 0
+    strikes: int = 0
+    exploded: bool = False
+
+
+@dataclass
+class Guard:
+    """The memory of the guard of the task's slot, by task (see :mod:`recopt.core.guard`).
+
+    Attributes:
         counts: how often it acted, by the name of the act.
         checks: by level, the last update that was measured (see :class:`recopt.core.guard.Check`).
         steps: steps made.
     """
 
-    shrink: list[float]
-    reference: list[float]
-    seen: list[int]
-    bad_run: list[int]
-    strikes: list[int]
-    exploded: list[bool]
+    tasks: list[TaskGuard]
     counts: dict[str, int] = field(default_factory=dict)
     checks: dict[int, tuple[float, float, float, int, float]] = field(default_factory=dict)
     steps: int = 0
+
+    @classmethod
+    def empty(cls, tasks: int) -> Guard:
+        """Nothing happened yet."""
+        return cls([TaskGuard() for _ in range(tasks)])
 
 
 @dataclass

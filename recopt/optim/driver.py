@@ -225,7 +225,7 @@ def _cause(memory: Guard, found: Evaluation) -> str:
         return "the loss is not finite"
     if found.overflows:
         return "the squares of the gradient overflow"
-    return "the loss exploded" if any(memory.exploded) else "the gradient is not finite"
+    return "the loss exploded" if memory.tasks[0].exploded else "the gradient is not finite"
 
 
 def level_of_the_caller() -> int:

@@ -30,7 +30,8 @@ class Answers:
 
     def closely(self, state: RunState, number: int) -> bool:
         """True if a step of level ``number`` is to be looked at closely."""
-        return state.levels[number].steps < FIRST or (state.guard is not None and any(state.guard.strikes))
+        known = state.guard
+        return state.levels[number].steps < FIRST or (known is not None and any(own.strikes for own in known.tasks))
 
     def fitting(self, number: int, deltas: Any, point: Sequence[Tensor]) -> None:
         """Refuse deltas that are not one for each tensor of ``point``, of its shape, dtype and device."""

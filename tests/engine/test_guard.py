@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recopt.contracts.task import Batch, Split
 from recopt.contracts.trees import tensors
 from recopt.core import guard
-from recopt.levels.state import Guard
+from recopt.levels.state import Guard, TaskGuard
 
 from .. import engines
 
@@ -79,11 +79,11 @@ def test_what_goes_on_being_bad_is_taken_back_and_updates_are_halved(stack: str,
     before = engines.params(made)
     made.run(6)
     assert made.state.guard is not None
-    shrink = made.state.guard.shrink[0]
+    shrink = made.state.guard.tasks[0].shrink
     made.run(8)
     for a, b in zip(engines.params(made), before, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
-    assert made.state.guard.shrink == [shrink * guard.SHRINK] * tasks
+    assert [own.shrink for own in made.state.guard.tasks] == [shrink * guard.SHRINK] * tasks
     assert acts(made) | {"bounded": 0} == {"skipped": 2 * tasks, "restored": tasks, "bounded": 0}
     made.run(40)
     assert all(t.isfinite().all() for values in engines.everything(made).values() for t in values)
@@ -131,7 +131,8 @@ def test_only_the_task_that_fails_is_touched() -> None:
     assert made.state.levels[0].parts[0].strategy["steps"] == 20
     assert acts(made) == {"skipped": 2, "restored": 1}
     assert made.state.guard is not None
-    assert made.state.guard.shrink[1] < 1 == made.state.guard.shrink[0]
+    first, second, *_ = made.state.guard.tasks
+    assert second.shrink < 1 == first.shrink
 
 
 def test_normalizers_of_the_tasks_that_go_on_are_not_touched() -> None:
@@ -153,10 +154,10 @@ def test_what_a_task_failed_at_in_an_earlier_episode_is_forgotten() -> None:
     seeds = [t.seed for t in engines.engine(faulty({}), "sgd", tasks=2).family.drawn(0).tasks]
     made = engines.engine(faulty({4: "nan", 5: "nan"}, only=seeds[1]), "adam(lr=0.05)/sgd(lr=1e-30)", STAGGER, tasks=2)
     made.run(6)
-    assert made.state.guard is not None and made.state.guard.shrink[1] < 1
+    assert made.state.guard is not None and made.state.guard.tasks[1].shrink < 1
     made.run(15)
     after = made.state.guard
-    assert (after.shrink, after.strikes) == ([1.0, 1.0], [0, 0])
+    assert [(own.shrink, own.strikes) for own in after.tasks] == [(1.0, 0)] * 2
     assert after.counts == {"skipped": 2, "restored": 1}
     seed = made.family.members(made.state.slots["task"])[1].seed
     alone = Faulty(seed=seed)
@@ -165,7 +166,8 @@ def test_what_a_task_failed_at_in_an_earlier_episode_is_forgotten() -> None:
     for a, b in zip(engines.params(made), engines.params(single), strict=True):
         torch.testing.assert_close(a[1], b, rtol=1e-10, atol=1e-13)
     # The worst of its own first losses is what the next ones are measured by.
-    assert after.reference[1] == pytest.approx(single.state.guard.reference[0], rel=1e-10)  # type: ignore[union-attr]
+    assert single.state.guard is not None
+    assert after.tasks[1].reference == pytest.approx(single.state.guard.tasks[0].reference, rel=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["nan", "slope"])
@@ -256,16 +258,18 @@ def test_only_an_update_that_is_taken_back_shortens_the_next() -> None:
     made.run(12)
     assert acts(made) == {"skipped": 6, "restored": 1}
     assert made.state.guard is not None
-    assert (made.state.guard.shrink, made.state.guard.strikes) == ([guard.SHRINK], [6])
+    (own,) = made.state.guard.tasks
+    assert (own.shrink, own.strikes) == (guard.SHRINK, 6)
 
 
 def test_an_explosion_of_one_batch_changes_nothing_that_losses_are_compared_with() -> None:
     made = engines.engine(faulty({20: "high", 22: "high"}), "sgd(lr=0.02, momentum=0.5)")
     made.run(20)
     assert made.state.guard is not None
-    before = made.state.guard.reference[0]
+    (own,) = made.state.guard.tasks
+    before = own.reference
     made.run(40)
-    assert made.state.guard.reference == [before]
+    assert own.reference == before
     assert acts(made)["restored"] == 2
     assert isinstance(made.sink, engines.Recorder)
     assert made.sink.series(1, "resized") == []
@@ -273,8 +277,8 @@ def test_an_explosion_of_one_batch_changes_nothing_that_losses_are_compared_with
 
 def test_explosions_are_one_sided_and_need_a_reference() -> None:
     def seen() -> Guard:
-        memory = guard.first(2)
-        memory.reference, memory.seen = [1.0, 0.5], [guard.FIRST, guard.FIRST - 1]
+        memory = Guard.empty(2)
+        memory.tasks = [TaskGuard(reference=1.0, seen=guard.FIRST), TaskGuard(reference=0.5, seen=guard.FIRST - 1)]
         return memory
 
     good, skip, back = guard.Verdict.GOOD, guard.Verdict.SKIP, guard.Verdict.BACK
