@@ -41,13 +41,17 @@ Build = Callable[[nn.Module, float], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Rule:
-    """A contestant: an optimizer for a model at a rate (ignored where ``rates`` is empty), read at its mean or not."""
+    """A contestant: an optimizer for a model at a rate (ignored where ``rates`` is empty), read at its mean or not.
+
+    ``told``: recopt's default, told how long the run will be.
+    """
 
     build: Build
     rates: tuple[float, ...] = ()
     cosine: bool = False
     needs: str = "torch"
     averaged: bool = False
+    told: bool = False
 
 
 def tower(stack: str | None, **settings: Any) -> Build:
@@ -78,9 +82,12 @@ def at(module: str, name: str) -> Build:
 
 FREE = ("schedulefree", "AdamWScheduleFree")  # Defazio et al. 2024, 2405.15682
 RULES: dict[str, Rule] = {
+    "recopt default, steps told": Rule(tower(None), told=True),
     "recopt default": Rule(tower(None)),
-    "recopt default, cosine": Rule(tower(None), cosine=True),
     "recopt default, averaged": averaged(None),
+    "recopt `adam/adagrad(lr=1)[lr]`": Rule(tower("adam/adagrad(lr=1)[lr]")),
+    "recopt `adam/adagrad(lr=1)[lr]`, averaged": averaged("adam/adagrad(lr=1)[lr]"),
+    "recopt `adam/adagrad(lr=1)[lr]`, cosine": Rule(tower("adam/adagrad(lr=1)[lr]"), cosine=True),
     "recopt `adam/kesten[lr]`": Rule(tower("adam/kesten[lr]")),
     "recopt `adam/kesten[lr]`, averaged": averaged("adam/kesten[lr]"),
     "recopt `adam/sgd`": Rule(tower("adam/sgd")),
@@ -124,7 +131,7 @@ def train(work: Work, rule: Rule, rate: float, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     model = work.build()
     start, _ = score(model, work.held_out[1])
-    optimizer = rule.build(model, rate)
+    optimizer = recopt.Optimizer(model.parameters(), steps=work.steps) if rule.told else rule.build(model, rate)
     schedule = CosineAnnealingLR(optimizer, work.steps) if rule.cosine else None
     # DoG's authors: "iterate averaging is crucial", and they ship the averager.
     averager = importlib.import_module("dog").PolynomialDecayAverager(model) if rule.needs == "dog" else None

@@ -12,15 +12,16 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   where the best rate of Adam falls by two powers of ten; what is stacked deep without normalization wants less.
 - A short rise and a fall to zero along a line is the best simple schedule known (Defazio et al. 2023, 2310.07831).
 - ``gain`` begins at 1. As long as the way from the start still descends, the cosine of the gradient and (start − θ)
-  being above 0.07, the way is long and the gain rises; it falls back when that ends, never below 1. So it does where
-  two losses pull against each other, as the networks of a GAN do: there is no way from the start that goes on. It
-  is looked at in every fourth step of the first 0.3 N (300, if N is not told).
+  being above 0.07, the way is long and the gain rises; it falls back to 1 when that ends. Where the gradient agrees
+  with the last step and not with the way (their cosines, over all tensors, differ by more than 0.17), two losses turn
+  about each other, as the networks of a GAN do: the gain falls, at most to 0.08. It is looked at in every fourth step
+  of the first 0.3 N (300, if N is not told).
 - Where N is told, weights shrink by 1 − 4 · ``shrink`` / N · f(t)³ a step, exp(−``shrink``) in all.
 
 The size and the gain are of each tensor; where parameters are split over processes, of each part.
 
-State: Adam's, ``"start"`` (the first point), and a number for each tensor: ``"size"``, ``"gain"``, ``"along"`` (the
-running mean of the cosine).
+State: Adam's, ``"start"`` (the first point), and a number for each tensor: ``"size"``, ``"gain"``, and running means
+of the cosine, ``"along"``, and of the difference of cosines, ``"turning"``.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ EVERY, SEARCH, SPAN = 4, 0.3, 1000
 ONWARD, RANGE, SPEED = 0.07, 0.2, 20.0
 """The cosine above which the way goes on, what is a large difference from it, and how fast the gain moves: by so many
 powers of e, were it looked at all the run."""
+TURNING, FALL, FLOOR = 0.17, 0.5, 0.08
+"""How much more the last step descends than the way where two losses turn about each other; the factor on the gain
+there, and its least value."""
 
 
 class Fused:
@@ -81,12 +85,15 @@ class Paced(Rule):
     eps = positive(1e-8, "added to the root mean square", off=0.0)
     weight_decay = positive(0.0, "decoupled weight decay, as a multiple of the rate; 0: none", off=0.0)
     steps = option(0, "length of the whole run, after which nothing moves; 0: not told", least=0)
-    shrink = option(0.2, "how far weights shrink over a run whose length is told: by exp(-shrink)", least=0)
+    shrink = option(0.1, "how far weights shrink over a run whose length is told: by exp(-shrink)", least=0)
 
     def init(self, point: Params) -> State:
         """Adam's zeros, the first point, and a gain of 1; the size is measured at the first step."""
         zeros = {name: [torch.zeros_like(p) for p in point] for name in ("mean", "square")}
-        numbers = {name: [p.new_full((), at) for p in point] for name, at in (("size", 0), ("gain", 1), ("along", 0))}
+        numbers = {
+            name: [p.new_full((), at) for p in point]
+            for name, at in (("size", 0), ("gain", 1), ("along", 0), ("turning", 0))
+        }
         matrices = sum(p.ndim >= 2 for p in point)
         return {"steps": 0, "matrices": matrices, "start": [p.clone() for p in point], **zeros, **numbers}
 
@@ -112,26 +119,40 @@ class Paced(Rule):
     def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
         """Adam's means, and the size or the gain where that is looked at."""
         steps = state["steps"] + 1
+        looked = self._looked(ops, grads, point, state, steps) if steps > 1 and self.looks(steps) else {}
         after = {
-            **state, "steps": steps, "mean": ops.lerp(state["mean"], grads, 1 - hyper["beta1"]),
+            **state, **looked, "steps": steps, "mean": ops.lerp(state["mean"], grads, 1 - hyper["beta1"]),
             "square": ops.lerp_square(state["square"], grads, hyper["beta2"]),
         }  # fmt: skip
-        if steps == 1:
-            return {**after, "size": _size(ops, point, state["matrices"])}
-        return {**after, **self._looked(ops, grads, point, state, steps)} if self.looks(steps) else after
+        return {**after, "size": _size(ops, point, state["matrices"])} if steps == 1 else after
 
     def _looked(self, ops: Ops, grads: Column, point: Column, state: State, steps: int) -> State:
-        """The running mean of the cosine of gradient and way back, and the gain that follows from it."""
+        """The running means of the cosines, and the gain that follows from them."""
         span, seen = self.steps or SPAN, steps // EVERY
         new = 1 / min(seen, max(5.0, 0.02 * span / EVERY))
-        way = ops.add(state["start"], point, -1.0)
-        lengths = ops.roots(ops.mul(ops.inner(way, way), ops.inner(grads, grads)))
-        along = ops.lerp(state["along"], ops.div(ops.inner(way, grads), lengths), new)
+        way, last = ops.add(state["start"], point, -1.0), ops.div(state["mean"], ops.roots(state["square"]))
+        square = ops.inner(grads, grads)
+        back, ahead = ops.inner(way, grads), ops.inner(last, grads)
+        here, every = ops.inner(way, way), ops.together(square)
+        far = _cosine(ops, ops.together(back), ops.together(here), every)
+        near = _cosine(ops, ops.together(ahead), ops.together(ops.inner(last, last)), every)
+        along = ops.lerp(state["along"], _cosine(ops, back, here, square), new)
+        turning = ops.lerp(state["turning"], ops.add(near, far, -1.0), new)
+        found = {"along": along, "turning": turning}
         if seen < 4 or steps <= 0.03 * span:
-            return {"along": along}
+            return found
+        return {**found, "gain": self._gain(ops, state["gain"], along, turning, EVERY / span)}
+
+    def _gain(self, ops: Ops, gain: Column, along: Column, turning: Column, share: float) -> Column:
+        """The gain after a look, which comes after ``share`` of the run."""
         excess = _at_most(ops, ops.at_least(ops.mul(ops.add(along, -ONWARD), 1 / RANGE), -1.0), 1.0)
-        change = ops.add(ops.mul(excess, min(0.5, SPEED * EVERY / span)), 1.0)
-        return {"along": along, "gain": ops.at_least(ops.mul(state["gain"], change), 1.0)}
+        change = ops.add(ops.mul(excess, min(0.5, SPEED * share)), 1.0)
+        low = _at_most(ops, gain, 1.0)  # once it is below 1 it stays
+        over = ops.add(ops.at_least(ops.mul(gain, change), 1.0), -1.0)
+        calm = ops.mul(low, ops.add(ops.mul(over, ops.add(ops.sign(ops.add(low, -1.0)), 1.0)), 1.0))
+        fallen = ops.at_least(ops.mul(gain, FALL), FLOOR)
+        turns = ops.mul(ops.add(ops.sign(ops.add(turning, -TURNING)), 1.0), 0.5)
+        return ops.add(calm, ops.mul(turns, ops.add(fallen, calm, -1.0)))
 
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
         """−rate · ((m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps) + weight_decay · θ) − 4 · shrink / N · f³ · θ."""
@@ -156,6 +177,11 @@ def _size(ops: Ops, point: Column, matrices: int) -> Column:
     rms = _at_most(ops, ops.roots(ops.div(square, ops.count(point))), CAP)
     found = ops.add(ops.mul(some, rms), ops.mul(ops.add(some, -1.0), -CAP))
     return ops.mul(found, SHARE * min(1.0, DEPTH / max(matrices, 1)))
+
+
+def _cosine(ops: Ops, product: Column, square: Column, other: Column) -> Column:
+    """⟨a, b⟩ / (‖a‖ ‖b‖) from the product and the squares."""
+    return ops.div(product, ops.roots(ops.mul(square, other)))
 
 
 def _at_most(ops: Ops, a: Column, most: float) -> Column:

@@ -144,6 +144,10 @@ class Ops(Arithmetic):
         """The number of entries, tensor by tensor; at least 1."""
         return 1.0
 
+    def together(self, a: Column) -> Column:
+        """The sum over all tensors of a number for each, in place of each; of those that are worked on at once."""
+        return a
+
     def total(self, terms: Sequence[Term]) -> Column:
         """The sum of ``terms``: the update."""
         out: Any = None
@@ -189,6 +193,9 @@ class TensorOps(Ops):
     inner = _entrywise(lambda ops, a, b: (a * b).sum())
     count = _entrywise(lambda ops, a: a.new_full((), max(a.numel(), 1)))
 
+    def together(self, a: Column) -> Column:
+        return [torch.stack(a).sum()] * len(a)
+
     def total(self, terms: Sequence[Term]) -> Column:
         """The sum of ``terms``, entry by entry."""
         out: Any = None
@@ -222,6 +229,9 @@ class ForeachOps(Ops):
 
     def count(self, a: Column) -> Column:
         return [n.clamp_min(1) for n in self._everywhere([x.new_full((), x.numel()) for x in a])]
+
+    def together(self, a: Column) -> Column:
+        return [torch.stack(a).sum()] * len(a)
 
     def _everywhere(self, sums: list[Tensor]) -> list[Tensor]:
         """Sums over all processes."""

@@ -46,7 +46,7 @@ def by_hand(model: nn.Module, steps: int, length: int) -> list[Tensor]:
             f = min(step / (0.05 * length), 1 - (step - 1) / length)
         for group, size in zip(twin.param_groups, sizes, strict=True):
             group["lr"] = size * f
-            group["weight_decay"] = 4 * 0.2 / length * f**3 / group["lr"] if length else 0.0
+            group["weight_decay"] = 4 * 0.1 / length * f**3 / group["lr"] if length else 0.0
         x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step - 1), dtype=torch.float64)
         twin.zero_grad()
         (model(x) - x[:, :3].sin()).square().mean().backward()
@@ -93,17 +93,16 @@ def test_the_gain_rises_where_the_way_is_long() -> None:
     assert float((far.detach() - 100).abs().max()) < 1
 
 
-def test_where_two_losses_turn_about_each_other_the_gain_comes_back() -> None:
-    one, other = nn.Parameter(torch.ones(10)), nn.Parameter(torch.ones(10))
-    both, gains = [recopt.Optimizer([p], steps=2000) for p in (one, other)], list[float]()
+def test_where_two_losses_turn_about_each_other_the_gain_falls_and_stays() -> None:
+    """x y, which one descends by x and the other climbs by y: the gradient goes round and round."""
+    both = nn.Parameter(torch.ones(2))
+    optimizer, gains = recopt.Optimizer([both], steps=2000), list[float]()
     for _ in range(600):
-        for optimizer, sign in zip(both, (1, -1), strict=True):
-            optimizer.zero_grad()
-            (sign * one * other).sum().backward()
-            optimizer.step()
-        gains.append(max(entries(optimizer, "gain")[0] for optimizer in both))
-    assert max(gains) < 5, "a level that moves the rate by one-step signals would raise it without end"
-    assert min(gains[300:]) < 1.7
+        both.grad = torch.stack([both.detach()[1], -both.detach()[0]])
+        optimizer.step()
+        gains.append(entries(optimizer, "gain")[0])
+    assert gains[-1] == pytest.approx(0.08)
+    assert max(gains) < 3, "a level that moves the rate by one-step signals would raise it without end"
 
 
 def test_after_the_last_step_nothing_moves_and_that_is_told_once() -> None:
