@@ -97,7 +97,23 @@ def _as(like: Tensor, x: Scalar) -> Tensor:
     return x.to(like) if isinstance(x, Tensor) else like.new_tensor(x)
 
 
-class Ops(Arithmetic):
+class Sums(Arithmetic):
+    """The sums over tensors that rules may read which are ``whole``."""
+
+    def inner(self, a: Column, b: Column) -> Column:
+        """⟨a, b⟩ tensor by tensor: a number for each, which products with a column take for all of its entries."""
+        return a * b
+
+    def count(self, a: Column) -> Column:
+        """The number of entries, tensor by tensor; at least 1."""
+        return 1.0
+
+    def together(self, a: Column) -> Column:
+        """The sum over all tensors of a number for each, in place of each; of those that are worked on at once."""
+        return a
+
+
+class Ops(Sums):
     """The vocabulary, on one number.
 
     Attributes:
@@ -135,18 +151,6 @@ class Ops(Arithmetic):
     def roots(self, a: Column, plus: Scalar = 0.0) -> Column:
         """√a + plus. The slope of the root is cut at 0, where it is infinite; 0 counts as the least number there."""
         return (self.sqrt(a) if plain(a) > 0 else LEAST_ROOT) + plus
-
-    def inner(self, a: Column, b: Column) -> Column:
-        """⟨a, b⟩ tensor by tensor: a number for each, which products with a column take for all of its entries."""
-        return a * b
-
-    def count(self, a: Column) -> Column:
-        """The number of entries, tensor by tensor; at least 1."""
-        return 1.0
-
-    def together(self, a: Column) -> Column:
-        """The sum over all tensors of a number for each, in place of each; of those that are worked on at once."""
-        return a
 
     def total(self, terms: Sequence[Term]) -> Column:
         """The sum of ``terms``: the update."""
@@ -212,14 +216,12 @@ def _many(operation: Callable[..., Any]) -> Any:
     return lambda self, *given: list(operation(*given))
 
 
-class ForeachOps(Ops):
-    """The vocabulary on lists of tensors without a graph, many at a time; columns of the state are overwritten.
+class ForeachSums(Ops):
+    """Sums over tensors without a graph.
 
     Args:
         shards: how the tensors are split over processes, over which sums are added up.
     """
-
-    differentiates = False
 
     def __init__(self, shards: Shards | None = None) -> None:
         self.shards = shards or Shards()
@@ -239,6 +241,12 @@ class ForeachOps(Ops):
             return sums
         numbers = self.shards.totals(torch.stack([s.double() for s in sums]).tolist(), sums[0].device)
         return [s.new_tensor(n) for s, n in zip(sums, numbers, strict=True)]
+
+
+class ForeachOps(ForeachSums):
+    """The vocabulary on lists of tensors without a graph, many at a time; columns of the state are overwritten."""
+
+    differentiates = False
 
     mul, div, power = _many(torch._foreach_mul), _many(torch._foreach_div), _many(torch._foreach_pow)
     maximum, magnitude, sign = _many(torch._foreach_maximum), _many(torch._foreach_abs), _many(torch._foreach_sign)
