@@ -30,7 +30,7 @@ _ENDINGS = (".yaml", ".yml")
               "task.batch_size=8..128, 'level2.every=1..100 in 5', 'stack=[adam, sgd]', or adam.lr for its usual range;"
               " may be repeated.")  # fmt: skip
 @click.option(
-    "--by", metavar="SEARCH", help="grid, random, or a zero-order strategy like 'annealing(step=0.5)' (random)."
+    "--by", metavar="SEARCH", help="grid, random, or a zero-order strategy like 'annealing(step=2)' (random)."
 )
 @click.option("--trials", type=click.IntRange(1), help="Settings to try (40; all of a grid).")
 @click.option(

@@ -20,6 +20,9 @@ from .ranges import Axis
 
 Settings = Mapping[str, Any]
 Search = Generator[list[Settings], Sequence[float], None]
+LENGTH = 4.6
+"""The length of every axis in the coordinates that a strategy moves: two decades, the usual box of those that have one
+(±2.3), so that a step is the same share of each range."""
 _PATIENCE = 1000
 """Steps of a strategy, or draws, without a setting that is new, after which there is none to be had."""
 
@@ -59,9 +62,9 @@ def drawn(space: Space, count: int, seed: int) -> Search:
 def searched(strategy: Strategy, space: Space, count: int, seed: int) -> Search:
     """Points of a zero-order strategy, until about ``count`` different settings have been tried.
 
-    A point has a 0-dimensional float64 tensor for each axis: 0 in its middle, and one natural logarithm, a quarter of
-    a linear range, or one choice to the unit (:attr:`Axis.length`). Beyond an end it is reflected. A batch that would
-    go beyond ``count`` is not begun.
+    A point has a 0-dimensional float64 tensor for each axis: 0 in its middle, ``LENGTH`` from end to end, even on the
+    range's scale, or over its choices. Beyond an end it is reflected. A batch that would go beyond ``count`` is not
+    begun.
     """
     rng = torch.Generator().manual_seed(seed)
     point: Params = [torch.zeros((), dtype=torch.float64) for _ in space.axes]
@@ -111,6 +114,6 @@ def _decided(
 
 
 def _at(axis: Axis, coordinate: float) -> Any:
-    """The value of ``axis`` at a coordinate: reflected into [0, 1] as 0.5 + coordinate / length."""
-    unit = (0.5 + coordinate / axis.length) % 2 if math.isfinite(coordinate) else 0.5
+    """The value of ``axis`` at a coordinate: reflected into [0, 1] as 0.5 + coordinate / LENGTH."""
+    unit = (0.5 + coordinate / LENGTH) % 2 if math.isfinite(coordinate) else 0.5
     return axis.value(2 - unit if unit > 1 else unit)

@@ -45,11 +45,6 @@ class Range(NamedTuple):
             return (found - self.low) / (self.high - self.low)
         return math.log(found / self.low) / math.log(self.high / self.low)
 
-    @property
-    def length(self) -> float:
-        """Its length in the coordinate that a strategy moves: natural logarithms, or quarters of a linear range."""
-        return 4.0 if self.scale == "linear" else math.log(self.high / self.low)
-
 
 RANGES = {
     "lr": Range(1e-5, 10),
@@ -74,11 +69,6 @@ class Axis(NamedTuple):
         if self.range:
             return _readable(self.range.value(unit), self.range.scale)
         return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
-
-    @property
-    def length(self) -> float:
-        """Its length in the coordinate that a strategy moves; a choice is 1 long."""
-        return self.range.length if self.range else float(len(self.choices))
 
     @property
     def ends(self) -> tuple[Any, ...]:

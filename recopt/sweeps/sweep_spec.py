@@ -51,7 +51,7 @@ class SweepSpec(BaseModel):
         run: the mapping of a run's spec, whose keys stand beside those of the sweep in a file.
         over: by setting (``adam.lr``, ``level2.every``, ``task.batch_size``, ``stack`` …), the values that are
             searched: see :func:`recopt.search.ranges.axis`. A list of names stands for their usual ranges.
-        by: ``grid``, ``random``, or a zero-order strategy, as ``annealing(step=0.5)``.
+        by: ``grid``, ``random``, or a zero-order strategy, as ``annealing(step=2)``.
         trials: number of different settings; a grid has a number of its own.
         seed: that of each trial's run, and of the draws.
         repeat: runs of each trial, from ``seed``, the next one, and so on; its score is their mean.

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from recopt.checking.errors import RecoptError
-from recopt.search.proposals import Search, Settings, Space, drawn, grid, searched
+from recopt.search.proposals import LENGTH, Search, Settings, Space, drawn, grid, searched
 from recopt.search.ranges import RANGES, Range, axis
 from recopt.stacks.build import make_strategy
 from recopt.stacks.named import Named
@@ -114,6 +115,30 @@ def test_a_strategy_moves_coordinates_and_never_leaves_the_range() -> None:
     assert all(1e-4 <= one["lr"] <= 1 and 1 <= one["n"] <= 64 for one in tried)
     assert min(map(bowl, tried)) < 0.3 * bowl(batches[0][0])
     assert tried == [one for batch in losses(searched(strategy, space, 60, 0), bowl) for one in batch]
+
+
+@pytest.mark.parametrize("name", ["quasi-random", "random-search", "optuna"])
+def test_a_strategy_that_searches_a_box_covers_every_axis_to_its_ends(name: str) -> None:
+    texts = {"lr": "1e-6..10", "x": "-3.0..5", "gap": "0.5..0.99999", "list": [*range(16)]}
+    space = Space([axis(key, values) for key, values in texts.items()])
+    batches = losses(searched(make_strategy("by", Named(name=name), 0), space, 100, 0), lambda one: one["x"] ** 2)
+    for one in space.axes:
+        values = [settings[one.name] for batch in batches for settings in batch]
+        units = [one.range.unit(value) if one.range else value / 15 for value in values]
+        assert min(units) < 0.15 and max(units) > 0.85, one.name
+        assert (np.histogram(units, bins=4, range=(0, 1))[0] > 0).all(), one.name
+
+
+def test_a_unit_is_the_same_share_of_every_range() -> None:
+    space = Space([axis("wide", "1e-9..1"), axis("narrow", "0.1..0.2"), axis("linear", "-1..9.5")])
+    strategy = make_strategy("by", Named(name="quasi-random"), 0)
+    point = [[torch.zeros((), dtype=torch.float64)] * 3, [torch.ones((), dtype=torch.float64)] * 3]
+    strategy.propose = lambda *_: point  # type: ignore[method-assign]
+    [middle, other] = next(searched(strategy, space, 2, 0))
+    for one in space.axes:
+        assert one.range is not None
+        assert one.range.unit(middle[one.name]) == pytest.approx(0.5, abs=1e-5)
+        assert one.range.unit(other[one.name]) == pytest.approx(0.5 + 1 / LENGTH, abs=1e-5)
 
 
 def test_a_strategy_that_finds_nothing_new_ends() -> None:
