@@ -27,13 +27,13 @@ Train = Callable[[Make, int, int], float]
 """``train(make, steps, seed)`` trains from scratch; the score on held-out data, the lower the better."""
 
 
-def default(params: Iterable[nn.Parameter]) -> recopt.Optimizer:
-    """The default: Adam whose rate is moved by the level above."""
-    return recopt.Optimizer(params)
+def default(params: Iterable[nn.Parameter], steps: int) -> recopt.Optimizer:
+    """The default, told how long the run is."""
+    return recopt.Optimizer(params, steps=steps)
 
 
 class Averaged(recopt.Optimizer):
-    """The same with a mean of the iterates, at which the model is read at the end."""
+    """A tower over Adam with a mean of the iterates, at which the model is read at the end."""
 
     def __init__(self, params: Iterable[nn.Parameter]) -> None:
         super().__init__(params, "adam/kesten[lr]", average=True)
@@ -67,7 +67,7 @@ def main(train: Train, score: str, steps: int) -> None:
     options = parser.parse_args()
     rate = tuned_adam(train, options.steps)
     rules = {
-        "recopt.Optimizer(params)": default,
+        "recopt.Optimizer(params, steps=N)": partial(default, steps=options.steps),
         "adam/kesten[lr], at its mean": Averaged,
         f"Adam, tuned: lr {rate:g}": partial(torch.optim.Adam, lr=rate),
         "Adam, lr 0.001": partial(torch.optim.Adam, lr=1e-3),
@@ -75,4 +75,4 @@ def main(train: Train, score: str, steps: int) -> None:
     print(f"{score}; {options.steps} steps, median of {options.seeds} seeds (least to most)")
     for name, make in rules.items():
         found = sorted(train(make, options.steps, seed) for seed in range(options.seeds))
-        print(f"{name:30} {median(found):.4g} ({found[0]:.4g} to {found[-1]:.4g})", flush=True)
+        print(f"{name:33} {median(found):.4g} ({found[0]:.4g} to {found[-1]:.4g})", flush=True)
