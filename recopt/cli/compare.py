@@ -22,6 +22,7 @@ from .options import (
     STORE,
     executed,
     in_order,
+    store_words,
 )
 from .progress_bar import ComparisonOutlook, cost_words, progress_bar
 from .tables import print_json
@@ -29,10 +30,8 @@ from .tables import print_json
 if TYPE_CHECKING:
     from ..comparison import CompareSpec, Comparison, Planned, Series
 
-_STOPPED = (
-    "Stopped. A comparison is recorded once it is complete, so its runs so far are lost, and the same command begins "
-    "again. What was trained for it is kept (recopt runs), and in a series every comparison that is complete."
-)
+_STOPPED = "Stopped. Nothing of it is recorded, so the same command begins again."
+_GO_ON = "Stopped. What is done is kept. Go on by: recopt compare --resume"
 
 
 @click.command()
@@ -59,12 +58,14 @@ _STOPPED = (
 @click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Write tables, curves and the picture into a folder.")  # fmt: skip
 @STORE
+@click.option("--resume", metavar="RUN", help="Go on with a comparison, by its id, the beginning of it, or its name.")
 @NAME
 @NO_TRACK
 @JSON
 def compare(
     spec: Path | None, executor: str | None, workers: int | None, address: str | None, threads: int | None,
-    output: Path | None, store: str | None, name: str | None, no_track: bool, as_json: bool, **what: Any,
+    output: Path | None, store: str | None, resume: str | None, name: str | None, no_track: bool, as_json: bool,
+    **what: Any,
 ) -> int:  # fmt: skip
     """Compare each STACK with tuned baselines on the same tasks, from the same starts, with the same batches.
 
@@ -72,8 +73,10 @@ def compare(
 
     Every baseline is tuned by the same number of trials, on tasks that are not used for the comparison.
     """
-    planned, single = _planned(spec, what)
-    from ..comparison import Trainer, run_comparison
+    asked = {"spec": spec, "name": name, **what}
+    begun, run = _resumed(resume, store, no_track, asked) if resume is not None else (None, None)
+    planned, single = ([begun], True) if begun else _planned(spec, what)
+    from ..comparison import Stopped, Trainer, run_comparison
     from ..search.executors import make_executor
 
     _empty(output)
@@ -85,31 +88,47 @@ def compare(
         with progress_bar(ComparisonOutlook(one.spec), cost) as show:
             called = name or (None if single else one.name)
             return run_comparison(one.spec, doing, output=below, store=store, track=not no_track, name=called,
-                                  trainer=trainer, progress=show)  # fmt: skip
+                                  trainer=trainer, progress=show, resume=run)  # fmt: skip
 
+    status = 0
     try:
         with make_executor(executor, workers, address, threads) as doing:
             if single:
                 found = carry_out(planned[0])
                 print_json(found.plain()) if as_json else report(found, store)
+                status = 1 if found.left_out else 0
             else:
-                _series(planned, carry_out, output, store, as_json)
-    except KeyboardInterrupt:
-        click.echo(_STOPPED, err=True)
+                status = _series(planned, carry_out, output, store, as_json)
+    except KeyboardInterrupt as why:
+        run = why.run_id if isinstance(why, Stopped) else None
+        click.echo(f"{_GO_ON} {run}{store_words(store)}" if run else _STOPPED, err=True)
         return 130
-    return 0
+    return status
+
+
+def _resumed(ref: str, store: str | None, no_track: bool, given: dict[str, Any]) -> tuple[Planned, str]:
+    from ..comparison import Planned, resumed
+
+    if odd := [key for key, value in given.items() if value not in (None, ())]:
+        shown = {"task": "TASK", "stacks": "STACK"}.get(odd[0], f"--{odd[0].replace('_', '-')}")
+        raise RecoptError(f"--resume goes on with a comparison unchanged: leave {shown} out.")
+    if no_track:
+        raise RecoptError("A comparison that is not recorded cannot go on: leave --no-track out.")
+    spec, run = resumed(ref, store)
+    return Planned("", spec), run
 
 
 def _series(
     planned: list[Planned], carry_out: Callable[[Planned], Comparison], output: Path | None, store: str | None,
     as_json: bool,
-) -> None:  # fmt: skip
-    """Carry out several comparisons, and print each and the table of all."""
+) -> int:  # fmt: skip
+    """Carry out several comparisons, and print each and the table of all; 1 if a competitor was left out."""
     from ..comparison import run_series, save_series
 
-    results = dict[str, Any]()
+    results, lost = dict[str, Any](), set[str]()
 
     def done(one: Planned, found: Comparison | str, series: Series) -> None:
+        lost.update({} if isinstance(found, str) else found.left_out)
         results[one.name] = found if isinstance(found, str) else found.plain()
         if not as_json:
             report(found, store, one.name)
@@ -121,6 +140,7 @@ def _series(
         print_json(results)
     else:
         report_series(series, output)
+    return 1 if lost else 0
 
 
 def _empty(output: Path | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..checking.arguments import checked
-from ..checking.errors import writing
+from ..checking.errors import DataMissing, writing
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task
 from ..levels.graph import Graph
@@ -16,11 +16,12 @@ from ..running.plan import plan, task_named
 from ..running.repeats import CAP, DIVERGED, Runs
 from ..search.executor import Executor, Inline
 from ..search.executors import make_executor
-from ..search.jobs import torch_threads
+from ..search.jobs import RemoteTraceback, torch_threads
+from ..search.journal import Journal, Journaled
 from ..stacks.failures import RunFailed
 from ..stacks.listed import graph_listed, in_notation
 from ..tracking.mlflow.address import address_of
-from ..tracking.mlflow.store import RUNS, open_store
+from ..tracking.mlflow.store import RUNS
 from .compare_spec import (
     BASELINES,
     CompareSpec,
@@ -31,21 +32,33 @@ from .compare_spec import (
     tuning_seeds,
 )
 from .comparison import Comparison
-from .competitors import Training
-from .contest import prepare
+from .competitors import Competitor, Training
+from .contest import Contest, prepare
 from .figures import Entry, Figures
-from .record import record, record_failure
+from .record import CompareRecord, resumed
 from .series import EACH, Planned, Series, plan_series, run_series, save_series
-from .training import Progress, Trainer
+from .training import Progress, Trainer, Untrained
 
 __all__ = [
     "BASELINES", "CAP", "DIVERGED", "EACH", "CompareSpec", "Comparison", "CompetitorSpec", "Entry", "Figures",
-    "Planned", "Runs", "Series", "Trainer", "Training", "compare", "make_compare_spec", "plan_series",
-    "read_compare_spec", "report_seeds", "run_comparison", "run_series", "save_series", "tuning_seeds",
+    "Planned", "Runs", "Series", "Stopped", "Trainer", "Training", "compare", "make_compare_spec", "plan_series",
+    "read_compare_spec", "report_seeds", "resumed", "run_comparison", "run_series", "save_series", "tuning_seeds",
 ]  # fmt: skip
 
 
 Made = Graph | Strategy
+
+
+class Stopped(KeyboardInterrupt):
+    """A comparison was interrupted.
+
+    Attributes:
+        run_id: the run to go on with; None if it is not recorded.
+    """
+
+    def __init__(self, run_id: str | None) -> None:
+        super().__init__()
+        self.run_id = run_id
 
 
 @checked
@@ -114,30 +127,75 @@ def run_comparison(
     spec: CompareSpec, executor: Executor | None = None, *, task: Task | None = None,
     graphs: Mapping[str, Graph] | None = None, output: str | Path | None = None, store: str | None = None,
     track: bool = True, name: str | None = None, progress: Progress | None = None, root: Path = RUNS,
-    trainer: Trainer | None = None,
+    trainer: Trainer | None = None, resume: str | None = None,
 ) -> Comparison:  # fmt: skip
     """Run the comparison ``spec``; ``task`` and ``graphs`` (by the stack's text) are objects that replace its text.
 
     Comparisons that share a ``trainer`` share what it trained; None for the ``executor`` is this process.
+
+    Args:
+        resume: the id of a recorded run of it to go on with (see :func:`resumed`): what is done is not done again.
+
+    Raises:
+        RecoptError: for a spec that cannot work, or a run ``resume`` that is of another comparison.
+        RunFailed: for an error in a strategy or task.
+        Stopped: if it was interrupted.
     """
     contest = prepare(spec, task, graphs, progress)
     doing = executor or Inline()
+    _check_data(contest.task)
     with _folder(output), torch_threads(doing.threads):
-        if track:
-            open_store(store, root, create=True)  # a bad store is refused now, not at the end
-        ready = contest.train(trainer or Trainer(store, track, root))
+        record = CompareRecord(contest, store, name, resume, root, words=not (task or graphs)) if track else None
         try:
-            found = contest.run(ready, doing)
+            found = _carried_out(contest, trainer or Trainer(store, track, root), doing, record)
+        except KeyboardInterrupt:
+            if record:
+                record.stop("KILLED")
+            raise Stopped(record.run_id if record else None) from None
         except RunFailed as why:
-            kept = record_failure(spec, store, name, root) if track else None
-            raise RunFailed(f"{why} The traceback is in {kept}." if kept else str(why)) from why
+            kept = record.fail() if record else None
+            told = kept and "The traceback is in" not in str(why)  # that of a training is in its own record
+            raise RunFailed(f"{why} The traceback is in {kept}." if told else str(why)) from why
+        except Exception:
+            if record:
+                record.stop("FAILED")
+            raise
         try:
             if output is not None:
                 found.folder = found.save(output)
         finally:  # if one of the two cannot be written, the other is complete
-            if track:
-                tracker = record(found, store, name, root)
-                found.run_id, found.folder = tracker.run_id, found.folder or tracker.folder
+            if record:
+                record.finish(found)
+                found.run_id, found.folder = record.run_id, found.folder or record.folder
+    return found
+
+
+def _check_data(task: Task) -> None:
+    """Raise DataMissing before anything is recorded. Any other error is raised, with its place, by the first run."""
+    try:
+        task.batch(0, "train")
+    except DataMissing:
+        raise
+    except (Exception, SystemExit):
+        return
+
+
+def _carried_out(contest: Contest, trainer: Trainer, executor: Executor, record: CompareRecord | None) -> Comparison:
+    """Train, tune and run."""
+    journal = record.journal if record and record.journal else Journal[str](None, str)
+    doing = Journaled(executor, journal) if record and record.journal else executor
+    ready = contest.train(trainer, executor, journal, record.folder if record else None)
+    stacks = [one for one in ready if isinstance(one, Competitor)]
+    lost = [one for one in ready if isinstance(one, Untrained)]
+    for one in lost:
+        if one.name == contest.spec.reference or not (stacks or contest.baselines):
+            raise RunFailed(f"In the training of '{one.name}': {one.failure.message}") from RemoteTraceback(
+                f"\n{one.failure.traceback}"
+            )
+    if lost and record:
+        record.keep(lost)
+    found = contest.run(stacks, doing)
+    found.left_out = {one.name: one.failure.message for one in lost}
     return found
 
 

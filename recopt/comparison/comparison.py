@@ -26,6 +26,7 @@ from ..running.statistics import crossed_paired, holm
 from .compare_spec import CompareSpec, report_seeds, tuning_seeds, write_compare_spec
 from .figures import Entry, Figures, bands, figures_of, row
 
+SPEC = "comparison.yaml"
 MEASURES = {"sum": "Sum of the losses", "final": "Loss after the last step"}
 """The scores of a comparison in words."""
 
@@ -40,6 +41,7 @@ class Comparison:
         reference: name of the competitor that the others are compared with; by default the best baseline on the tuning
             tasks (not on the test tasks), or the first competitor if there is no baseline.
         folder, run_id: its folder and the id of its record; None if there is none.
+        left_out: the reasons why competitors are not in it, by name: their training failed.
     """
 
     spec: CompareSpec
@@ -47,6 +49,7 @@ class Comparison:
     reference: str
     folder: Path | None = None
     run_id: str | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Entry:
         """The entry of that name. Raises KeyError if there is none."""
@@ -68,7 +71,7 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """Remarks on the competitors, with the mean score of each training where there are several."""
-        found = []
+        found = [f"{name} is left out, since its training failed: {why}" for name, why in self.left_out.items()]
         for entry in self.entries:
             found += [f"{entry.name}: {note}" for note in entry.competitor.notes]
             if (count := len(entry.seeds)) > 1:
@@ -126,6 +129,7 @@ class Comparison:
             "capped_at": CAP, "diverged_above": DIVERGED,
             "report_seeds": [tested[0], tested[-1]], "tuning_seeds": [tuned[0], tuned[-1]] if spec.baselines else None,
             "tuning_evaluations_each": spec.tune * spec.tune_tasks * spec.steps if spec.baselines else 0,
+            **({"left_out": dict(self.left_out)} if self.left_out else {}),
             "entries": [_plain(e, f) for e, f in zip(self.entries, self.figures, strict=True)],
         }, lambda number: None if math.isnan(number) else str(number))  # fmt: skip
         return found
@@ -139,7 +143,7 @@ class Comparison:
         folder = Path(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "comparison.yaml").write_text(write_compare_spec(self.spec))
+            (folder / SPEC).write_text(write_compare_spec(self.spec))
             (folder / "comparison.json").write_text(json.dumps(self.plain(), indent=1, allow_nan=False) + "\n")
             write_table(folder / "table.csv", [row(figures) for figures in self.figures])
             write_table(folder / "runs.csv", [line for entry in self.entries for line in _runs(self.spec, entry)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..checking.errors import RecoptError, unknown
 from ..contracts.task import Task
@@ -14,12 +15,15 @@ from ..running.task_runs import TaskRuns, raised, runs_of
 from ..search.executor import Executor
 from ..search.flows import Flow, carry_out
 from ..search.jobs import Answer, Job
+from ..search.journal import Journal
 from ..stacks.build import make_task
+from ..stacks.origin import digests
+from ..stacks.plugins import load_strategy
 from .compare_spec import CompareSpec, CompetitorSpec, report_seeds, tuning_seeds
 from .comparison import Comparison
 from .competitors import Competitor, competitor, stacked
 from .figures import Entry
-from .training import Progress, Trainee, Trainer, trainee
+from .training import Progress, Trainee, Trainer, Untrained, trainee
 from .tuning import Baseline, baseline, tune
 
 
@@ -40,9 +44,27 @@ class Contest:
     baselines: Sequence[Baseline]
     progress: Progress
 
-    def train(self, trainer: Trainer) -> list[Competitor]:
-        """Train the trainees among the stacks. Errors are those of :meth:`Trainer.train`."""
-        return [trainer.train(one, self.progress) if isinstance(one, Trainee) else one for one in self.stacks]
+    @property
+    def names(self) -> list[str]:
+        """The names of all competitors."""
+        return [one.name for one in (*self.stacks, *self.baselines)]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digests of the user's own plugins, by kind and name."""
+        plans = [plan for one in self.stacks if isinstance(one, Trainee) for plan in one.plans]
+        graphs = [one.graph for one in self.stacks if isinstance(one, Competitor)]
+        found = [(slot, type(strategy)) for graph in graphs for slot, strategy in graph.slots.items()]
+        found += [(base.rule.name, load_strategy(base.rule.name, base.plugins)) for base in self.baselines]
+        trained = {key: digest for plan in plans for key, digest in plan.spec.digests.items()}
+        return trained | digests((self.spec.task.name, type(self.task)), found)
+
+    def train(self, trainer: Trainer, executor: Executor, journal: Journal[str],
+              begun: Path | None) -> list[Competitor | Untrained]:  # fmt: skip
+        """The stacks, with the trainees among them trained. Arguments and errors are those of :meth:`Trainer.train`."""
+        trainees = [one for one in self.stacks if isinstance(one, Trainee)]
+        trained = trainer.train(trainees, executor, journal, begun, self.progress)
+        return [trained[one.name] if isinstance(one, Trainee) else one for one in self.stacks]
 
     def run(self, stacks: Sequence[Competitor], executor: Executor) -> Comparison:
         """Run the (trained) ``stacks``, and tune and run the baselines; the result does not depend on the executor.
@@ -114,13 +136,14 @@ def prepare(
     family = task or make_task(spec.task, report_seeds(spec)[0], spec.plugins)
     stacks = [_competitor(asked, family, spec, graphs or {}) for asked in spec.stacks]
     baselines = [baseline(text, spec.plugins) for text in spec.baselines]
-    names = [one.name for one in (*stacks, *baselines)]
+    made = Contest(spec, family, stacks, baselines, progress or (lambda what, done, total: None))
+    names = made.names
     for name in names:
         if names.count(name) > 1:
             raise RecoptError(f"Two competitors are called '{name}': give one of them another 'name' in a spec.")
     if spec.reference is not None and spec.reference not in names:
         raise unknown("competitor", spec.reference, names, "as the 'reference'")
-    return Contest(spec, family, stacks, baselines, progress or (lambda what, done, total: None))
+    return made
 
 
 def _competitor(

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
 from ..checking.errors import RecoptError
-from ..engine.measure import settled
 from ..levels.level import TASK
 from ..running.plan import Plan, replan
-from ..running.repeats import held_at
 from ..running.spec import LARGEST_SEED
-from ..stacks.failures import RunFailed
+from ..running.task_runs import graph_of, raised
+from ..search.executor import Executor
+from ..search.flows import Flow, carry_out
+from ..search.jobs import FAILED, LOST, Answer, Failure, Job
+from ..search.journal import Entry, Journal
+from ..tracking.mlflow.address import resolve_store
 from ..tracking.mlflow.store import RUNS
 from .compare_spec import CompareSpec, CompetitorSpec
 from .competitors import Competitor, Training, guarded
-
-if TYPE_CHECKING:
-    from ..running.result import Result
-    from ..running.session import Session
+from .training_run import TrainingRun
 
 Progress = Callable[[str, int, int], None]
+
+
+class Untrained(NamedTuple):
+    """A competitor that is left out, with the failure of its training."""
+
+    name: str
+    failure: Failure
 
 
 @dataclass(frozen=True)
@@ -69,51 +77,69 @@ class Trainer:
     """
 
     def __init__(self, store: str | None = None, track: bool = True, root: Path = RUNS) -> None:
-        self.store, self.track, self.root = store, track, root
-        self._done: dict[str, Training] = {}
+        self._store, self._track, self._root = resolve_store(store, root) if track else None, track, root.absolute()
+        self._done: dict[str, Mapping[str, Any]] = {}
 
-    def train(self, one: Trainee, progress: Progress) -> Competitor:
-        """Train ``one``.
+    def train(
+        self, trainees: Sequence[Trainee], executor: Executor, journal: Journal[str], begun: Path | None,
+        progress: Progress,
+    ) -> dict[str, Competitor | Untrained]:  # fmt: skip
+        """Train all of them, side by side, and keep what is done in ``journal``; by name.
+
+        Args:
+            begun: a folder for notes of the runs that have begun, which go on if they are cut short; None for none.
 
         Raises:
-            RecoptError: for errors of use that only appear while it runs.
-            RunFailed: for an error in a strategy or task, with the traceback in the run's folder if it is recorded.
+            RecoptError: for errors of use that only appear while they run.
             KeyboardInterrupt: if it was interrupted.
         """
-        trainings = []
-        for plan in one.plans:
-            words = f"{one.name}, seed {plan.spec.seed}" if len(one.plans) > 1 else one.name
-            training = self._run(plan, words, progress)
-            trainings.append(training._replace(graph=guarded(training.graph, one.guards)))
+        jobs = dict[str, TrainingRun]()
+        for one in trainees:
+            for key, plan in zip(_keys(one), one.plans, strict=True):
+                if (known := journal.entries.get(key)) is not None:
+                    self._done[key] = known.found
+                elif key in self._done:
+                    journal.add(key, Entry({"training": one.name}, self._done[key]))
+                elif key not in jobs:
+                    jobs[key] = self._job(key, one, plan, begun, progress)
+
+        def heard(job: Job, answer: Answer) -> None:
+            assert isinstance(job, TrainingRun)
+            if answer.failure is None:
+                self._done[job.key] = answer.found
+                journal.add(job.key, Entry({"training": job.name}, answer.found, None, answer.tries))
+                job.progress(int(job.spec["steps"]))
+            elif answer.failure.kind not in (FAILED, LOST):
+                raised(answer)
+
+        answers = dict(zip(jobs, carry_out(executor, [_alone(job) for job in jobs.values()], heard), strict=True))
+        failures = {key: answer.failure for key, answer in answers.items() if answer.failure}
+        return {one.name: self._competitor(one, failures) for one in trainees}
+
+    def _job(self, key: str, one: Trainee, plan: Plan, begun: Path | None, progress: Progress) -> TrainingRun:
+        words = f"{one.name}, seed {plan.spec.seed}" if len(one.plans) > 1 else one.name
+        note = str(begun / f".{key[:16]}") if begun else None
+        return TrainingRun(key, plan.spec.model_dump(mode="json"), words, self._store, self._track, str(self._root),
+                           note, lambda step: progress(f"training {words}", step, plan.spec.steps))  # fmt: skip
+
+    def _competitor(self, one: Trainee, failures: Mapping[str, Failure]) -> Competitor | Untrained:
+        keys = _keys(one)
+        if failure := next((failures[key] for key in keys if key in failures), None):
+            return Untrained(one.name, failure)
+        trainings = [
+            Training(found["seed"], guarded(graph_of(found["graph"]), one.guards), found["evaluations"], found["run"])
+            for found in (self._done[key] for key in keys)
+        ]
         spent = round(sum(training.evaluations for training in trainings) / len(trainings))
         return Competitor(one.name, trainings[0].graph, "trained", spent,
                           trainings=tuple(trainings))  # fmt: skip
 
-    def _run(self, plan: Plan, words: str, progress: Progress) -> Training:
-        from ..running.session import RunOptions, Session
 
-        key = json.dumps(plan.spec.model_dump(mode="json"), sort_keys=True)
-        if key in self._done:
-            return self._done[key]
-
-        def report(session: Session) -> None:
-            progress(f"training {words}", session.step, plan.spec.steps)
-
-        options = RunOptions(store=self.store, track=self.track, name=f"train {words}", progress=report, root=self.root)
-        try:
-            found = Session(plan, options).run()
-        except RunFailed as why:
-            raise RunFailed(f"In the training of '{words}': {why}") from why
-        if found.status != "FINISHED":
-            raise KeyboardInterrupt
-        self._done[key] = _training(found)
-        return self._done[key]
+def _keys(one: Trainee) -> list[str]:
+    """What its runs are known by: all that their numbers follow from."""
+    specs = [json.dumps(plan.spec.model_dump(mode="json"), sort_keys=True) for plan in one.plans]
+    return [hashlib.sha256(f"training {spec}".encode()).hexdigest() for spec in specs]
 
 
-def _training(found: Result) -> Training:
-    """The exported rule of a run, fixed, and its cost in evaluations, including those for choosing values."""
-    engine, chosen, total = found.engine, found.chosen, found.budget.total
-    values = chosen.values if chosen else {name: slot.params for name, slot in settled(engine).slots.items()}
-    graph = held_at(engine.levels, engine.graph.slots, values, guards=True)
-    spent = total.loss + total.gradient + (chosen.evaluations if chosen else 0)
-    return Training(found.spec.seed, graph, round(spent), found.run_id)
+def _alone(job: TrainingRun) -> Flow[Answer]:
+    return (yield [job])[0]

@@ -44,37 +44,19 @@ class TaskRuns:
 
     def words(self) -> dict[str, Any]:
         """Its description, with all values of the strategies. Raises RecoptError for a class that no name finds."""
-        slots = self.graph.slots
-        folders = [str(type(s).export.folder) for s in slots.values() if isinstance(s, Trained)]
-        places = [*folders, *self.plugins]
-        named = {slot: strategy_in_words(strategy, places) for slot, strategy in slots.items()}
-        task = task_in_words(self.task, places)
-        for one in (task, *named.values()):
-            if ":" in one.name:
-                raise RecoptError(
-                    f"'{one.name}' is a class that no other process finds: put it into a file of its own, or leave the "
-                    "work to the executor 'inline'."
-                )
+        graph = graph_in_words(self.graph, self.plugins)
+        task = task_in_words(self.task, graph["plugins"])
+        _check_found(task)
         return {
-            "name": self.name, "levels": [level.model_dump(mode="json") for level in self.graph.levels],
-            "strategies": {slot: one.model_dump(mode="json") for slot, one in named.items()},
-            "values": _text({f"{slot}/{key}": x for slot, s in slots.items() for key, x in s.state_dict().items()}),
-            "labels": self.graph.labels, "task": task.model_dump(mode="json"), "task_seed": self.task.seed,
-            "seeds": list(self.seeds), "how": list(self.how), "test": self.test, "plugins": places,
+            "name": self.name, **graph, "task": task.model_dump(mode="json"), "task_seed": self.task.seed,
+            "seeds": list(self.seeds), "how": list(self.how), "test": self.test,
         }  # fmt: skip
 
     @classmethod
     def read(cls, words: Mapping[str, Any]) -> Self:
         """The job with this description."""
-        named = {slot: Named.model_validate(one) for slot, one in words["strategies"].items()}
-        slots, values = make_strategies(named, 0, words["plugins"]), _tensors(words["values"])
-        for slot, strategy in slots.items():
-            _fill(
-                strategy, {key.removeprefix(f"{slot}/"): x for key, x in values.items() if key.startswith(f"{slot}/")}
-            )
-        graph = Graph([Level.model_validate(one) for one in words["levels"]], slots, labels=words["labels"])
         task = make_task(Named.model_validate(words["task"]), words["task_seed"], words["plugins"])
-        return cls(words["name"], graph, task, words["seeds"], RunSettings(*words["how"]), words["test"])
+        return cls(words["name"], graph_of(words), task, words["seeds"], RunSettings(*words["how"]), words["test"])
 
     def run(self) -> dict[str, Any]:
         """The runs in words, which :func:`runs_of` reads."""
@@ -85,6 +67,42 @@ class TaskRuns:
             "evaluations": found.evaluations, "hypergradients": found.hypergradients, "seconds": found.seconds,
             "restored": found.restored,
         }  # fmt: skip
+
+
+def graph_in_words(graph: Graph, plugins: Sequence[str]) -> dict[str, Any]:
+    """A graph with all values of its strategies in JSON, which :func:`graph_of` reads.
+
+    Raises:
+        RecoptError: for a class that no name finds.
+    """
+    folders = [str(type(s).export.folder) for s in graph.slots.values() if isinstance(s, Trained)]
+    places = [*folders, *plugins]
+    named = {slot: strategy_in_words(strategy, places) for slot, strategy in graph.slots.items()}
+    for one in named.values():
+        _check_found(one)
+    return {
+        "levels": [level.model_dump(mode="json") for level in graph.levels],
+        "strategies": {slot: one.model_dump(mode="json") for slot, one in named.items()},
+        "values": _text({f"{slot}/{key}": x for slot, s in graph.slots.items() for key, x in s.state_dict().items()}),
+        "labels": graph.labels, "plugins": places,
+    }  # fmt: skip
+
+
+def graph_of(words: Mapping[str, Any]) -> Graph:
+    """The graph that ``words`` describe."""
+    named = {slot: Named.model_validate(one) for slot, one in words["strategies"].items()}
+    slots, values = make_strategies(named, 0, words["plugins"]), _tensors(words["values"])
+    for slot, strategy in slots.items():
+        _fill(strategy, {key.removeprefix(f"{slot}/"): x for key, x in values.items() if key.startswith(f"{slot}/")})
+    return Graph([Level.model_validate(one) for one in words["levels"]], slots, labels=words["labels"])
+
+
+def _check_found(one: Named) -> None:
+    if ":" in one.name:
+        raise RecoptError(
+            f"'{one.name}' is a class that no other process finds: put it into a file of its own, or leave the work to "
+            "the executor 'inline'."
+        )
 
 
 def raised(answer: Answer) -> None:

@@ -14,10 +14,9 @@ from ..search.executor import Executor
 from ..search.executors import make_executor
 from ..stacks.listed import in_notation
 from ..tracking.mlflow.address import address_of
-from ..tracking.mlflow.runs import find_run, working_folder
+from ..tracking.mlflow.runs import find_resumable, working_folder
 from ..tracking.mlflow.store import RUNS
-from .conduct import Conduct
-from .journal import JOURNAL, Journal
+from .conduct import JOURNAL, Conduct, trial_journal
 from .planning import SweepPlan, plan_sweep
 from .record import SweepRecord
 from .result import SPEC, Sweep, SweptTrial
@@ -113,7 +112,7 @@ def run_sweep(
     """
     record = SweepRecord(plan, store, name, resume, root) if track else None
     parts = record.parts if record else Path(tempfile.mkdtemp(prefix="recopt-sweep-"))
-    conduct = Conduct(plan, executor, Journal(record.folder / JOURNAL if record else None), parts)
+    conduct = Conduct(plan, executor, trial_journal(record.folder / JOURNAL if record else None), parts)
     conduct.told = _telling(conduct, record, progress)
     try:
         conduct.run()
@@ -172,8 +171,6 @@ def resumed(ref: str, store: str | None = None, root: Path = RUNS) -> tuple[Swee
     Raises:
         RecoptError: if there is no such run, or it is no sweep.
     """
-    found = find_run(store, ref, root)
+    found = find_resumable("sweep", store, ref, root)
     file = working_folder(found, store, root) / SPEC
-    if not file.is_file():
-        raise RecoptError(f"Run {found.id} is no sweep: 'recopt run --resume' goes on with a run.")
     return plan_sweep(make_sweep_spec(read_sweep_spec(file), str(file)), str(file)), found.id

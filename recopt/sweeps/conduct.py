@@ -7,16 +7,30 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..checking.errors import RecoptError
 from ..search.executor import Executor
-from .journal import Entry, Journal, Key
+from ..search.journal import Entry, Journal
 from .planning import SweepPlan
 from .schedule import Part
 from .trial import Before, TrialRun
 
 Told = Callable[[Part], None]
+JOURNAL = "trials.jsonl"
+
+
+class Key(NamedTuple):
+    """One run of a trial, up to a rung."""
+
+    trial: int
+    rung: int
+    repeat: int
+
+
+def trial_journal(file: Path | None) -> Journal[Key]:
+    """The journal of a sweep in ``file``; its entries are about the settings of their trials."""
+    return Journal(file, Key._make)
 
 
 class Conduct:
@@ -28,7 +42,7 @@ class Conduct:
     """
 
     def __init__(
-        self, plan: SweepPlan, executor: Executor, journal: Journal, parts: Path | None = None,
+        self, plan: SweepPlan, executor: Executor, journal: Journal[Key], parts: Path | None = None,
         told: Told = lambda part: None,
     ) -> None:  # fmt: skip
         self.plan, self.executor, self.journal, self.parts, self.told = plan, executor, journal, parts, told
@@ -76,7 +90,7 @@ class Conduct:
         for repeat in range(self.plan.spec.repeat):
             key = Key(*part, repeat)
             if known := self.journal.entries.get(key):
-                if dict(known.settings) != dict(settings):
+                if dict(known.about) != dict(settings):
                     raise RecoptError(
                         f"Trial {part.trial + 1} was recorded with other settings than it has now: start a new sweep."
                     )

@@ -6,8 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from ..search.journal import Entry
 from .conduct import Conduct
-from .journal import Entry
 from .result import SweptTrial
 from .schedule import Part
 

@@ -276,7 +276,11 @@ def test_a_comparison_that_is_stopped_ends_at_once_and_says_what_is_kept(recopt:
         RULE.format(body=f"import signal; signal.raise_signal(signal.{sign}); print('it goes on')"),
         "strategies/mine.py",
     )
-    done = recopt("compare", "quadratic", "mine", "--baselines", "none", "--seeds", "2", "--no-track")
+    asked = ("compare", "quadratic", "mine", "--baselines", "none", "--seeds", "2")
+    done = recopt(*asked, "--no-track")
     assert (done.status, done.out) == (130, "")
-    assert done.err.splitlines()[-1].startswith("Stopped. A comparison is recorded once it is complete")
+    assert done.err.splitlines()[-1] == "Stopped. Nothing of it is recorded, so the same command begins again."
+    done, (run,) = recopt(*asked), list_runs(None, 5)
+    assert (done.status, done.out, run.status) == (130, "", "KILLED")
+    assert done.err.splitlines()[-1].endswith(f"Go on by: recopt compare --resume {run.id}")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

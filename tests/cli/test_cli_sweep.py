@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recopt.sweeps.journal import JOURNAL
+from recopt.sweeps.conduct import JOURNAL
 from recopt.tracking.mlflow.children import NUMBER
 from recopt.tracking.mlflow.runs import list_runs
 from recopt.tracking.mlflow.store import open_store

@@ -9,8 +9,7 @@ from typing import Any
 from recopt.search.executor import Executor
 from recopt.search.executors import make_executor
 from recopt.sweeps import Sweep, make_sweep_spec, plan_sweep, run_sweep
-from recopt.sweeps.conduct import Conduct
-from recopt.sweeps.journal import Journal
+from recopt.sweeps.conduct import Conduct, trial_journal
 
 TASK = """
 import os, signal
@@ -56,7 +55,7 @@ def data(**more: Any) -> dict[str, Any]:
 def conducted(spec: dict[str, Any], executor: Executor, parts: Path | None = None) -> Conduct:
     """A sweep that was carried out, without a record."""
     with executor:
-        found = Conduct(plan_sweep(make_sweep_spec(spec)), executor, Journal(None), parts)
+        found = Conduct(plan_sweep(make_sweep_spec(spec)), executor, trial_journal(None), parts)
         found.run()
     return found
 
@@ -64,7 +63,7 @@ def conducted(spec: dict[str, Any], executor: Executor, parts: Path | None = Non
 def numbers(conduct: Conduct) -> dict[Any, Any]:
     """All answers but the time that they took."""
     return {
-        key: (entry.settings, {k: v for k, v in entry.found.items() if k != "seconds"}, entry.failure)
+        key: (entry.about, {k: v for k, v in entry.found.items() if k != "seconds"}, entry.failure)
         for key, entry in conduct.journal.entries.items()
     }
 

@@ -15,8 +15,7 @@ from recopt.engine.carry import carry
 from recopt.engine.engine import Engine
 from recopt.search.executors import make_executor
 from recopt.sweeps import make_sweep_spec, plan_sweep
-from recopt.sweeps.conduct import Conduct
-from recopt.sweeps.journal import Journal
+from recopt.sweeps.conduct import Conduct, trial_journal
 from recopt.sweeps.schedule import Part, Rounds
 from recopt.sweeps.trial import Before, TrialRun
 
@@ -147,9 +146,9 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_end(tmp_path: Path) -> None
             raise Cut
 
     with pytest.raises(Cut), make_executor("inline") as executor:
-        Conduct(plan_sweep(spec), executor, Journal(file), tmp_path / "parts", told).run()
+        Conduct(plan_sweep(spec), executor, trial_journal(file), tmp_path / "parts", told).run()
     with make_executor("inline") as executor:
-        found = Conduct(plan_sweep(spec), executor, Journal(file), tmp_path / "parts")
+        found = Conduct(plan_sweep(spec), executor, trial_journal(file), tmp_path / "parts")
         found.run()
     assert numbers(found) == numbers(whole)
     assert {path.name for path in (tmp_path / "parts").iterdir()} <= {f"{n}-0" for n in range(8, 16)}

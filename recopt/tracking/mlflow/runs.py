@@ -111,6 +111,15 @@ def find_single(store: str | None, ref: str, root_dir: Path = RUNS) -> RunRow:
     return found
 
 
+def find_resumable(kind: str, store: str | None, ref: str, root_dir: Path = RUNS) -> RunRow:
+    """As :func:`find_run`, to go on with a ``comparison`` or a ``sweep``. Raises RecoptError for another kind too."""
+    found = find_run(store, ref, root_dir)
+    if found.kind != kind:
+        command = {"comparison": "compare"}.get(found.kind, found.kind)
+        raise RecoptError(f"Run {found.id} is a {found.kind}, not a {kind}: use 'recopt {command} --resume'.")
+    return found
+
+
 def fetch_run(run: RunRow, store: str | None = None, root_dir: Path = RUNS) -> Path:
     """The local folder with the artifacts of ``run``, downloaded if a server has them.
 

@@ -106,7 +106,11 @@ class Store:
             Refused: if the store will never take the message.
         """
         try:
-            self._trial(message) if "child" in message else _write(self.client, message)
+            if "child" in message:
+                self._trial(message)
+            else:
+                self.log_params(message["run"], message.get("params", {}))
+                _write(self.client, message)
         except Exception as why:
             refusal = Refused if _for_good(self.client, message["run"], why) else Unreachable
             raise refusal(in_words(why, self.address)) from None

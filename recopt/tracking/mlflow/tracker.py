@@ -124,6 +124,10 @@ class MlflowTracker:
         told = {"name": name, "params": dict(params), "metrics": named, "step": step, "status": status, "note": note}
         self._outbox.keep({"run": self.run_id, "child": number, "time": int(time.time() * 1000), **told})
 
+    def describe(self, level: int, params: Mapping[str, str]) -> None:
+        """Record params of the run (level 0) or of a level that were not known at its start."""
+        self._outbox.keep({"run": self._runs[level], "params": dict(params)})
+
     def flush(self) -> None:
         """Start to send the points logged so far; returns at once. A short run sends them at its end."""
         self._outbox.flush()
