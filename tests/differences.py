@@ -64,12 +64,32 @@ class Wave(Task):
         return ((model(x) - y) ** 2).mean() + 0.1 * torch.sin(model(x)).mean()
 
 
+class Weighted(Wave):
+    """The same, with weights of its examples and a penalty as parameters of its training loss."""
+
+    def loss_parameters(self) -> nn.Module:
+        return nn.ParameterDict({"weights": torch.linspace(-1, 1, 5), "penalty": torch.tensor(-1.0)})
+
+    def training_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
+        x, y = batch
+        given = dict(parameters.named_parameters())
+        penalty = given["penalty"].exp() * torch.stack([(p**2).sum() for p in model.parameters()]).sum()
+        return (given["weights"].sigmoid() * ((model(x) - y) ** 2)[:, 0]).mean() + 0.1 * penalty
+
+
+class Scored(Weighted):
+    """The same, whose held-out loss reads the parameters too."""
+
+    def held_out_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
+        return self.training_loss(model, batch, parameters)
+
+
 Settings = Mapping[int, Mapping[str, Any] | None]
 RULES: dict[str, type[Strategy]] = {"rule": Rule, "net": Net}
 
 
-def engine(stack: str, settings: Settings, tasks: int = 1, seed: int = 0) -> Engine:
-    """An engine on :class:`Wave` with ``settings`` by level number; None leaves a level out."""
+def engine(stack: str, settings: Settings, tasks: int = 1, seed: int = 0, task: type[Task] = Wave) -> Engine:
+    """An engine on ``task`` with ``settings`` by level number; None leaves a level out."""
     torch.manual_seed(3)
     slots: dict[str, Strategy] = {}
     layers = parse(stack)
@@ -84,7 +104,7 @@ def engine(stack: str, settings: Settings, tasks: int = 1, seed: int = 0) -> Eng
         for n, level in enumerate(levels, 1)
         if (given := settings.get(n, {})) is not None
     ]
-    return Engine(Wave(), Graph(levels, slots), seed=seed, tasks=tasks, dtype=torch.float64)
+    return Engine(task(), Graph(levels, slots), seed=seed, tasks=tasks, dtype=torch.float64)
 
 
 class Done(Exception):
@@ -134,7 +154,7 @@ def signal_of(made: Engine, number: int, nudge: dict[int, Tensor] | None = None,
 
 def difference(
     stack: str, settings: Settings, number: int, windows: int, tasks: int,
-    position: int, entry: tuple[int, Tensor], step: float,
+    position: int, entry: tuple[int, Tensor], step: float, task: type[Task],
 ) -> float:  # fmt: skip
     """The fourth-order central difference of a meta-loss: truncation is O(step⁴), rounding O(1/step)."""
     k, like = entry
@@ -143,13 +163,17 @@ def difference(
         d = torch.zeros(like.numel(), dtype=like.dtype)
         d[k] = times * step
         nudged = {position: d.view(like.shape)}
-        total += weight * float(signal_of(engine(stack, settings, tasks), number, nudged, windows).loss.detach())
+        total += weight * float(
+            signal_of(engine(stack, settings, tasks, task=task), number, nudged, windows).loss.detach()
+        )
     return total / (12 * step)
 
 
-def worst(stack: str, settings: Settings, number: int, windows: int = 1, tasks: int = 1) -> float:
+def worst(
+    stack: str, settings: Settings, number: int, windows: int = 1, tasks: int = 1, task: type[Task] = Wave
+) -> float:  # fmt: skip
     """The largest error of a level's hypergradient, relative to its largest entry."""
-    made = engine(stack, settings, tasks)
+    made = engine(stack, settings, tasks, task=task)
     signal = signal_of(made, number, windows=windows)
     assert signal.grads is not None
     signal = detach(signal)
@@ -161,7 +185,7 @@ def worst(stack: str, settings: Settings, number: int, windows: int = 1, tasks: 
             gap = float("inf")
             for step in (1e-3, 1e-2):
                 if gap > 1e-9 * scale:
-                    numeric = difference(stack, settings, number, windows, tasks, position, (k, g), step)
+                    numeric = difference(stack, settings, number, windows, tasks, position, (k, g), step, task)
                     gap = min(gap, abs(numeric - float(g.flatten()[k])))
             gaps.append(gap)
     return max(gaps) / scale

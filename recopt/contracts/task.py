@@ -58,6 +58,18 @@ class Task:
         """The mean loss over the batch, a 0-dimensional tensor."""
         raise NotImplementedError(f"{type(self).__name__} has no loss.")
 
+    def loss_parameters(self) -> nn.Module | None:
+        """Parameters of the loss or the data (weights of examples, penalties), fresh, for levels to move."""
+        return None
+
+    def training_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
+        """The loss on training batches where the task has :meth:`loss_parameters`, which it reads at present values."""
+        return self.loss(model, batch)
+
+    def held_out_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
+        """The loss by which ``on: valid`` scores levels of such a task; by default it does without the parameters."""
+        return self.loss(model, batch)
+
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Metrics on held-out batches (accuracy …) by name: 0-dimensional means over the batch."""
         return {}

@@ -23,6 +23,7 @@ class Evaluation:
         held: the evaluation on a held-out batch, for levels that are measured on that; made when first asked for.
         after: gradients of another loss, which levels above the first are moved by in place of the training one's.
         scores: the losses at other points of a level that moves the task, for zero-order strategies.
+        again: evaluates the task anew if what its loss reads has moved since; None if it has not.
         overflows: whether the gradients are finite and their squares are not; found on the way up.
     """
 
@@ -32,6 +33,7 @@ class Evaluation:
     held: Callable[[], Evaluation] | None = None
     after: Params | None = None
     scores: Callable[[int, Sequence[Params]], Sequence[Tensor]] | None = None
+    again: Callable[[], Evaluation | None] | None = None
     overflows: bool = False
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ..contracts import trees
 from ..levels.estimator import Closing
-from ..levels.level import TASK
+from ..levels.level import LOSS, TASK
 from ..levels.state import RunState
 from .carriers import Carriers
 from .slots import Slots
@@ -48,6 +48,7 @@ class Tapes:
         self._tasks = set(graph.movers[TASK])
         self._through = [e for e in carriers.exact if self._tasks & self.under[e]]
         self._taping = [n for n, level in enumerate(self.levels) if level.taping and not carriers.closed[n]]
+        self._loss = any(self.levels[e].moves == LOSS for e in carriers.exact)
         self.full: set[int] = set()
 
     def foresee(self, state: RunState) -> None:
@@ -65,7 +66,9 @@ class Tapes:
 
     def graph_needed(self, state: RunState) -> bool:
         """True if some level differentiates through the present evaluation's gradient."""
-        return not self.full.issuperset(self._through) and any(p.requires_grad for p in state.slots[TASK].params)
+        return self._loss or (
+            not self.full.issuperset(self._through) and any(p.requires_grad for p in state.slots[TASK].params)
+        )
 
     def over(self, number: int) -> list[int]:
         """The exact levels that differentiate through the hypergradients of level ``number``."""

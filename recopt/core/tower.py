@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..levels.graph import Graph
-from ..levels.level import TASK
+from ..levels.level import LOSS, TASK
 from ..levels.state import RunState
 from ..rules.shards import Shards
 from . import guard
@@ -54,6 +54,7 @@ class Tower:
         self._down = Down(self.carriers, self.slots, self.bottom, self.windows, around)
         self.forward = self._down.forward
         self._begins = {numbers[-1]: name for name, numbers in graph.movers.items() if numbers}
+        self._reads = graph.movers[TASK][-1] if graph.movers[LOSS] else -1
         self._moved = [(name, numbers[0], numbers[1:]) for name, numbers in graph.movers.items() if numbers]
 
     def search_with(self, trials: Trials) -> None:
@@ -68,6 +69,8 @@ class Tower:
         """
         down, around, begins = self._down, self.around, self._begins
         for number in range(top - 1, -1, -1):
+            if number == self._reads:
+                self.up.again(state, found)
             if around is not None and (state.resets or state.due) and number in begins:
                 around.begin(state, begins[number])
             down(state, number, found, scale)

@@ -108,6 +108,12 @@ class Up:
         state.sums, state.held = {}, None
         return len(self.levels)
 
+    def again(self, state: RunState, found: Evaluation) -> None:
+        """Evaluate the task anew for the levels that move it, if the loss's parameters have moved since it was."""
+        fresh = found.again() if found.again is not None and any(state.good) else None
+        if fresh is not None:
+            self._arrive(state, fresh, state.good)
+
     def _judge(self, state: RunState, found: Evaluation) -> list[Verdict]:
         """Read all numbers of the evaluation at once, since each read from a device is a wait for it; then judge."""
         reading = self._read(state, found)

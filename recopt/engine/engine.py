@@ -26,6 +26,7 @@ from .episodes import Episodes
 from .evaluate import Evaluator
 from .family import Family
 from .imitation import Imitation
+from .loss_slot import bound
 from .population import Population
 from .randomness import Stream, seeded
 from .source import Source
@@ -67,10 +68,12 @@ class Engine:
         self, task: Task, graph: Graph, *, seed: int = 0, tasks: int = 1, device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32, sink: Sink | None = None, each: bool = False,
     ) -> None:  # fmt: skip
-        self.graph, self.levels, self.sink, self.tasks, self.seed = graph, graph.levels, sink, tasks, seed
+        self.levels, self.sink, self.tasks, self.seed = graph.levels, sink, tasks, seed
         self.device, self.dtype = torch.device(device), dtype
         self.family = Family(task, tasks, seed, self.device, dtype)
         graph.check_task(self.family.drawn(0).names)
+        with seeded(seed, self.device):
+            self.graph = graph = bound(graph, self.family.drawn(0).tasks[0], self.family.module(0), self.family.place)
         self.budget = Budget(len(self.levels))
         self.tower = self._tower()
 

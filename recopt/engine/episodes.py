@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.tower import Tower
-from ..levels.level import TASK
+from ..levels.level import LOSS, TASK
 from ..levels.state import Guard, Numbers, RunState, SlotState, Window
 from .family import Family
 from .stagger import Stagger
@@ -64,7 +64,7 @@ class Episodes:
             return
         state.resets.append(name)
         for level in self.levels:
-            if level.by == name:
+            if level.by == name or (name == LOSS and level.moves == TASK):
                 self._mark(state, level.moves)
 
     def _afresh(self, state: RunState, name: str) -> None:
@@ -89,6 +89,8 @@ class Episodes:
         draw, family = old.draw + 1, self.family
         if name == TASK:
             new: SlotState | Numbers = family.fresh(draw)
+        elif name == LOSS:
+            new = self.tower.beginnings.made(name, self.tower.graph.slots[name])
         else:
             fresh = self.tower.graph.slots[name].afresh(family.seed, draw)
             if name not in self.tower.carriers.spaces:

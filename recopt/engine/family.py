@@ -17,6 +17,7 @@ from ..contracts.strategy import Params
 from ..contracts.task import Task
 from ..levels.seeds import mix
 from ..levels.state import SlotState, Start
+from .loss_slot import wrapped
 from .randomness import seeded
 
 
@@ -52,6 +53,9 @@ class Family:
         self.task, self.count, self.seed, self.device, self.dtype = task.to(device), count, seed, device, dtype
         self.batched = count > 1
         self.uniform = type(self.task).draw is Task.draw  # all draws are of one kind
+        with seeded(task.seed, device):
+            loss = self.task.loss_parameters()
+        self.loss = None if loss is None else loss.to(device, dtype)
         self._found: dict[int, Drawn] = {}
         self._last: weakref.ref[nn.Module] | None = None
 
@@ -61,7 +65,8 @@ class Family:
         if found is None:
             # A run may go back by one draw, where trials are taken back; older ones are not needed again.
             self._found = {k: v for k, v in self._found.items() if k >= draw - 2}
-            tasks = self.task.draw(self._seeds(draw))
+            with seeded(self.seed, self.device):
+                tasks = wrapped(self.task.draw(self._seeds(draw)), self.loss)
             module = self._made(tasks[0])
             names = [n for n, p in module.named_parameters() if p.requires_grad]
             found = Drawn(tasks, names, [p.requires_grad for p in module.parameters()])

@@ -20,7 +20,7 @@ from ..core import guard
 from ..core.guard import Verdict
 from ..core.limits import Limits
 from ..core.tower import Tower
-from ..levels.level import TASK
+from ..levels.level import LOSS, TASK
 from ..levels.state import Record, RunState, Signal
 from ..rules.rows import ROWS
 from ..rules.rule import step
@@ -62,7 +62,12 @@ class Population:
         """True if level ``number`` moves a rule that moves all of one model, and nothing else is told of it."""
         graph, level, carriers = self.tower.graph, self.levels[number], self.tower.carriers
         movers = graph.movers[TASK]
-        if len(movers) != 1 or graph.subjects[number] != movers or graph.above[movers[0]] != [number]:
+        if (
+            len(movers) != 1
+            or level.moves == LOSS
+            or graph.subjects[number] != movers
+            or graph.above[movers[0]] != [number]
+        ):
             return False
         below, mover = self.levels[movers[0]], carriers.columns.get(movers[0])
         if mover is None or mover.needs() or below.average is not None or below.trust is not None:

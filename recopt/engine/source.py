@@ -8,11 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from ..contracts.strategy import Params
+from ..contracts.task import Split
 from ..core.evaluation import Evaluation
+from ..levels.level import LOSS
 from ..levels.state import Pair, RunState, Signal, SlotState
 from .budget import Budget
 from .copies import Copies
 from .evaluate import Evaluator
+from .loss_slot import weigh
 from .ways import Grads
 
 
@@ -41,9 +44,10 @@ class Source:
     def evaluate(self, state: RunState, graph: bool) -> Evaluation:
         """The task at its present point on its next batch; ``graph``: its gradient is differentiated once more."""
         slot = state.task
-        batch = self.evaluator.batch(slot, slot.seen, "train")
+        batch = self._batch(state, slot, slot.seen)
         loss, grads = self._found(state, slot, batch, graph)
         slot.seen += 1
+        state.read = state.slots[LOSS].version if LOSS in state.slots else 0
         plain = loss.detach()
         each = {"losses": plain} if self.each else {}
         self.log(state, {"loss": plain.mean() if plain.ndim else plain, **each})
@@ -58,14 +62,31 @@ class Source:
             held = state.held = state.held or self._held_out(state, graph)
             return Evaluation(held.loss, held.grads, held.pairs)
 
-        found.held = valid
+        def again() -> Evaluation | None:
+            return self._again(self.home())
+
+        found.held, found.again = valid, again
         found.scores = lambda number, points: self._scores(self.home(), number, points)
         return found
+
+    def _batch(self, state: RunState, slot: SlotState, index: int, split: Split = "train") -> Any:
+        evaluator = self.evaluator
+        return weigh(state, evaluator.batch(slot, index, split), evaluator.family.place, split != "train")
+
+    def _again(self, state: RunState) -> Evaluation | None:
+        """The task on its present batch once more, if the loss's parameters have moved since it was evaluated."""
+        slot, loss = state.task, state.slots.get(LOSS)
+        if loss is None or loss.version == state.read:
+            return None
+        state.read, kept = loss.version, [b.clone() for b in slot.buffers]
+        found, grads = self._found(state, slot, self._batch(state, slot, slot.seen - 1), self.pairs)
+        slot.buffers = kept
+        return Evaluation(found, grads, _pairs(slot, grads) if self.pairs else [])
 
     def _held_out(self, state: RunState, graph: bool) -> Signal:
         """The task on the held-out batch that goes with the present one."""
         slot = state.task
-        batch = self.evaluator.batch(slot, slot.seen - 1, "valid")
+        batch = self._batch(state, slot, slot.seen - 1, "valid")
         kept = [b.clone() for b in slot.buffers]
         loss, grads = self._found(state, slot, batch, graph)
         slot.buffers = kept
@@ -74,13 +95,13 @@ class Source:
 
     def first(self, state: RunState, part: SlotState) -> tuple[Tensor, Grads | None]:
         """The loss and gradient of the tasks in ``part`` at their start, on the batch of the present evaluation."""
-        batch = self.evaluator.batch(part, state.task.seen - 1, "train")
+        batch = self._batch(state, part, state.task.seen - 1)
         return self._found(state, part, batch, False)
 
     def _scores(self, state: RunState, number: int, points: Sequence[Params]) -> list[Tensor]:
         """The losses, on the batch of the present evaluation, of other points for a level of the task."""
         slot = state.task
-        batch = self.evaluator.batch(slot, slot.seen - 1, "train")
+        batch = self._batch(state, slot, slot.seen - 1)
         index, found = self.index(state, number), list[Params]()
         for point in points:
             moved = dict(zip(index, point, strict=True))

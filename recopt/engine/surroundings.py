@@ -14,10 +14,11 @@ from ..contracts import trees
 from ..core import guard
 from ..core.evaluation import Moved
 from ..levels.graph import Graph
-from ..levels.level import TASK
+from ..levels.level import LOSS, TASK
 from ..levels.state import Numbers, Pair, RunState, Signal
 from .episodes import Episodes
 from .imitation import Imitation
+from .loss_slot import shown
 
 
 class Surroundings:
@@ -77,7 +78,9 @@ class Surroundings:
         self.log(state, number, values)
 
     def hyperparameters(self, state: RunState, number: int) -> None:
-        """Record the hyperparameters that a level has just stepped with, where they changed."""
+        """Record the hyperparameters that a level has just stepped with, where they changed; of a loss what it moved."""
+        if self.graph.levels[number].moves == LOSS:
+            self.log(state, number, shown(self.graph.names[LOSS], state.slots[LOSS].params))
         name, own = self.graph.levels[number].by, state.levels[number]
         slot, strategy = state.slots[name], self.graph.slots[name]
         if own.logged == slot.version:

@@ -18,6 +18,7 @@ from ..contracts.task import Task
 from ..levels.state import SlotState
 from .family import Drawn
 from .live import Live
+from .loss_slot import Weighed
 from .model import Answer, Patched, Swapped, twice_differentiable
 
 Grads = list[Tensor | None]
@@ -138,6 +139,9 @@ class Function:
     def gradient(self, tasks: Sequence[Task], slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Grads]:
         params = slot.params if graph else [p.detach() for p in slot.params]
         params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
+        if graph and isinstance(batch[0] if self.many else batch, Weighed):
+            # Of the loss at these values alone: what weighs it may follow from the same point.
+            params = [p.view_as(p) for p in params]
         with twice_differentiable() if graph and self.fused else nullcontext(), torch.enable_grad():
             loss, buffers = self.found(tasks, params, slot.buffers, batch)
             total = loss.sum() if loss.ndim else loss

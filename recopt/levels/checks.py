@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from ..checking.errors import RecoptError, quoted, shown, unknown
 from ..contracts.strategy import Strategy
-from .level import MOST_LEVELS, TASK
+from .level import LOSS, MOST_LEVELS, TASK
 from .registry import ESTIMATORS
 from .structure import Structure
 
@@ -33,11 +33,13 @@ def check_slots(graph: Structure) -> None:
         raise RecoptError("The graph has no level, so nothing moves: give at least one, e.g. 'adam'.")
     if TASK in graph.slots:
         raise RecoptError("A strategy's slot cannot be called 'task': that is the model. Give it another label.")
+    if LOSS in graph.slots:
+        raise RecoptError("A strategy's slot cannot be called 'loss': that is the task's. Give it another label.")
     for number, level in enumerate(graph.levels):
         if level.by not in graph.slots:
             raise unknown("slot", level.by, graph.slots, f"in level{number + 1}.by")
-        if level.moves not in graph.slots and level.moves != TASK:
-            raise unknown("slot", level.moves, [TASK, *graph.slots], f"in level{number + 1}.moves")
+        if level.moves not in (TASK, LOSS, *graph.slots):
+            raise unknown("slot", level.moves, [TASK, LOSS, *graph.slots], f"in level{number + 1}.moves")
         if level.teacher is not None and level.teacher not in graph.slots:
             raise unknown("slot", level.teacher, graph.slots, f"in level{number + 1}.teacher")
     idle = set(graph.slots) - {level.by for level in graph.levels} - {level.teacher for level in graph.levels}
@@ -60,6 +62,8 @@ def check_level(graph: Structure, number: int) -> None:
     if (level.schedule != "constant") != (level.horizon is not None):
         refuse("a schedule goes with its length: set both 'schedule' and 'horizon', or neither.")
     _check_teacher(graph, number)
+    if level.moves == LOSS:
+        _check_loss_level(graph, number)
     if level.moves == TASK:
         _check_task_level(graph, number)
     else:
@@ -116,9 +120,24 @@ def _check_upper_level(graph: Structure, number: int) -> None:
         refuse("on=valid needs a task right below: set it on the level over level 1.")
 
 
+def _check_loss_level(graph: Structure, number: int) -> None:
+    refuse = partial(_refuse, graph, number)
+    level = graph.levels[number]
+    if any(m > number for m in graph.movers[TASK]):
+        refuse("it is scored by the levels that move the task: number it above all of them.")
+    if graph.order(number) and not level.second_order:
+        refuse("parameters of a loss act on what comes after by second derivatives alone: leave 'second_order' and "
+               "'gradient' out, or put a zero-order strategy here.")  # fmt: skip
+    if level.normalize == "cosine":
+        refuse("normalize=cosine compares updates with what came after them, and no update is proportional to the "
+               "parameters of a loss: set normalize=rms.")  # fmt: skip
+
+
 def _check_smooth(graph: Structure, number: int) -> None:
     """Refuse a level along gradients over what has none."""
     level = graph.levels[number]
+    if level.moves == LOSS:
+        return
     names, domains = graph.names[level.moves], graph.slots[level.moves]._domains
     moved = [names[i] for i in graph.moved(number, names)]
     rough = [name for name in moved if name in domains and not domains[name].smooth]
@@ -137,7 +156,7 @@ def _check_teacher(graph: Structure, number: int) -> None:
             refuse("'imitate' needs somebody to imitate: set 'teacher', as in teacher=adam(lr=0.01).")
         return
     teacher = graph.slots[level.teacher]
-    if level.moves == TASK:
+    if level.moves in (TASK, LOSS):
         refuse("a teacher is for the level that trains a rule: set it on the level above.")
     if level.imitate is None:
         refuse(f"'{level.teacher}' teaches for how long? Set 'imitate' to a number of steps.")
@@ -157,6 +176,7 @@ def _check_exact(graph: Structure, number: int) -> None:
     """Refuse what no exact level differentiates through: zero-order groups, and steps of others in its windows."""
     refuse = partial(_refuse, graph, number)
     within = graph.within(number)
+    or_not = "" if graph.levels[number].moves == LOSS else " or second_order=false here"
     for m in sorted(within):
         if graph.order(m) == 0:
             refuse(f"no gradient passes through {graph.title(m)}, since '{graph.levels[m].by}' is "
@@ -166,10 +186,10 @@ def _check_exact(graph: Structure, number: int) -> None:
             continue  # the choice of a zero-order level has no derivative but where it jumps
         if not other.second_order and within & set(graph.subjects[n]):
             refuse(f"{graph.title(n)} drops second derivatives of the same updates: "
-                   f"set level{n + 1}.second_order=true or second_order=false here.")  # fmt: skip
+                   f"set level{n + 1}.second_order=true{or_not}.")  # fmt: skip
         if graph.evaluations(n) % graph.evaluations(number):
             refuse(f"{graph.title(n)} steps within its windows, which no exact derivative passes "
-                   "through: let them step together, or set second_order=false.")  # fmt: skip
+                   f"through: let them step together{or_not and ', or set second_order=false'}.")  # fmt: skip
 
 
 def _check_cosine(graph: Structure, number: int) -> None:

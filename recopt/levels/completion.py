@@ -14,7 +14,7 @@ from ..checking.errors import RecoptError, unknown
 from ..contracts.domains import Positive
 from ..contracts.settings import Hyper, Option, declared, plain_name
 from ..contracts.strategy import Strategy
-from .level import TASK, Level
+from .level import LOSS, TASK, Level
 from .structure import Structure
 
 RATE = "lr"
@@ -33,7 +33,7 @@ def complete(graph: Structure, number: int) -> Level:
     """Level ``number`` (0-based) with what it leaves open filled in; the levels below it are complete already."""
     level = graph.levels[number]
     by = graph.slots[level.by]
-    beneath = {} if level.moves == TASK else _wishes(graph.slots[level.moves], "above")
+    beneath = {} if level.moves in (TASK, LOSS) else _wishes(graph.slots[level.moves], "above")
     given = level.model_dump(exclude_none=True) | _population(by)
     open_: dict[str, Any] = beneath | _wishes(by, "level")
     if by.order == 0:
@@ -52,6 +52,11 @@ def complete(graph: Structure, number: int) -> Level:
         online = settings.get("every", 1) == 1 and not settings.get("second_order")
         normalize = "rms_all" if _tuned(graph, number) else "rms"
         default |= {"gradient": "online" if online else "unroll", "normalize": normalize, "every": 1}
+    if level.moves == LOSS:  # which acts on held-out losses by second derivatives alone
+        default["on"] = "valid"
+        if by.order:
+            default |= {"gradient": "unroll", "second_order": True}
+            settings = {k: v for k, v in settings.items() if k not in ("gradient", "second_order") or k in given}
     if level.moves == level.by:
         default["trust"] = 0.01
     settings = {**default, **settings}
@@ -110,6 +115,8 @@ def _wishes(strategy: Strategy, attribute: str) -> dict[str, Any]:
 
 def _tuned(graph: Structure, number: int) -> bool:
     """True if the slot that the level moves holds hyperparameters only, and no weights of a learned rule."""
+    if graph.levels[number].moves == LOSS:
+        return False
     beneath = graph.slots[graph.levels[number].moves]
     return {n for n, p in beneath.named_parameters() if p.requires_grad} <= set(beneath._domains)
 
@@ -122,6 +129,8 @@ def _rate_alone(graph: Structure, number: int, settings: dict[str, Any]) -> bool
     docs/optimizer.md, "What a level above moves"). ``only: ["*"]`` moves them all.
     """
     level = graph.levels[number]
+    if level.moves == LOSS:
+        return False
     beneath = graph.slots[level.moves]
     moved = [n for n, p in beneath.named_parameters() if p.requires_grad]
     others = [m for m, other in enumerate(graph.levels) if m != number and other.moves == level.moves]
@@ -170,7 +179,7 @@ def _is_left_open(strategy: Strategy, name: str) -> bool:
 
 def _moves_logarithms(graph: Structure, number: int) -> bool:
     level = graph.levels[number]
-    if level.moves == TASK or level.normalize in (None, "none"):
+    if level.moves in (TASK, LOSS) or level.normalize in (None, "none"):
         return False
     beneath, names = graph.slots[level.moves], graph.names[level.moves]
     return all(type(beneath._domains.get(names[i])) is Positive for i in graph.moved(number, names))

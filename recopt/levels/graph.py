@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -11,7 +12,7 @@ from ..checking.arguments import checked
 from ..contracts.strategy import Strategy
 from .checks import check_level, check_movers, check_slots, check_strategies
 from .completion import POPULATION, complete, populated, set_to, strides
-from .level import TASK, Level
+from .level import LOSS, TASK, Level
 from .notation import notation, with_settings
 from .paces import Paces
 from .structure import Structure
@@ -77,10 +78,20 @@ class Graph(Structure):
                 check_level(self, number)
         check_movers(self)
 
+    def with_loss(self, parameters: Strategy) -> Graph:
+        """The same levels with ``parameters`` in the slot of the task's loss, once they are known."""
+        made = copy.copy(self)
+        made.slots = {**self.slots, LOSS: parameters}
+        made.names = {**self.names, LOSS: [name for name, _ in parameters.named_parameters()]}
+        for number in made.movers[LOSS]:
+            check_level(made, number)
+        check_movers(made)
+        return made
+
     def network(self) -> nx.MultiDiGraph[str]:
         """Slots as nodes and levels as edges from ``by`` to ``moves``, keyed by level number."""
         graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
-        graph.add_nodes_from([TASK, *self.slots])
+        graph.add_nodes_from([TASK, *([LOSS] if self.movers[LOSS] else []), *self.slots])
         for number, level in enumerate(self.levels, 1):
             graph.add_edge(level.by, level.moves, key=number, level=level)
         return graph

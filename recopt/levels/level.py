@@ -15,6 +15,8 @@ from .averages import USUAL
 from .registry import ESTIMATORS, TRANSFORMS, Registry
 
 TASK = "task"
+LOSS = "loss"
+"""The slot of the parameters that a task's loss or data have."""
 DIRECT = "direct"
 """The name, in the place of an estimator, for a level that moves the task: its signal is the task's own gradient."""
 
@@ -82,7 +84,7 @@ class Level(BaseModel, metaclass=_Refusing):
     """One level. What is None is filled in by :func:`recopt.levels.completion.complete`.
 
     Attributes:
-        moves: the slot it moves: ``task`` or a strategy's slot.
+        moves: the slot it moves: ``task``, a strategy's slot, or ``loss`` (the parameters of the task's loss).
         by: the slot of the strategy it moves with.
         only: glob patterns on parameter names; empty for all that nothing else moves.
         every: steps of the optimizee's level between two steps of this one (the unroll length).

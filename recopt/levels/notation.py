@@ -4,10 +4,11 @@ Grammar::
 
     stack    = layer { "/" layer }
     layer    = term { "+" term }
-    term     = name [ "@" label ] [ "(" name "=" value { "," … } ")" ] [ "[" pattern { "," pattern } "]" ]
+    term     = [ "loss:" ] name [ "@" label ] [ "(" name "=" value { "," … } ")" ] [ "[" pattern { "," pattern } "]" ]
 
 Every strategy of a layer moves each strategy of the layer beneath (the first layer moves the task), as
-far as its patterns match. One label is one strategy, wherever it stands: ``lstm@a/lstm@a`` moves itself.
+far as its patterns match. One label is one strategy, wherever it stands: ``lstm@a/lstm@a`` moves itself. A term with
+``loss:`` moves the parameters of the task's loss instead, and stands over the strategies that move the task.
 """
 
 from __future__ import annotations
@@ -20,23 +21,27 @@ from typing import Any
 import yaml
 
 from ..checking.errors import RecoptError, shown
-from .level import MOST_LEVELS, TASK, Level
+from .level import LOSS, MOST_LEVELS, TASK, Level
 from .plain_yaml import plain_yaml
 
 _TERM = re.compile(
-    r"(?P<name>[A-Za-z_][\w.-]*)(?:\s*@(?P<label>[A-Za-z_]\w*))?"
+    r"(?:(?P<moves>loss)\s*:\s*)?(?P<name>[A-Za-z_][\w.-]*)(?:\s*@(?P<label>[A-Za-z_]\w*))?"
     r"(?:\s*\((?P<settings>[^()]*(?:\([^()]*\)[^()]*)*)\))?(?:\s*\[(?P<only>[^\]]*)\])?"
 )
 
 
 @dataclass(frozen=True)
 class Term:
-    """One strategy in a stack: its plugin name, its slot, its settings, and the patterns it is confined to."""
+    """One strategy in a stack: its plugin name, its slot, its settings, and the patterns it is confined to.
+
+    ``moves`` is the slot that it moves where the stack says so, else None.
+    """
 
     name: str
     slot: str
     settings: dict[str, Any] = field(default_factory=dict)
     only: tuple[str, ...] = ()
+    moves: str | None = None
 
 
 def split(text: str, mark: str = ",") -> list[str]:
@@ -105,7 +110,7 @@ def parse_one(text: str, refusal: RecoptError) -> Term:
         layers = parse(text)
     except RecoptError as why:
         raise (refusal if " in stack " in str(why) else why) from None
-    if len(layers) != 1 or len(layers[0]) != 1:
+    if len(layers) != 1 or len(layers[0]) != 1 or layers[0][0].moves:
         raise refusal
     return layers[0][0]
 
@@ -127,7 +132,7 @@ def _term(match: re.Match[str], depth: int, used: dict[str, str], text: str) -> 
             f"'@{shown(slot)}' has its settings where it first stands in '{shown(text)}': drop the later ones."
         )
     used[slot] = name
-    return Term(name, slot, settings, only)
+    return Term(name, slot, settings, only, match["moves"])
 
 
 def levels_of(layers: Sequence[Sequence[Term]], names: Mapping[str, Sequence[str]]) -> list[Level]:
@@ -139,9 +144,14 @@ def levels_of(layers: Sequence[Sequence[Term]], names: Mapping[str, Sequence[str
 
     levels: list[Level] = []
     beneath = [TASK]
-    for layer in layers:
+    for depth, layer in enumerate(layers, 1):
         for term in layer:
-            for slot in beneath:
+            if term.moves and depth != 2:
+                raise RecoptError(
+                    f"'{term.moves}:{shown(term.name)}' moves the parameters of the task's loss, and the levels of the "
+                    "task score it: let it stand right over them, as in sgd/loss:adam."
+                )
+            for slot in [term.moves] if term.moves else beneath:
                 have = names.get(slot)
                 matches = have is None or any(fnmatchcase(n, p) for n in have for p in term.only)
                 if not term.only or matches or len(beneath) == 1:
@@ -169,10 +179,12 @@ def notation(levels: Sequence[Level], labels: Mapping[str, str], names: Mapping[
 
 def _layers(levels: Sequence[Level], labels: Mapping[str, str]) -> list[str]:
     """The layers of the stack that would come nearest."""
-    layers, beneath, rest = [], [TASK], list(levels)
+    layers, beneath, rest = list[str](), [TASK], list(levels)
     labels = dict(labels)
     while rest:
-        layer = [level for level in rest if level.moves in beneath and level.moves == rest[0].moves]
+        beneath += [LOSS] if len(layers) == 1 else []
+        firsts = {rest[0].moves, LOSS, *(beneath if rest[0].moves == LOSS else [])}
+        layer = [level for level in rest if level.moves in beneath and level.moves in firsts]
         layer += [x for x in rest if x.moves in beneath and x not in layer and x.by in {y.by for y in layer}]
         if not layer:
             break
@@ -192,4 +204,4 @@ def with_settings(label: str, settings: Mapping[str, float]) -> str:
 
 def _written(level: Level, labels: Mapping[str, str]) -> str:
     only = f"[{','.join(level.only)}]" if level.only else ""
-    return labels.get(level.by, level.by) + only
+    return ("loss:" if level.moves == LOSS else "") + labels.get(level.by, level.by) + only

@@ -272,7 +272,8 @@ class RunState:
     start afresh on the way down, ``due`` the places of the tasks that are to do so by themselves. ``log`` holds points
     of the record not yet handed on. ``sums`` (by level, of each part) and ``held``, the evaluation on the held-out
     batch where a level asked for it, are measured on the way up and used on it. ``rng`` is where the random numbers of
-    the models are between two steps (see :mod:`recopt.engine.randomness`).
+    the models are between two steps (see :mod:`recopt.engine.randomness`). ``read`` is the version of the loss's
+    parameters that the present gradient was made with.
     """
 
     slots: dict[str, SlotState | Numbers]
@@ -289,6 +290,7 @@ class RunState:
     sums: dict[int, list[dict[str, float]]] = field(default_factory=dict)
     held: Signal | None = None
     rng: list[Tensor] = field(default_factory=list)
+    read: int = 0
 
     @property
     def task(self) -> SlotState:

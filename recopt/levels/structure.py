@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from ..contracts.strategy import Strategy
-from .level import TASK, Level
+from .level import LOSS, TASK, Level
 
 
 class Structure:
@@ -14,7 +14,8 @@ class Structure:
 
     Attributes:
         movers: by slot, the task's first, the levels (0-based) that move it.
-        subjects: by level, the levels whose strategy it moves and whose losses score it.
+        subjects: by level, the levels whose strategy it moves and whose losses score it; those that move the task where
+            it moves the parameters of the loss.
         above: by level, the levels that are scored by what it moves.
     """
 
@@ -24,9 +25,13 @@ class Structure:
         self._still = {(slot, n) for slot, s in slots.items() for n, p in s.named_parameters() if not p.requires_grad}
         self.names = {name: [n for n, _ in s.named_parameters()] for name, s in slots.items()}
         self.levels = list(levels)
-        self.subjects = [[m for m in range(n) if self.levels[m].by == x.moves] for n, x in enumerate(self.levels)]
-        self.movers = {s: [n for n, x in enumerate(self.levels) if x.moves == s] for s in (TASK, *self.slots)}
+        self.subjects = [[m for m in range(n) if self._scores(m, x)] for n, x in enumerate(self.levels)]
+        everything = (TASK, LOSS, *self.slots)
+        self.movers = {s: [n for n, x in enumerate(self.levels) if x.moves == s] for s in everything}
         self.above = [[n for n, below in enumerate(self.subjects) if m in below] for m in range(len(self.levels))]
+
+    def _scores(self, m: int, level: Level) -> bool:
+        return self.levels[m].moves == TASK if level.moves == LOSS else self.levels[m].by == level.moves
 
     def title(self, number: int) -> str:
         """Level ``number`` in a message: in a stack with groups its number alone says little."""

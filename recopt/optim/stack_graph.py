@@ -14,7 +14,7 @@ from ..checking.explanations import explain
 from ..contracts.settings import Hyper, Option, declared
 from ..contracts.strategy import Strategy
 from ..levels.graph import Graph
-from ..levels.level import TASK, Level
+from ..levels.level import LOSS, TASK, Level
 from ..levels.notation import Term, levels_of, parse
 from ..stacks.build import make_strategy
 from ..stacks.fetch import export_folder, fetch_export, is_reference, read_export
@@ -155,6 +155,11 @@ def graph_of(stack: Stack, names: Sequence[str], options: Options, overrides: Ma
                 )
             slots[term.slot] = own.get(term.slot) or _made(term, extra, options, stack)
     found = levels_of(layers, {label: [n for n, _ in s.named_parameters()] for label, s in slots.items()})
+    if any(level.moves == LOSS for level in found):
+        raise RecoptError(
+            "'loss:' moves parameters of a task's loss, and recopt.Optimizer sees gradients only: write a task with "
+            "loss_parameters() and give it to recopt.run, or put the parameters into the model."
+        )
     for number in options.levels:
         if not 1 <= number <= len(found):
             raise RecoptError(f"levels={{{number}: …}}: this stack has levels 1 to {len(found)}.")

@@ -105,7 +105,7 @@ def _heights(graph: Graph) -> dict[str, int]:
 def _boxes(graph: Graph, task: str) -> dict[str, Box]:
     grid: dict[int, list[str]] = {}
     heights = _heights(graph)
-    for name in (TASK, *graph.slots):
+    for name in graph.network():
         grid.setdefault(heights[name], []).append(name)
     boxes, y = {}, 0.0
     for _, names in sorted(grid.items()):

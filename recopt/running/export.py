@@ -41,7 +41,7 @@ def write_export(
     folder.mkdir(parents=True, exist_ok=True)
     values = save({
         f"{slot}/{name}": _plain(value)
-        for slot in engine.graph.slots
+        for slot in spec.strategies
         for name, value in zip(names[slot], chosen.values[slot] if chosen else state.slots[slot].params, strict=True)
         if name != EVERY or slot not in engine.graph.paces.slots  # which is in the levels
     })  # fmt: skip
@@ -68,7 +68,8 @@ def write_export(
 def _strategies(engine: Engine, spec: Spec, folder: Path) -> dict[str, Any]:
     """The strategies of an export by slot; the user's own are copied into ``folder``."""
     found = {slot: named.model_dump() for slot, named in spec.strategies.items()}
-    for slot, strategy in engine.graph.slots.items():
+    for slot in spec.strategies:
+        strategy = engine.graph.slots[slot]
         base = type(strategy)
         if isinstance(strategy, Trained):  # trained further: the new export must not need the old one
             found[slot], base = strategy.named().model_dump(), strategy.export.base(strategy.slot)

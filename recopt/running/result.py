@@ -22,7 +22,7 @@ from ..engine.budget import Budget
 from ..engine.engine import Engine
 from ..engine.measure import models, settled
 from ..levels.graph import Graph
-from ..levels.level import TASK
+from ..levels.level import LOSS, TASK
 from ..levels.words import how, target
 from ..plots.panels import LevelView, plot_run
 from ..tracking.trace import Trace
@@ -113,6 +113,11 @@ class Result(Portable):
     def model(self) -> nn.Module:
         """The trained model of the first task."""
         return self.models()[0]
+
+    def loss_parameters(self) -> dict[str, Tensor]:
+        """The parameters of the task's loss where a level moves them, by name; empty where none does."""
+        names, slot = self.engine.graph.names.get(LOSS, []), settled(self.engine).slots.get(LOSS)
+        return {} if slot is None else {n: p.detach().clone() for n, p in zip(names, slot.params, strict=True)}
 
     def plot(self) -> Any:
         """A matplotlib figure of the losses and of every level's hyperparameters and steps."""

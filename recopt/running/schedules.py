@@ -12,7 +12,7 @@ import torch
 
 from ..contracts.domains import Domain
 from ..engine.engine import Engine
-from ..levels.level import TASK
+from ..levels.level import LOSS, TASK
 from ..levels.structure import Structure
 from ..rules.numbers import natural
 from ..toolkit.schedule import Schedule, save_schedules
@@ -57,8 +57,9 @@ def staying(graph: Structure) -> list[int]:
     kept = list(graph.movers[TASK])
     for number, level in enumerate(graph.levels):
         if level.moves != TASK and any(m in kept for m in graph.subjects[number]):
-            names, domains = graph.names[level.moves], graph.slots[level.moves]._domains
-            if any(names[i] not in domains for i in graph.moved(number, names)):
+            names = graph.names.get(level.moves, [])
+            domains = graph.slots[level.moves]._domains if level.moves in graph.slots else {}
+            if level.moves == LOSS or any(names[i] not in domains for i in graph.moved(number, names)):
                 kept.append(number)
     return sorted(kept)
 

@@ -22,7 +22,7 @@ def named_of(value: object) -> object:
             return {"name": value}
         layers = parse(value)
         term = layers[0][0]
-        if len(layers) > 1 or len(layers[0]) > 1 or term.only:
+        if len(layers) > 1 or len(layers[0]) > 1 or term.only or term.moves:
             raise RecoptError(f"'{shown(value)}' in a spec should name one plugin, like adam(lr=0.1).")
         return {"name": term.name, "settings": term.settings}
     return value

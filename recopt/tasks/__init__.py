@@ -27,6 +27,7 @@ _TASKS = {
     "sequence": "sequence.Sequences",
     "mixture": "mixture.Mixture",
     "rescaled": "rescaled.Rescaled",
+    "noisy-labels": "noisy_labels.NoisyLabels",
 }
 """The module and class of each task, by its name."""
 

@@ -44,6 +44,15 @@ class Wrapper(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return self.inner.loss(model, batch)
 
+    def loss_parameters(self) -> nn.Module | None:
+        return self.inner.loss_parameters()
+
+    def training_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
+        return self.inner.training_loss(model, batch, parameters)
+
+    def held_out_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
+        return self.inner.held_out_loss(model, batch, parameters)
+
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return self.inner.metrics(model, batch)
 
@@ -55,6 +64,6 @@ def members(text: str, where: str) -> list[Task]:
         RecoptError: for text of another form (naming ``where``), or an unknown task or option.
     """
     layers = parse(text)
-    if len(layers) != 1 or "@" in text or any(term.only for term in layers[0]):
+    if len(layers) != 1 or "@" in text or any(term.only or term.moves for term in layers[0]):
         raise RecoptError(f"{where} should read like mnist(hidden=[40]) + quadratic, not '{text}'.")
     return [get(term.name)(**term.settings) for term in layers[0]]
