@@ -78,7 +78,7 @@ class Surroundings:
         self.log(state, number, values)
 
     def hyperparameters(self, state: RunState, number: int) -> None:
-        """Record the hyperparameters that a level has just stepped with, where they changed; of a loss what it moved."""
+        """Record the hyperparameters that a level has just stepped with, where they changed, and a loss that moved."""
         if self.graph.levels[number].moves == LOSS:
             self.log(state, number, shown(self.graph.names[LOSS], state.slots[LOSS].params))
         name, own = self.graph.levels[number].by, state.levels[number]

@@ -130,9 +130,9 @@ def _fixed(spec: Spec, graph: Graph) -> dict[str, Any]:
     found = spec.model_dump(mode="json", include=_FIXED)
     for named in (found["task"], *found["strategies"].values()):
         named["name"] = Path(named["name"]).name  # the copy beside the spec may be taken
-    for slot, strategy in graph.slots.items():  # as of the files that strategies read
-        own = found["strategies"][slot]["settings"]
-        own |= {option: Path(own[option]).name for option in strategy.files if option in own}
+    for slot, named in found["strategies"].items():  # as of the files that strategies read
+        own = named["settings"]
+        own |= {option: Path(own[option]).name for option in graph.slots[slot].files if option in own}
     kept: dict[str, Any] = json.loads(json.dumps(found))
     return kept
 
