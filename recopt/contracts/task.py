@@ -16,7 +16,31 @@ Batch = Any
 Split = Literal["train", "valid", "test"]
 
 
-class Task:
+class Losses:
+    """The losses and metrics of a task."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss over the batch, a 0-dimensional tensor."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss.")
+
+    def loss_parameters(self) -> nn.Module | None:
+        """Parameters of the loss or the data (weights of examples, penalties), fresh, for levels to move."""
+        return None
+
+    def training_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
+        """The loss on training batches where the task has :meth:`loss_parameters`, which it reads at present values."""
+        return self.loss(model, batch)
+
+    def held_out_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
+        """The loss by which ``on: valid`` scores levels of such a task; by default it does without the parameters."""
+        return self.loss(model, batch)
+
+    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Metrics on held-out batches (accuracy …) by name: 0-dimensional means over the batch."""
+        return {}
+
+
+class Task(Losses):
     """A model, its data and its loss. Subclasses declare options and implement ``model``, ``batch`` and ``loss``.
 
     By default a task is its own family: :meth:`sample` returns it with another seed, hence with other
@@ -53,26 +77,6 @@ class Task:
         The run's position in the data is then one integer, and any step can be repeated.
         """
         raise NotImplementedError(f"{type(self).__name__} has no batch.")
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The mean loss over the batch, a 0-dimensional tensor."""
-        raise NotImplementedError(f"{type(self).__name__} has no loss.")
-
-    def loss_parameters(self) -> nn.Module | None:
-        """Parameters of the loss or the data (weights of examples, penalties), fresh, for levels to move."""
-        return None
-
-    def training_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
-        """The loss on training batches where the task has :meth:`loss_parameters`, which it reads at present values."""
-        return self.loss(model, batch)
-
-    def held_out_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
-        """The loss by which ``on: valid`` scores levels of such a task; by default it does without the parameters."""
-        return self.loss(model, batch)
-
-    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Metrics on held-out batches (accuracy …) by name: 0-dimensional means over the batch."""
-        return {}
 
     def batches(self, split: Split) -> int:
         """The number of batches in one pass over ``split``; held-out losses and metrics are means over them."""

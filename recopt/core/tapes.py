@@ -66,9 +66,8 @@ class Tapes:
 
     def graph_needed(self, state: RunState) -> bool:
         """True if some level differentiates through the present evaluation's gradient."""
-        return self._loss or (
-            not self.full.issuperset(self._through) and any(p.requires_grad for p in state.slots[TASK].params)
-        )
+        live = self._loss or any(p.requires_grad for p in state.slots[TASK].params)
+        return live and (self._loss or not self.full.issuperset(self._through))
 
     def over(self, number: int) -> list[int]:
         """The exact levels that differentiate through the hypergradients of level ``number``."""

@@ -110,8 +110,7 @@ class Up:
 
     def again(self, state: RunState, found: Evaluation) -> None:
         """Evaluate the task anew for the levels that move it, if the loss's parameters have moved since it was."""
-        fresh = found.again() if found.again is not None and any(state.good) else None
-        if fresh is not None:
+        if found.again is not None and any(state.good) and (fresh := found.again()) is not None:
             self._arrive(state, fresh, state.good)
 
     def _judge(self, state: RunState, found: Evaluation) -> list[Verdict]:

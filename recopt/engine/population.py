@@ -62,18 +62,19 @@ class Population:
         """True if level ``number`` moves a rule that moves all of one model, and nothing else is told of it."""
         graph, level, carriers = self.tower.graph, self.levels[number], self.tower.carriers
         movers = graph.movers[TASK]
-        if (
-            len(movers) != 1
-            or level.moves == LOSS
-            or graph.subjects[number] != movers
-            or graph.above[movers[0]] != [number]
-        ):
+        if len(movers) != 1 or graph.subjects[number] != movers or graph.above[movers[0]] != [number]:
             return False
         below, mover = self.levels[movers[0]], carriers.columns.get(movers[0])
         if mover is None or mover.needs() or below.average is not None or below.trust is not None:
             return False
         usual = below.normalize in (None, "none") and below.schedule == "constant" and not below.only
-        return usual and level.on != "valid" and level.teacher is None and self.tower.setting.tasks == 1
+        return (
+            usual
+            and level.moves != LOSS
+            and level.on != "valid"
+            and level.teacher is None
+            and self.tower.setting.tasks == 1
+        )
 
     def ends(self, states: Sequence[RunState], number: int, payer: int) -> list[RunState | None]:
         """The ends of the windows of level ``number`` that have begun in ``states`` with an update.

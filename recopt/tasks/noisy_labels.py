@@ -116,6 +116,3 @@ class NoisyLabels(Wrapper):
             weights = parameters(losses.detach()[:, None])[:, 0].sigmoid()
         found: Tensor = (weights * losses).sum() / weights.sum()
         return found
-
-    def held_out_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
-        return self.loss(model, batch)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import recopt
 from recopt.checking.errors import Notice, RecoptError
 from recopt.contracts.task import Batch, Split, Task
+from recopt.engine.carry import carry
 from recopt.engine.checkpoint import load, save
 from recopt.engine.engine import Engine
 from recopt.levels.level import LOSS
@@ -136,6 +137,15 @@ def test_a_run_goes_on_bit_for_bit_from_a_checkpoint(stack: str, at: int, tmp_pa
     again.run(25)
     for name, wanted in everything(whole).items():
         assert all(torch.equal(a, b) for a, b in zip(everything(again)[name], wanted, strict=True)), name
+
+
+def test_a_run_that_goes_on_with_another_rate_keeps_what_was_learned_of_the_loss() -> None:
+    old, new = (made_engine(Weighted(), f"sgd/loss:adam(lr={lr})", {2: {"every": 2}}) for lr in (0.1, 0.2))
+    old.run(7)
+    carry(old, new, lambda slot, name: slot == LOSS)
+    assert all(torch.equal(a, b) for a, b in zip(params(new, LOSS), params(old, LOSS), strict=True))
+    new.run(9)
+    assert not torch.equal(params(new, LOSS)[0], params(old, LOSS)[0])
 
 
 def test_an_episode_of_a_level_above_starts_loss_and_model_afresh() -> None:
