@@ -68,13 +68,8 @@ class Population:
         if mover is None or mover.needs() or below.average is not None or below.trust is not None:
             return False
         usual = below.normalize in (None, "none") and below.schedule == "constant" and not below.only
-        return (
-            usual
-            and level.moves != LOSS
-            and level.on != "valid"
-            and level.teacher is None
-            and self.tower.setting.tasks == 1
-        )
+        alone = level.teacher is None and self.tower.setting.tasks == 1 and level.moves != LOSS
+        return usual and alone and level.on != "valid"
 
     def ends(self, states: Sequence[RunState], number: int, payer: int) -> list[RunState | None]:
         """The ends of the windows of level ``number`` that have begun in ``states`` with an update.
