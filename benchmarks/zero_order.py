@@ -11,7 +11,9 @@ others in 10 coordinates, rotated). Each method gets the same start, uniform on 
 evaluations, and one setting for all functions; what counts is the best value seen. Where a method has bounds they are
 ±5; first steps are a fifth of their width (2.0). Finished lines of ``--out`` are not run again.
 
-``rates``: SGD's learning rate and momentum by annealing from the centre of a 5 x 5 grid, beside all runs of the grid:
+``rates``: SGD's learning rate and momentum beside all runs of a 5 x 5 grid: by annealing in a sweep of 8 whole
+trainings between the ends of the grid, of which the one with the least loss on the ``valid`` split is the result, and
+by annealing within a run, from the centre of the grid:
 each point is scored by the mean loss of a training of 200 steps (or of 200 of 600, by turns), and the one that it ends
 with (or the mean of the later half) trains for as many steps as the grid's runs. Besides, annealing that goes along
 with one such run. All evaluations are counted.
@@ -62,6 +64,9 @@ LRS, MOMENTA = (1e-3, 1e-2, 0.1, 0.3, 1.0), (0.0, 0.5, 0.8, 0.9, 0.99)
 CENTRE, ANNEALING = "sgd(lr=0.1, momentum=0.8)", "annealing(cooling=0.9)[lr,momentum]"
 WINDOW = 200
 EPISODES = {f"{CENTRE}/{ANNEALING}": WINDOW, f"{CENTRE}/{ANNEALING}, mean": 3 * WINDOW}
+SWEEP, TRIALS = "annealing(step=1.5)", 8
+SWEPT = f"sgd/{SWEEP}, sweep of {TRIALS}"
+OVER = {"sgd.lr": "0.001..1", "sgd.momentum": "0..0.99 gap"}
 
 
 class Out(Exception):
@@ -194,10 +199,20 @@ def searched(task: str, seed: int, episode: int) -> tuple[dict[str, float], int]
     return found, made.engine.budget.total.gradient
 
 
+def swept(task: str, steps: int, seed: int) -> dict[str, Any]:
+    """The figures of the best trial of a sweep by annealing, and the evaluations of all."""
+    found = recopt.sweep(task, "sgd", over=OVER, by=SWEEP, trials=TRIALS, steps=steps, seed=seed, track=False)
+    best = found.best
+    return {"evaluations": found.made, "loss": best.test["loss"], "accuracy": best.test["accuracy"],
+            "found": dict(best.hyperparameters)}  # fmt: skip
+
+
 def rates(given: argparse.Namespace) -> None:
     done = {(line["stack"], line["seed"]) for line in lines([given.out])}
     grid = [f"sgd(lr={lr:g}, momentum={m:g})" for lr in LRS for m in MOMENTA]
     for seed in range(given.seeds):
+        if (SWEPT, seed) not in done:
+            write(given.out, stack=SWEPT, seed=seed, **swept(given.task, given.steps, seed))
         for stack in [*EPISODES, f"{CENTRE}/annealing[lr,momentum]", *grid]:
             if (stack, seed) in done:
                 continue
