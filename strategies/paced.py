@@ -5,23 +5,27 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
 
     rate = lr · size · gain · f(t)
     θ ← θ − rate · weight_decay · θ − rate · (m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps)
-    size = 0.3 · min(rms, 0.085) · min(1, 6 / L)             (a tensor of zeros counts as one of rms 0.085)
+    size = 0.3 · min(rms, 0.085) · min(1, 6 / L) · trained   (a tensor of zeros counts as one of rms 0.085)
     f(t) = min(t / (0.05 N), 1 − (t − 1) / N);   without N:  min(t / 20, 1, √(100 / t))
 
 - A share of the weights' own size is right for networks as they are initialized, from 30 inputs a unit to thousands,
   where the best rate of Adam falls by two powers of ten; what is stacked deep without normalization wants less.
+- ``trained`` is 1 for weights as they are initialized and 0.1 for those that are trained already. Matrices of
+  independent entries have no singular value above rms · (√rows + √columns) (Marchenko & Pastur 1967), those of trained
+  networks have (Martin & Mahoney 2021, 1810.01075): with s the largest over that bound, it is 0.1 to the power of
+  min(1, max(0, (s − 1.05) / 0.1)), the power a mean over the entries of all matrices.
 - A short rise and a fall to zero along a line is the best simple schedule known (Defazio et al. 2023, 2310.07831).
 - ``gain`` begins at 1. As long as the way from the start still descends, the cosine of the gradient and (start − θ)
   being above 0.07, the way is long and the gain rises; it falls back to 1 when that ends. Where the gradient agrees
   with the last step and not with the way (their cosines, over all tensors, differ by more than 0.17), two losses turn
-  about each other, as the networks of a GAN do: the gain falls, at most to 0.08. It is looked at in every fourth step
-  of the first 0.3 N (300, if N is not told).
+  about each other, as the networks of a GAN do: the gain falls, at most to 0.08 / ``trained``. It is
+  looked at in every fourth step of the first 0.3 N (300, if N is not told).
 - Where N is told, weights shrink by 1 − 4 · ``shrink`` / N · f(t)³ a step, exp(−``shrink``) in all.
 
 The size and the gain are of each tensor; where parameters are split over processes, of each part.
 
-State: Adam's, ``"start"`` (the first point), and a number for each tensor: ``"size"``, ``"gain"``, and running means
-of the cosine, ``"along"``, and of the difference of cosines, ``"turning"``.
+State: Adam's, ``"start"`` (the first point), and a number for each tensor: ``"size"``, ``"gain"``, its ``"floor"``, and
+running means of the cosine, ``"along"``, and of the difference of cosines, ``"turning"``.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ import math
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
 
@@ -47,6 +53,9 @@ powers of e, were it looked at all the run."""
 TURNING, FALL, FLOOR = 0.17, 0.5, 0.08
 """How much more the last step descends than the way where two losses turn about each other; the factor on the gain
 there, and its least value."""
+TRAINED, BOUND, BEYOND, ROUNDS = 0.1, 1.05, 0.1, 16
+"""The factor on the rate of trained weights, the singular value over that of independent entries from which on weights
+begin to count as trained, how far beyond they do, and the steps of the power iteration that finds it."""
 
 
 class Fused:
@@ -88,12 +97,11 @@ class Paced(Rule):
     shrink = option(0.1, "how far weights shrink over a run whose length is told: by exp(-shrink)", least=0)
 
     def init(self, point: Params) -> State:
-        """Adam's zeros, the first point, and a gain of 1; the size is measured at the first step."""
+        """Adam's zeros, the first point, and a gain of 1; ``"size"`` is ``trained`` until the first step."""
         zeros = {name: [torch.zeros_like(p) for p in point] for name in ("mean", "square")}
-        numbers = {
-            name: [p.new_full((), at) for p in point]
-            for name, at in (("size", 0), ("gain", 1), ("along", 0), ("turning", 0))
-        }
+        trained = _trained(point)
+        starts = {"size": trained, "floor": min(1.0, FLOOR / trained), "gain": 1.0, "along": 0.0, "turning": 0.0}
+        numbers = {name: [p.new_full((), at) for p in point] for name, at in starts.items()}
         matrices = sum(p.ndim >= 2 for p in point)
         return {"steps": 0, "matrices": matrices, "start": [p.clone() for p in point], **zeros, **numbers}
 
@@ -124,7 +132,7 @@ class Paced(Rule):
             **state, **looked, "steps": steps, "mean": ops.lerp(state["mean"], grads, 1 - hyper["beta1"]),
             "square": ops.lerp_square(state["square"], grads, hyper["beta2"]),
         }  # fmt: skip
-        return {**after, "size": _size(ops, point, state["matrices"])} if steps == 1 else after
+        return {**after, "size": ops.mul(_size(ops, point, state["matrices"]), state["size"])} if steps == 1 else after
 
     def _looked(self, ops: Ops, grads: Column, point: Column, state: State, steps: int) -> State:
         """The running means of the cosines, and the gain that follows from them."""
@@ -141,16 +149,16 @@ class Paced(Rule):
         found = {"along": along, "turning": turning}
         if seen < 4 or steps <= 0.03 * span:
             return found
-        return {**found, "gain": self._gain(ops, state["gain"], along, turning, EVERY / span)}
+        return {**found, "gain": self._gain(ops, state["gain"], state["floor"], along, turning, EVERY / span)}
 
-    def _gain(self, ops: Ops, gain: Column, along: Column, turning: Column, share: float) -> Column:
+    def _gain(self, ops: Ops, gain: Column, floor: Column, along: Column, turning: Column, share: float) -> Column:
         """The gain after a look, which comes after ``share`` of the run."""
         excess = _at_most(ops, ops.at_least(ops.mul(ops.add(along, -ONWARD), 1 / RANGE), -1.0), 1.0)
         change = ops.add(ops.mul(excess, min(0.5, SPEED * share)), 1.0)
         low = _at_most(ops, gain, 1.0)  # once it is below 1 it stays
         over = ops.add(ops.at_least(ops.mul(gain, change), 1.0), -1.0)
         calm = ops.mul(low, ops.add(ops.mul(over, ops.add(ops.sign(ops.add(low, -1.0)), 1.0)), 1.0))
-        fallen = ops.at_least(ops.mul(gain, FALL), FLOOR)
+        fallen = ops.maximum(ops.mul(gain, FALL), floor)
         turns = ops.mul(ops.add(ops.sign(ops.add(turning, -TURNING)), 1.0), 0.5)
         return ops.add(calm, ops.mul(turns, ops.add(fallen, calm, -1.0)))
 
@@ -168,6 +176,23 @@ class Paced(Rule):
         correction = ops.sqrt(1 - hyper["beta2"] ** steps)
         spread = ops.roots(state["square"], correction * hyper["eps"])
         return [*shrink, Term(rate * correction / (1 - hyper["beta1"] ** steps), ops.mul(state["mean"], sizes), spread)]
+
+
+def _trained(point: Params) -> float:
+    """TRAINED to the power of how far the weights are from independent entries; 1 where there is no matrix."""
+    matrices = [p.flatten(1) for p in point if p.ndim >= 2 and p.numel()]
+    far = sum(w.numel() * min(max(_spread(w) - BOUND, 0.0) / BEYOND, 1.0) for w in matrices)
+    return float(TRAINED ** (far / max(sum(w.numel() for w in matrices), 1)))
+
+
+def _spread(matrix: Tensor) -> float:
+    """The largest singular value over that of independent entries of the same rms, by power iteration."""
+    rows, columns = matrix.shape
+    matrix = functional.normalize(matrix.flatten(), dim=0).view(rows, columns)
+    at = torch.randn(columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(matrix)
+    for _ in range(ROUNDS):
+        at = functional.normalize(matrix.T @ (matrix @ at), dim=0)
+    return float((matrix @ at).norm()) * math.sqrt(rows * columns) / (math.sqrt(rows) + math.sqrt(columns))
 
 
 def _size(ops: Ops, point: Column, matrices: int) -> Column:

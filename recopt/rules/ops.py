@@ -198,7 +198,8 @@ class TensorOps(Ops):
     count = _entrywise(lambda ops, a: a.new_full((), max(a.numel(), 1)))
 
     def together(self, a: Column) -> Column:
-        return [torch.stack(a).sum()] * len(a)
+        total = torch.stack(a).sum()
+        return [total.to(x) for x in a]
 
     def total(self, terms: Sequence[Term]) -> Column:
         """The sum of ``terms``, entry by entry."""
@@ -233,7 +234,8 @@ class ForeachSums(Ops):
         return [n.clamp_min(1) for n in self._everywhere([x.new_full((), x.numel()) for x in a])]
 
     def together(self, a: Column) -> Column:
-        return [torch.stack(a).sum()] * len(a)
+        total = torch.stack(a).sum()
+        return [total.to(x) for x in a]
 
     def _everywhere(self, sums: list[Tensor]) -> list[Tensor]:
         """Sums over all processes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -93,16 +94,80 @@ def test_the_gain_rises_where_the_way_is_long() -> None:
     assert float((far.detach() - 100).abs().max()) < 1
 
 
-def test_where_two_losses_turn_about_each_other_the_gain_falls_and_stays() -> None:
-    """x y, which one descends by x and the other climbs by y: the gradient goes round and round."""
-    both = nn.Parameter(torch.ones(2))
+def trained(rows: int, columns: int, strength: float) -> nn.Parameter:
+    """A matrix with a direction that stands out of independent entries."""
+    rng = torch.Generator().manual_seed(rows)
+    left, right, noise = (torch.randn(*shape, generator=rng) for shape in ((rows, 1), (1, columns), (rows, columns)))
+    return nn.Parameter(0.01 * (noise + strength * left * right))
+
+
+def shares(*params: nn.Parameter) -> list[float]:
+    """The first sizes over those that follow from the weights' root mean squares."""
+    usual = [0.3 * min(p.detach().square().mean().sqrt().item() or 1.0, 0.085) for p in params]
+    optimizer = recopt.Optimizer(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    return [found / size for found, size in zip(entries(optimizer, "size"), usual, strict=True)]
+
+
+def test_weights_that_are_trained_begin_at_a_tenth_of_the_rate() -> None:
+    bias = nn.Parameter(torch.zeros(20))
+    assert shares(trained(30, 20, 1.0), bias) == pytest.approx([0.1, 0.1])
+    halves = shares(trained(30, 20, 1.0), trained(31, 20, 0.0))  # the mean counts entries
+    assert halves == pytest.approx([0.1 ** (30 / 61)] * 2)
+    weight = trained(30, 20, 0.3).detach()
+    bound = weight.square().mean().sqrt() * (30**0.5 + 20**0.5)
+    beyond = float(torch.linalg.matrix_norm(weight, 2) / bound) - 1.05
+    assert 0 < beyond < 0.1
+    assert shares(nn.Parameter(weight)) == pytest.approx([0.1 ** (beyond / 0.1)], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "fresh",
+    [
+        lambda: nn.TransformerEncoderLayer(64, 4).parameters(),
+        lambda: nn.LSTM(10, 64).parameters(),
+        lambda: nn.Sequential(nn.Conv2d(3, 64, 7), nn.Conv2d(64, 64, 3, groups=64), nn.Linear(3, 4)).parameters(),
+        lambda: nn.Embedding(2000, 64).parameters(),
+        lambda: [nn.Parameter(torch.eye(50)), nn.Parameter(torch.zeros(9, 9))],
+        lambda: [nn.Parameter(torch.full((50, 1), 10.0)), nn.Parameter(torch.tensor(3.0))],
+        lambda: [nn.Parameter(nn.init.orthogonal_(torch.empty(64, 64, dtype=torch.bfloat16).float()).bfloat16())],
+    ],
+)
+def test_weights_as_they_are_initialized_begin_at_the_whole_rate(fresh: Callable[[], Iterable[nn.Parameter]]) -> None:
+    torch.manual_seed(0)
+    found = shares(*fresh())
+    assert found == pytest.approx([1.0] * len(found), rel=0.01)
+
+
+def test_weights_that_only_look_trained_come_to_the_whole_rate_where_the_way_is_long() -> None:
+    far = nn.Parameter(torch.ones(10, 10))
+    optimizer, gains = recopt.Optimizer([far], steps=400), list[float]()
+    for _ in range(400):
+        optimizer.zero_grad()
+        (far - 10).square().sum().backward()
+        optimizer.step()
+        gains += entries(optimizer, "gain")
+    assert entries(optimizer, "size") == pytest.approx([0.1 * 0.3 * 0.085])
+    assert max(gains) > 10
+    assert float((far.detach() - 10).abs().max()) < 1
+
+
+@pytest.mark.parametrize(("shape", "floor"), [((2,), 0.08), ((2, 8, 8), 0.8)])
+def test_where_two_losses_turn_about_each_other_the_gain_falls_and_stays(shape: tuple[int, ...], floor: float) -> None:
+    """x y, which one descends by x and the other climbs by y: the gradient goes round and round.
+
+    A block of ones counts as trained, at a tenth of the rate from the start: both together fall no further.
+    """
+    both = nn.Parameter(torch.ones(shape))
     optimizer, gains = recopt.Optimizer([both], steps=2000), list[float]()
     for _ in range(600):
         both.grad = torch.stack([both.detach()[1], -both.detach()[0]])
         optimizer.step()
         gains.append(entries(optimizer, "gain")[0])
-    assert gains[-1] == pytest.approx(0.08)
-    assert max(gains) < 3, "a level that moves the rate by one-step signals would raise it without end"
+    assert gains[-1] == pytest.approx(floor)
+    assert max(gains) < 3 * floor / 0.08, "a level that moves the rate by one-step signals would raise it without end"
 
 
 def test_after_the_last_step_nothing_moves_and_that_is_told_once() -> None:
