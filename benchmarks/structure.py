@@ -1,13 +1,14 @@
-"""The strategy below and its `every` chosen by successive halving, beside each fixed pair, within twice a run's budget.
+"""The strategy above a learning rate and its `every`, chosen while training, beside each pair fixed beforehand.
 
-    python benchmarks/structure.py run --seeds 10 --out structure.jsonl
+    python benchmarks/structure.py run --seeds 20 --tasks quadratic --out structure.jsonl
+    python benchmarks/structure.py run --seeds 10 --tasks digits --out structure.jsonl
     python benchmarks/structure.py table structure.jsonl
 
-Nine pairs: three strategies above a rate that is far too small, and three lengths of their windows. Each is run for
-600 steps. The sweep begins all nine and goes on with the best third, twice: about 1,000 steps in all. Compared is the
-test loss of the run that it ends with and that of the pair that is best in hindsight, by the mean logarithm of its
-test loss over the same seeds; trials are ranked by held-out loss. A loss below 1e-6 counts as that. Finished lines of
-``--out`` are not run again.
+Nine pairs: three strategies above Adam's rate, which is far too small at first, and three lengths of their windows.
+Each is run for 600 steps. Two sweeps and two stacks choose within twice the updates of one such run. A ratio is of test
+losses, over the same seeds: to the pair that is best in hindsight, by the mean logarithm of its test loss over these
+seeds, and to the median of the nine, seed by seed. A loss below 1e-6 counts as that. Finished lines of ``--out`` are
+not run again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import math
 import statistics
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,39 +27,51 @@ from scipy.stats import t as student
 
 import recopt
 
-STACKS = ["adam(lr=1e-5)/hypergradient", "adam(lr=1e-5)/sgd", "sgd(lr=1e-5, momentum=0.9)/adagrad[lr]"]
-EVERY = [1, 10, 50]
-STEPS, HALVING = 600, "eta=3, first=33"
-TASKS = {"digits": "digits", "quadratic": "quadratic(start=normal, conditioning=10)", "mnist": "mnist"}
-
-
-def sweep(task: str, seed: int, asha: str | None) -> recopt.Sweep:
-    """All pairs, each to the end unless halving stops it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return recopt.sweep(task, over={"stack": STACKS, "level2.every": EVERY}, by="grid", steps=STEPS, measure=0,
-                            seed=seed, asha=asha, track=False)  # fmt: skip
+RULES, RATE = ["sgd", "adagrad", "adam"], "adam(lr=1e-5)"
+EVERY, STEPS = [1, 10, 50], 600
+TASKS = {"digits": "digits", "quadratic": "quadratic(start=normal, conditioning=100)", "mnist": "mnist"}
+SWITCH = f"{RATE}/switch(among=[sgd, adagrad(lr=1), adam(lr=0.05)])"  # with the rates that they have above a rate
+WAYS: dict[str, dict[str, Any]] = {
+    "fixed": {"by": "grid"},
+    "sweep, by grid, with halving": {"by": "grid", "asha": "eta=3, first=33"},
+    "sweep, by pbt": {"by": "pbt(population=2, step=1.53333, spread=1.53333)", "trials": 60},  # 4.6 / 3: one choice
+    "one run, annealing": {"stack": "annealing(moves=one)[which, every]"},
+    "one run, pbt": {"stack": "pbt(population=2, step=1.0)[which, every]"},
+    "one run, annealing, ends with a choice": {"stack": "annealing(moves=one)[which, every]", "steps": 590},
+    "one run, pbt, ends with a choice": {"stack": "pbt(population=2, step=1.0)[which, every]", "steps": 590},
+}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The finished seeds."""
+    """The finished lines."""
     return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+
+
+def measured(task: str, seed: int, stack: str | None = None, steps: int = STEPS, **settings: Any) -> dict[str, Any]:
+    """The test loss of a run by ``stack``, above the switch; else of a sweep's best trial, and of all it has."""
+    if stack:
+        found = recopt.run(task, f"{SWITCH}/{stack}", steps=steps, measure=0, seed=seed, track=False,
+                           settings=["level2.every=10", "level3.every=2"])  # fmt: skip
+        return {"status": found.status, "loss": found.after["loss"], "updates": found.budget.total.gradient}
+    over = {"stack": [f"{RATE}/{rule}" for rule in RULES], "level2.every": EVERY}
+    swept = recopt.sweep(task, over=over, steps=steps, measure=0, seed=seed, track=False, **settings)
+    best = {"status": swept.status, "loss": swept.best.test["loss"], "chosen": swept.best.words, "updates": swept.made}
+    return best | ({"each": {one.words: one.test.get("loss") for one in swept.trials}} if len(settings) == 1 else {})
 
 
 def run(given: argparse.Namespace) -> None:
     """Run what is not there yet."""
-    done = {(line["task"], line["seed"]) for line in lines(given.out)}
-    for seed in range(given.seeds):
+    done = {(line["task"], line["seed"], line["way"]) for line in lines(given.out)}
+    warnings.simplefilter("ignore")
+    for seed in range(given.first, given.first + given.seeds):
         for name in given.tasks:
-            if (name, seed) in done:
-                continue
-            whole, halved = sweep(TASKS[name], seed, None), sweep(TASKS[name], seed, HALVING)
-            fixed = {one.words: one.test.get("loss") for one in whole.trials}
-            best = halved.best
-            found = {"task": name, "seed": seed, "fixed": fixed, "chosen": best.words, "loss": best.test["loss"],
-                     "steps": halved.made}  # fmt: skip
-            with given.out.open("a") as out:
-                out.write(json.dumps(found) + "\n")
+            for way in given.ways:
+                if (name, seed, way) not in done:
+                    found = {"task": name, "seed": seed, "way": way, **measured(TASKS[name], seed, **WAYS[way])}
+                    if found["status"] != "FINISHED":
+                        raise KeyboardInterrupt  # stopped by a signal: no result
+                    with given.out.open("a") as out:
+                        out.write(json.dumps(found) + "\n")
 
 
 def _log(loss: float | None) -> float:
@@ -65,24 +79,37 @@ def _log(loss: float | None) -> float:
     return math.log(min(max(loss, 1e-6), 1e3)) if loss is not None and math.isfinite(loss) else math.log(1e3)
 
 
+def ratio(gaps: Sequence[float]) -> str:
+    """The mean of differences of logarithms, and its 95 % interval, as ratios."""
+    half = student.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / math.sqrt(len(gaps))
+    low, mean, high = (math.exp(statistics.fmean(gaps) + x) for x in (-half, 0.0, half))
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+
+
 def table(given: argparse.Namespace) -> None:
-    """By task: the best fixed pair, what was chosen, and the paired difference of log losses."""
-    print("| task | best of nine pairs | test loss | of the chosen | ratio (95 %) | mean of pairs | updates |")
-    print("|---|---|---|---|---|---|---|")
+    """By task: the best fixed pair, what each way ends with, and ratios to the best and the median pair."""
+    found = {(x["task"], x["way"], x["seed"]): x for x in lines(given.out)}
+    print("| task | chosen by | test loss | of the best pair's (95 %) | of the median pair's (95 %) | updates |")
+    print("|---|---|---|---|---|---|")
     for name in TASKS:
-        rows = [x for x in lines(given.out) if x["task"] == name]
-        if len(rows) < 2:
+        seeds = [seed for task, way, seed in found if task == name and way == "fixed"]
+        if len(seeds) < 2:
             continue
-        logs = {pair: [_log(x["fixed"][pair]) for x in rows] for pair in rows[0]["fixed"]}
-        best = min(logs, key=lambda pair: statistics.fmean(logs[pair]))
-        chosen = [_log(x["loss"]) for x in rows]
-        gaps = [a - b for a, b in zip(chosen, logs[best], strict=True)]
-        half = student.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / math.sqrt(len(gaps))
-        mean = statistics.fmean(gaps)
-        usual = math.exp(statistics.fmean(statistics.fmean(x) for x in logs.values()))
-        print(f"| {name}, {len(rows)} seeds | `{best}` | {math.exp(statistics.fmean(logs[best])):.4g} | "
-              f"{math.exp(statistics.fmean(chosen)):.4g} | {math.exp(mean):.2f} ({math.exp(mean - half):.2f} to "
-              f"{math.exp(mean + half):.2f}) | {usual:.4g} | {rows[0]['steps'] / STEPS:.2f} of a run's |")  # fmt: skip
+        each = {seed: found[name, "fixed", seed]["each"] for seed in seeds}
+        logs = {pair: {seed: _log(each[seed][pair]) for seed in seeds} for pair in each[seeds[0]]}
+        best = min(logs, key=lambda pair: statistics.fmean(logs[pair].values()))
+        usual = {seed: statistics.median(one[seed] for one in logs.values()) for seed in seeds}
+        rows = {f"hindsight: {best}": logs[best]} | {
+            way: {seed: _log(found[name, way, seed]["loss"]) for seed in seeds if (name, way, seed) in found}
+            for way in list(WAYS)[1:]
+        }
+        for way, got in rows.items():
+            if len(got) > 1:
+                spent = [found[name, way, seed]["updates"] for seed in got] if way in WAYS else [STEPS]
+                print(f"| {name}, {len(got)} seeds | {way} | {math.exp(statistics.fmean(got.values())):.3g} | "
+                      f"{ratio([x - logs[best][seed] for seed, x in got.items()])} | "
+                      f"{ratio([x - usual[seed] for seed, x in got.items()])} | "
+                      f"{statistics.fmean(spent) / STEPS:.2f} of a run's |")  # fmt: skip
 
 
 def main() -> None:
@@ -91,7 +118,9 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     first = commands.add_parser("run")
     first.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    first.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     first.add_argument("--seeds", type=int, default=10)
+    first.add_argument("--first", type=int, default=0, help="the first seed")
     first.add_argument("--out", type=Path, required=True)
     first.set_defaults(act=run)
     second = commands.add_parser("table")
