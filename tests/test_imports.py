@@ -19,7 +19,20 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "recopt"
 
 ORDER = [
-    *("public", "checking", "contracts", "toolkit", "data", "levels", "rules", "estimators", "core", "search", "tasks"),
+    *(
+        "public",
+        "checking",
+        "contracts",
+        "toolkit",
+        "data",
+        "levels",
+        "ranks",
+        "rules",
+        "estimators",
+        "core",
+        "search",
+        "tasks",
+    ),
     *("tracking", "stacks", "optim", "integrations", "engine", "testing", "plots", "running", "comparison", "sweeps"),
     *("__init__", "cli", "__main__"),
 ]

@@ -16,6 +16,7 @@ import rich_click as click
 
 from ..checking.errors import Notice, RecoptError
 from . import compare, completion, doctor, listing, new, plugins, run, runs, sweep
+from .options import first_process
 
 click.rich_click.COMMAND_GROUPS = {
     "recopt": [
@@ -73,10 +74,10 @@ def _status(args: Sequence[str] | None) -> int:
         text = re.sub(r"'([^']{60})[^']+'", r"'\1…'", text)
         text = re.sub(r"not a valid (integer|float)( range)?", lambda m: _NUMBERS[m[1]], text)
         text += "" if text.endswith((".", "?")) else "."
-        return _refuse(f"{text} See '{context.command_path} --help'." if context else text)
+        return _refuse(f"{text} See '{context.command_path} --help'." if context else text, quiet=not first_process())
     except RecoptError as why:
-        status = 1 if type(why).__name__ == "RunFailed" else MISTAKE  # by name: its module loads torch
-        return _refuse(str(why), status)
+        failed = 1 if type(why).__name__ == "RunFailed" else MISTAKE  # by name: its module loads torch
+        return _refuse(str(why), getattr(why, "status", failed))
     except OSError as why:  # such as a full disk
         if isinstance(why, BrokenPipeError):  # the reader, such as head, has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,8 +102,9 @@ def _like_ctrl_c() -> Iterator[None]:
             signal.signal(sign, handler)
 
 
-def _refuse(text: str, status: int = MISTAKE) -> int:
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {text}", err=True)
+def _refuse(text: str, status: int = MISTAKE, quiet: bool = False) -> int:
+    if not quiet:
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {text}", err=True)
     return status
 
 

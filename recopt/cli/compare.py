@@ -22,6 +22,7 @@ from .options import (
     STORE,
     executed,
     in_order,
+    refuse_torchrun,
     store_words,
 )
 from .progress_bar import ComparisonOutlook, cost_words, progress_bar
@@ -73,6 +74,7 @@ def compare(
 
     Every baseline is tuned by the same number of trials, on tasks that are not used for the comparison.
     """
+    refuse_torchrun("compare")
     asked = {"spec": spec, "name": name, **what}
     begun, run = _resumed(resume, store, no_track, asked) if resume is not None else (None, None)
     planned, single = ([begun], True) if begun else _planned(spec, what)

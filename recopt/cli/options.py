@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -68,3 +69,25 @@ def store_words(store: str | None) -> str:
     from ..tracking.mlflow.address import masked
 
     return f" --store {shlex.quote(masked(store, store))}" if store else ""
+
+
+def under_torchrun() -> bool:
+    """True if ``torchrun`` started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def first_process() -> bool:
+    """True if no other process of ``torchrun`` says what this one could say."""
+    return not under_torchrun() or os.environ.get("RANK") == "0"
+
+
+def refuse_torchrun(command: str) -> None:
+    """Refuse a command that each process of ``torchrun`` would do for itself; the first of them says so."""
+    if not under_torchrun() or os.environ.get("WORLD_SIZE") == "1":
+        return
+    if not first_process():
+        raise SystemExit(2)
+    raise RecoptError(
+        f"Each process that torchrun starts would do the whole {command}: start 'recopt {command}' without torchrun, "
+        "with --executor processes or ray."
+    )

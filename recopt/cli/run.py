@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,11 @@ import rich_click as click
 
 from ..checking.errors import RecoptError
 from .completion import complete_run, complete_setting, complete_stack, complete_task
-from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE, in_order
+from .options import DEVICE, DTYPE, JSON, NAME, NO_TRACK, PLUGINS, SPEC, STORE, in_order, under_torchrun
 from .tables import console, print_json, report, result_facts, resume_words
 
 if TYPE_CHECKING:
+    from ..ranks.link import Link
     from ..running.plan import Plan
     from ..running.session import Session
 
@@ -71,11 +74,10 @@ def _number(_: click.Context, __: click.Parameter, value: float) -> float:
               help="Also record the run so, in its folder (wandb offline); may be repeated.")  # fmt: skip
 @click.option("--save-every", type=click.FloatRange(0), default=15.0, show_default=True, metavar="SECONDS",
               callback=_number, help="Seconds between two checkpoints.")  # fmt: skip
+@click.option("--rank-timeout", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True,
+              callback=_number, metavar="SECONDS", help="Under torchrun: how long to wait for others.")  # fmt: skip
 @JSON
-def run(
-    resume: str | None, previous: bool, store: str | None, name: str | None, no_track: bool, save_every: float,
-    trackers: tuple[str, ...], as_json: bool, **what: Any,
-) -> int:  # fmt: skip
+def run(rank_timeout: float, **how: Any) -> int:
     """Train TASK with STACK, a stack of strategies, innermost first.
 
     TASK is a name (see recopt tasks) with options in brackets, as 'digits(net=cnn)', or a file, my_task.py.
@@ -83,33 +85,54 @@ def run(
     STACK reads like adam/hypergradient/annealing, or 'adam(lr=1e-3)/sgd(lr=1e-2)': the second strategy moves the
     hyperparameters of the first, the third those of the second. 'adam[*weight]+sgd[*bias]' uses one strategy for each
     group of parameters; lstm@a/lstm@a moves itself.
+
+    Under torchrun the tasks of --tasks are divided among its processes.
     """
-    if previous and resume is None:
-        raise RecoptError("--previous is for a run that is resumed: give --resume RUN too.")
+    if not under_torchrun():
+        return _run(None, **how)
+    from ..ranks.torchrun import together
+
+    with together(rank_timeout) as link:
+        return _run(link, **how)
+
+
+def _run(
+    link: Link | None, resume: str | None, previous: bool, store: str | None, name: str | None, no_track: bool,
+    save_every: float, trackers: tuple[str, ...], as_json: bool, **what: Any,
+) -> int:  # fmt: skip
+    """Run, as one of the processes of ``link`` under torchrun, of which the first has a voice."""
+    _refuse_changes(resume, previous, name, no_track, what)
+    if link and (earlier := link.earlier_run()):  # the processes were started again
+        resume, previous = earlier, False
     made, run_id = (
-        _resumed(resume, previous, store, name, no_track, what)
-        if resume is not None
-        else (_planned({**what, "store": store}), None)
+        (_planned({**what, "store": store}), None) if resume is None else _resumed(link, resume, previous, store, what)
     )
     from ..running.progress import Live
+    from ..running.ranks import ranks_of
     from ..running.session import RunOptions, Session
 
-    with Live(lines=True) as live:
+    ranks = ranks_of(link, made)
+    if ranks.rank:
+        warnings.simplefilter("ignore")
+    with nullcontext() if ranks.rank else Live(lines=True) as live:
         options = RunOptions(
-            store=store, track=not no_track, name=name, resume=run_id, save_seconds=save_every, trackers=trackers,
-            progress=live.show,
+            store=store, track=not no_track, name=name, resume=run_id, save_seconds=save_every,
+            trackers=() if ranks.rank else trackers, progress=live.show if live else None, ranks=ranks,
         )  # fmt: skip
         session = Session(made, options)
-        live.begin(session)
+        if live:
+            live.begin(session)
         try:
             result = session.run()
         except KeyboardInterrupt:
+            if link or not live:
+                raise
             live.stop()
             click.echo(_stopped_at_once(session, store), err=True)
             return 130
-    if as_json:
+    if as_json and not ranks.rank:
         print_json(result_facts(result))
-    else:
+    elif not ranks.rank:
         report(result, store)
     return {"finished": 0, "interrupted": 130}.get(result.outcome, 1)
 
@@ -166,17 +189,35 @@ def _planned(what: dict[str, Any], command: str = "run") -> Plan:
     return replan(relocated(read_spec(spec), spec.parent), where=str(spec), **what)
 
 
-def _resumed(
-    ref: str, previous: bool, store: str | None, name: str | None, no_track: bool, what: dict[str, Any]
-) -> tuple[Plan, str]:  # fmt: skip
-    """The plan of a recorded run, with more steps if given, and the run's id."""
+def _refuse_changes(
+    resume: str | None, previous: bool, name: str | None, no_track: bool, what: dict[str, Any]
+) -> None:  # fmt: skip
+    """Refuse what --resume cannot change."""
+    if resume is None:
+        if previous:
+            raise RecoptError("--previous is for a run that is resumed: give --resume RUN too.")
+        return
     given = [key for key, value in what.items() if value not in (None, ()) and key not in ("steps", "device")]
     given += ["name"] * (name is not None) + ["no-track"] * no_track
     if given:
         shown = {"task": "TASK", "stack": "STACK", "settings": "--set"}.get(given[0], f"--{given[0]}")
         raise RecoptError(f"--resume continues a run unchanged: leave {shown} out (--steps and --device may be given).")
-    from ..running.checkpoints import go_back, step_in
+
+
+def _resumed(
+    link: Link | None, ref: str, previous: bool, store: str | None, what: dict[str, Any]
+) -> tuple[Plan, str]:  # fmt: skip
+    """The plan of a recorded run, with more steps if given, and the run's id."""
     from ..running.plan import replan
+
+    found: Any = None if link and link.rank else _found(ref, previous, store, what["steps"])
+    run, data, steps = link.from_first(found) if link else found
+    return replan(data, where=f"the spec of run {run}", steps=steps, device=what["device"]), run
+
+
+def _found(ref: str, previous: bool, store: str | None, steps: int | None) -> tuple[str, dict[str, Any], int]:
+    """The id of a recorded run, its spec, and the steps that it is to have done."""
+    from ..running.checkpoints import go_back, step_in
     from ..running.relocated import relocated
     from ..running.spec import read_spec
     from ..tracking.mlflow.runs import find_single, working_folder
@@ -187,7 +228,7 @@ def _resumed(
         go_back(folder)
     step = step_in(folder)
     data = relocated(read_spec(folder / "spec.yaml"), folder)
-    steps = what["steps"] or data.get("steps", 0)
+    steps = steps or data.get("steps", 0)
     if step > steps or (step == steps and found.status == "FINISHED"):  # otherwise its end is still to be done
         raise RecoptError(f"Run {found.id} has done its {step:,} steps: give a larger --steps to go on.")
-    return replan(data, where=f"the spec of run {found.id}", steps=steps, device=what["device"]), found.id
+    return found.id, data, steps

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..checking.errors import RecoptError
 from ..checking.numbers import short, span
-from .options import JSON, NAME, NO_TRACK, STORE, executed, store_words
+from .options import JSON, NAME, NO_TRACK, STORE, executed, refuse_torchrun, store_words
 from .progress_bar import Outlook, progress_bar
 from .run import run_options
 from .tables import console, print_json, table
@@ -60,6 +60,7 @@ def sweep(
     TASK and STACK are as for recopt run. Every trial is an ordinary run; the table shows the best, and best.yaml in the
     folder of the sweep repeats it.
     """
+    refuse_torchrun("sweep")
     plan, run_id = _resumed(resume, store, no_track, given) if resume is not None else (_planned(given), None)
     from ..search.executors import make_executor
     from ..sweeps import run_sweep

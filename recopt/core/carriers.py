@@ -19,6 +19,7 @@ from ..levels.level import TASK, Level
 from ..levels.registry import ESTIMATORS, TRANSFORMS
 from ..levels.state import RunState, Signal
 from ..levels.transforms import Transform
+from ..ranks.shared import ONE, Ranks
 from ..rules.columns import ColumnMover
 from ..rules.numbers import NumberMover, NumberSpace, made_of_numbers, reads
 from ..rules.rule import text_of
@@ -33,7 +34,8 @@ class Setting:
     """The setting of a tower, given by its driver.
 
     Attributes:
-        tasks: how many run side by side; above 1 the task's tensors have a leading dimension.
+        tasks: the leading dimension of the task's tensors, of tasks side by side; 0 if there is none.
+        ranks: the processes among which the tasks are divided.
         in_place: whether the task's tensors are moved where they are, and nobody differentiates through them.
         closed: whether closed forms are used; False asks every strategy by its ``forward``.
         device, dtype: of strategies that are networks.
@@ -41,7 +43,8 @@ class Setting:
         remake: whether records keep what they can be made anew from, where a state is saved with its tapes open.
     """
 
-    tasks: int = 1
+    tasks: int = 0
+    ranks: Ranks = ONE
     in_place: bool = True
     closed: bool = True
     device: torch.device = CPU
@@ -92,7 +95,7 @@ class Carriers:
         columns: by level, the movers of those that move the task in place without a tape.
         descents: the levels that move the task by gradients.
         guarded: whether a level of the task is.
-        tasks: by level, how many points it moves side by side.
+        tasks: by level, how many points it moves side by side; 0 for one without a leading dimension.
     """
 
     def __init__(self, graph: Graph, setting: Setting) -> None:
@@ -117,7 +120,7 @@ class Carriers:
         self.columns = {m: x for m, x in enumerate(self.movers) if isinstance(x, ColumnMover)}
         self.descents = [m for m in graph.movers[TASK] if graph.order(m)]
         self.guarded = any(self.levels[m].guard for m in graph.movers[TASK])
-        self.tasks = [setting.tasks if level.moves == TASK else 1 for level in self.levels]
+        self.tasks = [setting.tasks if level.moves == TASK else 0 for level in self.levels]
 
     def _moved(self, name: str, levels: Iterable[int]) -> frozenset[str]:
         """The parameters of a strategy that ``levels`` above it move."""
@@ -147,7 +150,7 @@ class Carriers:
     def _closed_place(self, level: Level) -> bool:
         if level.moves != TASK:
             return level.moves in self.spaces
-        return self.setting.in_place and self.setting.tasks == 1 and not level.null_step
+        return self.setting.in_place and not self.setting.tasks and not level.null_step
 
     def _mover(self, m: int, closed: bool) -> Mover:
         level = self.levels[m]
@@ -170,7 +173,7 @@ class Carriers:
         """The place of a level's rate, where it moves one task or numbers, and something above moves that."""
         level = self.levels[m]
         space = self.spaces.get(level.by)
-        many = level.moves == TASK and self.setting.tasks > 1
+        many = level.moves == TASK and self.setting.tasks > 0
         tuned = "lr" in self._moved(level.by, self.graph.movers[level.by])
         if many or level.moves not in (TASK, *self.spaces) or space is None or not tuned:
             return None

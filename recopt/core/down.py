@@ -91,7 +91,7 @@ class Down:
         signal, step = state.pending[number], self._steps[number]
         if step is None:
             self._try(state, number, signal)
-        elif signal is None or (signal.bad is not None and signal.void):
+        elif signal is None or signal.void:
             return
         elif not state.resets or self.levels[number].moves not in state.resets:
             step(state, number, signal, found, scale)

@@ -78,6 +78,9 @@ class Trials(Protocol):
 class Around(Protocol):
     """The surroundings of a tower's levels in a run: fresh starts, lessons, the record."""
 
+    def judged(self, state: RunState, found: Evaluation, good: Sequence[bool], before: dict[str, int]) -> bool:
+        """The guard has judged the tasks: record its acts since ``before``. True if any task is good, anywhere."""
+
     def closed(self, state: RunState, number: int) -> None:
         """A window of level ``number`` has closed."""
 

@@ -136,7 +136,8 @@ class Forward:
         if not self.levels[number].null_step:
             return update
         loss = signal.loss.detach()
-        if own.before is not None and own.score is not None and bool(loss.mean() > own.score.mean()):
+        rose = own.score is not None and self.setting.ranks.mean([loss.mean() - own.score.mean()])[0] > 0
+        if own.before is not None and rose:
             update = [b - p for b, p in zip(own.before, point, strict=True)]
             own.before = None
             if self.around is not None:

@@ -51,7 +51,7 @@ class Limits:
         """Take the last updates of the tasks that are ``wrong`` back, and shorten those to come."""
         assert state.guard is not None
         known = {n: before for n in self.carriers.descents if (before := self._before(state, n)) is not None}
-        mask = torch.tensor(list(wrong) if self.setting.tasks > 1 else wrong[0])
+        mask = torch.tensor(list(wrong) if self.setting.tasks else wrong[0])
         for number, before in known.items():
             point = trees.detach(self.slots.point(state, number))
             self.slots.put(state, number, trees.choose(mask.to(before[0].device), before, point))
@@ -62,7 +62,7 @@ class Limits:
 
     def forget(self, state: RunState, number: int) -> None:
         """Drop a level's last update, and the windows over it: no signal is to be of what is not there any more."""
-        own, alone = state.levels[number], self.setting.tasks == 1
+        own, alone = state.levels[number], not self.setting.tasks
         own.live = []
         for part in own.parts:
             part.recorded = 0

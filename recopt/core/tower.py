@@ -64,8 +64,7 @@ class Tower:
     def down(self, state: RunState, top: int, found: Evaluation, scale: float = 1.0) -> None:
         """Step the levels below number ``top`` that have a signal, the highest first.
 
-        Args:
-            scale: on the updates of levels that move the task, besides those of guard and schedule.
+        ``scale`` is on the updates of levels that move the task, besides the factors of guard and schedule.
         """
         down, around, begins = self._down, self.around, self._begins
         for number in range(top - 1, -1, -1):

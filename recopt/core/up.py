@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -77,15 +78,15 @@ class Up:
         self.task_levels = carriers.graph.movers[TASK]
         uppers = [n for n, x in enumerate(self.levels) if x.moves != TASK]
         self.uppers = [(n, Lean(carriers, bottom, n) if carriers.lean[n] else None) for n in uppers]
-        self._shortens = carriers.guarded and self.tasks == 1 and not bottom.shards and not carriers.exact
+        self._shortens = carriers.guarded and not self.tasks and not bottom.shards and not carriers.exact
         self.trials: Trials | None = None
 
     def __call__(self, state: RunState, found: Evaluation) -> int:
         """Send what was found of the task up; the number of levels that may now step, counted from the innermost."""
-        state.good = good = [v is Verdict.GOOD for v in self._judge(state, found)]
-        if any(good):
+        state.good, some = self._judge(state, found)
+        if some:
             self.bottom.fold(state)
-        self._arrive(state, found, good)
+        self._arrive(state, found, state.good, void=not some)
         other = partial(self._other, state, found)
         for number, lean in self.uppers:
             if lean is not None:
@@ -111,10 +112,10 @@ class Up:
     def again(self, state: RunState, found: Evaluation) -> None:
         """Evaluate the task anew for the levels that move it, if the loss's parameters have moved since it was."""
         if found.again is not None and any(state.good) and (fresh := found.again()) is not None:
-            self._arrive(state, fresh, state.good)
+            self._arrive(state, fresh, state.good, void=False)
 
-    def _judge(self, state: RunState, found: Evaluation) -> list[Verdict]:
-        """Read all numbers of the evaluation at once, since each read from a device is a wait for it; then judge."""
+    def _judge(self, state: RunState, found: Evaluation) -> tuple[list[bool], bool]:
+        """Whether each task's evaluation is good, and any; all numbers are read at once, as a device is waited for."""
         reading = self._read(state, found)
         if math.isinf(reading.norms[0]) and self._shortens and found.grads:
             short = shortened(found.grads)
@@ -123,16 +124,15 @@ class Up:
                 reading = self._read(state, found)
         state.sums, state.norm = reading.sums, sum(reading.norms) / len(reading.norms)
         if state.guard is None:
-            state.guard = Guard.empty(self.tasks)
-        if not self.carriers.guarded:
-            return [Verdict.GOOD] * self.tasks
-        before = None if self.around is None else (dict(state.guard.counts), guard.frozen(state.guard))
-        verdicts = guard.judge(state.guard, reading.losses, reading.norms, found.overflows)
+            state.guard = Guard.empty(max(self.tasks, 1))
+        before = {} if self.around is None else dict(state.guard.counts)
+        verdicts = [Verdict.GOOD] * len(reading.norms)
+        if self.carriers.guarded:
+            verdicts = guard.judge(state.guard, reading.losses, reading.norms, found.overflows)
         if Verdict.BACK in verdicts:
             self.bottom.limits.take_back(state, [v is Verdict.BACK for v in verdicts])
-        if self.around is not None and before is not None:
-            self._tell(self.around, state, *before)
-        return verdicts
+        good = [v is Verdict.GOOD for v in verdicts]
+        return good, any(good) if self.around is None else self.around.judged(state, found, good, before)
 
     def _read(self, state: RunState, found: Evaluation) -> Reading:
         """Losses, norms, and the sums that closed derivatives need of the gradients they are measured against."""
@@ -149,24 +149,14 @@ class Up:
         there = [g for g in found.grads or [] if g is not None]
         return read(there, found.loss, measured, self.bottom.shards, self.tasks)
 
-    def _tell(self, around: Around, state: RunState, before: dict[str, int], was: Sequence[bool]) -> None:
-        """Record what the guard did, with how often it did so far."""
-        assert state.guard is not None
-        acts: dict[str, Any] = {k: n for k, n in state.guard.counts.items() if n != before.get(k, 0)}
-        now = guard.frozen(state.guard)
-        if now != list(was):
-            acts["frozen"] = sum(now)
-        if acts:
-            around.log(state, self.task_levels[0], acts)
-
-    def _arrive(self, state: RunState, found: Evaluation, good: Sequence[bool]) -> None:
+    def _arrive(self, state: RunState, found: Evaluation, good: Sequence[bool], void: bool) -> None:
         """The evaluation as the signal of the levels that move the task."""
         loss, grads, pairs, bad = found.loss, found.grads, list(found.pairs), None
         if not all(good):
             assert state.guard is not None
             some = loss if loss is not None else next(g for g in grads or [] if g is not None)
             bad = torch.tensor([not g for g in good], device=some.device)
-            bad = bad.view(()) if self.tasks == 1 else bad
+            bad = bad if self.tasks else bad.view(())
             loss = None if loss is None else guard.worst(state.guard, loss, bad)
             grads = None if grads is None else [None if g is None else _still(bad, g) for g in grads]
             pairs = [(t, _still(bad, g)) for t, g in pairs]
@@ -176,24 +166,24 @@ class Up:
             own = None if grads is None else [grads[i] for i in self.slots.index(state, n)]
             if not alone:  # a cosine is of a level's own tensors
                 there = [g for g in own or [] if g is not None]
-                norm = None if own is None or self.tasks > 1 else self.bottom.shards.norm(there)
-            state.pending[n] = Signal(loss, own, pairs, norm=norm, bad=bad)
+                norm = None if own is None or self.tasks else self.bottom.shards.norm(there)
+            state.pending[n] = Signal(loss, own, pairs, norm=norm, bad=bad, void=void)
 
     def _other(self, state: RunState, found: Evaluation, number: int, m: int, signal: Signal) -> Signal:
         """The signal of a level of the task for one above: on another loss than the training one, if that asks."""
         if found.after is not None:
-            return Signal(signal.loss, [found.after[i] for i in self.slots.index(state, m)], bad=signal.bad)
+            return replace(signal, grads=[found.after[i] for i in self.slots.index(state, m)], pairs=(), norm=None)
         if self.levels[number].on != "valid" or found.held is None:
             return signal
         held = found.held()
         own = None if held.grads is None else [held.grads[i] for i in self.slots.index(state, m)]
-        return Signal(held.loss, own, list(held.pairs), bad=signal.bad)
+        return replace(signal, loss=held.loss, grads=own, pairs=list(held.pairs), norm=None)
 
     def _deliver(self, state: RunState, number: int, signal: Signal | None) -> None:
         """Hand a level its signal; one that is not finite is bad."""
         if signal is not None and signal.grads and not _finite(signal.grads):
             guard.count(state.levels[number].counts, "skipped")
-            signal = Signal(signal.loss, signal.grads, bad=torch.tensor(True))
+            signal = Signal(signal.loss, signal.grads, bad=torch.tensor(True), void=True)
         state.pending[number] = signal
 
 

@@ -85,6 +85,8 @@ class Windows:
         moved = [values[i] for i in self.slots.index(state, number)]
         with torch.set_grad_enabled(how.exact):
             signal = estimator.close(level, own.window, self.moves[number], moved, how)
+        if TASK in self.moves[number]:
+            signal = self.carriers.setting.ranks.shared(signal, moved)
         if weight and self.around is not None:
             self.around.log(state, number, {"imitation": distance(own.window)})
         self._check_connected(state, number, signal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from ..core.tower import Tower
 from ..levels.graph import Graph
 from ..levels.level import TASK
 from ..levels.seeds import mix
-from ..levels.state import RunState, Signal, SlotState
+from ..levels.state import RunState, SlotState
+from ..ranks.shared import ONE, Ranks
 from ..search.trials import Trials, untaped
 from .budget import Budget
 from .copies import Copies
@@ -29,6 +31,7 @@ from .imitation import Imitation
 from .loss_slot import bound
 from .population import Population
 from .randomness import Stream, seeded
+from .shares import check_draws, common
 from .source import Source
 from .stagger import Stagger
 from .surroundings import Surroundings
@@ -38,6 +41,8 @@ STRETCH = 20
 """Steps of a run between which torch's random numbers stay lent, and after which the record is handed on."""
 REPLAY = 100
 """Steps between two of the moments from which a checkpoint can be replayed, at least."""
+LOG = 200
+"""Points of the record after which several processes make it common."""
 
 
 class Engine:
@@ -50,6 +55,7 @@ class Engine:
         tasks: how many tasks are trained side by side.
         sink: called with (level, step, values) for every point of the record; level 0 is the task.
         each: whether the task's points also hold the loss of each task, under ``losses``.
+        ranks: the processes among which the tasks are divided.
 
     Attributes:
         state: everything the run is; the parts keep nothing that outlasts a step.
@@ -66,11 +72,11 @@ class Engine:
 
     def __init__(
         self, task: Task, graph: Graph, *, seed: int = 0, tasks: int = 1, device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32, sink: Sink | None = None, each: bool = False,
+        dtype: torch.dtype = torch.float32, sink: Sink | None = None, each: bool = False, ranks: Ranks = ONE,
     ) -> None:  # fmt: skip
         self.levels, self.sink, self.tasks, self.seed = graph.levels, sink, tasks, seed
-        self.device, self.dtype = torch.device(device), dtype
-        self.family = Family(task, tasks, seed, self.device, dtype)
+        self.device, self.dtype, self.ranks = torch.device(device), dtype, ranks
+        self.family = Family(task, tasks, seed, self.device, dtype, ranks.share(tasks))
         graph.check_task(self.family.drawn(0).names)
         with seeded(seed, self.device):
             self.graph = graph = bound(graph, self.family.drawn(0).tasks[0], self.family.module(0), self.family.place)
@@ -99,11 +105,14 @@ class Engine:
         with seeded(mix(seed, 1), self.device):
             self.state = self.tower.beginnings.first(self.family.fresh(0))
             self.state.rng = self.stream.place()
+        if ranks.rank:
+            self.state.rng = self.stream.of(mix(seed, 1, ranks.rank))
         self.clean, self.replay = copied(self.state), 0
 
     def _tower(self) -> Tower:
         graph, device, dtype = self.graph, self.device, self.dtype
-        self.imitation = Imitation(graph, self.tasks, self.seed)
+        count = self.family.count if self.family.batched else 0
+        self.imitation = Imitation(graph, count, self.seed)
 
         def charge(state: RunState, number: int) -> None:
             self.budget.spend(self.trials.payer(state) or number, hypergradient=1)
@@ -114,9 +123,10 @@ class Engine:
         def searching(state: RunState) -> bool:
             return self.trials.active(state)
 
-        self.surroundings = Surroundings(graph, self.imitation, charge, heard=lambda: self.sink is not None)
-        in_place = self.tasks == 1 and not any(level.second_order for level in self.levels)
-        setting = Setting(tasks=self.tasks, in_place=in_place, device=device, dtype=dtype, seed=self.seed)
+        heard = lambda: self.sink is not None  # noqa: E731
+        self.surroundings = Surroundings(graph, self.imitation, charge, heard=heard, ranks=self.ranks)
+        in_place = not count and not any(level.second_order for level in self.levels)
+        setting = Setting(tasks=count, ranks=self.ranks, in_place=in_place, device=device, dtype=dtype, seed=self.seed)
         tower = Tower(
             graph, setting, names, around=self.surroundings, teaching=self.imitation, searching=searching
         )  # fmt: skip
@@ -159,8 +169,8 @@ class Engine:
                 self.tower.down(self.state, top, found)
                 self.replay += 1
                 self.budget.spend(payer, seconds=time.perf_counter() - begin - (self.population.seconds - aside))
-        if not self.trials.active(self.state):
-            self.flush()
+        if not self.ranks or len(self.state.log) >= LOG:
+            self.keep_up()
 
     def _up(self) -> tuple[int, Evaluation]:
         """Evaluate and send signals up; the number of levels that may now step, counted from the innermost."""
@@ -177,7 +187,7 @@ class Engine:
         if self.replay < REPLAY or not untaped(self.tower, self.state):
             return
         pending = self.state.pending
-        self.state.pending = [s and Signal(s.loss, s.grads, [], s.bound, s.norm, s.bad) for s in pending]
+        self.state.pending = [s and replace(s, pairs=[]) for s in pending]
         self.state.middle = True
         self.clean, self.replay = self.copy(), 0
         self.state.middle = False
@@ -211,14 +221,23 @@ class Engine:
         self.sink, sink = None, self.sink
         self.surroundings.quiet = True
         self.step(replay)
+        self.keep_up()
         self.surroundings.quiet = False
         self.sink, self.budget = sink, budget
 
     # record
 
+    def keep_up(self) -> None:
+        """Give the record so far to the sink, unless it may yet be taken back."""
+        if not self.trials.active(self.state):
+            self.flush()
+
     def flush(self) -> None:
         """Give the record so far to the sink: nothing will take it back."""
         if self.sink:
+            if self.ranks and self.state.log:
+                check_draws(self.state, self.graph, self.tower.carriers.draws, self.seed)
+                self.state.log = common(self.state, self.ranks)
             for point in self.state.log:
                 self.sink(*point)
         self.state.log = []

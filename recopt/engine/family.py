@@ -45,13 +45,20 @@ class Family:
 
     Args:
         task: the family that is sampled.
-        count: how many tasks run side by side; above 1 every tensor of the task's slot has a leading dimension.
+        total: how many tasks run side by side; above 1 every tensor of the task's slot has a leading dimension.
         seed: of the run. The first task of a run of one has exactly this seed.
+        share: the numbers of those that are this process's; None: all.
+
+    Attributes:
+        count: how many those are; ``first``: the number of the first of them.
     """
 
-    def __init__(self, task: Task, count: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.task, self.count, self.seed, self.device, self.dtype = task.to(device), count, seed, device, dtype
-        self.batched = count > 1
+    def __init__(
+        self, task: Task, total: int, seed: int, device: torch.device, dtype: torch.dtype, share: range | None = None
+    ) -> None:
+        self.task, self.total, self.seed, self.device, self.dtype = task.to(device), total, seed, device, dtype
+        self.share = range(total) if share is None else share
+        self.count, self.first, self.batched = len(self.share), self.share.start, total > 1
         self.uniform = type(self.task).draw is Task.draw  # all draws are of one kind
         with seeded(task.seed, device):
             loss = self.task.loss_parameters()
@@ -65,8 +72,10 @@ class Family:
         if found is None:
             # A run may go back by one draw, where trials are taken back; older ones are not needed again.
             self._found = {k: v for k, v in self._found.items() if k >= draw - 2}
+            asked = self.share if self.uniform else range(self.total)
             with seeded(self.seed, self.device):
-                tasks = wrapped(self.task.draw(self._seeds(draw)), self.loss)
+                drawn = self.task.draw(self._seeds(draw, asked))
+                tasks = wrapped(drawn[asked.index(self.first) :][: self.count], self.loss)
             module = self._made(tasks[0])
             names = [n for n, p in module.named_parameters() if p.requires_grad]
             found = Drawn(tasks, names, [p.requires_grad for p in module.parameters()])
@@ -76,18 +85,18 @@ class Family:
             self._found[draw] = found
         return found
 
-    def _seeds(self, draw: int) -> list[int]:
-        return [self.seed if draw == n == 0 else mix(self.seed, draw, n) for n in range(self.count)]
+    def _seeds(self, draw: int, places: range) -> list[int]:
+        return [self.seed if draw == n == 0 else mix(self.seed, draw, n) for n in places]
 
     def starts(self, slot: SlotState) -> list[Start]:
         """The start of each of the slot's tasks."""
-        return slot.starts or [Start(n, slot.draw, 0) for n in range(self.count)]
+        return slot.starts or [Start(n, slot.draw, 0) for n in self.share]
 
     def members(self, slot: SlotState) -> list[Task]:
         """The slot's tasks."""
         if not slot.starts:
             return self.drawn(slot.draw).tasks
-        return [self.drawn(start.draw).tasks[start.place] for start in slot.starts]
+        return [self.drawn(start.draw).tasks[start.place - self.first] for start in slot.starts]
 
     def check_kinds(self, draws: Iterable[int]) -> None:
         """Refuse draws whose tasks cannot run side by side. A family that draws in its own way may give several kinds.
@@ -97,14 +106,18 @@ class Family:
         """
         if self.uniform:
             return
-        if len({kind(self.task.draw(self._seeds(draw))[0]) for draw in draws}) > 1:
+        if len({kind(self.task.draw(self._seeds(draw, range(self.total)))[0]) for draw in draws}) > 1:
             raise RecoptError(
                 "With 'stagger' tasks of several draws run side by side, and the draws of this family differ in kind: "
                 "drop it, or take one kind of task."
             )
 
+    def alone(self, dtype: torch.dtype) -> Family:
+        """The family of this process's first task alone, in another dtype."""
+        return Family(self.task, self.total, self.seed, self.device, dtype, range(self.first, self.first + 1))
+
     def module(self, draw: int, n: int = 0) -> nn.Module:
-        """A fresh model of task ``n`` of a draw; torch's global generators are left as they were."""
+        """A fresh model of task ``n`` of this process in a draw; torch's global generators are left as they were."""
         return self._made(self.drawn(draw).tasks[n])
 
     def _made(self, task: Task) -> nn.Module:
@@ -133,8 +146,8 @@ class Family:
     def fresh(self, draw: int, starts: Sequence[Start] = ()) -> SlotState:
         """The task slot at the start of a draw; or of some of its tasks, each of the draw that ``starts`` says."""
         values = []
-        for start in starts or [Start(n, draw, 0) for n in range(self.count)]:
-            module = self.module(start.draw, start.place)
+        for start in starts or [Start(n, draw, 0) for n in self.share]:
+            module = self.module(start.draw, start.place - self.first)
             kept = [p.detach() for p in module.parameters() if not p.requires_grad]
             moved = [p.detach() for p in module.parameters() if p.requires_grad]
             values.append((moved, kept + [b.detach().clone() for b in module.buffers()]))

@@ -25,7 +25,7 @@ class Imitation:
     """Asks the teachers of a graph's levels.
 
     Args:
-        tasks: how many are trained side by side.
+        tasks: how many are trained side by side; 0 for one without a leading dimension.
         seed: of what teachers draw.
     """
 
@@ -53,7 +53,7 @@ class Imitation:
         taught, name = state.levels[n].taught, self.levels[n].teacher
         if name is None or self.weight(state, n) == 0:
             return []
-        tasks = self.tasks if self.levels[number].moves == TASK else 1
+        tasks = self.tasks if self.levels[number].moves == TASK else 0
         teacher, point = self.teachers[name], moved.start
         if number not in taught:
             taught[number] = {"strategy": teacher.begin(point, tasks), "normal": {}}

@@ -30,12 +30,12 @@ def settled(engine: Engine, strictly: bool = False) -> RunState:
 
 
 def models(engine: Engine, state: RunState | None = None) -> list[nn.Module]:
-    """The models at a state of the run (None: the present one), one per task, as plain modules."""
+    """The models at a state of the run (None: the present one), one per task of this process, as plain modules."""
     state = state or engine.state
     values = engine.tower.bottom.eval_points(state), state.task.buffers  # which may be means of its points
-    each = trees.unstack(values, engine.tasks) if engine.tasks > 1 else [values]
-    starts = engine.family.starts(state.task)
-    modules = [engine.family.module(start.draw, start.place) for start in starts]
+    family = engine.family
+    each = trees.unstack(values, family.count) if family.batched else [values]
+    modules = [family.module(start.draw, start.place - family.first) for start in family.starts(state.task)]
     for module, own in zip(modules, each, strict=True):
         Live(module).put(*own)
     return modules
@@ -44,11 +44,11 @@ def models(engine: Engine, state: RunState | None = None) -> list[nn.Module]:
 def measure(engine: Engine, split: Split, state: RunState | None = None) -> dict[str, float]:
     """The mean loss and metrics over one pass of ``split``, over all tasks; leaves no trace in the run."""
     found = measure_each(engine, split, state)
-    return {key: sum(one[key] for one in found) / len(found) for key in found[0]}
+    return engine.ranks.means({key: sum(one[key] for one in found) / len(found) for key in sorted(found[0])})
 
 
 def measure_each(engine: Engine, split: Split, state: RunState | None = None) -> list[dict[str, float]]:
-    """As :func:`measure`, of each task by itself."""
+    """As :func:`measure`, of each task of this process by itself."""
     found: list[dict[str, float]] = []
     tasks = engine.family.members((state or engine.state).task)
     quietly, place = engine.evaluator.quietly, engine.family.place

@@ -68,7 +68,7 @@ class Population:
         if mover is None or mover.needs() or below.average is not None or below.trust is not None:
             return False
         usual = below.normalize in (None, "none") and below.schedule == "constant" and not below.only
-        alone = level.teacher is None and self.tower.setting.tasks == 1 and level.moves != LOSS
+        alone = level.teacher is None and not self.tower.setting.tasks and level.moves != LOSS
         return usual and alone and level.on != "valid"
 
     def ends(self, states: Sequence[RunState], number: int, payer: int) -> list[RunState | None]:

@@ -82,7 +82,7 @@ class Probe:
     unmapped: str = ""
 
     def __post_init__(self) -> None:
-        self.drawn, self.starts = self.family.drawn(self.draw), [Start(n, self.draw, 0) for n in range(2)]
+        self.drawn = self.family.drawn(self.draw)
         self.tasks = self.drawn.tasks[:2]
         self.batches = [[self.family.place(task.batch(index, "train")) for index in range(2)] for task in self.tasks]
 
@@ -93,7 +93,7 @@ class Probe:
             RecoptError: if there is none.
         """
         faults, found, unmapped = dict[str, str](), Choice(None), ""
-        mappable = self.family.batched and self.tasks[0].vectorize
+        mappable = self.family.count > 1 and self.tasks[0].vectorize
         makers = MAKERS if self.exact or mappable else {}
         if self.exact:
             refuse_compiled(self.family.module(self.draw))
@@ -147,7 +147,7 @@ class Probe:
         return found
 
     def _slot(self, n: int) -> SlotState:
-        slot = self.family.fresh(self.draw, [self.starts[n]])
+        slot = self.family.fresh(self.draw, [Start(self.family.share[n], self.draw, 0)])
         return SlotState([p[0] for p in slot.params], [b[0] for b in slot.buffers]) if self.family.batched else slot
 
     def _by_function(self, maker: Maker, count: int, calm: bool = False) -> tuple[list[Found], bool]:
@@ -177,7 +177,7 @@ class Probe:
 
     def _check_second(self, maker: Maker) -> None:
         """Tell if derivatives of the gradients are not those of their differences, which are looked at in float64."""
-        family = Family(self.family.task, 1, self.family.seed, self.family.device, torch.float64)
+        family = self.family.alone(torch.float64)
         double = replace(self, family=family, notes=[])
         slot, way = double._slot(0), Function(
             [maker(family.module(self.draw))], double.drawn, many=False, mapped=False, fused=True)  # fmt: skip

@@ -46,6 +46,10 @@ class Stream:
         """The place in the stream; while it is entered."""
         return _read(self._generators)
 
+    def of(self, seed: int) -> list[Tensor]:
+        """The place at which a stream of another seed begins."""
+        return [Generator(g.device).manual_seed(seed).get_state() for g in self._generators]
+
     def go(self, place: Sequence[Tensor]) -> None:
         """Go on from ``place``; while it is entered."""
         _write(self._generators, place)

@@ -45,7 +45,8 @@ class Source:
         """The task at its present point on its next batch; ``graph``: its gradient is differentiated once more."""
         slot = state.task
         batch = self._batch(state, slot, slot.seen)
-        loss, grads = self._found(state, slot, batch, graph)
+        self.pay(state, self.evaluator.family.total)
+        loss, grads = self._found(slot, batch, graph)
         slot.seen += 1
         state.read = state.slots[LOSS].version if LOSS in state.slots else 0
         plain = loss.detach()
@@ -79,7 +80,8 @@ class Source:
         if loss is None or loss.version == state.read:
             return None
         state.read, kept = loss.version, [b.clone() for b in slot.buffers]
-        found, grads = self._found(state, slot, self._batch(state, slot, slot.seen - 1), self.pairs)
+        self.pay(state, self.evaluator.family.total)
+        found, grads = self._found(slot, self._batch(state, slot, slot.seen - 1), self.pairs)
         slot.buffers = kept
         return Evaluation(found, grads, _pairs(slot, grads) if self.pairs else [])
 
@@ -88,7 +90,8 @@ class Source:
         slot = state.task
         batch = self._batch(state, slot, slot.seen - 1, "valid")
         kept = [b.clone() for b in slot.buffers]
-        loss, grads = self._found(state, slot, batch, graph)
+        self.pay(state, self.evaluator.family.total)
+        loss, grads = self._found(slot, batch, graph)
         slot.buffers = kept
         self.log(state, {"valid_loss": loss.detach().mean()})
         return Signal(loss, grads, _pairs(slot, grads))
@@ -96,7 +99,7 @@ class Source:
     def first(self, state: RunState, part: SlotState) -> tuple[Tensor, Grads | None]:
         """The loss and gradient of the tasks in ``part`` at their start, on the batch of the present evaluation."""
         batch = self._batch(state, part, state.task.seen - 1)
-        return self._found(state, part, batch, False)
+        return self._found(part, batch, False)
 
     def _scores(self, state: RunState, number: int, points: Sequence[Params]) -> list[Tensor]:
         """The losses, on the batch of the present evaluation, of other points for a level of the task."""
@@ -106,18 +109,18 @@ class Source:
         for point in points:
             moved = dict(zip(index, point, strict=True))
             found.append([moved.get(i, p) for i, p in enumerate(slot.params)])
-        tasks = self.evaluator.family.count
-        self.budget().spend(self.payer(state), loss=tasks * len(points))
+        self.budget().spend(self.payer(state), loss=self.evaluator.family.total * len(points))
         return self.copies.losses(slot, found, batch) if found else []
 
-    def _found(self, state: RunState, slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Grads | None]:
+    def _found(self, slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Grads | None]:
         """The loss, and the gradient if a level reads it (with a graph through it or none at all)."""
-        tasks, payer = len(slot.starts) or self.evaluator.family.count, self.payer(state)
         if self.gradients:
-            self.budget().spend(payer, gradient=tasks)
             return self.evaluator.gradient(slot, batch, graph)
-        self.budget().spend(payer, loss=tasks)
         return self.evaluator.loss(slot, batch), None
+
+    def pay(self, state: RunState, tasks: int) -> None:
+        """Charge an evaluation of ``tasks`` in all processes."""
+        self.budget().spend(self.payer(state), **{"gradient" if self.gradients else "loss": tasks})
 
 
 def _pairs(slot: SlotState, grads: Grads | None) -> list[Pair]:

@@ -44,7 +44,7 @@ class Stagger:
 
     def advance(self, state: RunState, number: int, windows: int) -> None:
         """Note which tasks are to start afresh, one after another in the course of ``windows``, the last one first."""
-        own, tasks = state.levels[number], self.family.count
+        own, tasks = state.levels[number], self.family.total
         before, own.phase = own.phase, own.phase + 1 / windows
         due = [n for n in range(tasks) if _laps(own.phase, n, tasks) > _laps(before, n, tasks)]
         state.due = sorted({*state.due, *due})
@@ -55,14 +55,39 @@ class Stagger:
 
         The evaluation that they need for it is one more than the others', as where a whole slot starts afresh.
         """
-        slot, places = state.task, state.due
-        starts = [dataclasses.replace(start) for start in self.family.starts(slot)]
+        self.source.pay(state, len(state.due))
+        slot, family = state.task, self.family
+        slot.starts = [dataclasses.replace(start) for start in family.starts(slot)]
+        for number in self.graph.movers[TASK]:
+            self._open(state, number)
+        if rows := [n - family.first for n in state.due if n in family.share]:
+            self._renew(state, rows)
+        (some,) = self.tower.setting.ranks.totals([sum(state.good)])
+        for number in self.graph.movers[TASK]:
+            if (pending := state.pending[number]) is not None:
+                pending.void = not some
+        state.due = []
+
+    def _open(self, state: RunState, number: int) -> None:
+        """Let the tasks of a level differ in the counts of its strategy; its last step is not taken back any more."""
+        own, each = state.levels[number], (self.family.count, self.family.device)
+        own.before, own.score = None, None
+        for held in own.parts:
+            held.strategy, held.normal = counts.counted((held.strategy, held.normal), *each)
+            held.kept.pop("point", None)
+        for n in self.graph.above[number]:
+            taught = state.levels[n].taught
+            taught |= {m: counts.counted(held, *each) for m, held in taught.items() if m == number}
+
+    def _renew(self, state: RunState, places: Sequence[int]) -> None:
+        """Start the tasks of this process in ``places``, counted from its first, afresh."""
+        slot, starts = state.task, state.task.starts
         for n in places:
-            starts[n] = Start(n, starts[n].draw + 1, slot.seen - 1)
+            starts[n] = Start(starts[n].place, starts[n].draw + 1, slot.seen - 1)
         draw = max(start.draw for start in starts)
         self.family.check_kinds([slot.draw, draw])
         part = self.family.fresh(draw, [starts[n] for n in places])
-        index = torch.tensor(places, device=self.family.device)
+        index = torch.tensor(list(places), device=self.family.device)
         loss, grads = self.source.first(state, part)
         first = Signal(loss, grads)
         params, buffers = counts.replaced([slot.params, slot.buffers], [part.params, part.buffers], index,
@@ -72,8 +97,7 @@ class Stagger:
         )
         for number in self.graph.movers[TASK]:
             self._renew_level(state, number, part, first, index)
-        self._renew_guard(state, first, index)
-        state.due = []
+        self._renew_guard(state, first, places)
 
     def _renew_level(self, state: RunState, number: int, part: SlotState, first: Signal, index: Tensor) -> None:
         """Start what belongs to a level afresh for the tasks in ``part``."""
@@ -85,9 +109,7 @@ class Stagger:
             mine = [[point[i] for i in held.indices] for point in points]
             held.strategy = counts.renewed(held.strategy, strategy, mine, index, self.family.count)
             held.normal = counts.cleared(held.normal, index, self.family.count)
-            held.kept.pop("point", None)
         self.imitation.renew(state, number, points, index)
-        own.before, own.score = None, None
         assert pending is not None
         loss = pending.loss.index_copy(0, index, first.loss.to(pending.loss))
         begun = [(first.grads or [])[i] for i in where] if pending.grads else []
@@ -103,9 +125,8 @@ class Stagger:
                 pairs = start.pairs and [(t, c.index_fill(0, index, 0.0)) for t, c in start.pairs]
                 window.start[k] = Record([], [], start.loss.index_copy(0, index, first.loss.to(start.loss)), pairs)
 
-    def _renew_guard(self, state: RunState, first: Signal, index: Tensor) -> None:
+    def _renew_guard(self, state: RunState, first: Signal, places: Sequence[int]) -> None:
         """Guard the tasks that start as if they were alone; where their first loss is bad, they do not step."""
-        places = state.due
         if state.guard is None or not self.tower.carriers.guarded:
             return
         for n in places:

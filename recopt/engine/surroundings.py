@@ -12,13 +12,17 @@ from torch import Tensor
 
 from ..contracts import trees
 from ..core import guard
-from ..core.evaluation import Moved
+from ..core.evaluation import Evaluation, Moved
 from ..levels.graph import Graph
 from ..levels.level import LOSS, TASK
-from ..levels.state import Numbers, Pair, RunState, Signal
+from ..levels.state import Guard, Numbers, Pair, RunState, Signal
+from ..ranks.shared import Ranks
 from .episodes import Episodes
 from .imitation import Imitation
 from .loss_slot import shown
+
+_ACTS = ("skipped", "resized", "restored")
+"""The guard's acts on tasks, as they are counted."""
 
 
 class Surroundings:
@@ -27,6 +31,7 @@ class Surroundings:
     Args:
         charge: charges a level for one hypergradient.
         heard: whether somebody reads the record, so that the sizes of updates are worth their time.
+        ranks: the processes among which the tasks are divided.
 
     Attributes:
         quiet: whether what happens is replayed, and so neither told nor charged again.
@@ -35,10 +40,49 @@ class Surroundings:
     episodes: Episodes
 
     def __init__(
-        self, graph: Graph, imitation: Imitation, charge: Callable[[RunState, int], None], heard: Callable[[], bool]
-    ) -> None:
-        self.graph, self.imitation, self.charge, self.heard = graph, imitation, charge, heard
+        self, graph: Graph, imitation: Imitation, charge: Callable[[RunState, int], None], *,
+        heard: Callable[[], bool], ranks: Ranks,
+    ) -> None:  # fmt: skip
+        self.graph, self.imitation, self.charge, self.heard, self.ranks = graph, imitation, charge, heard, ranks
         self.quiet = False
+
+    def judged(self, state: RunState, found: Evaluation, good: Sequence[bool], before: dict[str, int]) -> bool:
+        """Record the acts of the guard since ``before``, with how often it acted so far, on all tasks.
+
+        True if any task is good, in other processes too. Gradients that some tasks have are zero for the others.
+        """
+        memory, some = state.guard, sum(good)
+        assert memory is not None
+        was, memory.still = memory.still, sum(guard.frozen(memory))
+        if self.ranks:
+            some = self._agreed(state, memory, found, good, before)
+        values: dict[str, Any] = {k: n for k, n in memory.counts.items() if n != before.get(k, 0)}
+        if memory.still != was:
+            values["frozen"] = memory.still
+        if values:
+            self.log(state, self.graph.movers[TASK][0], values)
+        return some > 0
+
+    def _agreed(
+        self, state: RunState, memory: Guard, found: Evaluation, good: Sequence[bool], before: dict[str, int]
+    ) -> int:
+        """The good tasks of all processes, whose guards' acts are added up; gradients that some have, all have."""
+        grads, acts, counts = list(found.grads or []), _ACTS, memory.counts
+        mine = [counts.get(act, 0) - before.get(act, 0) for act in acts]
+        reached = [g is not None for g in grads]
+        rough = [not all(good) and g is not None and not bool(torch.isfinite(g).all()) for g in grads]
+        some, memory.still, *told = map(int, self.ranks.totals([sum(good), memory.still, *mine, *reached, *rough]))
+        news, told = dict(zip(acts, told, strict=False)), told[len(acts) :]
+        if news["restored"] and not mine[acts.index("restored")]:  # what that does to the tasks beside it
+            self.episodes.tower.bottom.limits.take_back(state, [False] * len(good))
+        counts |= {act: before.get(act, 0) + n for act, n in news.items() if n}
+        for n, (g, p) in enumerate(zip(grads, state.task.params, strict=False)):
+            if g is None and told[n]:
+                grads[n] = torch.zeros_like(p)
+            elif g is not None and told[len(grads) + n]:
+                grads[n] = g.detach()
+        found.grads = found.grads and grads
+        return some
 
     def closed(self, state: RunState, number: int) -> None:
         """Charge a level for its hypergradient, and end the episodes that its window ends."""
@@ -66,7 +110,7 @@ class Surroundings:
 
     def _sizes(self, state: RunState, number: int, signal: Signal, update: Sequence[Any], read: Any) -> None:
         level = self.graph.levels[number]
-        batched = self.imitation.tasks > 1 and level.moves == TASK
+        batched = self.imitation.tasks > 0 and level.moves == TASK
         values: dict[str, Any] = {"update_norm": _size(update, batched)}
         if signal.grads is not None:
             there = [g for g in signal.grads if g is not None]
@@ -98,18 +142,19 @@ class Surroundings:
         """Add a point to the record of level ``number`` (0-based; −1: the task)."""
         state.log.append((number + 1, state.step, values))
         if values.get("frozen") and not self.quiet:
-            self._tell(state, values["frozen"])
+            _tell(state, values["frozen"], self.ranks)
 
-    def _tell(self, state: RunState, frozen: int) -> None:
-        assert state.guard is not None
-        tasks = len(state.guard.tasks)
-        whose = f", {frozen} of {tasks} tasks" if tasks > 1 else ""
-        warnings.warn(
-            f"'task' stands still at step {state.step:,}{whose}: {guard.FROZEN} evaluations had a loss or gradient "
-            "that is not finite, or a loss that explodes, and hardly a step between them went well.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+
+def _tell(state: RunState, frozen: int, ranks: Ranks) -> None:
+    assert state.guard is not None
+    tasks = ranks.tasks if ranks else len(state.guard.tasks)
+    whose = f", {frozen} of {tasks} tasks" if tasks > 1 else ""
+    warnings.warn(
+        f"'task' stands still at step {state.step:,}{whose}: {guard.FROZEN} evaluations had a loss or gradient "
+        "that is not finite, or a loss that explodes, and hardly a step between them went well.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _size(values: Sequence[Any], batched: bool) -> Any:

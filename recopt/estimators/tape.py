@@ -19,7 +19,7 @@ from torch import Tensor
 from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.estimator import Closing
-from ..levels.level import Level
+from ..levels.level import TASK, Level
 from ..levels.objective import score
 from ..levels.state import Pair, Record, Signal, Window
 
@@ -62,7 +62,7 @@ def _penalty(level: Level, records: Sequence[Record]) -> tuple[Tensor, list[Pair
 
 
 def _bound(records: Sequence[Record], pairs: Sequence[Sequence[Pair]]) -> Tensor:
-    """‖updates‖ ‖cotangents‖ over the window, with the cotangent of an update the sum of what came after it."""
+    """‖updates‖² and ‖cotangents‖² over the window, with the cotangent of an update the sum of what came after it."""
     after: dict[int, Tensor] = {}
     squares = []
     for record, step in zip(reversed(records), reversed(pairs), strict=True):
@@ -74,7 +74,7 @@ def _bound(records: Sequence[Record], pairs: Sequence[Sequence[Pair]]) -> Tensor
             after[place] = after[place] + c.detach() if place in after else c.detach()
         squares.append(trees.norm(list(after.values())) ** 2)
     updates = torch.stack([trees.norm(r.update) ** 2 for r in records]).sum()
-    return (updates * torch.stack([s.to(updates) for s in squares]).sum()).sqrt()
+    return torch.stack([updates, torch.stack([s.to(updates) for s in squares]).sum()])
 
 
 def close(level: Level, window: Window, slots: Sequence[str], moved: Params, how: Closing) -> Signal:
@@ -97,7 +97,8 @@ def close(level: Level, window: Window, slots: Sequence[str], moved: Params, how
             counted.add(slot)
             pairs += [pair for step in found for pair in step]
             if level.normalize == "cosine":
-                extra = _bound(done, found[1:])
+                squares = _bound(done, found[1:])
+                extra = (how.squares(squares) if slot == TASK else squares).prod().sqrt()
                 bound = extra if bound is None else bound + extra
     if total is None:
         raise ValueError("an empty window has no score")

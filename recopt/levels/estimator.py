@@ -8,9 +8,11 @@ An estimator is a class in a file of its own, registered under a name that level
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
+
+from torch import Tensor
 
 from ..contracts.strategy import Params
 from .level import Level
@@ -25,12 +27,14 @@ estimator = ESTIMATORS.register
 class Closing:
     """The end of a window: ``exact`` if a level above goes on differentiating, ``keep`` if others need the graph.
 
-    ``imitation`` is the weight of the distance from a teacher.
+    ``imitation`` is the weight of the distance from a teacher. ``squares`` makes two sums of squares over the tasks of
+    this process (the second of what is weighed by one over their number) those over all tasks of the run.
     """
 
     exact: bool
     keep: bool
     imitation: float = 0.0
+    squares: Callable[[Tensor], Tensor] = lambda pair: pair
 
 
 class Estimator(Protocol):

@@ -30,6 +30,7 @@ class Signal:
         bound: the denominator of the cosine normalizer, a product of norms.
         norm: that of ``grads``, the mean over tasks, where it is known.
         bad: where the guard acted: there is no step. Over tasks, or one element.
+        void: whether it says nothing: the guard acted on every task of the run.
     """
 
     loss: Any = None
@@ -38,11 +39,7 @@ class Signal:
     bound: Any = None
     norm: float | None = None
     bad: Tensor | None = None
-
-    @property
-    def void(self) -> bool:
-        """True if it says nothing: the guard acted on every task."""
-        return self.bad is not None and bool(self.bad.all())
+    void: bool = False
 
 
 @dataclass
@@ -161,12 +158,14 @@ class Guard:
         counts: how often it acted, by the name of the act.
         checks: by level, the last update that was measured (see :class:`recopt.core.guard.Check`).
         steps: steps made.
+        still: tasks that were frozen at the last evaluation, in all processes.
     """
 
     tasks: list[TaskGuard]
     counts: dict[str, int] = field(default_factory=dict)
     checks: dict[int, tuple[float, float, float, int, float]] = field(default_factory=dict)
     steps: int = 0
+    still: int = 0
 
     @classmethod
     def empty(cls, tasks: int) -> Guard:

@@ -27,7 +27,7 @@ def read(
     grads: Sequence[Tensor], loss: Tensor | None, measured: Mapping[int, Sequence[Sums]], shards: Shards, tasks: int
 ) -> Reading:
     """An evaluation as numbers, with one read, added up over the processes that hold parts of the tensors."""
-    if tasks > 1:
+    if tasks:
         norms = trees.norm(grads, batched=True) if grads else None
         losses = None if loss is None else loss.detach().tolist()
         return Reading(losses, [0.0] * tasks if norms is None else norms.tolist(), {})

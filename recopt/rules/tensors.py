@@ -62,13 +62,13 @@ class TensorMover:
         self.loaded = Loaded(self.strategy)
         self._asks = False  # what a count of steps is, where tasks differ in it
 
-    def begin(self, point: Params, tasks: int = 1) -> State:
-        """The strategy's state before the first step at ``point``, over tasks if there are many."""
-        if tasks == 1:
+    def begin(self, point: Params, tasks: int = 0) -> State:
+        """The strategy's state before the first step at ``point``, over tasks if there are any side by side."""
+        if not tasks:
             return trees.detach(self.strategy.init([p.detach().clone() for p in point]))
         return trees.stack([self.strategy.init([p[n].detach() for p in point]) for n in range(tasks)])
 
-    def eval_point(self, values: Params, point: Params, state: State, tasks: int = 1) -> Params:
+    def eval_point(self, values: Params, point: Params, state: State, tasks: int = 0) -> Params:
         """The points at which the strategy would have each task's model used."""
         module = self.loaded.at(values)
 
@@ -80,12 +80,12 @@ class TensorMover:
 
     def step(
         self, values: Params, level: Level, point: Params, signal: Signal, strategy: State, normal: State,
-        rng: Generator, tasks: int = 1, closely: bool = False,
+        rng: Generator, tasks: int = 0, closely: bool = False,
     ) -> Step:  # fmt: skip
         """A first-order strategy's step at ``point`` on ``signal``; ``closely``: with the signal as it left that."""
         module = self.loaded.at(values)
         normalize = TRANSFORMS[level.normalize or "none"]
-        by_turns = tasks > 1 and has_counts((strategy, normal))
+        by_turns = tasks > 0 and has_counts((strategy, normal))
         # Steps at which all tasks have one count stay mapped, so that they do not depend on what was found out before.
         mapped = self.strategy.vectorize and not (by_turns and self._asks)
 
@@ -111,7 +111,7 @@ class TensorMover:
 
     def search(
         self, values: Params, point: Params, loss: Any, scores: Callable[[list[Params]], Sequence[Tensor]],
-        strategy: State, rng: Generator, tasks: int = 1,
+        strategy: State, rng: Generator, tasks: int = 0,
     ) -> tuple[Params, State]:  # fmt: skip
         """A zero-order strategy's step at ``point``, after scoring the points it proposes (None: ``loss`` unknown)."""
         module = self.loaded.at(values)
@@ -134,8 +134,8 @@ class TensorMover:
 
 
 def over_tasks(fn: Callable[..., Any], arguments: Sequence[Any], tasks: int, vectorize: bool) -> Any:
-    """``fn`` of ``arguments``, or of each task's share of them: mapped if it may be, else looped."""
-    if tasks == 1:
+    """``fn`` of ``arguments``, or if there are ``tasks``, of the share of each: mapped if it may be, or looped."""
+    if not tasks:
         return fn(*arguments)
     if not vectorize:
         return trees.stack([fn(*share) for share in trees.unstack(arguments, tasks)])

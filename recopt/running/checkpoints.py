@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from ..engine.carry import carry
 from ..engine.engine import Engine
 from ..levels.graph import Graph
 from ..levels.level import LOSS
+from ..ranks.shared import ONE, Ranks
 from ..tracking.trace import Trace, load_trace, save_trace
 from .plan import Plan
 from .selection.scores import Selection
@@ -56,56 +58,64 @@ class Checkpoints:
         """True if a checkpoint is due."""
         return time.monotonic() > self._next
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | None) -> None:
         """Write the trace, then the checkpoint, which holds the length of the trace at that moment.
+
+        Of several processes all take part; only the first has a ``folder``.
 
         Raises:
             RecoptError: for a state that cannot be saved, or a full disk; the previous checkpoint stays intact.
         """
         begin = time.monotonic()
+        self.engine.keep_up()
         with _explained(folder):
             # The trace first: a longer one than a checkpoint needs serves it, if the run is killed between the two.
-            for name in (TRACE, CHECKPOINT):
-                _keep(folder / name)
-            save_trace(self.trace, folder / TRACE)
+            if folder:
+                for name in (TRACE, CHECKPOINT):
+                    _keep(folder / name)
+                save_trace(self.trace, folder / TRACE)
             self._note = {
                 "trace": self.trace.lengths(), "selection": self.selector.plain() if self.selector else None,
                 "spec": _fixed(self.spec, self.engine.graph), "threads": torch.get_num_threads(),
             }  # fmt: skip
-            checkpoint.save(self.engine, folder / CHECKPOINT, note=self._note)
+            checkpoint.save(self.engine, folder and folder / CHECKPOINT, note=self._note)
         end = time.monotonic()
         self._next = end + max(self.seconds, _SHARE * (end - begin))
 
-    def finish(self, folder: Path, chosen: Selection | None) -> None:
+    def finish(self, folder: Path | None, chosen: Selection | None) -> None:
         """Add the results of the end to the last checkpoint: the whole trace, and the ``chosen`` values.
 
         A run that is resumed with more steps ignores both.
         """
         with _explained(folder):
             if chosen:
-                checkpoint.save(self.engine, folder / CHECKPOINT, note={**self._note, "chosen": chosen.plain()})
-            save_trace(self.trace, folder / TRACE)
+                note = {**self._note, "chosen": chosen.plain()}
+                checkpoint.save(self.engine, folder and folder / CHECKPOINT, note=note)
+            if folder:
+                save_trace(self.trace, folder / TRACE)
 
-    def load(self, folder: Path, origin: Plan | None = None) -> None:
+    def load(self, folder: Path | None, origin: Plan | None = None) -> None:
         """Restore the run from the checkpoint in ``folder``, or go on from that of another plan, its ``origin``.
+
+        Of several processes the first one has the folder.
 
         Raises:
             RecoptError: if there is none, or it is of another run; Damaged if it is damaged, or its trace is.
         """
-        if origin is not None:
+        if origin is not None and folder is not None:
             return self._carry(folder, origin)
-        note = checkpoint.load(self.engine, folder / CHECKPOINT)
+        note = checkpoint.load(self.engine, folder and folder / CHECKPOINT)
         mine = _fixed(self.spec, self.engine.graph)
         if odd := [key for key in mine if mine[key] != note["spec"][key]]:
             raise RecoptError(
-                f"The checkpoint {folder / CHECKPOINT} is of a run with another '{odd[0]}': resume it with the "
-                "spec.yaml that it was started with, or start a new run."
+                f"The checkpoint {(folder or Path()) / CHECKPOINT} is of a run with another '{odd[0]}': resume it with "
+                "the spec.yaml that it was started with, or start a new run."
             )
         if self.selector and note["selection"]:
             self.selector.load(note["selection"])
         self.trace.truncate(note["trace"])
         if self.trace.lengths() != note["trace"]:
-            raise Damaged(f"{folder / TRACE} ends before the checkpoint beside it.")
+            raise Damaged(f"{(folder or Path()) / TRACE} ends before the checkpoint beside it.")
         if (now := torch.get_num_threads()) != note["threads"]:
             warnings.warn(
                 f"The run was made with {note['threads']} threads of torch, and goes on with {now}: sums may be "
@@ -187,7 +197,7 @@ def offered(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _explained(folder: Path | None) -> Iterator[None]:
     """Turn an error in writing to ``folder`` into a RecoptError with the remedy."""
     try:
         yield
@@ -198,8 +208,15 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from why
 
 
-def saved_trace(folder: Path | None, steps: int) -> Trace:
-    """The trace saved in ``folder``, which :meth:`Checkpoints.load` truncates; an empty one if there is none."""
-    if folder is not None and (folder / TRACE).is_file():
-        return load_trace(folder / TRACE, steps)
-    return Trace(steps)
+def saved_trace(folder: Path | None, steps: int, ranks: Ranks = ONE) -> Trace:
+    """The trace saved in ``folder``, which :meth:`Checkpoints.load` truncates; an empty one if there is none.
+
+    The first of several processes gives it to the others.
+    """
+    file = folder / TRACE if folder is not None and (folder / TRACE).is_file() else None
+    if not ranks or ranks.link is None:
+        return load_trace(file, steps) if file else Trace(steps)
+    data = ranks.link.scatter([file.read_bytes() if file else b""] * ranks.world if ranks.rank == 0 else [])
+    with tempfile.TemporaryDirectory() as place:
+        (copy := Path(place) / TRACE).write_bytes(data)
+        return load_trace(copy, steps) if data else Trace(steps)

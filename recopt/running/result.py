@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from ..checking.errors import RecoptError, unknown
 from ..checking.numbers import as_given
 from ..contracts.strategy import Strategy
-from ..core.guard import frozen
 from ..engine.budget import Budget
 from ..engine.engine import Engine
 from ..engine.measure import models, settled
@@ -128,7 +127,7 @@ class Result(Portable):
 def all_frozen(engine: Engine) -> bool:
     """True if the guard lets no task move any more."""
     guard = engine.state.guard
-    return guard is not None and all(frozen(guard))
+    return guard is not None and guard.still == engine.tasks
 
 
 def summary(result: Result) -> dict[str, float]:
@@ -164,7 +163,7 @@ def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
         if guard is not None and number == engine.graph.movers[TASK][0]:
             found[number + 1] |= {f"{act}_total": float(count) for act, count in guard.counts.items()}
             found[number + 1] |= {"restored_total": float(guard.counts.get("restored", 0))}
-            found[number + 1] |= {"frozen_tasks": float(sum(frozen(guard)))}
+            found[number + 1] |= {"frozen_tasks": float(guard.still)}
     return found
 
 

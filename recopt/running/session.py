@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from ..checking.errors import RecoptError
 from ..engine.engine import Engine
+from ..ranks.agreed import Agreed
+from ..ranks.link import RankFailed
+from ..ranks.shared import ONE, Ranks
 from ..stacks.failures import RunFailed, failure_message
 from ..tracking.mlflow.runs import find_run, working_folder
 from ..tracking.mlflow.store import RUNS
@@ -29,9 +28,9 @@ from .schedules import write_schedules
 from .selection.scores import Score
 from .selection.selector import Selector
 from .start import make_engine
+from .stop import Stop
 
 CHECKPOINT_SECONDS = 15.0
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class RunOptions:
         root: the folder of the default store and its artifacts.
         save_seconds: least time between two checkpoints; longer if one takes more than 5 % of it.
         trackers: what a recorded run is recorded by besides MLflow: names of shipped ones, or objects.
+        ranks: the processes among which the tasks are divided; the first one records.
     """
 
     store: str | None = None
@@ -62,6 +62,12 @@ class RunOptions:
     root: Path = RUNS
     save_seconds: float = CHECKPOINT_SECONDS
     trackers: Sequence[str | Tracker] = ()
+    ranks: Ranks = ONE
+
+    @property
+    def records(self) -> bool:
+        """Whether this process records the run."""
+        return self.track and self.ranks.rank == 0
 
 
 class Session:
@@ -82,7 +88,7 @@ class Session:
         self.plan, self.options, self.spec = plan, options, plan.spec
         start = _start(options)
         with offered(start or Path()):
-            self.trace = saved_trace(start, self.spec.steps)
+            self.trace = saved_trace(start, self.spec.steps, options.ranks)
         if options.trackers and not options.track:
             raise RecoptError("Trackers write into the folder of a recorded run: record it, or name no tracker.")
         self.recorder = RunRecorder(self.trace, make_trackers(options.trackers))
@@ -90,10 +96,10 @@ class Session:
         self.selector = _selector(plan, self.engine, self.trace)
         self.held_out = Measurements(self.engine, self.trace, self.spec)
         self.checkpoints = Checkpoints(self.spec, self.engine, self.trace, self.selector, options.save_seconds)
-        if start:
-            with self._blamed(), offered(start):
+        if start or options.resume:
+            with self._blamed(), offered(start or Path()):
                 self.checkpoints.load(start, options.origin)
-        self.first_step, self._stop = self.step, _Stop()
+        self.first_step, self._stop, self._agreed = self.step, Stop(), Agreed(options.ranks)
 
     @property
     def step(self) -> int:
@@ -117,12 +123,12 @@ class Session:
         options = self.options
         pause = self.spec.steps if options.pause is None else options.pause
         with self._stop.heard():
-            if options.track:
+            if options.records:
                 self.recorder.begin(self.plan, options.store, options.name, options.resume, options.root)
             try:
                 if self.step == 0 and not self.held_out.before:
                     self._first()
-                while not (self.over or self.step >= pause or self._stop.asked):
+                while not (self.over or self.step >= pause or self._agreed.stop):
                     with self._blamed():
                         self.engine.step()
                     self._between()
@@ -130,6 +136,8 @@ class Session:
             except KeyboardInterrupt:
                 self.recorder.stop("KILLED", points=False)
                 raise
+            except RankFailed as why:
+                raise RankFailed(f"{why}{_elsewhere(why, self.recorder)}", why.status, why.lost) from why
             except RunFailed as why:
                 kept = self._fail()
                 raise RunFailed(f"{why} The traceback is in {kept}." if kept else str(why)) from why
@@ -159,12 +167,15 @@ class Session:
         if self.options.progress:
             self.options.progress(self)
         self.recorder.keep_up()
-        if self.checkpoints.due:
+        self._agreed(self._stop.asked, self.checkpoints.due)
+        if self._agreed.save:
             self._save()
 
     def _save(self) -> None:
-        if self.recorder.folder:
+        if self.options.track:
             self.checkpoints.save(self.recorder.folder)
+            if link := self.options.ranks.link:
+                link.note_run(self.recorder.run_id)
 
     def _end(self) -> Result:
         """The result of a run that is over or interrupted, after its record is complete.
@@ -173,6 +184,7 @@ class Session:
         still open, no measurement at its end, and no summary.
         """
         engine, folder, over = self.engine, self.recorder.folder, self.over
+        engine.keep_up()
         self._save()
         if over:
             engine.flush()
@@ -185,8 +197,9 @@ class Session:
             self.spec, stack, self.trace, self.held_out.before, after, by_slot(engine, chosen), engine.budget,
             "FINISHED" if over else "KILLED", engine, self.recorder.run_id, folder, chosen,
         )  # fmt: skip
-        if folder:
+        if self.options.track:
             self.checkpoints.finish(folder, chosen)
+        if folder:
             write_report(result)
             write_export(engine, self.spec, folder / "export", self.trace, chosen)
             if over:
@@ -210,7 +223,7 @@ class Session:
     def _fail(self) -> Path | None:
         """Mark the run as failed, and save a checkpoint and the current traceback; returns the traceback's file."""
         kept = keep_traceback(self.recorder.folder)
-        if kept:
+        if kept and not self.options.ranks:
             with suppress(RecoptError):  # a state that cannot be saved, possibly the cause of the failure
                 self.checkpoints.save(kept.parent)
         self.recorder.stop("FAILED")
@@ -223,6 +236,8 @@ def _start(options: RunOptions) -> Path | None:
         return options.saved
     if not options.track:
         raise RecoptError("A run that is not recorded cannot be resumed: leave --no-track out.")
+    if not options.records:
+        return None
     return working_folder(find_run(options.store, options.resume, options.root), options.store, options.root)
 
 
@@ -233,12 +248,12 @@ def _set_up(plan: Plan, options: RunOptions, recorder: RunRecorder) -> Engine:
         RecoptError: for a plan that cannot work; RunFailed for an error in a user's strategy or task.
     """
     try:
-        engine = make_engine(plan.spec, plan.graph, plan.task, recorder.trace.add)
+        engine = make_engine(plan.spec, plan.graph, plan.task, recorder.trace.add, options.ranks)
         check(plan.spec, engine)  # before anything is recorded
     except RecoptError:
         raise
     except (Exception, SystemExit) as why:
-        if options.track and not options.resume:
+        if options.records and not options.resume:
             recorder.begin(plan, options.store, options.name, options.resume, options.root)
         kept = keep_traceback(recorder.folder)
         recorder.stop("FAILED")
@@ -256,44 +271,16 @@ def _selector(plan: Plan, engine: Engine, trace: Trace) -> Selector | None:
     return Selector(plan.spec.choose, engine, plan.task, note) if plan.spec.choose else None
 
 
+def _elsewhere(why: RankFailed, recorder: RunRecorder) -> str:
+    """Record that another process failed, or that it is gone; the rest of the sentence on that."""
+    if not why.lost:
+        kept = keep_traceback(recorder.folder)
+        recorder.stop("FAILED")
+        return f" The traceback is in {kept}." if kept else ""
+    recorder.stop("KILLED", points=False)
+    goes_on = "goes on from the last checkpoint, as torchrun itself does with --max-restarts."
+    return f" 'recopt run --resume {recorder.run_id}' {goes_on}" if recorder.run_id else ""
+
+
 def _failure(why: BaseException, when: str, plan: Plan) -> str:
     return f"{failure_message(why, when, [type(plan.task), *(type(s) for s in plan.graph.slots.values())])}."
-
-
-class _Stop:
-    """Ctrl-C, SIGTERM and SIGHUP: the first asks a run to stop, a second one stops it at once.
-
-    SIGHUP stays ignored in a process that ``nohup`` started.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._at_once = False
-
-    def __call__(self, sign: int, frame: FrameType | None) -> None:
-        if self.asked or self._at_once:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Handle the signals within the block."""
-        before = dict[signal.Signals, Any]()
-        if threading.current_thread() is threading.main_thread():
-            for sign in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
-                if sign.name != "SIGHUP" or signal.getsignal(sign) is not signal.SIG_IGN:
-                    before[sign] = signal.signal(sign, self)
-        try:
-            yield
-        finally:
-            for sign, handler in before.items():
-                signal.signal(sign, handler)
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Let the first signal in the block stop the run: its work takes long, and is done again after a resume."""
-        self._at_once = True
-        try:
-            yield
-        finally:
-            self._at_once = False

@@ -8,6 +8,7 @@ from ..checking.errors import RecoptError
 from ..contracts.task import Task
 from ..engine.engine import Engine, Sink
 from ..levels.graph import Graph
+from ..ranks.shared import ONE, Ranks
 from .spec import Spec
 
 
@@ -31,7 +32,7 @@ def place(device: str) -> torch.device:
     return found
 
 
-def make_engine(spec: Spec, graph: Graph, task: Task, sink: Sink | None = None) -> Engine:
+def make_engine(spec: Spec, graph: Graph, task: Task, sink: Sink | None = None, ranks: Ranks = ONE) -> Engine:
     """Make the engine of a spec."""
     return Engine(task, graph, seed=spec.seed, tasks=spec.tasks, device=place(spec.device),
-                  dtype=getattr(torch, spec.dtype), sink=sink)  # fmt: skip
+                  dtype=getattr(torch, spec.dtype), sink=sink, ranks=ranks)  # fmt: skip

@@ -128,7 +128,8 @@ class Trials:
             if search is None:
                 return False
             point, moves = self._ended(number, search), self.tower.windows.moves[number]
-            search.scores.append(value(self.levels[number], window, moves, point, self.weight(state, number)))
+            score = value(self.levels[number], window, moves, point, self.weight(state, number))
+            search.scores += self.tower.setting.ranks.mean([score])
             self.closed(state, number)
             if len(search.scores) == len(search.candidates):
                 self._decide(number, search)

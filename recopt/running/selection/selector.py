@@ -61,14 +61,21 @@ class Scorer:
         graph = held_at(engine.levels, engine.graph.slots, values)
         dtype = str(engine.dtype).removeprefix("torch.")
         begin = time.perf_counter()
-        runs = run_all("choose", graph, self.task, seeds, RunSettings(how.steps, str(engine.device), dtype), test=False)
-        scores = runs.score("final" if how.objective == "last" else "sum")
+        settings, ranks = RunSettings(how.steps, str(engine.device), dtype), engine.ranks
+        mine = ranks.share(len(seeds))  # several processes score some each
+        scores, diverged, spent = np.zeros(len(seeds)), 0.0, 0.0
+        if chunk := [seeds[n] for n in mine]:
+            runs = run_all("choose", graph, self.task, chunk, settings, test=False)
+            scores[mine.start : mine.stop] = runs.score("final" if how.objective == "last" else "sum")
+            # Each run also evaluates the loss at its end.
+            diverged, spent = float(runs.diverged.sum()), len(chunk) * (runs.evaluations + 1)
+        *found, diverged, spent = ranks.totals([*scores, diverged, spent])
+        scores = np.array(found)
         with np.errstate(invalid="ignore"):
             mean = mean_interval(scores / how.steps if how.objective == "mean" else scores)
-        # Each run also evaluates the loss at its end.
-        self.evaluations += round(len(seeds) * (runs.evaluations + 1))
+        self.evaluations += round(spent)
         self.seconds += time.perf_counter() - begin
-        return Score(step, *mean, int(runs.diverged.sum()), len(seeds))
+        return Score(step, *mean, int(diverged), len(seeds))
 
     def report(self, rules: Mapping[str, tuple[int, Values]]) -> dict[str, Score]:
         """Scores of the rule at several values, on the report's tasks; values of the same step are scored once."""

@@ -1,0 +1,1 @@
+"""Processes that ``torchrun`` starts, among which the tasks of one run are divided."""
