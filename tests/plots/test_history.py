@@ -16,7 +16,7 @@ from recopt import RecoptError
 def trained(history: recopt.History, steps: int, **more: object) -> recopt.Optimizer:
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
-    optimizer = recopt.Optimizer(model.parameters(), callback=history, **more)  # type: ignore[arg-type]
+    optimizer = recopt.Optimizer(model.parameters(), "adam/adagrad[lr]", callback=history, **more)  # type: ignore[arg-type]
     for _ in range(steps):
         optimizer.zero_grad()
         (model(torch.ones(4, 3)) - 2).square().mean().backward()

@@ -70,7 +70,6 @@ CASES: list[tuple[str, list[str], float]] = [
     ("adam[*weight]+sgd[*bias]/hypergradient", [], 0),
     ("sgd(lr=0.1, momentum=0.5)/annealing", ["level2.every=5"], 0),
     ("switch(among=[sgd(lr=0.1), adam])/annealing[which]", ["level2.every=3"], 0),
-    ("adam/annealing/pbt(population=3)", ["level2.every=3", "level3.every=2"], 0),
     ("lstm/adam/hypergradient", ["level2.every=3", "level2.episode=12"], 0),
     ("adam/hypergradient", ["level2.episode=12"], 0),
     ("adam/sgd", ["level2.every=4", "level2.second_order=true"], 1e-12),
@@ -91,13 +90,20 @@ def test_a_run_replayed_on_its_own_seed_is_the_same_run(stack: str, settings: li
         assert torch.allclose(a, b, rtol=0, atol=10 * tolerance)
 
 
-def test_a_replay_follows_the_lineage_of_the_member_that_was_chosen_last() -> None:
-    source = run("sgd(lr=0.05)/pbt(population=3)", "level2.every=5", seed=3)
+@pytest.mark.parametrize(
+    ("stack", "settings", "tolerance"),
+    [("sgd(lr=0.05)/pbt(population=3)", ["level2.every=5"], 0),
+     ("adam/annealing/pbt(population=3)", ["level2.every=3", "level3.every=2"], 1e-11)],
+)  # fmt: skip
+def test_a_replay_follows_the_lineage_of_the_member_that_was_chosen_last(
+    stack: str, settings: list[str], tolerance: float
+) -> None:
+    source = run(stack, *settings, dtype="float64", seed=3)
     again = replay(source)
-    ends, chosen = source.history("chosen", 2)
-    assert len(set(chosen)) > 1 and apart(source, again) > 0  # the record is of the best member of each window
+    ends, chosen = source.history("chosen", len(source.spec.levels))
+    assert len(set(chosen)) > 1 and apart(source, again) > 1e-6  # the record is of the best member of each window
     last = slice(int(ends[-2]) + 1, int(ends[-1]) + 1)
-    assert np.array_equal(source.losses[last], again.losses[last])
+    assert np.abs(source.losses[last] - again.losses[last]).max() <= tolerance
 
 
 def test_a_schedule_goes_by_step_or_is_stretched() -> None:
