@@ -96,7 +96,7 @@ class Limits:
             return
         point = self.slots.point(state, number)
         update = self.last(state, number) if before is None else torch._foreach_sub(point, before)
-        if update is None or not state.levels[number].parts[0].recorded:
+        if update is None or not any(part.recorded for part in state.levels[number].parts):
             return
         places = [i for part in state.levels[number].parts for i in part.indices]
         whole, update, point = update, [update[i] for i in places], [point[i] for i in places]

@@ -128,6 +128,8 @@ class Session:
             try:
                 if self.step == 0 and not self.held_out.before:
                     self._first()
+                if not self.options.ranks:
+                    self._agreed(self._stop.asked, False)
                 while not (self.over or self.step >= pause or self._agreed.stop):
                     with self._blamed():
                         self.engine.step()

@@ -121,7 +121,7 @@ def pulled_to(targets: list[Tensor], starts: list[Tensor], stack: str, **options
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         return loss
 
-    for _ in range(60 if stack.endswith("(spread=0.5)") else 6):
+    for _ in range(60 if stack == "pbt" or stack.endswith("(spread=0.5)") else 6):
         optimizer.step(closure)
     return full
 

@@ -292,7 +292,7 @@ def test_arguments_of_a_wrong_kind_are_named() -> None:
     for words, task, stack, more in [
         ("run: stack=.* should be text or a path or a recopt.Graph", "digits", ["adam", 3], {}),
         ("or a recopt.Strategy or .*: write Unsavable\\(\\)", "digits", Unsavable, {}),
-        ("run: stack=None should be text or a path or a recopt.Graph", "digits", None, {}),
+        ("Give a task and a stack; with 'replay'", "digits", None, {}),
         ("run: task=5 should be text or a path or a recopt.Task", 5, "adam", {}),
         ("settings='adam.lr=0.1' should be a list of text", "digits", "adam", {"settings": "adam.lr=0.1"}),
         ("plugins=None should be text or a path or a list of texts or paths", "digits", "adam", {"plugins": None}),
