@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformer import Transformer
 
 import recopt
 
@@ -51,23 +52,6 @@ class Rule:
     options: dict[str, Any] = field(default_factory=dict)
     signal: str = "train"
     averaged: bool = False
-
-
-class Transformer(nn.Module):
-    """One causal layer over characters; (batch, length) of int64 to (batch · length, characters)."""
-
-    def __init__(self, characters: int, width: int = 32) -> None:
-        super().__init__()
-        self.token, self.place = nn.Embedding(characters, width), nn.Embedding(CONTEXT, width)
-        self.layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, batch_first=True, norm_first=True)
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, characters)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT), persistent=False)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Logits of each next character."""
-        x = self.token(rows) + self.place.weight
-        logits: Tensor = self.head(self.norm(self.layer(x, src_mask=self.mask, is_causal=True)))
-        return logits.flatten(0, 1)
 
 
 def overlapping(count: int, wrong: float, seed: int) -> Data:
@@ -116,7 +100,7 @@ def text() -> Work:
     rows = torch.tensor([index[c] for c in content]).unfold(0, CONTEXT + 1, CONTEXT)
     held = torch.arange(len(rows)) % 10 == 9
     train, kept, test = ((r[:, :-1], r[:, 1:]) for r in (rows[~held], rows[held][200:400], rows[held][:200]))
-    return Work(lambda: Transformer(len(index)), train, kept, test, 16, 400)
+    return Work(lambda: Transformer(len(index), CONTEXT, width=32, layers=1), train, kept, test, 16, 400)
 
 
 TASKS: dict[str, Callable[[], Work]] = {"noisy": noisy, "small": small, "text": text}

@@ -6,11 +6,11 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import files
 
 import torch
 from torch import Tensor, nn
+from transformer import Transformer
 
 from recopt.data import load
 
@@ -28,25 +28,6 @@ class Work:
     batch: int
     steps: int
     by_loss: bool = False
-
-
-class Transformer(nn.Module):
-    """Two causal layers over characters; (batch, length) of int64 to (batch · length, characters)."""
-
-    def __init__(self, characters: int, width: int = 48) -> None:
-        super().__init__()
-        self.token, self.place = nn.Embedding(characters, width), nn.Embedding(CONTEXT, width)
-        make = partial(nn.TransformerEncoderLayer, width, 4, 4 * width, 0.0, batch_first=True, norm_first=True)
-        self.layers = nn.ModuleList(make() for _ in range(2))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, characters)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT), persistent=False)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Logits of each next character."""
-        x = self.token(rows) + self.place.weight
-        for layer in self.layers:
-            x = layer(x, src_mask=self.mask, is_causal=True)
-        return self.head(self.norm(x)).flatten(0, 1)
 
 
 def halves(inputs: Tensor, targets: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -98,7 +79,11 @@ def text() -> Work:
     rows = codes.unfold(0, CONTEXT + 1, CONTEXT)
     held = torch.arange(len(rows)) % 5 == 4
     train, rest = rows[~held], rows[held]
-    return Work(lambda: Transformer(len(index)), train[:, :-1], train[:, 1:], halves(rest[:, :-1], rest[:, 1:]),
+
+    def make() -> nn.Module:
+        return Transformer(len(index), CONTEXT, width=48, layers=2)
+
+    return Work(make, train[:, :-1], train[:, 1:], halves(rest[:, :-1], rest[:, 1:]),
                 16, 300, by_loss=True)  # fmt: skip
 
 

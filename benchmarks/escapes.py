@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from command_line import run_and_table
 from scipy.stats import beta
 from torch import Tensor, nn
 
@@ -155,21 +156,12 @@ def table(given: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run or print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    first = commands.add_parser("run")
-    first.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    first.add_argument("--seeds", type=int, default=10)
-    first.add_argument("--first", type=int, default=0)
-    first.add_argument("--evaluations", type=int, default=8000)
-    first.add_argument("--out", type=Path, required=True)
-    first.set_defaults(act=run)
-    second = commands.add_parser("table")
-    second.add_argument("out", type=Path)
-    second.set_defaults(act=table)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    given.act(given)
+
+    def options(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+        parser.add_argument("--evaluations", type=int, default=8000)
+
+    run_and_table(__doc__, run, table, options)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from importlib.metadata import files
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
+from transformer import Transformer
 
 from recopt.data import load
 
@@ -211,22 +212,6 @@ def recurrent(seed: int) -> Job:
 CONTEXT = 32
 
 
-class Transformer(nn.Module):
-    """One causal layer over characters; (batch, length) of int64 to (batch · length, characters)."""
-
-    def __init__(self, characters: int, width: int = 48) -> None:
-        super().__init__()
-        self.token, self.place = nn.Embedding(characters, width), nn.Embedding(CONTEXT, width)
-        self.layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, batch_first=True, norm_first=True)
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, characters)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT), persistent=False)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Logits of each next character."""
-        x = self.layer(self.token(rows) + self.place.weight, src_mask=self.mask, is_causal=True)
-        return self.head(self.norm(x)).flatten(0, 1)
-
-
 def text(seed: int) -> Job:
     """The characters of NumPy's licences, in rows of 32; every fifth row is held out."""
     paths = [f for f in files("numpy") or [] if f.name.startswith("LICENSE") and ".dist-info" in str(f)]
@@ -239,7 +224,7 @@ def text(seed: int) -> Job:
     def loss(logits: Tensor, wanted: Tensor) -> Tensor:
         return functional.cross_entropy(logits, wanted.flatten())
 
-    return supervised(Transformer(len(index)), pairs[0], pairs[1], 16, loss, seed)
+    return supervised(Transformer(len(index), CONTEXT, width=48, layers=1), pairs[0], pairs[1], 16, loss, seed)
 
 
 @cache

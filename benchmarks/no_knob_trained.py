@@ -24,6 +24,7 @@ from no_knob_tasks import CONTEXT, Job, Pair, Task, _digits, _fashion, _random, 
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR
+from transformer import Transformer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CROSS: Loss = functional.cross_entropy
@@ -108,27 +109,6 @@ def fashion(seed: int) -> Job:
     return further(_seven(), train, held, 400, 64, CROSS, seed)
 
 
-class Transformer(nn.Module):
-    """Two causal layers over characters; (batch, length) of int64 to (batch · length, characters)."""
-
-    def __init__(self, characters: int, width: int = 64) -> None:
-        super().__init__()
-        self.token, self.place = nn.Embedding(characters, width), nn.Embedding(CONTEXT, width)
-        for table in (self.token, self.place):
-            nn.init.normal_(table.weight, std=0.02)
-        block = partial(nn.TransformerEncoderLayer, width, 4, 4 * width, 0.0, batch_first=True, norm_first=True)
-        self.layers = nn.ModuleList([block() for _ in range(2)])
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, characters)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT), persistent=False)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Logits of each next character."""
-        x = self.token(rows) + self.place.weight
-        for layer in self.layers:
-            x = layer(x, src_mask=self.mask, is_causal=True)
-        return self.head(self.norm(x)).flatten(0, 1)
-
-
 def windows(content: str) -> Pair:
     """Rows of characters, and the characters that come next."""
     codes = [ord(c) - 10 if 10 <= ord(c) < 127 else 22 for c in content]
@@ -146,7 +126,7 @@ def _docstrings() -> nn.Module:
     torch.manual_seed(0)
     named = (getattr(numpy, name) for name in sorted(dir(numpy)))
     content = "".join(x.__doc__ or "" for x in named if callable(x))[:300_000]
-    return trained(Transformer(117), windows(content), 32, 2500, characters)
+    return trained(Transformer(117, CONTEXT, width=64, layers=2, std=0.02), windows(content), 32, 2500, characters)
 
 
 def text(seed: int) -> Job:

@@ -45,7 +45,7 @@ WIDE = 100
 DOUBLINGS = 9
 """The most doublings of a population, as in Hansen 2009; what follows has as many points as the last."""
 HUGE = 1e300
-"""What a loss that is not finite counts as."""
+"""The loss that one which is not finite counts as."""
 
 
 class Cmaes(Strategy):

@@ -31,6 +31,7 @@ running means of the cosine, ``"along"``, and of the difference of cosines, ``"t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -46,12 +47,12 @@ WARM, BEGINNING, LEVEL = 0.05, 20, 100
 """The share of a run in which steps grow; where its length is not told, how many those are, and how many come before
 steps shrink."""
 EVERY, SEARCH, SPAN = 4, 0.3, 1000
-"""How often the gain is looked at, in what share of the run, and the run's length where it is not told."""
+"""The steps from one look at the gain to the next, the share of the run that has them, and its length if not told."""
 ONWARD, RANGE, SPEED = 0.07, 0.2, 20.0
 """The cosine above which the way goes on, what is a large difference from it, and how fast the gain moves: by so many
 powers of e, were it looked at all the run."""
 TURNING, FALL, FLOOR = 0.17, 0.5, 0.08
-"""How much more the last step descends than the way where two losses turn about each other; the factor on the gain
+"""The excess of the last step's descent over the way's where two losses turn about each other; the factor on the gain
 there, and its least value."""
 TRAINED, BOUND, BEYOND, ROUNDS = 0.1, 1.05, 0.1, 16
 """The factor on the rate of trained weights, the singular value over that of independent entries from which on weights
@@ -119,10 +120,10 @@ class Paced(Rule):
         """4 · shrink / N · f(t)³: the share of the weights that goes at step t."""
         return 4 * self.shrink / self.steps * self.course(steps) ** 3 if self.steps else 0.0
 
-    def shown(self, state: State, lr: float) -> dict[str, float]:
+    def tells(self, state: State, hyper: Mapping[str, float]) -> dict[str, float]:
         """The present rate of Adam: the geometric mean over the tensors."""
         sizes = [math.log(float(s) * float(g)) for s, g in zip(state["size"], state["gain"], strict=True) if s > 0]
-        return {"rate": lr * self.course(state["steps"]) * math.exp(sum(sizes) / len(sizes))} if sizes else {}
+        return {"rate": hyper["lr"] * self.course(state["steps"]) * math.exp(sum(sizes) / len(sizes))} if sizes else {}
 
     def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
         """Adam's means, and the size or the gain where that is looked at."""

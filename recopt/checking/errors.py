@@ -52,7 +52,7 @@ def _written(value: object) -> str:
 
 _ELSEWHERE = {"learning_rate": "lr", "rate": "lr", "step_size": "lr", "epsilon": "eps", "l2": "weight_decay",
               "acc": "accuracy", "epochs": "steps", "iterations": "steps"}  # fmt: skip
-"""What other libraries call things."""
+"""Names that other libraries have for things, with ours."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

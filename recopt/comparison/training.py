@@ -136,7 +136,7 @@ class Trainer:
 
 
 def _keys(one: Trainee) -> list[str]:
-    """What its runs are known by: all that their numbers follow from."""
+    """Keys of its runs in the journal: all that their numbers follow from."""
     specs = [json.dumps(plan.spec.model_dump(mode="json"), sort_keys=True) for plan in one.plans]
     return [hashlib.sha256(f"training {spec}".encode()).hexdigest() for spec in specs]
 

@@ -115,7 +115,7 @@ class Up:
             self._arrive(state, fresh, state.good, void=False)
 
     def _judge(self, state: RunState, found: Evaluation) -> tuple[list[bool], bool]:
-        """Whether each task's evaluation is good, and any; all numbers are read at once, as a device is waited for."""
+        """Judge each task's evaluation: good or not, and any; numbers are read at once, as a device is waited for."""
         reading = self._read(state, found)
         if math.isinf(reading.norms[0]) and self._shortens and found.grads:
             short = shortened(found.grads)

@@ -131,7 +131,7 @@ def load(engine: Engine, path: Path | None) -> Any:
 
 
 def _found(engine: Engine, path: Path) -> dict[str, Any]:
-    """What is in a checkpoint."""
+    """The contents of a checkpoint."""
     header, tensors = _open(path)
     state = unpack(header["state"], tensors, CPU if engine.ranks else engine.device)
     note = unpack(header.get("note"), tensors, CPU)

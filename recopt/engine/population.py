@@ -30,7 +30,7 @@ from .copies import Copies
 
 @dataclass
 class _Evaluated:
-    """What one evaluation of all rows has found; ``updates`` are the lengths of those that followed."""
+    """The findings of one evaluation of all rows; ``updates`` are the lengths of those that followed."""
 
     loss: Tensor
     grads: Tensor

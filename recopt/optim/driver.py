@@ -23,6 +23,7 @@ from ..levels.level import TASK
 from ..levels.state import Guard, Numbers, RunState, SlotState
 from ..rules.columns import ColumnMover
 from ..rules.numbers import made_of_numbers
+from ..rules.rule import Rule
 from ..rules.shards import Shards
 from ..rules.tensors import TensorMover
 from ..search.trials import Trials
@@ -154,17 +155,19 @@ class Driver:
             else:
                 natural = strategy.natural(dict(zip(names, [p.detach() for p in slot.params], strict=True)))
                 found |= {f"{name}.{key}": as_given(v.item(), torch.finfo(v.dtype).bits) for key, v in natural.items()}
-        return found | self._shown(found)
+        return found | self._told(found)
 
-    def _shown(self, known: Mapping[str, float]) -> dict[str, float]:
-        """What strategies of the model tell of their state besides."""
+    def _told(self, known: Mapping[str, float]) -> dict[str, float]:
+        """The numbers that rules of the model tell of their state."""
         found: dict[str, float] = {}
         for number in self.graph.movers[TASK]:
             name = self.graph.levels[number].by
-            shown: Any = getattr(self.graph.slots[name], "shown", None)
-            for part in self.state.levels[number].parts[:1] if shown else []:
-                told = shown(part.strategy, known.get(f"{name}.lr", 1.0))
-                found |= {f"{name}.{key}": value for key, value in told.items()}
+            rule = self.graph.slots[name]
+            if not isinstance(rule, Rule):
+                continue
+            for part in self.state.levels[number].parts[:1]:
+                hyper = {key.removeprefix(f"{name}."): x for key, x in known.items() if key.startswith(f"{name}.")}
+                found |= {f"{name}.{key}": value for key, value in rule.tells(part.strategy, hyper).items()}
         return found
 
     def acted(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What several processes do at the same step, though each may be asked for it at another time."""
+"""Stops and saves that several processes do at the same step, though each may be asked at another time."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Link:
         return values
 
     def gather(self, mine: bytes) -> list[bytes]:
-        """What each process gives, by rank, in the first one; nothing in the others."""
+        """The bytes that each process gives, by rank, in the first one; nothing in the others."""
         sizes = torch.zeros(self.world, dtype=torch.int64)
         sizes[self.rank] = len(mine)
         sizes = self.sum(sizes)
@@ -89,7 +89,7 @@ class Link:
         return bytes(found[: int(sizes[self.rank])].numpy())
 
     def from_first(self, value: Any) -> Any:
-        """What the first process gives, as JSON carries it."""
+        """The value that the first process gives, as JSON carries it."""
         if self.world == 1:
             return value
         return json.loads(self.scatter([json.dumps(value).encode()] * self.world if self.rank == 0 else []))

@@ -63,6 +63,10 @@ class Rule(Strategy):
         """The update that follows from what :meth:`advance` gave, as a sum of terms."""
         raise NotImplementedError(f"{type(self).__name__} has no delta.")
 
+    def tells(self, state: State, hyper: Mapping[str, float]) -> dict[str, float]:
+        """Numbers that follow from ``state``, by name: :meth:`recopt.Optimizer.hyperparameters` has them too."""
+        return {}
+
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         """One step from the gradients of the first trial."""
         grads = trials[0].grads

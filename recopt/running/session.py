@@ -66,7 +66,7 @@ class RunOptions:
 
     @property
     def records(self) -> bool:
-        """Whether this process records the run."""
+        """True if this process records the run."""
         return self.track and self.ranks.rank == 0
 
 

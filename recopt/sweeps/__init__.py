@@ -94,7 +94,7 @@ def _in_words(stack: object) -> str:
 
 
 def _over(over: Mapping[str, Any]) -> dict[str, Any]:
-    """What is searched over, with stacks as text."""
+    """The settings that are searched over, with stacks as text."""
     return {
         key: [_in_words(one) for one in values] if key == "stack" and isinstance(values, list | tuple) else values
         for key, values in over.items()
