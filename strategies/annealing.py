@@ -67,7 +67,7 @@ import torch
 from torch import Generator, Tensor
 
 from recopt import Params, State, Strategy, Trial, option, positive, unit
-from recopt.toolkit.random import along_one, chance, normal, spreads
+from recopt.toolkit.random import along_one, chance, displaced, normal, spreads
 
 MEMORY = 0.2
 """The weight of the newest difference in the running size of differences, once there are 1 / MEMORY of them."""
@@ -113,8 +113,7 @@ class Annealing(Strategy):
         count = max(1, sum(p.numel() for p in point))
         length = self.step / count**0.5 * state["ratio"].exp()
         noise = normal(point, rng) if self.moves == "all" else along_one(point, rng)
-        units = zip(point, state["spread"], noise, strict=True)
-        return [point, [p + (length * spread).to(p) * n for p, spread, n in units]]
+        return [point, displaced(point, length, state["spread"], noise)]
 
     @torch.no_grad()
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:

@@ -33,7 +33,7 @@ from torch import Generator, Tensor
 
 from recopt import Params, RecoptError, State, Strategy, Trial, option, positive
 from recopt.toolkit.blocks import coordinates, shaped
-from recopt.toolkit.random import along_one, normal, spreads
+from recopt.toolkit.random import along_one, displaced, normal, spreads
 from recopt.toolkit.scores import scores
 
 DIFFERENCES, LINE, HOPS = range(3)
@@ -123,7 +123,7 @@ class BasinHopping(Strategy):
         """A point around ``point``."""
         noise = along_one(point, rng) if self.moves == "one" else normal(point, rng)
         length = self.step / max(1, sum(p.numel() for p in point)) ** 0.5
-        return [p + (length * s).to(p) * n for p, s, n in zip(point, spread, noise, strict=True)]
+        return displaced(point, length, spread, noise)
 
 
 def _near(state: State) -> State:

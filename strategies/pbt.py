@@ -34,7 +34,7 @@ import torch
 from torch import Generator
 
 from recopt import Params, State, Strategy, Trial, option, positive, unit
-from recopt.toolkit.random import chance, normal, spreads, uniform
+from recopt.toolkit.random import chance, displaced, normal, spreads, uniform
 from recopt.toolkit.scores import scores
 
 
@@ -68,8 +68,7 @@ class Pbt(Strategy):
             return [list(m) for m in state["members"]]
         found = [point]
         for _ in range(self.population - 1):
-            each = zip(point, state["unit"], normal(point, rng), strict=True)
-            found.append([p + (self.spread * unit).to(p) * n for p, unit, n in each])
+            found.append(displaced(point, self.spread, state["unit"], normal(point, rng)))
         return found
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ import torch
 from torch import Generator, Tensor
 
 from recopt import Params, State, Strategy, Trial, option, positive, unit
-from recopt.toolkit.random import along_one, normal, spreads
+from recopt.toolkit.random import along_one, displaced, normal, spreads
 from recopt.toolkit.scores import scores
 
 MEMORY = 0.05
@@ -72,8 +72,7 @@ class Tempering(Strategy):
         for at, ratio in zip([point, *state["others"]], state["ratio"], strict=True):
             noise = normal(point, rng) if self.moves == "all" else along_one(point, rng)
             length = self.step * ratio.exp() / count**0.5
-            each = zip(at, state["spread"], noise, strict=True)
-            found += [at, [p + (length * spread).to(p) * n for p, spread, n in each]]
+            found += [at, displaced(at, length, state["spread"], noise)]
         return found
 
     @torch.no_grad()

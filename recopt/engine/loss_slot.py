@@ -122,7 +122,7 @@ def weigh(state: RunState, batch: Any, place: Callable[[Any], Any], held: bool =
     return found if many else found[0]
 
 
-def shown(names: Sequence[str], values: Params) -> dict[str, Any]:
+def recorded(names: Sequence[str], values: Params) -> dict[str, Any]:
     """The values by name for the record: each number of a few, else their mean, deviation and extremes."""
     found: dict[str, Any] = {}
     for name, value in zip(names, values, strict=True):

@@ -19,7 +19,7 @@ from ..levels.state import Guard, Numbers, Pair, RunState, Signal
 from ..ranks.shared import Ranks
 from .episodes import Episodes
 from .imitation import Imitation
-from .loss_slot import shown
+from .loss_slot import recorded
 
 _ACTS = ("skipped", "resized", "restored")
 """The guard's acts on tasks, as they are counted."""
@@ -124,7 +124,7 @@ class Surroundings:
     def hyperparameters(self, state: RunState, number: int) -> None:
         """Record the hyperparameters that a level has just stepped with, where they changed, and a loss that moved."""
         if self.graph.levels[number].moves == LOSS:
-            self.log(state, number, shown(self.graph.names[LOSS], state.slots[LOSS].params))
+            self.log(state, number, recorded(self.graph.names[LOSS], state.slots[LOSS].params))
         name, own = self.graph.levels[number].by, state.levels[number]
         slot, strategy = state.slots[name], self.graph.slots[name]
         if own.logged == slot.version:

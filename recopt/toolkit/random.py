@@ -6,6 +6,8 @@ moved to the tensor's device and dtype. So a run on a GPU or in float32 sees the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator, Tensor
 
@@ -42,6 +44,11 @@ def along_one(point: Params, rng: Generator) -> Params:
 def chance(like: Tensor, rng: Generator) -> Tensor:
     """One number uniform in [0, 1), 0-dimensional, with the device and dtype of ``like``."""
     return _like(torch.rand((), generator=rng, dtype=torch.float64), like)
+
+
+def displaced(point: Params, length: Tensor, units: Sequence[Tensor], noise: Params) -> Params:
+    """``point`` + ``length`` · unit · noise, tensor by tensor; ``units`` are those of :func:`spreads`."""
+    return [p + (length * unit).to(p) * n for p, unit, n in zip(point, units, noise, strict=True)]
 
 
 def spreads(point: Params) -> list[Tensor]:
