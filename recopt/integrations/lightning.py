@@ -35,6 +35,7 @@ class LightningCallback(Callback):
 
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
+        self._stepped = False
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Have checkpoints written at the mean."""
@@ -47,7 +48,7 @@ class LightningCallback(Callback):
         check_found(trainer.optimizers, "LightningCallback", remedy)
         for optimizer in found_in(trainer.optimizers):
             optimizer.train()
-        _warn_of_monitor(trainer)
+        self._stepped = False
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Go to the mean."""
@@ -90,6 +91,9 @@ class LightningCallback(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         """Log."""
         pl_module.log_dict(figures(found_in(trainer.optimizers)))
+        if not self._stepped:
+            self._stepped = True
+            _warn_of_monitor(trainer)
 
 
 class _SaveAtMean:
@@ -107,8 +111,10 @@ def _warn_of_monitor(trainer: Any) -> None:
     """Warn where LearningRateMonitor shows another rate than the one that is applied."""
     monitors = any(type(callback).__name__ == "LearningRateMonitor" for callback in trainer.callbacks)
     for optimizer in found_in(trainer.optimizers) if monitors else []:
-        rates = [key for key in optimizer.hyperparameters() if key.endswith(".lr")]
-        if any("/" in stack for stack in optimizer.describe()) or not rates:
+        known = optimizer.hyperparameters()
+        found, given = ([key for key in known if key.endswith(end)] for end in (".rate", ".lr"))
+        if any("/" in stack for stack in optimizer.describe()) or found or not given:
+            rates = found or given
             shown = f"the tuned one is logged as {rates[0]!r}" if rates else "the rule finds its own"
             warnings.warn(
                 f"LearningRateMonitor shows group['lr'], {optimizer.param_groups[0]['lr']:g}, which a scheduler moves "

@@ -193,8 +193,8 @@ def test_what_is_tuned_is_in_the_reports(tmp_path: Path) -> None:
     trainer.train()
     (file,) = tmp_path.rglob("events.out.*")
     events = EventAccumulator(str(file)).Reload()
-    assert {"train/adam.lr", "train/guards/skipped", "train/loss"} <= set(events.Tags()["scalars"])
-    assert events.Scalars("train/adam.lr")[-1].value == pytest.approx(optimizer.hyperparameters()["adam.lr"])
+    assert {"train/paced.rate", "train/guards/skipped", "train/loss"} <= set(events.Tags()["scalars"])
+    assert events.Scalars("train/paced.rate")[-1].value == pytest.approx(optimizer.hyperparameters()["paced.rate"])
 
 
 def test_a_trainer_without_one_of_ours_is_refused(tmp_path: Path) -> None:

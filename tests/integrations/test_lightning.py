@@ -250,6 +250,7 @@ def test_several_optimizers_are_logged_by_number_and_told_no_loss() -> None:
 @pytest.mark.parametrize(
     ("stack", "words"),
     [
+        (None, "shows group.* the tuned one is logged as 'paced.rate'"),
         ("adam/sgd", "shows group.* the tuned one is logged as 'adam.lr'"),
         ("learned", "the rule finds its own"),
         ("adam", None),
