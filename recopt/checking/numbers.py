@@ -37,3 +37,11 @@ def finite(value: Any, write: Callable[[float], Any]) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item, write) for item in value]
     return write(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def float_of(value: float) -> float:
+    """A number as a float; infinity where it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

@@ -6,7 +6,6 @@ hyperparameter of a strategy: a number in a domain that a level above may move.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checking.arguments import checked
 from ..checking.errors import RecoptError, quoted, shown, unknown
+from ..checking.numbers import float_of
 from .domains import DOMAINS, Domain
 
 T = TypeVar("T")
@@ -67,23 +67,14 @@ LARGEST = 2**63 - 1
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list"}
 
 
-def float_of(value: float) -> float:
-    """A number as a float; infinity where it is too large for one."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-
-
 @dataclass(eq=False)
 class Hyper:
     """A hyperparameter: a number in a domain, moved in that domain's coordinate by a level above.
 
     On an instance it reads as the natural value, a 0-dimensional tensor that carries the graph.
     ``off`` is one more value that switches its term off (``momentum=0``): the hyperparameter is then no parameter
-    and cannot be moved. ``above`` replaces the default in levels that move other strategies' hyperparameters: these
-    move logarithms on normalized signals, so a step length means something else there (see
-    :func:`recopt.levels.completion.strides`).
+    and cannot be moved. ``above`` is the default in levels that move logarithms of others' hyperparameters on
+    normalized signals, where a step length means something else (:func:`recopt.levels.completion.strides`).
     """
 
     default: float | str
@@ -121,10 +112,7 @@ def option(default: T, help: str = "", choices: tuple[T, ...] | None = None, lea
 
 @checked
 def positive(default: float, help: str = "", off: float | None = None, above: float | None = None) -> Hyper:
-    """Declare a hyperparameter in (0, ∞), moved as its logarithm. ``off=0`` also allows 0, which switches it off.
-
-    ``above``: another default for levels that move other strategies' hyperparameters.
-    """
+    """Declare a hyperparameter in (0, ∞), moved as its logarithm. ``off=0`` also allows 0, which switches it off."""
     return Hyper(default, DOMAINS["positive"], help, off, above)
 
 
@@ -158,6 +146,5 @@ def parse_options(owner: type, values: Mapping[str, Any], where: str) -> dict[st
         if name not in options:
             known = [*options, *declared(owner, Hyper)]
             raise unknown("option", name, known, f"of {where}")
-    return {
-        name: o.parse(values[name], f"{where}.{name}") if name in values else o.default for name, o in options.items()
-    }
+    given = {name: options[name].parse(value, f"{where}.{name}") for name, value in values.items()}
+    return {name: given.get(name, o.default) for name, o in options.items()}

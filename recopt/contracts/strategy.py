@@ -10,8 +10,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..checking.errors import RecoptError, quoted, unknown
+from ..checking.numbers import float_of
 from .domains import DOMAINS, Domain, coordinate_of
-from .settings import Hyper, declared, float_of, parse_options, plain_name
+from .settings import Hyper, declared, parse_options, plain_name
 
 Params = list[Tensor]
 State = dict[str, Any]
@@ -101,9 +102,7 @@ class Strategy(nn.Module):
 
     def natural(self, coordinates: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each hyperparameter among ``coordinates`` (parameter name to value) in its natural unit."""
-        return {
-            name: self._domains[name].natural(value) for name, value in coordinates.items() if name in self._domains
-        }
+        return {n: self._domains[n].natural(value) for n, value in coordinates.items() if n in self._domains}
 
     def afresh(self, seed: int, draw: int) -> Self:
         """The same strategy made again, with initial meta-parameters drawn anew."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..contracts.domains import Positive
+from ..levels.carried import carries
 from ..levels.graph import Graph
 from ..levels.level import TASK, Level
 from ..levels.registry import ESTIMATORS, TRANSFORMS
@@ -88,7 +89,7 @@ class Carriers:
         rates: by level, the place of the learning rate among its strategy's coordinates, where a level above tunes
             it as a logarithm.
         lean: by level, whether its window is one update, and its signal the closed derivative of that as it is.
-        closed: by level, whether its signal has a closed form.
+        closed: by level, whether its signal has a closed form, or is carried along: no tape is open between steps.
         taped: by level, whether a tape runs over its updates.
         draws: by level, whether its strategy draws random numbers.
         places: by level, what those look up that move numbers by a rule.
@@ -108,7 +109,8 @@ class Carriers:
         self.windows = [max((self.every[n] for n in self.above[m]), default=0) for m in everywhere]
         self.moved = {name: self._moved(name, filter(graph.order, graph.movers[name])) for name in graph.slots}
         shut = {name: self._has_closed_form(name) for name in graph.slots}
-        self.closed = [x.moves != TASK and bool(graph.order(n)) and shut[x.moves] for n, x in enumerate(self.levels)]
+        self.closed = [x.moves != TASK and bool(graph.order(n)) and (carries(x) or shut[x.moves])
+                       for n, x in enumerate(self.levels)]  # fmt: skip
         plain = [x.objective in ("mean", "sum", "last") and x.gradient in ("online", "unroll") for x in self.levels]
         self.lean = [self.closed[n] and self.every[n] == 1 and plain[n] for n in everywhere]
         within = {m for n in self.exact for m in graph.within(n)}

@@ -148,7 +148,8 @@ class Down:
         draws, rng = self.carriers.draws[number], Generator()
         if draws:
             rng.set_state(own.rng)
-        moved = self.forward.step(state, number, signal, self._factors(state, number, scale), rng)
+        go = partial(self.forward.step, state, number, factors=self._factors(state, number, scale), rng=rng)
+        moved = self.windows.carried.along(state, number, signal, go) if self.windows.carried.numbers else go(signal)
         if draws:
             own.rng = rng.get_state()
         if moved is None:

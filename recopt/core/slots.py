@@ -60,6 +60,11 @@ class Slots:
         slot = state.slots[name]
         return slot.taped() if isinstance(slot, Numbers) else slot.params
 
+    def moved(self, state: RunState, number: int) -> Params:
+        """What a level moves, as the strategy that has it reads it."""
+        values = self.strategy(state, self.levels[number].moves)
+        return [values[i] for i in self.index(state, number)]
+
     def put(self, state: RunState, number: int, values: Values) -> None:
         """Set what a level moves."""
         name = self.levels[number].moves

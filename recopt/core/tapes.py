@@ -48,7 +48,7 @@ class Tapes:
         self._tasks = set(graph.movers[TASK])
         self._through = [e for e in carriers.exact if self._tasks & self.under[e]]
         self._taping = [n for n, level in enumerate(self.levels) if level.taping and not carriers.closed[n]]
-        self._loss = any(self.levels[e].moves == LOSS for e in carriers.exact)
+        self._always = any(self.levels[e].moves == LOSS or carriers.closed[e] for e in carriers.exact)
         self.full: set[int] = set()
 
     def foresee(self, state: RunState) -> None:
@@ -66,8 +66,8 @@ class Tapes:
 
     def graph_needed(self, state: RunState) -> bool:
         """True if some level differentiates through the present evaluation's gradient."""
-        live = self._loss or any(p.requires_grad for p in state.slots[TASK].params)
-        return live and (self._loss or not self.full.issuperset(self._through))
+        live = self._always or any(p.requires_grad for p in state.slots[TASK].params)
+        return live and (self._always or not self.full.issuperset(self._through))
 
     def over(self, number: int) -> list[int]:
         """The exact levels that differentiate through the hypergradients of level ``number``."""
@@ -83,9 +83,9 @@ class Tapes:
 
     def cut(self, state: RunState, number: int) -> None:
         """Truncate the tape below a level whose window has closed, where no other window is still open over it."""
-        if self.over(number):
-            return
         exact = bool(self.levels[number].second_order)
+        if self.over(number) or (exact and self.carriers.closed[number]):
+            return
         open_ = [n for n in self._taping if n != number and any(state.levels[n].window.records)]
         for m in self.under[number] if exact else set(self.graph.subjects[number]):
             needed = any(m in self.graph.subjects[n] or (exact and n in self.carriers.exact) for n in open_)

@@ -168,6 +168,8 @@ class Up:
                 there = [g for g in own or [] if g is not None]
                 norm = None if own is None or self.tasks else self.bottom.shards.norm(there)
             state.pending[n] = Signal(loss, own, pairs, norm=norm, bad=bad, void=void)
+        if self.windows.carried.numbers:
+            self.windows.carried.arrive(state, Signal(loss, pairs=pairs))
 
     def _other(self, state: RunState, found: Evaluation, number: int, m: int, signal: Signal) -> Signal:
         """The signal of a level of the task for one above: on another loss than the training one, if that asks."""

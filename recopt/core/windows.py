@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..checking.errors import RecoptError
 from ..estimators.tape import distance
+from ..levels.carried import Carried
 from ..levels.estimator import Closing, Estimator
 from ..levels.level import TASK, Level
 from ..levels.registry import ESTIMATORS
@@ -43,6 +44,7 @@ class Windows:
         self.carriers, self.slots, self.bottom, self.around, self.levels = carriers, slots, bottom, around, graph.levels
         self.teaching, self.tapes = teaching, Tapes(carriers, slots, teaching, searching)
         self._told = [[n for n in above if not carriers.lean[n]] for above in graph.above]
+        self.carried = Carried(self.levels, slots.moved, slots.index)
         self.moves = [[self.levels[m].moves for m in subjects] for subjects in graph.subjects]
 
     def collect(self, state: RunState, number: int, other: Other) -> bool:
@@ -61,7 +63,9 @@ class Windows:
             record.loss = torch.zeros(()) if signal.loss is None else signal.loss
             if not level.taping or signal.grads is None:
                 continue
-            if self.carriers.closed[number]:
+            if number in self.carried.numbers:
+                record.slopes = self.carried.slopes(state, number, signal)
+            elif self.carriers.closed[number]:
                 record.slopes = self.bottom.slopes(state, m, signal)
             elif level.second_order:
                 record.pairs = _behind(signal, level)
@@ -77,12 +81,11 @@ class Windows:
         """The signal of a full window; a new one begins."""
         own, level = state.levels[number], self.levels[number]
         estimator: Estimator = ESTIMATORS[level.gradient or ""]
-        if self.carriers.closed[number]:
+        if self.carriers.closed[number] and number not in self.carried.numbers:
             return self._close_in_form(state, number, estimator)
         weight = self.teaching.weight(state, number) if self.teaching else 0.0
         how = self.tapes.closing(state, number, weight)
-        values = self.slots.strategy(state, level.moves)
-        moved = [values[i] for i in self.slots.index(state, number)]
+        moved = self.slots.moved(state, number)
         with torch.set_grad_enabled(how.exact):
             signal = estimator.close(level, own.window, self.moves[number], moved, how)
         if TASK in self.moves[number]:
@@ -112,8 +115,7 @@ class Windows:
     def _check_connected(self, state: RunState, number: int, signal: Signal) -> None:
         """Refuse a level that never had a hypergradient.
 
-        A rule may use a hyperparameter only from some step on (Adam's betas from its second), so a few updates are
-        not enough to tell.
+        A rule may use a hyperparameter from a later step on (Adam's betas from its second): a few updates do not tell.
         """
         own, level = state.levels[number], self.levels[number]
         if own.silent < 0:

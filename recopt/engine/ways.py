@@ -139,6 +139,8 @@ class Function:
     def gradient(self, tasks: Sequence[Task], slot: SlotState, batch: Any, graph: bool) -> tuple[Tensor, Grads]:
         params = slot.params if graph else [p.detach() for p in slot.params]
         params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
+        if graph:
+            slot.params = params
         if graph and isinstance(batch[0] if self.many else batch, Weighed):
             # Of the loss at these values alone: what weighs it may follow from the same point.
             params = [p.view_as(p) for p in params]

@@ -14,6 +14,7 @@ from ..checking.errors import RecoptError, unknown
 from ..contracts.domains import Positive
 from ..contracts.settings import Hyper, Option, declared, plain_name
 from ..contracts.strategy import Strategy
+from .carried import carries
 from .level import LOSS, TASK, Level
 from .structure import Structure
 
@@ -57,6 +58,8 @@ def complete(graph: Structure, number: int) -> Level:
         if by.order:
             default |= {"gradient": "unroll", "second_order": True}
             settings = {k: v for k, v in settings.items() if k not in ("gradient", "second_order") or k in given}
+    if carries(Level(moves=level.moves, by=level.by, gradient=settings.get("gradient"))):
+        settings["second_order"] = given.get("second_order", True)
     if level.moves == level.by:
         default["trust"] = 0.01
     settings = {**default, **settings}

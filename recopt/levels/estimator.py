@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from ..contracts.strategy import Params
+from .crossing import Crossing
 from .level import Level
 from .registry import ESTIMATORS
-from .state import Signal, Window
+from .state import Signal, SlotState, Window
 from .structure import Structure
 
 estimator = ESTIMATORS.register
@@ -60,4 +61,25 @@ class Estimator(Protocol):
                 gradient is then by all coordinates of the strategy that is moved.
             slots: by subject, the slot that it moves: several that move one slot (parameter groups) have one loss.
         """
+        ...
+
+
+@runtime_checkable
+class Carrying(Protocol):
+    """The further contract of an exact estimator that carries something along with the task, in place of a tape.
+
+    ``carried`` is a dict of plain trees, part of the run's state, whose tensors have those of the task's shapes (any
+    tasks lead). ``moved`` is what the level moves.
+    """
+
+    def arrive(self, carried: dict[str, Any], slot: SlotState, signal: Signal, moved: Params) -> None:
+        """Carry it through an evaluation of the task: ``signal`` is on the training loss, with its graph."""
+        ...
+
+    def step(self, carried: dict[str, Any], crossing: Crossing, moved: Params) -> None:
+        """Carry it through a step of a level that moves the task."""
+        ...
+
+    def slopes(self, carried: dict[str, Any], slot: SlotState, signal: Signal, moved: Params) -> list[Tensor]:
+        """The derivative of the signal's loss by each number that is moved, 0-dimensional or over tasks."""
         ...

@@ -94,7 +94,8 @@ class Level(BaseModel, metaclass=_Refusing):
         stagger: whether tasks side by side start afresh by turns, a whole number of windows apart, so that each
             window's gradient is the mean over all ages; first episodes are then shorter.
         gradient: where the signal comes from: ``direct`` (the task's own gradient), ``unroll``, ``online``
-            (the unroll of length 1, second derivatives dropped) or ``value`` (the meta-loss alone).
+            (the unroll of length 1, second derivatives dropped), ``forward`` (tangents carried along, exact) or
+            ``value`` (the meta-loss alone).
         second_order: whether an unroll differentiates through the inner gradients.
         objective: ``mean``, ``sum``, ``last``, ``improvement`` or ``steps_to: X`` over the window's losses.
         on: the batches that the meta-loss is measured on.

@@ -61,7 +61,7 @@ class Record:
     update: Params
     loss: Any = None
     pairs: list[Pair] | None = field(default_factory=list)
-    slopes: list[float] | None = None
+    slopes: Values | None = None
     lesson: list[Pair] = field(default_factory=list)
     made_of: dict[str, Any] | None = None
 
@@ -83,9 +83,9 @@ class Window:
         starts: list[Record | None] = []
         for records, start in zip(self.records, self.start, strict=True):
             done = [r for r in records if r.loss is not None]
-            last = Record([], [], done[-1].loss, done[-1].pairs) if done else start
+            last = Record([], [], done[-1].loss, done[-1].pairs, done[-1].slopes) if done else start
             known = last is not None and last.loss is not None
-            plain = Record([], [], trees.detach(last.loss)) if last is not None and known else None
+            plain = Record([], [], trees.detach(last.loss), slopes=last.slopes) if last is not None and known else None
             starts.append(last if exact else plain)
         # An update of a slower or faster subject may still wait for what comes after it.
         return Window([[x for x in r if x.loss is None] for r in self.records], starts)
@@ -241,7 +241,7 @@ class LevelState:
         taught: the states of a teacher beside each subject.
         counts: how often the guard acted on its steps.
         live: the point after its last update, with its graph, where a tape runs over a model that is moved in place.
-        stamp: of that model then, so that a change from outside is noticed.
+        stamp: of that model then, so that a change from outside is noticed; carried: its estimator's.
     """
 
     parts: list[Part]
@@ -259,6 +259,7 @@ class LevelState:
     counts: dict[str, int] = field(default_factory=dict)
     live: Params = field(default_factory=list)
     stamp: list[tuple[int, int]] = field(default_factory=list)
+    carried: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
