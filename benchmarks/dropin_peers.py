@@ -59,6 +59,11 @@ def tower(stack: str | None, **settings: Any) -> Build:
     return lambda model, _: recopt.Optimizer(model.parameters(), stack, **settings)
 
 
+def tuned(rule: str, **settings: Any) -> Build:
+    """recopt's rule at a rate."""
+    return lambda model, rate: recopt.Optimizer(model.parameters(), rule, lr=rate, **settings)
+
+
 def averaged(stack: str | None) -> Rule:
     """The same, read at the mean that it keeps."""
     return Rule(tower(stack, average=True), averaged=True)
@@ -101,9 +106,10 @@ RULES: dict[str, Rule] = {
     "recopt `dowg`": Rule(tower("dowg")),
     "recopt `mechanic`": Rule(tower("mechanic")),
     "recopt `cocob`": Rule(tower("cocob")),
-    "recopt `adam`, tuned, averaged": Rule(
-        lambda model, rate: recopt.Optimizer(model.parameters(), "adam", lr=rate, average=True), RATES, averaged=True
-    ),
+    "recopt `adam`, tuned, averaged": Rule(tuned("adam", average=True), RATES, averaged=True),
+    "recopt `muon`, tuned": Rule(tuned("muon"), RATES),
+    "recopt `muon`, tuned, cosine": Rule(tuned("muon"), RATES, cosine=True),
+    "recopt `muon/kesten[lr]`": Rule(tower("muon/kesten[lr]")),
     "Adam, tuned": Rule(at("torch.optim", "Adam"), RATES),
     "Adam, tuned, cosine": Rule(at("torch.optim", "Adam"), RATES, cosine=True),
     "AdamW, tuned": Rule(at("torch.optim", "AdamW"), RATES),
@@ -116,6 +122,7 @@ RULES: dict[str, Rule] = {
     "D-Adaptation Adam": Rule(peer("dadaptation", "DAdaptAdam"), needs="dadaptation"),
     "DoG with averaging": Rule(peer("dog", "DoG"), needs="dog"),
     "Mechanic AdamW": Rule(mechanic, needs="mechanic_pytorch"),
+    "MoMo Adam": Rule(peer("momo", "MomoAdam"), needs="momo"),
 }
 
 
@@ -142,8 +149,9 @@ def train(work: Work, rule: Rule, rate: float, seed: int) -> dict[str, Any]:
         rows = rows or list(torch.randperm(len(work.inputs)).split(work.batch))
         chosen = rows.pop()
         optimizer.zero_grad()
-        cross_entropy(model(work.inputs[chosen]), work.targets[chosen].flatten()).backward()
-        optimizer.step()
+        loss = cross_entropy(model(work.inputs[chosen]), work.targets[chosen].flatten())
+        loss.backward()
+        optimizer.step(**({"loss": loss} if rule.needs == "momo" else {}))
         for other in filter(None, (schedule, averager)):
             other.step()
     if rule.needs == "schedulefree":

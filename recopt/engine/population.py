@@ -65,7 +65,7 @@ class Population:
         if len(movers) != 1 or graph.subjects[number] != movers or graph.above[movers[0]] != [number]:
             return False
         below, mover = self.levels[movers[0]], carriers.columns.get(movers[0])
-        if mover is None or mover.needs() or below.average is not None or below.trust is not None:
+        if mover is None or mover.rule.whole or mover.needs() or below.average is not None or below.trust is not None:
             return False
         usual = below.normalize in (None, "none") and below.schedule == "constant" and not below.only
         alone = level.teacher is None and not self.tower.setting.tasks and level.moves != LOSS

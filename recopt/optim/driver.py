@@ -201,8 +201,8 @@ def _check_sharded(driver: Driver) -> None:
     """Raise RecoptError if tensors are split that a level needs whole."""
     graph, movers = driver.graph, driver.tower.carriers.movers
     for number in graph.movers[TASK] if driver.shards else []:
-        level = graph.levels[number]
-        if not isinstance(movers[number], ColumnMover) or level.normalize not in (None, "none"):
+        level, mover = graph.levels[number], movers[number]
+        if not isinstance(mover, ColumnMover) or not mover.rule.split or level.normalize not in (None, "none"):
             raise RecoptError(
                 f"'{level.by}' on level {number + 1} needs whole tensors, but the parameters are "
                 "sharded over processes (DTensor): use sgd, adam, rmsprop or adagrad there, fused, without "

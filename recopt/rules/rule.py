@@ -40,6 +40,7 @@ class Rule(Strategy):
             is none. The conformance battery holds a rule to it.
         whole: whether its texts read sums over whole tensors (``ops.inner``), and so are not elementwise. Among
             numbers, each is a tensor of its own.
+        split: whether they may run on parts of tensors that are split over processes.
         accelerator: a faster way for ``advance`` and ``delta`` on a model's tensors in place, or None: a class with
             ``step(rule, point, grads, state, hyper, scale)``, True if it did it. It may have the derivatives of an
             update by all hyperparameters in closed form as well: ``differentiates(rule, hyper)``, True if it has;
@@ -49,6 +50,7 @@ class Rule(Strategy):
 
     linear: ClassVar[str | None] = None
     whole: ClassVar[bool] = False
+    split: ClassVar[bool] = True
     accelerator: ClassVar[Any] = None
 
     def penalty(self) -> str | None:

@@ -72,11 +72,16 @@ def inner(point: Params, cotangents: Params) -> Tensor:
 
 
 MOVED = [pytest.param(text, moved, id=f"{text}-{','.join(sorted(moved))}") for text in RULES for moved in _moved(text)]
+MATRICES = [
+    pytest.param(text, moved, id=f"{text}-{','.join(sorted(moved))}")
+    for text in ("muon", "muon(nesterov=false)", "muon(weight_decay=0.1)")
+    for moved in _moved(text)
+]
 WINDOWS = [text for text in RULES if made(text).linear and not reads(made(text)).point]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3])
-@pytest.mark.parametrize(("text", "moved"), MOVED)
+@pytest.mark.parametrize(("text", "moved"), MOVED + MATRICES)
 def test_of_one_update_on_columns(text: str, moved: frozenset[str], scale: float) -> None:
     rule = made(text)
     columns = InPlace(rule, moved, 1)
@@ -90,7 +95,7 @@ def test_of_one_update_on_columns(text: str, moved: frozenset[str], scale: float
 
 
 @pytest.mark.parametrize("window", [2, 5])
-@pytest.mark.parametrize("text", WINDOWS)
+@pytest.mark.parametrize("text", [*WINDOWS, "muon"])
 def test_of_a_window_of_updates_on_columns(text: str, window: int) -> None:
     rule = made(text)
     assert rule.linear is not None

@@ -137,6 +137,7 @@ REFUSED: dict[str, tuple[str, Any, Any]] = {
     "a mean of iterates": ("sgd/pbt(population=6)", None, {1: {"average": 8.0}, 2: {"every": EVERY}}),
     "a level that descends": ("sgd/hypergradient/pbt(population=6)", None, {3: {"every": EVERY}}),
     "a rule that keeps its point": ("schedule-free/pbt(population=6)", None, None),
+    "a rule that sees whole tensors": ("muon/pbt(population=6)", None, None),
     "two trials": ("sgd/annealing", None, None),
 }
 
