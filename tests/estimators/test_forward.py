@@ -13,6 +13,8 @@ from recopt.checking.errors import RecoptError
 from recopt.contracts import trees
 from recopt.contracts.task import Batch, Task
 from recopt.engine import checkpoint
+from recopt.estimators.forward import Forward
+from recopt.levels.estimator import estimator
 
 from .. import differences
 from ..differences import EXACT, Scored, Settings, Wave, Weighted, signal_of
@@ -146,3 +148,21 @@ def test_a_step_that_the_guard_takes_back_leaves_no_tangents() -> None:
 def test_what_tangents_cannot_be_carried_through_is_refused(stack: str, settings: Settings, why: str) -> None:
     with pytest.raises(RecoptError, match=why):
         graph(stack, {n: {"gradient": "forward", **s} for n, s in ({2: {}} | dict(settings)).items()})
+
+
+@estimator("carried along, halved")
+class HalfForward(Forward):
+    """A carrying estimator from outside the package."""
+
+    def slopes(self, *told: Any) -> list[Tensor]:
+        return [s / 2 for s in super().slopes(*told)]
+
+
+def test_an_estimator_from_outside_carries_something_along() -> None:
+    whole, half = (
+        signal_of(differences.engine("rule/rule", {2: {"every": 3, "gradient": how}}), 2).grads
+        for how in ("forward", "carried along, halved")
+    )
+    assert whole is not None
+    assert half is not None
+    assert [float(g) * 2 for g in half] == pytest.approx([float(g) for g in whole], rel=1e-12)
