@@ -37,6 +37,7 @@ class Switch(Strategy):
         for n, text in named.items():
             if self._rule(n).order == 0:
                 raise RecoptError(f"'{text}' in switch.among is zero-order: name rules that read gradients.")
+        self._domains |= {f"rules.{n}.{name}": x for n in named for name, x in self._rule(n)._domains.items()}
         self._agree(list(named.values()), [self._rule(n) for n in named])
 
     def _rule(self, number: int) -> Any:

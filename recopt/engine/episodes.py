@@ -92,7 +92,7 @@ class Episodes:
         elif name == LOSS:
             new = self.tower.beginnings.made(name, self.tower.graph.slots[name])
         else:
-            fresh = self.tower.graph.slots[name].afresh(family.seed, draw)
+            fresh = self.tower.graph.afresh(name, family.seed, draw)
             if name not in self.tower.carriers.spaces:
                 fresh = fresh.to(family.device, family.dtype)
             new = self.tower.beginnings.made(name, fresh)

@@ -145,6 +145,8 @@ def _rate_alone(graph: Structure, number: int, settings: dict[str, Any]) -> bool
 def strides(graph: Structure) -> dict[str, dict[str, float]]:
     """By slot, the hyperparameters that nobody gave and that have another default where their strategy stands.
 
+    Those of strategies that one holds are among its own, by the name of their parameter (``rules.1.lr``).
+
     A step of a model's weights and a step of a learning rate's logarithm, on a signal whose size is 1, are lengths
     of different things. So a rule whose ``lr`` has a default ``above`` starts from that, where all that it moves
     are logarithms of hyperparameters, on normalized signals; SLOWER times that for each further level that stands
@@ -153,13 +155,22 @@ def strides(graph: Structure) -> dict[str, dict[str, float]]:
     """
     found: dict[str, dict[str, float]] = {}
     for slot, strategy in graph.slots.items():
-        other = {name: h.above for name, h in declared(type(strategy), Hyper).items() if h.above is not None}
-        open_ = {name: value for name, value in other.items() if _is_left_open(strategy, name)}
+        open_ = {
+            f"{place}{name}": hyper.above
+            for place, own in held(strategy)
+            for name, hyper in declared(type(own), Hyper).items()
+            if hyper.above is not None and _is_left_open(own, name)
+        }
         where = [n for n, level in enumerate(graph.levels) if level.by == slot]  # nowhere: it only teaches
         if open_ and where and all(_moves_logarithms(graph, n) for n in where):
             slower = SLOWER ** (min(_height(graph, n) for n in where) - 1)
             found[slot] = {name: float(f"{max(value * slower, LEAST):.6g}") for name, value in open_.items()}
     return found
+
+
+def held(strategy: Strategy) -> list[tuple[str, Strategy]]:
+    """The strategy itself and those that it holds, each with the prefix of its parameters' names."""
+    return [(f"{n}." if n else "", own) for n, own in strategy.named_modules() if isinstance(own, Strategy)]
 
 
 def _height(graph: Structure, number: int) -> int:
@@ -191,9 +202,11 @@ def _moves_logarithms(graph: Structure, number: int) -> bool:
 def set_to(strategy: Strategy, values: dict[str, float]) -> Strategy:
     """A copy of ``strategy``, as if it had been made with ``values``."""
     made = copy.deepcopy(strategy)
-    made._made_with = {**made._made_with, **values}
     coordinates = dict(made.named_parameters())
-    with torch.no_grad():
-        for name, value in values.items():
-            coordinates[name].fill_(made._domains[name].coordinate(value))
+    for place, own in held(made):
+        mine = {name.removeprefix(place): x for name, x in values.items() if name.rpartition(".")[0] == place[:-1]}
+        own._made_with = {**own._made_with, **mine}
+        with torch.no_grad():
+            for name, value in mine.items():
+                coordinates[place + name].fill_(own._domains[name].coordinate(value))
     return made

@@ -32,8 +32,8 @@ class Graph(Structure):
 
     Attributes (and those of a :class:`recopt.levels.structure.Structure`):
         paces: the levels whose ``every`` others move.
-        strides: by slot, what was filled in of its strategy because of where it stands (``slots`` and ``labels``
-            have it); see :func:`recopt.levels.completion.strides`.
+        strides: by slot, the settings of its strategy that were filled in because of where it stands (``slots`` and
+            ``labels`` have them); see :func:`recopt.levels.completion.strides`.
 
     Raises:
         RecoptError: if the graph cannot work, with the reason and the remedy.
@@ -63,9 +63,12 @@ class Graph(Structure):
         for number in range(len(self.levels)):
             check_level(self, number)
         check_movers(self)
-        self.strides = strides(self)
-        for slot, values in self.strides.items():
+        self._starts = strides(self)
+        own = {slot: {name: x for name, x in each.items() if "." not in name} for slot, each in self._starts.items()}
+        self.strides = {slot: values for slot, values in own.items() if values}
+        for slot, values in self._starts.items():
             self.slots[slot] = set_to(self.slots[slot], values)
+        for slot, values in self.strides.items():
             self.labels[slot] = with_settings(self.labels.get(slot, slot), values)
         if task_names is not None:
             self.check_task(task_names)
@@ -77,6 +80,10 @@ class Graph(Structure):
             if level.moves == TASK:
                 check_level(self, number)
         check_movers(self)
+
+    def afresh(self, slot: str, seed: int, draw: int) -> Strategy:
+        """The strategy of ``slot`` as it begins, with initial meta-parameters drawn anew."""
+        return set_to(self.slots[slot].afresh(seed, draw), self._starts.get(slot, {}))
 
     def with_loss(self, parameters: Strategy) -> Graph:
         """The same levels with ``parameters`` in the slot of the task's loss, once they are known."""
@@ -99,7 +106,7 @@ class Graph(Structure):
     def __repr__(self) -> str:
         lines = [
             f"{level}: {by} moves {moves}{', ' if how else ''}{how}"
-            for level, by, moves, how in rows(self.levels, self.labels)
+            for level, by, moves, how in rows(self.paces, self.labels)
         ]
         return "\n".join([f"recopt.Graph {self.describe()}", *lines])
 
@@ -107,7 +114,7 @@ class Graph(Structure):
         """The levels as a table, for notebooks."""
         lines = "".join(
             f"<tr>{''.join(f'<td style=text-align:left>{escape(cell)}</td>' for cell in cells)}</tr>"
-            for cells in rows(self.levels, self.labels)
+            for cells in rows(self.paces, self.labels)
         )
         return f"<table><caption>{escape(self.describe())}</caption>{lines}</table>"
 

@@ -80,6 +80,10 @@ class Paces:
             return int(slot.value[EVERY])
         return int(self.graph.slots[name]._domains[EVERY].natural(slot.params[self.places[number]]))
 
+    def movers(self, number: int) -> list[int]:
+        """The levels that move the pace of level ``number``."""
+        return [n for n in self.spans if number in self.graph.subjects[n]]
+
     def longest(self, number: int) -> int:
         """The most that :meth:`every` may be."""
         if number in self.places:

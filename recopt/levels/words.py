@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from .level import TASK, Level
+from .paces import Paces
 
 _SIGNALS = {
     "none": "", "clip": "signal clipped to norm 1", "clip_each": "signal's outliers clipped",
@@ -18,13 +19,18 @@ def target(level: Level, task: str = TASK) -> str:
     return (task if level.moves == TASK else level.moves) + (f"[{','.join(level.only)}]" if level.only else "")
 
 
-def how(level: Level) -> str:
-    """A level's estimator, timing and transforms in a few words; for one that moves the task, its normalization."""
+def how(paces: Paces, number: int) -> str:
+    """Estimator, timing and transforms of level ``number`` (0-based) in a few words; its normalization at level 1."""
+    level = paces.graph.levels[number]
     name = level.normalize or "none"
     signal = _SIGNALS.get(name, f"signal through {name}")
     if level.moves == TASK:
         return signal
     parts = ["at every step" if level.every == 1 else f"every {level.every} steps"]
+    if number in paces.places:
+        parts[0] += f" at first ({', '.join(f'level {n + 1}' for n in paces.movers(number))} moves that)"
+    elif number in paces.spans:
+        parts[0] = f"every {paces.spans[number]} steps of level {paces.graph.clock(paces.graph.clock(number)) + 1}"
     if level.gradient == "value":
         parts.insert(0, f"{level.population} trials" if level.population else "trials")
     elif level.gradient == "unroll":
@@ -44,10 +50,10 @@ def how(level: Level) -> str:
     return ", ".join(parts)
 
 
-def rows(levels: Sequence[Level], labels: dict[str, str], task: str = TASK) -> list[tuple[str, str, str, str]]:
+def rows(paces: Paces, labels: Mapping[str, str], task: str = TASK) -> list[tuple[str, str, str, str]]:
     """Number, strategy, what it moves, and how, of each level, the highest first."""
     found = [
-        (f"level {number}", labels.get(level.by, level.by), target(level, task), how(level))
-        for number, level in enumerate(levels, 1)
+        (f"level {n + 1}", labels.get(level.by, level.by), target(level, task), how(paces, n))
+        for n, level in enumerate(paces.graph.levels)
     ]
     return found[::-1]

@@ -41,7 +41,7 @@ def draw_text(graph: Graph, task: str = TASK, width: int = 1000) -> str:
 
     ``task`` is the task's name.
     """
-    lines = [(number, by, f"→ {moves}", words) for number, by, moves, words in rows(graph.levels, graph.labels, task)]
+    lines = [(number, by, f"→ {moves}", words) for number, by, moves, words in rows(graph.paces, graph.labels, task)]
     widths = [max(len(line[i]) for line in lines) for i in range(3)]
     padded = ["  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[3]]) for line in lines]
     indent = " " * (sum(widths) + 6)
@@ -128,7 +128,9 @@ def _box(graph: Graph, name: str, task: str) -> Box:
         if level.by == name:
             only = f" on {', '.join(level.only)}" if level.only else ""
             where = f" → {task if level.moves == TASK else level.moves}" if many else ""
-            lines += _wrapped(": ".join(filter(None, [f"level {number}{where}{only}", how(level)])), 44)
+            lines += _wrapped(
+                ": ".join(filter(None, [f"level {number}{where}{only}", how(graph.paces, number - 1)])), 44
+            )
         elif level.teacher == name:
             lines.append(f"teacher of level {number}")
     words = "\n".join(lines)

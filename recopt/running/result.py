@@ -207,6 +207,7 @@ def level_views(
     views = []
     for number, level in enumerate(graph.levels, 1):
         start = hyperparameters_at(graph.slots[level.by])
-        views.append(LevelView(number, level.by, target(level), how(level), start, (end or {}).get(number, {}),
+        words = how(graph.paces, number - 1)
+        views.append(LevelView(number, level.by, target(level), words, start, (end or {}).get(number, {}),
                                (spent or {}).get(number, {})))  # fmt: skip
     return tuple(views)

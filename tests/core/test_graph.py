@@ -127,6 +127,21 @@ def test_a_rule_over_a_rate_moves_that_alone_by_a_step_of_a_logarithm() -> None:
     assert (again.strides, again.labels) == ({}, made.labels)
 
 
+def test_rules_within_a_switch_start_as_the_rule_alone_would_there() -> None:
+    made = engines.graph("adam/switch(among=[sgd,adagrad(lr=0.3),adagrad])/annealing[which]")
+    values = made.slots["switch"].natural(dict(made.slots["switch"].named_parameters()))
+    assert [values[f"rules.{n}.lr"].item() for n in range(3)] == pytest.approx([0.05, 0.3, 1.0])
+    again = Graph(made.levels, made.slots, labels=made.labels).slots["switch"]
+    drawn = made.afresh("switch", 1, 2)
+    for one in (again, drawn):
+        assert [one.natural(dict(one.named_parameters()))[f"rules.{n}.lr"].item() for n in range(3)] == pytest.approx(
+            [0.05, 0.3, 1.0]
+        )
+    assert made.strides == {}
+    alone = engines.graph("switch(among=[sgd,adagrad])/annealing[which]").slots["switch"]
+    assert alone.natural(dict(alone.named_parameters()))["rules.1.lr"].item() == pytest.approx(0.01)
+
+
 STAYS = {
     "what was given": ("adam/sgd(lr=0.01)", {}, ("lr",), 0.01),
     "all hyperparameters": ("adam/sgd[*]", {}, ("*",), 0.01),

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+import recopt
 from recopt.checking.errors import RecoptError
 from recopt.levels.level import Level
+from recopt.levels.paces import Paces
 from recopt.levels.registry import TRANSFORMS
+from recopt.levels.structure import Structure
 from recopt.levels.words import how
 from recopt.plots.diagram import draw, draw_file, draw_text
 from recopt.running.plan import plan
@@ -92,8 +95,15 @@ def test_text_has_a_line_for_each_level_the_highest_first() -> None:
 
 def test_every_transform_is_put_in_words() -> None:
     for name in TRANSFORMS.names():
-        words = how(Level(moves="task", by="a", normalize=name))
+        levels = [Level(moves="task", by="a", normalize=name)]
+        words = how(Paces(Structure(levels, {"a": recopt.strategy("sgd")})), 0)
         assert (words == "") == (name == "none") and "_" not in words
+
+
+def test_a_pace_that_is_moved_is_told() -> None:
+    made = plan("digits", "adam/hypergradient/annealing[every]", settings=["level3.every=20", "level2.every=5"])
+    shown = draw_text(made.graph)
+    assert "every 5 steps at first (level 3 moves that)" in shown and "trials, every 100 steps of level 1" in shown
 
 
 def test_a_graph_shows_itself_in_a_notebook() -> None:
