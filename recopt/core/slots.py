@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..contracts import trees
 from ..contracts.strategy import Params
-from ..levels.level import TASK
+from ..levels.level import INIT, TASK
 from ..levels.state import Numbers, RunState, SlotState, Values
 from .carriers import Carriers
 
@@ -66,7 +66,7 @@ class Slots:
         return [values[i] for i in self.index(state, number)]
 
     def put(self, state: RunState, number: int, values: Values) -> None:
-        """Set what a level moves."""
+        """Set what a level moves; a start that is moved begins an episode."""
         name = self.levels[number].moves
         slot, index = state.slots[name], self.index(state, number)
         if isinstance(slot, Numbers):
@@ -74,6 +74,7 @@ class Slots:
             self.carriers.spaces[name].put(slot, index, found)
             return
         slot.version += 1
+        state.resets += [TASK] if name == INIT and TASK not in state.resets else []
         for i, value in zip(index, values, strict=True):
             if name == TASK and self.carriers.setting.in_place:
                 slot.params[i].copy_(value.detach())

@@ -50,18 +50,18 @@ class Windows:
     def collect(self, state: RunState, number: int, other: Other) -> bool:
         """Fill a level's window with what came after the updates below; True if it is now full."""
         level, window = self.levels[number], state.levels[number].window
-        subjects = self.graph.subjects[number]
+        subjects, every = self.graph.subjects[number], self.graph.paces.every(state, number)
+        ends_alone = level.objective == "last" and set(self.moves[number]) == {TASK}
         for m, records in zip(subjects, window.records, strict=True):
             signal = state.pending[m]
-            if signal is None or not records or records[-1].loss is not None:
-                continue
-            if signal.void and level.taping:
-                continue  # what came after is still to come
+            if signal is None or not records or records[-1].loss is not None or (signal.void and level.taping):
+                continue  # of what is void, what came after is still to come
             record = records[-1]
-            if level.moves != TASK and self.levels[m].moves == TASK:
+            unread = ends_alone and len(records) < every
+            if self.levels[m].moves == TASK and not unread:
                 signal = other(number, m, signal)
             record.loss = torch.zeros(()) if signal.loss is None else signal.loss
-            if not level.taping or signal.grads is None:
+            if unread or not level.taping or signal.grads is None:
                 continue
             if number in self.carried.numbers:
                 record.slopes = self.carried.slopes(state, number, signal)
@@ -73,8 +73,7 @@ class Windows:
                 # Tensors that joined since come last, and were not in the update.
                 known = [(p, g) for p, g in zip(record.point, signal.grads, strict=False) if g is not None]
                 record.pairs = [(p, torch.as_tensor(g, dtype=p.dtype)) for p, g in known]
-        last, every = window.records[-1], self.graph.paces.every(state, number)
-        full = len(last) >= every and sum(r.loss is not None for r in last) >= every
+        full = sum(r.loss is not None for r in window.records[-1]) >= every
         return full and state.pending[subjects[-1]] is not None
 
     def close(self, state: RunState, number: int) -> Signal:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checking.errors import RecoptError
 from ..contracts import trees
-from ..levels.level import TASK, Level
+from ..levels.level import INIT, TASK, Level
 from ..levels.parts import Part
 from ..levels.state import LevelState, Numbers, RunState
 from .engine import Engine, copied
@@ -36,6 +36,7 @@ def carry(old: Engine, new: Engine, same: Same) -> None:
         raise RecoptError("A trial cannot go on from another's model, which has other shapes: leave that setting out.")
     slots = {TASK: state.task, **{name: new.state.slots[name] for name in new.graph.slots}}
     made = RunState(slots, new.state.levels, [None] * len(new.levels), step=state.step, rng=state.rng)
+    made.resets = [TASK] if INIT in slots else []  # its episode began elsewhere
     if state.guard is not None:
         made.guard = replace(state.guard, checks={})
     for name in new.graph.slots.keys() & old.graph.slots.keys():

@@ -19,7 +19,7 @@ from ..core.tower import Tower
 from ..levels.graph import Graph
 from ..levels.level import TASK
 from ..levels.seeds import mix
-from ..levels.state import RunState, SlotState
+from ..levels.state import RunState
 from ..ranks.shared import ONE, Ranks
 from ..search.trials import Trials, untaped
 from .budget import Budget
@@ -28,6 +28,7 @@ from .episodes import Episodes
 from .evaluate import Evaluator
 from .family import Family
 from .imitation import Imitation
+from .init_slot import begin, reconnect, started, taped
 from .loss_slot import bound
 from .population import Population
 from .randomness import Stream, seeded
@@ -79,7 +80,8 @@ class Engine:
         self.family = Family(task, tasks, seed, self.device, dtype, ranks.share(tasks))
         graph.check_task(self.family.drawn(0).names)
         with seeded(seed, self.device):
-            self.graph = graph = bound(graph, self.family.drawn(0).tasks[0], self.family.module(0), self.family.place)
+            graph, first = started(graph, self.family.module(0)), self.family.drawn(0).tasks[0]
+            self.graph = graph = bound(graph, first, self.family.module(0), self.family.place)
         self.budget = Budget(len(self.levels))
         self.tower = self._tower()
 
@@ -87,7 +89,7 @@ class Engine:
             self.surroundings.episodes.close(state, number)
 
         reads = any(graph.order(n) for n in graph.movers[TASK])
-        self.evaluator = Evaluator(self.family, bool(self.tower.carriers.exact), reads)
+        self.evaluator = Evaluator(self.family, bool(self.tower.carriers.exact) or taped(graph), reads)
         copies = Copies(self.evaluator, reads)
         self.population = Population(self.tower, copies, lambda: self.budget, each)
         self.trials = Trials(
@@ -104,6 +106,7 @@ class Engine:
         self.stream = Stream(self.device, lambda: self.state)
         with seeded(mix(seed, 1), self.device):
             self.state = self.tower.beginnings.first(self.family.fresh(0))
+            begin(graph, self.state, self.family.drawn(0).names, self.tower.setting.tasks)
             self.state.rng = self.stream.place()
         if ranks.rank:
             self.state.rng = self.stream.of(mix(seed, 1, ranks.rank))
@@ -125,7 +128,7 @@ class Engine:
 
         heard = lambda: self.sink is not None  # noqa: E731
         self.surroundings = Surroundings(graph, self.imitation, charge, heard=heard, ranks=self.ranks)
-        in_place = not count and not any(level.second_order for level in self.levels)
+        in_place = not count and not any(level.second_order for level in self.levels) and not taped(graph)
         setting = Setting(tasks=count, ranks=self.ranks, in_place=in_place, device=device, dtype=dtype, seed=self.seed)
         tower = Tower(
             graph, setting, names, around=self.surroundings, teaching=self.imitation, searching=searching
@@ -206,9 +209,8 @@ class Engine:
         self.stream.go(to.rng)
         for name in self.graph.slots:
             self.tower.slots.leaves(self.state.slots[name], name)
-        task = self.state.slots[TASK]
-        if isinstance(task, SlotState):
-            self.evaluator.bind(task)
+        reconnect(self.graph, self.state, self.tower.setting.tasks)
+        self.evaluator.bind(self.state.task)
         for number, own in enumerate(self.state.levels):
             if own.live and self.levels[number].moves == TASK:
                 own.stamp = stamp(self.tower.slots.point(self.state, number))

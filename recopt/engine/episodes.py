@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.tower import Tower
-from ..levels.level import LOSS, TASK
+from ..levels.level import BILEVEL, TASK
 from ..levels.state import Guard, Numbers, RunState, SlotState, Window
 from .family import Family
+from .init_slot import begin
 from .stagger import Stagger
 
 
@@ -64,7 +65,7 @@ class Episodes:
             return
         state.resets.append(name)
         for level in self.levels:
-            if level.by == name or (name == LOSS and level.moves == TASK):
+            if level.by == name or (name in BILEVEL and level.moves == TASK):
                 self._mark(state, level.moves)
 
     def _afresh(self, state: RunState, name: str) -> None:
@@ -72,6 +73,7 @@ class Episodes:
         tower, graph = self.tower, self.tower.graph
         state.slots[name] = self._drawn(state.slots[name], name)
         if name == TASK:
+            begin(graph, state, self.family.drawn(state.task.draw).names, tower.setting.tasks)
             state.due = []
             if state.guard is not None:
                 state.guard = replace(Guard.empty(len(state.guard.tasks)), counts=dict(state.guard.counts))
@@ -89,7 +91,7 @@ class Episodes:
         draw, family = old.draw + 1, self.family
         if name == TASK:
             new: SlotState | Numbers = family.fresh(draw)
-        elif name == LOSS:
+        elif name in BILEVEL:
             new = self.tower.beginnings.made(name, self.tower.graph.slots[name])
         else:
             fresh = self.tower.graph.afresh(name, family.seed, draw)

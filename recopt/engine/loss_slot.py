@@ -32,8 +32,8 @@ class Weighed(NamedTuple):
     held: bool = False
 
 
-class LossParameters(Strategy):
-    """The parameters of a task's loss in the place of a strategy's: they are moved, and move nothing."""
+class Held(Strategy):
+    """Values in the place of a strategy's parameters: they are moved, and move nothing."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
         super().__init__()
@@ -170,4 +170,4 @@ def bound(graph: Graph, task: Task, model: nn.Module, place: Callable[[Any], Any
         warnings.warn(
             f"The training loss does not read {named}: not moved as long as it does not.", Notice, stacklevel=2
         )
-    return graph.with_loss(LossParameters(found))
+    return graph.with_values(LOSS, Held(found))

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..checking.errors import RecoptError
 from ..contracts import trees
 from ..contracts.task import Split, Task
+from ..levels.level import INIT
 from ..levels.state import RunState
 from .engine import Engine
 from .live import Live
@@ -39,6 +41,20 @@ def models(engine: Engine, state: RunState | None = None) -> list[nn.Module]:
     for module, own in zip(modules, each, strict=True):
         Live(module).put(*own)
     return modules
+
+
+def start_of(engine: Engine) -> nn.Module:
+    """The first task's model where its episodes start from.
+
+    Raises:
+        RecoptError: if no level moves that.
+    """
+    state = settled(engine)
+    if INIT not in state.slots:
+        raise RecoptError("No level of this run moves a start: put 'init:' over the task's level, as in sgd/init:adam.")
+    module = engine.family.module(0)
+    live = Live(module)
+    return live.put(state.slots[INIT].params, live.still())
 
 
 def measure(engine: Engine, split: Split, state: RunState | None = None) -> dict[str, float]:

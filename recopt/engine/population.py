@@ -20,7 +20,7 @@ from ..core import guard
 from ..core.guard import Verdict
 from ..core.limits import Limits
 from ..core.tower import Tower
-from ..levels.level import LOSS, TASK
+from ..levels.level import BILEVEL, TASK
 from ..levels.state import Record, RunState, Signal
 from ..rules.rows import ROWS
 from ..rules.rule import step
@@ -68,7 +68,7 @@ class Population:
         if mover is None or mover.rule.whole or mover.needs() or below.average is not None or below.trust is not None:
             return False
         usual = below.normalize in (None, "none") and below.schedule == "constant" and not below.only
-        alone = level.teacher is None and not self.tower.setting.tasks and level.moves != LOSS
+        alone = level.teacher is None and not self.tower.setting.tasks and level.moves not in BILEVEL
         return usual and alone and level.on != "valid"
 
     def ends(self, states: Sequence[RunState], number: int, payer: int) -> list[RunState | None]:

@@ -14,7 +14,7 @@ from ..contracts import trees
 from ..core import guard
 from ..core.evaluation import Evaluation, Moved
 from ..levels.graph import Graph
-from ..levels.level import LOSS, TASK
+from ..levels.level import INIT, LOSS, TASK
 from ..levels.state import Guard, Numbers, Pair, RunState, Signal
 from ..ranks.shared import Ranks
 from .episodes import Episodes
@@ -122,9 +122,11 @@ class Surroundings:
         self.log(state, number, values)
 
     def hyperparameters(self, state: RunState, number: int) -> None:
-        """Record the hyperparameters that a level has just stepped with, where they changed, and a loss that moved."""
+        """Record a level's hyperparameters, where they changed since it stepped, and a loss or start that it moved."""
         if self.graph.levels[number].moves == LOSS:
             self.log(state, number, recorded(self.graph.names[LOSS], state.slots[LOSS].params))
+        if self.graph.levels[number].moves == INIT:
+            self.log(state, number, {"init.norm": trees.norm(state.slots[INIT].params)})
         name, own = self.graph.levels[number].by, state.levels[number]
         slot, strategy = state.slots[name], self.graph.slots[name]
         if own.logged == slot.version:

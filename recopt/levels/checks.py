@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from ..checking.errors import RecoptError, quoted, shown, unknown
 from ..contracts.strategy import Strategy
-from .level import LOSS, MOST_LEVELS, TASK
+from .level import BILEVEL, INIT, LOSS, MOST_LEVELS, TASK
 from .registry import ESTIMATORS
 from .structure import Structure
 
@@ -33,13 +33,14 @@ def check_slots(graph: Structure) -> None:
         raise RecoptError("The graph has no level, so nothing moves: give at least one, e.g. 'adam'.")
     if TASK in graph.slots:
         raise RecoptError("A strategy's slot cannot be called 'task': that is the model. Give it another label.")
-    if LOSS in graph.slots:
-        raise RecoptError("A strategy's slot cannot be called 'loss': that is the task's. Give it another label.")
+    for name in BILEVEL:
+        if name in graph.slots:
+            raise RecoptError(f"A strategy's slot cannot be called '{name}': that is the task's. Use another label.")
     for number, level in enumerate(graph.levels):
         if level.by not in graph.slots:
             raise unknown("slot", level.by, graph.slots, f"in level{number + 1}.by")
-        if level.moves not in (TASK, LOSS, *graph.slots):
-            raise unknown("slot", level.moves, [TASK, LOSS, *graph.slots], f"in level{number + 1}.moves")
+        if level.moves not in (TASK, *BILEVEL, *graph.slots):
+            raise unknown("slot", level.moves, [TASK, *BILEVEL, *graph.slots], f"in level{number + 1}.moves")
         if level.teacher is not None and level.teacher not in graph.slots:
             raise unknown("slot", level.teacher, graph.slots, f"in level{number + 1}.teacher")
     idle = set(graph.slots) - {level.by for level in graph.levels} - {level.teacher for level in graph.levels}
@@ -64,6 +65,8 @@ def check_level(graph: Structure, number: int) -> None:
     _check_teacher(graph, number)
     if level.moves == LOSS:
         _check_loss_level(graph, number)
+    if level.moves == INIT:
+        _check_init_level(graph, number)
     if level.moves == TASK:
         _check_task_level(graph, number)
     else:
@@ -133,10 +136,27 @@ def _check_loss_level(graph: Structure, number: int) -> None:
                "parameters of a loss: set normalize=rms.")  # fmt: skip
 
 
+def _check_init_level(graph: Structure, number: int) -> None:
+    """Every step of such a level begins an episode, and no other level may begin one."""
+    refuse = partial(_refuse, graph, number)
+    level = graph.levels[number]
+    if any(m > number for m in graph.movers[TASK]):
+        refuse("it is scored by the levels that move the task: number it above all of them.")
+    if level.episode is None:
+        refuse(f"nothing ever starts from what it moves, as there are no episodes: set how many steps of the task one "
+               f"has, as in --set level{number + 1}.episode=5.")  # fmt: skip
+    if level.every != level.episode:
+        refuse(f"a start is scored over a whole episode: leave 'every' out, or set it to {level.episode}.")
+    if level.normalize == "cosine":
+        refuse("normalize=cosine compares updates with what came after them, and a start is no update: drop it.")
+    if level.curriculum or any(other.stagger for other in graph.levels):
+        refuse("all tasks start where it steps, and its episodes have one length: drop 'curriculum' and 'stagger'.")
+
+
 def _check_smooth(graph: Structure, number: int) -> None:
     """Refuse a level along gradients over what has none."""
     level = graph.levels[number]
-    if level.moves == LOSS:
+    if level.moves in BILEVEL:
         return
     names, domains = graph.names[level.moves], graph.slots[level.moves]._domains
     moved = [names[i] for i in graph.moved(number, names)]
@@ -156,7 +176,7 @@ def _check_teacher(graph: Structure, number: int) -> None:
             refuse("'imitate' needs somebody to imitate: set 'teacher', as in teacher=adam(lr=0.01).")
         return
     teacher = graph.slots[level.teacher]
-    if level.moves in (TASK, LOSS):
+    if level.moves in (TASK, *BILEVEL):
         refuse("a teacher is for the level that trains a rule: set it on the level above.")
     if level.imitate is None:
         refuse(f"'{level.teacher}' teaches for how long? Set 'imitate' to a number of steps.")
@@ -219,6 +239,8 @@ def check_movers(graph: Structure) -> None:
         for m in graph.subjects[number] if level.episode else []:
             slot = graph.levels[m].moves
             _check_episodes(graph, number, episodes.setdefault(slot, number), slot)
+            for n in graph.above[m]:
+                _check_windows(graph, n, number)
 
 
 def _check_episodes(graph: Structure, number: int, first: int, slot: str) -> None:
@@ -232,6 +254,14 @@ def _check_episodes(graph: Structure, number: int, first: int, slot: str) -> Non
         if theirs != getattr(level, key):
             said = "none" if theirs is None else str(theirs).lower()
             refuse(f"{ends} with {key}={said}: use the same, so that they agree.")
+
+
+def _check_windows(graph: Structure, number: int, other: int) -> None:
+    """Refuse windows that the episodes of another level cut off before they are full."""
+    every, episode = graph.levels[number].every, graph.levels[other].episode
+    if every and episode and every > episode:
+        _refuse(graph, number, f"{graph.title(other)} ends episodes after {episode} steps, so that its windows of "
+                f"{every} are never full: set level{number + 1}.every to {episode} or less.")  # fmt: skip
 
 
 def _check_stagger(graph: Structure, number: int) -> None:

@@ -15,7 +15,7 @@ from ..contracts.domains import Positive
 from ..contracts.settings import Hyper, Option, declared, plain_name
 from ..contracts.strategy import Strategy
 from .carried import carries
-from .level import LOSS, TASK, Level
+from .level import BILEVEL, INIT, LOSS, TASK, Level
 from .structure import Structure
 
 RATE = "lr"
@@ -34,7 +34,7 @@ def complete(graph: Structure, number: int) -> Level:
     """Level ``number`` (0-based) with what it leaves open filled in; the levels below it are complete already."""
     level = graph.levels[number]
     by = graph.slots[level.by]
-    beneath = {} if level.moves in (TASK, LOSS) else _wishes(graph.slots[level.moves], "above")
+    beneath = {} if level.moves in (TASK, *BILEVEL) else _wishes(graph.slots[level.moves], "above")
     given = level.model_dump(exclude_none=True) | _population(by)
     open_: dict[str, Any] = beneath | _wishes(by, "level")
     if by.order == 0:
@@ -58,6 +58,9 @@ def complete(graph: Structure, number: int) -> Level:
         if by.order:
             default |= {"gradient": "unroll", "second_order": True}
             settings = {k: v for k, v in settings.items() if k not in ("gradient", "second_order") or k in given}
+    if level.moves == INIT:
+        default |= _of_a_start(level, by.order)
+        settings = {k: v for k, v in settings.items() if k != "every" or k in given}
     if carries(Level(moves=level.moves, by=level.by, gradient=settings.get("gradient"))):
         settings["second_order"] = given.get("second_order", True)
     if level.moves == level.by:
@@ -70,6 +73,13 @@ def complete(graph: Structure, number: int) -> Level:
         # Nobody chose this length: the nearest that holds whole windows.
         settings["episode"] = every * max(1, round(episode / every))
     return Level(**settings)
+
+
+def _of_a_start(level: Level, order: int) -> dict[str, Any]:
+    """The defaults of a level that moves the start of episodes, each of which is one of its windows."""
+    found: dict[str, Any] = {"on": "valid", "objective": "last", "normalize": "none"}
+    found |= {"every": level.episode} if level.episode else {}
+    return found | ({"gradient": "unroll", "second_order": level.gradient in (None, "unroll")} if order else {})
 
 
 def _population(by: Strategy) -> dict[str, Any]:
@@ -118,7 +128,7 @@ def _wishes(strategy: Strategy, attribute: str) -> dict[str, Any]:
 
 def _tuned(graph: Structure, number: int) -> bool:
     """True if the slot that the level moves holds hyperparameters only, and no weights of a learned rule."""
-    if graph.levels[number].moves == LOSS:
+    if graph.levels[number].moves in BILEVEL:
         return False
     beneath = graph.slots[graph.levels[number].moves]
     return {n for n, p in beneath.named_parameters() if p.requires_grad} <= set(beneath._domains)
@@ -132,7 +142,7 @@ def _rate_alone(graph: Structure, number: int, settings: dict[str, Any]) -> bool
     docs/optimizer.md, "What a level above moves"). ``only: ["*"]`` moves them all.
     """
     level = graph.levels[number]
-    if level.moves == LOSS:
+    if level.moves in BILEVEL:
         return False
     beneath = graph.slots[level.moves]
     moved = [n for n, p in beneath.named_parameters() if p.requires_grad]
@@ -193,7 +203,7 @@ def _is_left_open(strategy: Strategy, name: str) -> bool:
 
 def _moves_logarithms(graph: Structure, number: int) -> bool:
     level = graph.levels[number]
-    if level.moves in (TASK, LOSS) or level.normalize in (None, "none"):
+    if level.moves in (TASK, *BILEVEL) or level.normalize in (None, "none"):
         return False
     beneath, names = graph.slots[level.moves], graph.names[level.moves]
     return all(type(beneath._domains.get(names[i])) is Positive for i in graph.moved(number, names))

@@ -12,7 +12,7 @@ from ..checking.arguments import checked
 from ..contracts.strategy import Strategy
 from .checks import check_level, check_movers, check_slots, check_strategies
 from .completion import POPULATION, complete, populated, set_to, strides
-from .level import LOSS, TASK, Level
+from .level import BILEVEL, TASK, Level
 from .notation import notation, with_settings
 from .paces import Paces
 from .structure import Structure
@@ -85,12 +85,12 @@ class Graph(Structure):
         """The strategy of ``slot`` as it begins, with initial meta-parameters drawn anew."""
         return set_to(self.slots[slot].afresh(seed, draw), self._starts.get(slot, {}))
 
-    def with_loss(self, parameters: Strategy) -> Graph:
-        """The same levels with ``parameters`` in the slot of the task's loss, once they are known."""
+    def with_values(self, slot: str, parameters: Strategy) -> Graph:
+        """The same levels with ``parameters`` in ``slot``, the loss or the start of the task, once they are known."""
         made = copy.copy(self)
-        made.slots = {**self.slots, LOSS: parameters}
-        made.names = {**self.names, LOSS: [name for name, _ in parameters.named_parameters()]}
-        for number in made.movers[LOSS]:
+        made.slots = {**self.slots, slot: parameters}
+        made.names = {**self.names, slot: [name for name, _ in parameters.named_parameters()]}
+        for number in made.movers[slot]:
             check_level(made, number)
         check_movers(made)
         return made
@@ -98,7 +98,7 @@ class Graph(Structure):
     def network(self) -> nx.MultiDiGraph[str]:
         """Slots as nodes and levels as edges from ``by`` to ``moves``, keyed by level number."""
         graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
-        graph.add_nodes_from([TASK, *([LOSS] if self.movers[LOSS] else []), *self.slots])
+        graph.add_nodes_from([TASK, *filter(self.movers.get, BILEVEL), *self.slots])
         for number, level in enumerate(self.levels, 1):
             graph.add_edge(level.by, level.moves, key=number, level=level)
         return graph

@@ -17,6 +17,10 @@ from .registry import ESTIMATORS, TRANSFORMS, Registry
 TASK = "task"
 LOSS = "loss"
 """The slot of the parameters that a task's loss or data have."""
+INIT = "init"
+"""The slot of the point that episodes of a task start from."""
+BILEVEL = (LOSS, INIT)
+"""Slots whose levels are scored by what the levels of the task make of their values."""
 DIRECT = "direct"
 """The name, in the place of an estimator, for a level that moves the task: its signal is the task's own gradient."""
 
@@ -84,7 +88,8 @@ class Level(BaseModel, metaclass=_Refusing):
     """One level. What is None is filled in by :func:`recopt.levels.completion.complete`.
 
     Attributes:
-        moves: the slot it moves: ``task``, a strategy's slot, or ``loss`` (the parameters of the task's loss).
+        moves: the slot it moves: ``task``, a strategy's slot, ``loss`` (the parameters of the task's loss), or ``init``
+            (the point that the task's episodes start from).
         by: the slot of the strategy it moves with.
         only: glob patterns on parameter names; empty for all that nothing else moves.
         every: steps of the optimizee's level between two steps of this one (the unroll length).

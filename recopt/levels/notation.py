@@ -4,11 +4,13 @@ Grammar::
 
     stack    = layer { "/" layer }
     layer    = term { "+" term }
-    term     = [ "loss:" ] name [ "@" label ] [ "(" name "=" value { "," … } ")" ] [ "[" pattern { "," pattern } "]" ]
+    term     = [ slot ":" ] name [ "@" label ] [ "(" name "=" value { "," … } ")" ] [ "[" pattern { "," pattern } "]" ]
+    slot     = "loss" | "init"
 
 Every strategy of a layer moves each strategy of the layer beneath (the first layer moves the task), as
 far as its patterns match. One label is one strategy, wherever it stands: ``lstm@a/lstm@a`` moves itself. A term with
-``loss:`` moves the parameters of the task's loss instead, and stands over the strategies that move the task.
+``loss:`` moves the parameters of the task's loss instead, one with ``init:`` the point that its episodes start from;
+both stand over the strategies that move the task.
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ from typing import Any
 import yaml
 
 from ..checking.errors import RecoptError, shown
-from .level import LOSS, MOST_LEVELS, TASK, Level
+from .level import BILEVEL, INIT, LOSS, MOST_LEVELS, TASK, Level
 from .plain_yaml import plain_yaml
 
 _TERM = re.compile(
-    r"(?:(?P<moves>loss)\s*:\s*)?(?P<name>[A-Za-z_][\w.-]*)(?:\s*@(?P<label>[A-Za-z_]\w*))?"
+    r"(?:(?P<moves>loss|init)\s*:\s*)?(?P<name>[A-Za-z_][\w.-]*)(?:\s*@(?P<label>[A-Za-z_]\w*))?"
     r"(?:\s*\((?P<settings>[^()]*(?:\([^()]*\)[^()]*)*)\))?(?:\s*\[(?P<only>[^\]]*)\])?"
 )
+
+_OF_TASK = {LOSS: "parameters of the task's loss", INIT: "start of the task's episodes"}
 
 
 @dataclass(frozen=True)
@@ -148,8 +152,8 @@ def levels_of(layers: Sequence[Sequence[Term]], names: Mapping[str, Sequence[str
         for term in layer:
             if term.moves and depth != 2:
                 raise RecoptError(
-                    f"'{term.moves}:{shown(term.name)}' moves the parameters of the task's loss, and the levels of the "
-                    "task score it: let it stand right over them, as in sgd/loss:adam."
+                    f"'{term.moves}:{shown(term.name)}' moves the {_OF_TASK[term.moves]}, and the levels of the task "
+                    f"score it: let it stand right over them, as in sgd/{term.moves}:adam."
                 )
             for slot in [term.moves] if term.moves else beneath:
                 have = names.get(slot)
@@ -182,8 +186,8 @@ def _layers(levels: Sequence[Level], labels: Mapping[str, str]) -> list[str]:
     layers, beneath, rest = list[str](), [TASK], list(levels)
     labels = dict(labels)
     while rest:
-        beneath += [LOSS] if len(layers) == 1 else []
-        firsts = {rest[0].moves, LOSS, *(beneath if rest[0].moves == LOSS else [])}
+        beneath += BILEVEL if len(layers) == 1 else ()
+        firsts = {rest[0].moves, *BILEVEL, *(beneath if rest[0].moves in BILEVEL else [])}
         layer = [level for level in rest if level.moves in beneath and level.moves in firsts]
         layer += [x for x in rest if x.moves in beneath and x not in layer and x.by in {y.by for y in layer}]
         if not layer:
@@ -204,4 +208,4 @@ def with_settings(label: str, settings: Mapping[str, float]) -> str:
 
 def _written(level: Level, labels: Mapping[str, str]) -> str:
     only = f"[{','.join(level.only)}]" if level.only else ""
-    return ("loss:" if level.moves == LOSS else "") + labels.get(level.by, level.by) + only
+    return (f"{level.moves}:" if level.moves in BILEVEL else "") + labels.get(level.by, level.by) + only

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from ..contracts.strategy import Strategy
-from .level import LOSS, TASK, Level
+from .level import BILEVEL, TASK, Level
 
 
 class Structure:
@@ -15,7 +15,7 @@ class Structure:
     Attributes:
         movers: by slot, the task's first, the levels (0-based) that move it.
         subjects: by level, the levels whose strategy it moves and whose losses score it; those that move the task where
-            it moves the parameters of the loss.
+            it moves the parameters of the loss or the start.
         above: by level, the levels that are scored by what it moves.
     """
 
@@ -26,12 +26,12 @@ class Structure:
         self.names = {name: [n for n, _ in s.named_parameters()] for name, s in slots.items()}
         self.levels = list(levels)
         self.subjects = [[m for m in range(n) if self._scores(m, x)] for n, x in enumerate(self.levels)]
-        everything = (TASK, LOSS, *self.slots)
+        everything = (TASK, *BILEVEL, *self.slots)
         self.movers = {s: [n for n, x in enumerate(self.levels) if x.moves == s] for s in everything}
         self.above = [[n for n, below in enumerate(self.subjects) if m in below] for m in range(len(self.levels))]
 
     def _scores(self, m: int, level: Level) -> bool:
-        return self.levels[m].moves == TASK if level.moves == LOSS else self.levels[m].by == level.moves
+        return self.levels[m].moves == TASK if level.moves in BILEVEL else self.levels[m].by == level.moves
 
     def title(self, number: int) -> str:
         """Level ``number`` in a message: in a stack with groups its number alone says little."""

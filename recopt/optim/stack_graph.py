@@ -14,7 +14,7 @@ from ..checking.explanations import explain
 from ..contracts.settings import Hyper, Option, declared
 from ..contracts.strategy import Strategy
 from ..levels.graph import Graph
-from ..levels.level import LOSS, TASK, Level
+from ..levels.level import INIT, LOSS, TASK, Level
 from ..levels.notation import Term, levels_of, parse
 from ..stacks.build import make_strategy
 from ..stacks.fetch import export_folder, fetch_export, is_reference, read_export
@@ -159,6 +159,11 @@ def graph_of(stack: Stack, names: Sequence[str], options: Options, overrides: Ma
         raise RecoptError(
             "'loss:' moves parameters of a task's loss, and recopt.Optimizer sees gradients only: write a task with "
             "loss_parameters() and give it to recopt.run, or put the parameters into the model."
+        )
+    if any(level.moves == INIT for level in found):
+        raise RecoptError(
+            "'init:' moves the point that a task's episodes start from, and recopt.Optimizer cannot start a model "
+            "afresh: give the task to recopt.run."
         )
     for number in options.levels:
         if not 1 <= number <= len(found):

@@ -21,7 +21,7 @@ from ..engine import checkpoint
 from ..engine.carry import carry
 from ..engine.engine import Engine
 from ..levels.graph import Graph
-from ..levels.level import LOSS
+from ..levels.level import BILEVEL
 from ..ranks.shared import ONE, Ranks
 from ..tracking.trace import Trace, load_trace, save_trace
 from .plan import Plan
@@ -130,7 +130,7 @@ class Checkpoints:
         mine, theirs = self.spec.strategies, origin.spec.strategies
 
         def same(slot: str, name: str) -> bool:
-            return slot == LOSS or mine[slot].settings.get(name) == theirs[slot].settings.get(name)
+            return slot in BILEVEL or mine[slot].settings.get(name) == theirs[slot].settings.get(name)
 
         carry(other, self.engine, same)
         self.trace.truncate(note["trace"])

@@ -13,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..engine.engine import Engine
-from ..engine.measure import models, settled
+from ..engine.measure import models, settled, start_of
+from ..levels.level import INIT
 from ..levels.paces import EVERY
 from ..stacks.exported import CARD, FORMAT, PLUGINS, VALUES, Trained, digest_of
 from ..stacks.places import STACK, shipped_folder
@@ -23,7 +24,8 @@ from .card import card_of
 from .selection.scores import Selection
 from .spec import Spec
 
-MODEL = "model.safetensors"
+MODEL, START = "model.safetensors", "start.safetensors"
+"""The trained model, and the start that episodes have learned."""
 
 
 def write_export(
@@ -35,7 +37,7 @@ def write_export(
     Args:
         trace: the run's trace, for the meta-losses on the card.
         chosen: the values to export; None for the current ones.
-        model: whether to write the trained model too.
+        model: whether to write the trained model too. A learned start is written in any case.
     """
     state, names = settled(engine), engine.graph.names
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +63,9 @@ def write_export(
     _replace(folder / VALUES, values)
     if model:
         _replace(folder / MODEL, save(_model(engine)))
+    if INIT in state.slots:
+        start = start_of(engine).state_dict()
+        _replace(folder / START, save({name: _plain(value) for name, value in start.items()}))
     _replace(folder / CARD, card_of(engine, spec, trace, chosen).encode())
     _replace(folder / STACK, (json.dumps(described, indent=2) + "\n").encode())
 

@@ -9,7 +9,7 @@ import torch
 
 from ..checking.errors import RecoptError, shown
 from ..levels.graph import Graph
-from ..levels.level import LOSS, TASK
+from ..levels.level import BILEVEL, TASK
 from ..public import __version__
 from ..ranks.link import Link
 from ..ranks.shared import ONE, Ranks
@@ -64,9 +64,9 @@ def _check_tasks(world: int, tasks: int) -> None:
 def _check_levels(graph: Graph) -> None:
     """Refuse levels whose steps depend on how tasks are divided."""
     for number, level in enumerate(graph.levels):
-        if level.moves == LOSS:
+        if level.moves in BILEVEL:
             raise RecoptError(
-                f"Level {number + 1} moves the parameters of the loss, which processes cannot do together yet: run it "
+                f"Level {number + 1} moves the task's {level.moves}, which processes cannot do together yet: run it "
                 "in one process."
             )
         if level.moves == TASK and not graph.order(number):

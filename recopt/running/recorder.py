@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..checking.errors import Notice
-from ..levels.level import LOSS, TASK
+from ..levels.level import BILEVEL, INIT, TASK
 from ..plots.diagram import draw_file
 from ..plots.run_view import DIAGRAM
 from ..stacks.exported import Trained
@@ -213,7 +213,9 @@ def _description(plan: Plan, title: str, stack: str) -> str:
 def _said(plan: Plan, number: int) -> str:
     """One sentence on level ``number``: its strategy and what it moves."""
     level, names = plan.spec.levels[number - 1], _moved(plan, number)
-    if level.moves in (TASK, LOSS):
+    if level.moves == INIT:
+        return f"`{level.by}` moves the point that the task's episodes start from."
+    if level.moves in (TASK, *BILEVEL):
         return f"`{level.by}` moves the parameters of the task's {'model' if level.moves == TASK else 'loss'}."
     return f"`{level.by}` moves {' and '.join(names) if len(names) < _FEW else 'the parameters'} of `{level.moves}`."
 

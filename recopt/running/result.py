@@ -19,7 +19,7 @@ from ..checking.numbers import as_given
 from ..contracts.strategy import Strategy
 from ..engine.budget import Budget
 from ..engine.engine import Engine
-from ..engine.measure import models, settled
+from ..engine.measure import models, settled, start_of
 from ..levels.graph import Graph
 from ..levels.level import LOSS, TASK
 from ..levels.words import how, target
@@ -117,6 +117,14 @@ class Result(Portable):
         """The parameters of the task's loss where a level moves them, by name; empty where none does."""
         names, slot = self.engine.graph.names.get(LOSS, []), settled(self.engine).slots.get(LOSS)
         return {} if slot is None else {n: p.detach().clone() for n, p in zip(names, slot.params, strict=True)}
+
+    def start(self) -> nn.Module:
+        """The first task's model at the learned start, where a level moves it.
+
+        Raises:
+            RecoptError: if none does.
+        """
+        return start_of(self.engine)
 
     def plot(self) -> Any:
         """A matplotlib figure of the losses and of every level's hyperparameters and steps."""

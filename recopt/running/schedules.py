@@ -12,7 +12,7 @@ import torch
 
 from ..contracts.domains import Domain
 from ..engine.engine import Engine
-from ..levels.level import LOSS, TASK
+from ..levels.level import BILEVEL, TASK
 from ..levels.structure import Structure
 from ..rules.numbers import natural
 from ..toolkit.schedule import Schedule, save_schedules
@@ -59,7 +59,7 @@ def staying(graph: Structure) -> list[int]:
         if level.moves != TASK and any(m in kept for m in graph.subjects[number]):
             names = graph.names.get(level.moves, [])
             domains = graph.slots[level.moves]._domains if level.moves in graph.slots else {}
-            if level.moves == LOSS or any(names[i] not in domains for i in graph.moved(number, names)):
+            if level.moves in BILEVEL or any(names[i] not in domains for i in graph.moved(number, names)):
                 kept.append(number)
     return sorted(kept)
 

@@ -28,6 +28,8 @@ _TASKS = {
     "mixture": "mixture.Mixture",
     "rescaled": "rescaled.Rescaled",
     "noisy-labels": "noisy_labels.NoisyLabels",
+    "sinusoid": "sinusoid.Sinusoid",
+    "few-shot": "few_shot.FewShot",
 }
 """The module and class of each task, by its name."""
 

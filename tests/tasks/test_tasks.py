@@ -45,6 +45,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("rescaled", {"of": "sequence(width=4)", "spread": 1.0}),
     ("noisy-labels", {"of": "digits", "clean": 50}),
     ("noisy-labels", {"of": "mnist", "weights": "examples"}),
+    ("sinusoid", {"shots": 5}),
+    ("few-shot", {"ways": 3, "kinds": "new"}),
     ("digits", {"hidden": [8], "depth": 2, "activation": "gelu", "init": "he", "normalization": "symmetric"}),
 ]
 every = pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{n}-{'-'.join(o)}" for n, o in CASES])
