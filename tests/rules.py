@@ -15,7 +15,10 @@ from recopt.toolkit import lstm
 
 STRATEGIES = Path(__file__).parent.parent / "strategies"
 
-NAMES = {"lstm": "Lstm", "rnnprop": "Rnnprop", "mlp_rule": "MlpRule", "residual": "Residual", "blend": "Blend"}
+NAMES = {
+    "lstm": "Lstm", "rnnprop": "Rnnprop", "mlp_rule": "MlpRule", "hierarchical": "Hierarchical", "residual": "Residual",
+    "blend": "Blend",
+}  # fmt: skip
 
 SHAPES = [(6, 4), (6,), (3, 6), (3,)]
 

@@ -121,7 +121,7 @@ def test_every_rule_is_finite_where_nothing_moves(name: str) -> None:
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(total, list(rule.parameters())))
 
 
-@pytest.mark.parametrize("name", ["rnnprop", "mlp_rule", "residual", "blend"])
+@pytest.mark.parametrize("name", ["rnnprop", "mlp_rule", "hierarchical", "residual", "blend"])
 @pytest.mark.parametrize("exponent", [-6, 6])
 def test_the_scale_free_rules_do_not_see_the_loss_multiplied(name: str, exponent: int) -> None:
     settings = {"eps": 1e-16} if name in ("rnnprop", "residual") else {}
