@@ -16,7 +16,7 @@ from torch import Tensor
 from ..contracts.strategy import Params
 from ..levels.crossing import Crossing
 from ..levels.estimator import Closing, estimator
-from ..levels.level import LOSS, TASK, Level
+from ..levels.level import TASK, Level
 from ..levels.objective import score
 from ..levels.state import Signal, SlotState, Window
 from ..levels.structure import Structure
@@ -120,9 +120,8 @@ def _too_many(graph: Structure, number: int) -> str | None:
     count = sum(sizes[i] for i in graph.moved(number, graph.names[slot]))
     if count <= MOST:
         return None
-    other = "gradient=implicit" if slot == LOSS else "gradient=pes"
     return (f"gradient=forward carries a copy of the model for each number it moves, and '{slot}' has {count:,}, more "
-            f"than {MOST}: name fewer of them, or set gradient=unroll or {other}.")  # fmt: skip
+            f"than {MOST}: name fewer of them, or set gradient=unroll.")  # fmt: skip
 
 
 def _units(moved: Params) -> list[Params]:

@@ -15,7 +15,7 @@ from ..contracts.domains import Positive
 from ..contracts.settings import Hyper, Option, declared, plain_name
 from ..contracts.strategy import Strategy
 from .carried import carries
-from .level import BILEVEL, INIT, LOSS, TASK, Level
+from .level import BILEVEL, LOSS, TASK, Level
 from .structure import Structure
 
 RATE = "lr"
@@ -53,14 +53,10 @@ def complete(graph: Structure, number: int) -> Level:
         online = settings.get("every", 1) == 1 and not settings.get("second_order")
         normalize = "rms_all" if _tuned(graph, number) else "rms"
         default |= {"gradient": "online" if online else "unroll", "normalize": normalize, "every": 1}
-    if level.moves == LOSS:  # which acts on held-out losses by second derivatives alone
-        default["on"] = "valid"
-        if by.order:
-            default |= {"gradient": "unroll", "second_order": True}
-            settings = {k: v for k, v in settings.items() if k not in ("gradient", "second_order") or k in given}
-    if level.moves == INIT:
-        default |= _of_a_start(level, by.order)
-        settings = {k: v for k, v in settings.items() if k != "every" or k in given}
+    if level.moves in BILEVEL:
+        own, free = _of_a_loss(by.order) if level.moves == LOSS else _of_a_start(level, by.order)
+        default |= own
+        settings = {k: v for k, v in settings.items() if k not in free or k in given}
     if carries(Level(moves=level.moves, by=level.by, gradient=settings.get("gradient"))):
         settings["second_order"] = given.get("second_order", True)
     if level.moves == level.by:
@@ -75,11 +71,22 @@ def complete(graph: Structure, number: int) -> Level:
     return Level(**settings)
 
 
-def _of_a_start(level: Level, order: int) -> dict[str, Any]:
-    """The defaults of a level that moves the start of episodes, each of which is one of its windows."""
+def _of_a_loss(order: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The defaults of a level that moves a loss, and the wishes of strategies that they go before.
+
+    A loss acts on held-out losses by second derivatives alone.
+    """
+    if not order:
+        return {"on": "valid"}, ()
+    return {"on": "valid", "gradient": "unroll", "second_order": True}, ("gradient", "second_order")
+
+
+def _of_a_start(level: Level, order: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The defaults of a level that moves the start of episodes, each one of its windows; and what they go before."""
     found: dict[str, Any] = {"on": "valid", "objective": "last", "normalize": "none"}
     found |= {"every": level.episode} if level.episode else {}
-    return found | ({"gradient": "unroll", "second_order": level.gradient in (None, "unroll")} if order else {})
+    along = {"gradient": "unroll", "second_order": level.gradient in (None, "unroll")} if order else {}
+    return found | along, ("every",)
 
 
 def _population(by: Strategy) -> dict[str, Any]:

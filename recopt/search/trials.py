@@ -213,7 +213,7 @@ def _alone(state: RunState, common: Collection[int]) -> RunState:
 
 def untaped(tower: Tower, state: RunState) -> bool:
     """True if no tape of ``tower`` is open in ``state`` nor in any state that it may go back to."""
-    if any(p.requires_grad for p in state.task.params):
+    if any(p.grad_fn is not None for p in state.task.params):
         return False
     for level, closed, own in zip(tower.graph.levels, tower.carriers.closed, state.levels, strict=True):
         if level.taping and not closed and any(own.window.records):
