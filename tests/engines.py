@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from recopt.contracts.strategy import Strategy
 from recopt.contracts.task import Batch, Split, Task
+from recopt.engine.checkpoint import load, save
 from recopt.engine.engine import Engine
 from recopt.engine.model import Swapped
 from recopt.levels.graph import Graph
@@ -122,6 +124,18 @@ def params(made: Engine, slot: str = TASK) -> list[Tensor]:
 def everything(made: Engine) -> dict[str, list[Tensor]]:
     """All slots' values."""
     return {name: params(made, name) for name in made.state.slots}
+
+
+def goes_on_bit_for_bit(fresh: Callable[[], Engine], at: int, steps: int, place: Path) -> None:
+    """A run that is saved at ``at`` and loaded into a fresh engine ends as one that was not stopped."""
+    whole, part, again = fresh(), fresh(), fresh()
+    whole.run(steps)
+    part.run(at)
+    save(part, place)
+    load(again, place)
+    again.run(steps)
+    for name, wanted in everything(whole).items():
+        assert all(torch.equal(a, b) for a, b in zip(everything(again)[name], wanted, strict=True)), name
 
 
 def losses(made: Engine) -> list[float]:

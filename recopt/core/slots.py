@@ -61,7 +61,7 @@ class Slots:
         return slot.taped() if isinstance(slot, Numbers) else slot.params
 
     def moved(self, state: RunState, number: int) -> Params:
-        """What a level moves, as the strategy that has it reads it."""
+        """The values that a level moves, as the strategy that has them reads them."""
         values = self.strategy(state, self.levels[number].moves)
         return [values[i] for i in self.index(state, number)]
 

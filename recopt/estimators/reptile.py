@@ -33,7 +33,7 @@ class Reptile:
         if level.only or len(subjects) > 1:
             return "gradient=reptile is of a whole model that one level moves: drop the patterns, or use unroll."
         if graph.order(subjects[0]) == 0:
-            return f"'{graph.levels[subjects[0]].by}' is zero-order: use gradient=es, or a zero-order strategy here."
+            return f"'{graph.levels[subjects[0]].by}' is zero-order: move the start by another, such as annealing."
         return None
 
     def close(self, level: Level, window: Window, slots: Sequence[str], moved: Params, how: Closing) -> Signal:

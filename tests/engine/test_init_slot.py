@@ -14,7 +14,6 @@ import recopt
 from recopt.checking.errors import RecoptError
 from recopt.contracts.task import Task
 from recopt.engine.carry import carry
-from recopt.engine.checkpoint import load, save
 from recopt.engine.engine import Engine
 from recopt.levels.level import INIT
 from recopt.levels.notation import notation, parse
@@ -23,7 +22,7 @@ from recopt.stacks.build import make_strategies, stack_levels
 from recopt.stacks.named import strategies_of, written
 
 from ..differences import EXACT, Settings, Wave, Weighted, worst
-from ..engines import Noisy, Regression, everything, params
+from ..engines import Noisy, Regression, goes_on_bit_for_bit, params
 from ..engines import engine as made_engine
 
 CASES: dict[str, tuple[str, Settings, int, type[Task], int]] = {
@@ -134,14 +133,7 @@ def test_a_run_goes_on_bit_for_bit_from_a_checkpoint(name: str, at: int, tmp_pat
     def fresh() -> Engine:
         return made_engine(Noisy(), stack, {2: {"episode": 4, **more}}, seed=1)
 
-    whole, part, again = fresh(), fresh(), fresh()
-    whole.run(118)
-    part.run(at)
-    save(part, tmp_path / "state")
-    load(again, tmp_path / "state")
-    again.run(118)
-    for key, wanted in everything(whole).items():
-        assert all(torch.equal(a, b) for a, b in zip(everything(again)[key], wanted, strict=True)), key
+    goes_on_bit_for_bit(fresh, at, 118, tmp_path / "state")
 
 
 def test_a_run_that_goes_on_with_another_rate_keeps_the_start_and_begins_an_episode_there() -> None:

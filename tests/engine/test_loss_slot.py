@@ -13,7 +13,6 @@ import recopt
 from recopt.checking.errors import Notice, RecoptError
 from recopt.contracts.task import Batch, Split, Task
 from recopt.engine.carry import carry
-from recopt.engine.checkpoint import load, save
 from recopt.engine.engine import Engine
 from recopt.levels.level import LOSS
 from recopt.levels.notation import notation, parse
@@ -22,7 +21,7 @@ from recopt.stacks.named import strategies_of, written
 
 from ..differences import EXACT, Scored, Settings, Weighted, worst
 from ..engines import engine as made_engine
-from ..engines import everything, params
+from ..engines import goes_on_bit_for_bit, params
 
 CASES: dict[str, tuple[str, Settings, int, type[Task], int, int]] = {
     "one step": ("rule/loss:rule", {}, 2, Weighted, 2, 1),
@@ -129,14 +128,7 @@ def test_a_run_goes_on_bit_for_bit_from_a_checkpoint(stack: str, at: int, tmp_pa
     def fresh() -> Engine:
         return made_engine(Weighted(), stack, {2: {"every": 3}}, seed=1)
 
-    whole, part, again = fresh(), fresh(), fresh()
-    whole.run(25)
-    part.run(at)
-    save(part, tmp_path / "state")
-    load(again, tmp_path / "state")
-    again.run(25)
-    for name, wanted in everything(whole).items():
-        assert all(torch.equal(a, b) for a, b in zip(everything(again)[name], wanted, strict=True)), name
+    goes_on_bit_for_bit(fresh, at, 25, tmp_path / "state")
 
 
 def test_a_run_that_goes_on_with_another_rate_keeps_what_was_learned_of_the_loss() -> None:
