@@ -60,7 +60,7 @@ def start_of(engine: Engine) -> nn.Module:
 def measure(engine: Engine, split: Split, state: RunState | None = None) -> dict[str, float]:
     """The mean loss and metrics over one pass of ``split``, over all tasks; leaves no trace in the run."""
     found = measure_each(engine, split, state)
-    return engine.ranks.means({key: sum(one[key] for one in found) / len(found) for key in sorted(found[0])})
+    return engine.ranks.means({key: sum(one[key] for one in found) / len(found) for key in found[0]})
 
 
 def measure_each(engine: Engine, split: Split, state: RunState | None = None) -> list[dict[str, float]]:

@@ -59,8 +59,9 @@ class Ranks:
             return dict(values)
         self.same([len(values)])
         own = len(self.share(self.tasks))
-        found = self.totals([float(value) * own for value in values.values()])
-        return {key: total / self.tasks for key, total in zip(values, found, strict=True)}
+        keys = sorted(values, key=str)  # one order for all processes
+        found = dict(zip(keys, self.totals([float(values[key]) * own for key in keys]), strict=True))
+        return {key: found[key] / self.tasks for key in values}
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The mean over all tasks of tensors that are means over those of this process, in one sum."""

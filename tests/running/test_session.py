@@ -66,6 +66,7 @@ def test_a_result_has_histories_figures_and_the_model() -> None:
     optimizer = recopt.Optimizer([torch.nn.Parameter(torch.ones(2))], "adam(lr=0.01)/hypergradient")
     assert result.hyperparameters.keys() == optimizer.hyperparameters().keys()
     assert result.after["accuracy"] > 0.4 > result.before["accuracy"]
+    assert list(result.after) == ["loss", "accuracy"]  # as tables show them
     assert accuracy[-1] > 0.4
     assert result.model()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert result.plot().axes
