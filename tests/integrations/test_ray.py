@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from recopt.search.executor import Inline
 from recopt.search.executors import make_executor
 from recopt.search.jobs import LOST
 
+from ..comparison.test_training import RUN
 from ..comparison.test_workers import same
 from ..comparisons import FAST
 from ..search.test_executors import STOCHASTIC
@@ -38,10 +40,12 @@ def test_a_job_whose_worker_is_killed_is_done_again_and_one_that_always_is_given
     assert next(iter(numbers(plain).values()))[1] == next(iter(numbers(found).values()))[1]
 
 
-def test_a_comparison_by_ray_has_the_numbers_of_this_process() -> None:
-    made = [compare("quadratic(dim=2)", "adam/hypergradient", baselines=["sgd[lr]"], executor=name, **FAST)
+def test_a_comparison_and_what_it_trains_first_have_the_numbers_of_this_process_by_ray(here: Path) -> None:
+    stacks: list[Any] = ["adam/hypergradient", {"run": RUN, "name": "trained", "repeat": 2}]
+    made = [compare("quadratic(dim=3)", stacks, baselines=["sgd[lr]"], executor=name, **FAST)
             for name in ("inline", "ray")]  # fmt: skip
     same(*made)
+    assert made[1]["trained"].runs.times == 2
 
 
 def test_a_cluster_that_is_not_there_is_refused() -> None:
