@@ -14,6 +14,8 @@ from .public import __version__ as __version__
 if TYPE_CHECKING:
     from .checking.errors import RecoptError
     from .comparison import Comparison, compare
+    from .comparison.ablate import ablate
+    from .comparison.ablation import Ablation
     from .contracts.settings import option, positive, real, unit
     from .contracts.strategy import Params, State, Strategy, Trial
     from .contracts.task import Task
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from .tracking.trackers import Tracker
 
 __all__ = [
+    "Ablation",
     "Column",
     "Comparison",
     "Graph",
@@ -53,6 +56,7 @@ __all__ = [
     "Term",
     "Tracker",
     "Trial",
+    "ablate",
     "choice",
     "compare",
     "integer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 __version__ = "0.1.0.dev0"
 
 HOME = {
+    "Ablation": "comparison.ablation",
     "Column": "rules.ops",
     "Comparison": "comparison",
     "Graph": "levels.graph",
@@ -25,6 +26,7 @@ HOME = {
     "Task": "contracts.task",
     "Term": "rules.ops",
     "Trial": "contracts.strategy",
+    "ablate": "comparison.ablate",
     "choice": "toolkit.discrete",
     "compare": "comparison",
     "integer": "toolkit.discrete",

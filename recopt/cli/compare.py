@@ -47,6 +47,8 @@ _GO_ON = "Stopped. What is done is kept. Go on by: recopt compare --resume"
               "'adam[lr]' tunes only the rate.")  # fmt: skip
 @click.option("--tune", type=click.IntRange(1), metavar="TRIALS", help="Trials of each baseline (40).")
 @click.option("--tune-tasks", type=click.IntRange(1), metavar="N", help="Tasks to score each trial on (32).")
+@click.option("--budget", type=click.Choice(["steps", "evaluations"]),
+              help="What --steps counts: updates (default), or evaluations, those of trials included.")  # fmt: skip
 @click.option("--measure", type=click.Choice(["sum", "final"]),
               help="Score to compare and tune for: the sum of the losses (default), or the last loss.")  # fmt: skip
 @click.option("--trained", "trained", multiple=True, metavar="STACK=EVALUATIONS",

@@ -72,15 +72,16 @@ def _scores(found: Comparison) -> Table:
     rows = table(*map(escape, heads), right=tuple(range(1, len(heads))))
     least = min(f.score[0].value for f in found.figures)
     for f in found.figures:
-        mean, median = (_interval(value) for value in f.score)
+        mean, median = (interval_words(value) for value in f.score)
         mean = f"[bold]{mean}[/]" if f.score[0].value == least else mean
-        test = [_interval(f.test[metric]) if metric in f.test else ""] if tests else []
+        test = [interval_words(f.test[metric]) if metric in f.test else ""] if tests else []
         lost = f"[red]{round(f.diverged * found.spec.seeds):,}[/]" if f.diverged else "0"
         rows.add_row(escape(f.name), mean, median, short(f.final[0].value), *test, lost, *_difference(f))
     return rows
 
 
-def _interval(value: Interval) -> str:
+def interval_words(value: Interval) -> str:
+    """A value with its interval in brackets, if it has one."""
     if not math.isfinite(value.low):
         return short(value.value)
     return f"{short(value.value)} ({short(value.low)}–{short(value.high)})"
@@ -124,7 +125,12 @@ def _words(found: Comparison, store: str | None) -> list[str]:
             f.trainings > 1 for f in found.figures) else "Wilcoxon,"  # fmt: skip
         lines.append(f"Each baseline was tuned by {spec.tune} trials on {spec.tune_tasks} other tasks: {each:,} "
                      f"evaluations. p: {test} corrected for the number of competitors (Holm).")  # fmt: skip
-    lines += found.notes
+    return [*lines, *found.notes, *places(found, store)]
+
+
+def places(found: Comparison, store: str | None) -> list[str]:
+    """The folder, the page and the record of a comparison."""
+    lines = []
     if found.folder is not None:
         folder = found.folder
         folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

@@ -65,7 +65,8 @@ class Stopped(KeyboardInterrupt):
 def compare(
     task: str | Task, stacks: str | Made | Sequence[str | Made | Sequence[str | Strategy] | Mapping[str, Any]] = (), *,
     seeds: int = 100, steps: int = 100, baselines: Sequence[str] = BASELINES, tune: int = 40, tune_tasks: int = 32,
-    measure: Literal["sum", "final"] = "sum", reference: str | None = None, seed: int = 0, guards: bool = False,
+    budget: Literal["steps", "evaluations"] = "steps", measure: Literal["sum", "final"] = "sum",
+    reference: str | None = None, seed: int = 0, guards: bool = False,
     device: str = "cpu", dtype: str = "float32", executor: str | None = None, workers: int | None = None,
     address: str | None = None, threads: int | None = None, plugins: str | Path | Sequence[str | Path] = (),
     output: str | Path | None = None, store: str | Path | None = None, track: bool = True, name: str | None = None,
@@ -78,7 +79,8 @@ def compare(
         stacks: in stack notation, folders that ``recopt export`` wrote, strategies, lists of names and strategies,
             graphs, or mappings with ``stack``, ``name``, ``settings`` and ``trained``, or with a ``run`` that trains
             one first (see :class:`CompetitorSpec`).
-        seeds: number of test tasks; ``steps``: updates of each.
+        seeds: number of test tasks; ``steps``: updates of each, or with the other ``budget`` evaluations, those of
+            trials included.
         baselines: rules to tune (see :func:`recopt.comparison.tuning.baseline`); none for stacks only.
         tune: number of trials of each baseline.
         tune_tasks: number of tasks that each trial is scored on.
@@ -103,6 +105,7 @@ def compare(
     about = task_named(task) if isinstance(task, str) else plan(task, "sgd").spec.task
     spec = make_compare_spec({
         "task": about, "stacks": words, "baselines": list(baselines), "steps": steps, "seeds": seeds, "seed": seed,
+        "budget": budget,
         "tune": tune, "tune_tasks": tune_tasks, "measure": measure, "reference": reference, "guards": guards,
         "device": device, "dtype": dtype, "plugins": folders,
     })  # fmt: skip
@@ -127,7 +130,7 @@ def run_comparison(
     spec: CompareSpec, executor: Executor | None = None, *, task: Task | None = None,
     graphs: Mapping[str, Graph] | None = None, output: str | Path | None = None, store: str | None = None,
     track: bool = True, name: str | None = None, progress: Progress | None = None, root: Path = RUNS,
-    trainer: Trainer | None = None, resume: str | None = None,
+    trainer: Trainer | None = None, resume: str | None = None, result: type[Comparison] = Comparison,
 ) -> Comparison:  # fmt: skip
     """Run the comparison ``spec``; ``task`` and ``graphs`` (by the stack's text) are objects that replace its text.
 
@@ -135,13 +138,14 @@ def run_comparison(
 
     Args:
         resume: the id of a recorded run of it to go on with (see :func:`resumed`): what is done is not done again.
+        result: the kind of comparison that is made.
 
     Raises:
         RecoptError: for a spec that cannot work, or a run ``resume`` that is of another comparison.
         RunFailed: for an error in a strategy or task.
         Stopped: if it was interrupted.
     """
-    contest = prepare(spec, task, graphs, progress)
+    contest = prepare(spec, task, graphs, progress, result)
     doing = executor or Inline()
     _check_data(contest.task)
     with _folder(output), torch_threads(doing.threads):

@@ -70,7 +70,7 @@ class CompareSpec(BaseModel):
     Attributes:
         stacks: the competitors besides the baselines.
         baselines: rules to tune, as ``adam``, or ``adam(beta1=0.8)[lr,schedule]`` with what to tune in brackets.
-        steps: updates of each task.
+        steps: updates of each task, or with another ``budget`` evaluations, those of trials included.
         seeds: number of test tasks.
         seed: selects the tasks and everything else that is random.
         tune: number of trials of each baseline.
@@ -92,6 +92,7 @@ class CompareSpec(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=1000), NO_SWITCH] = 0
     tune: Annotated[int, Field(ge=1), NO_SWITCH] = 40
     tune_tasks: Annotated[int, Field(ge=1, le=MOST_TASKS), NO_SWITCH] = 32
+    budget: Literal["steps", "evaluations"] = "steps"
     measure: Literal["sum", "final"] = "sum"
     reference: str | None = None
     guards: bool = False

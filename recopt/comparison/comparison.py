@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..checking.errors import writing
 from ..checking.numbers import finite
@@ -43,6 +43,10 @@ class Comparison:
         folder, run_id: its folder and the id of its record; None if there is none.
         left_out: the reasons why competitors are not in it, by name: their training failed.
     """
+
+    KIND: ClassVar[str] = "comparison"
+    """Its kind among recorded runs."""
+    COMMAND: ClassVar[str] = "compare"
 
     spec: CompareSpec
     entries: list[Entry] = field(repr=False)
@@ -79,6 +83,19 @@ class Comparison:
                 listed = ", ".join(f"{mean:.4g} (seed {seed})" for mean, seed in zip(means, entry.seeds, strict=True))
                 found.append(f"{entry.name}: trained {count} times, with means {listed}.")
         return found
+
+    def summary(self) -> dict[str, float]:
+        """Metrics of all of it: the scores of the reference and of the best other, and the total cost."""
+        values = {f.name: f.score[0].value for f in self.figures}
+        others = [value for name, value in values.items() if name != self.reference]
+        total = sum(
+            e.runs.times * (e.runs.evaluations * self.spec.seeds + (e.competitor.prepared or 0)) for e in self.entries
+        )
+        return {
+            "reference_score": values[self.reference], **({"best_other_score": min(others)} if others else {}),
+            "evaluations": total, "diverged": max(f.diverged for f in self.figures),
+            "seconds": sum(e.runs.seconds for e in self.entries),
+        }  # fmt: skip
 
     def plot(self) -> Any:
         """A matplotlib figure: curves with bands, and each competitor's mean score with its interval."""

@@ -36,6 +36,7 @@ class Contest:
         stacks: the competitors in the spec's order, as trainees where they are trained first.
         baselines: the rules to tune.
         progress: called with a description of the work, the amount done, and the total.
+        result: the kind of comparison that is made of it.
     """
 
     spec: CompareSpec
@@ -43,6 +44,7 @@ class Contest:
     stacks: Sequence[Competitor | Trainee]
     baselines: Sequence[Baseline]
     progress: Progress
+    result: type[Comparison] = Comparison
 
     @property
     def names(self) -> list[str]:
@@ -86,7 +88,7 @@ class Contest:
         entries = carry_out(executor, flows, heard)
         tuned = [entry.competitor for entry in entries[len(stacks) :]]
         leader = min(tuned, key=lambda one: one.tuning_score) if tuned else stacks[0]
-        return Comparison(self.spec, entries, self.spec.reference or leader.name)
+        return self.result(self.spec, entries, self.spec.reference or leader.name)
 
     def _entry(self, one: Competitor) -> Flow[Entry]:
         """Run a competitor on the test tasks."""
@@ -112,9 +114,9 @@ class Contest:
                 return (yield from self._entry(end.value))
 
     def _jobs(self, name: str, graph: Graph, seeds: Sequence[int], test: bool = True) -> list[TaskRuns]:
-        how, plugins = RunSettings(self.spec.steps, self.spec.device, self.spec.dtype), tuple(self.spec.plugins)
-        parts = chunks(name, graph, self.task, seeds)
-        return [TaskRuns(name, graph, self.task, part, how, test, plugins) for part in parts]
+        spec, parts = self.spec, chunks(name, graph, self.task, seeds)
+        how = RunSettings(spec.steps, spec.device, spec.dtype, spec.budget)
+        return [TaskRuns(name, graph, self.task, part, how, test, tuple(spec.plugins)) for part in parts]
 
 
 def _runs(jobs: Sequence[Sequence[TaskRuns]], count: int) -> Flow[list[Runs]]:
@@ -125,7 +127,7 @@ def _runs(jobs: Sequence[Sequence[TaskRuns]], count: int) -> Flow[list[Runs]]:
 
 def prepare(
     spec: CompareSpec, task: Task | None = None, graphs: Mapping[str, Graph] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | None = None, result: type[Comparison] = Comparison,
 ) -> Contest:  # fmt: skip
     """Make the contest of ``spec``; ``task`` and ``graphs`` (by the stack's text) are objects that replace its text.
 
@@ -136,7 +138,7 @@ def prepare(
     family = task or make_task(spec.task, report_seeds(spec)[0], spec.plugins)
     stacks = [_competitor(asked, family, spec, graphs or {}) for asked in spec.stacks]
     baselines = [baseline(text, spec.plugins) for text in spec.baselines]
-    made = Contest(spec, family, stacks, baselines, progress or (lambda what, done, total: None))
+    made = Contest(spec, family, stacks, baselines, progress or (lambda what, done, total: None), result)
     names = made.names
     for name in names:
         if names.count(name) > 1:

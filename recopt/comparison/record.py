@@ -27,7 +27,7 @@ from .figures import Entry as Entered
 from .figures import bands, row
 from .training import Untrained
 
-EXPERIMENT, KIND = "recopt compare", "comparison"
+EXPERIMENT = "recopt compare"
 LEFT_OUT = "left_out.txt"
 _JOURNAL, _STATE = ".answers.jsonl", "comparison"
 
@@ -38,11 +38,16 @@ def resumed(ref: str, store: str | None = None, root: Path = RUNS) -> tuple[Comp
     Raises:
         RecoptError: if there is no such run, it is no comparison, or is finished.
     """
-    found = find_resumable(KIND, store, ref, root)
+    file, run = resumable(Comparison.KIND, ref, store, root)
+    return make_compare_spec(read_compare_spec(file), str(file)), run
+
+
+def resumable(kind: str, ref: str, store: str | None, root: Path) -> tuple[Path, str]:
+    """The file of the spec and the id of a recorded comparison of that kind. Errors are those of :func:`resumed`."""
+    found = find_resumable(kind, store, ref, root)
     if found.status == "FINISHED":
-        raise RecoptError(f"Comparison {found.id} is finished: 'recopt ui {found.id}' shows it.")
-    file = working_folder(found, store, root) / SPEC
-    return make_compare_spec(read_compare_spec(file), str(file)), found.id
+        raise RecoptError(f"{kind.capitalize()} {found.id} is finished: 'recopt ui {found.id}' shows it.")
+    return working_folder(found, store, root) / SPEC, found.id
 
 
 class CompareRecord:
@@ -84,7 +89,7 @@ class CompareRecord:
                 if isinstance(value, int | float) and math.isfinite(value):
                     points.append(Points(number, key, np.zeros(1, np.int64), np.array([float(value)])))
         self._tracker.log(points)
-        self._tracker.finish("FINISHED", _summary(found))
+        self._tracker.finish("FINISHED", found.summary())
         for file in self.folder.glob(".*"):  # the journal, and notes of the trainings
             with suppress(OSError):
                 file.unlink()
@@ -144,10 +149,10 @@ def _params(entry: Entered) -> dict[str, str]:
 def _info(contest: Contest, name: str | None) -> RunInfo:
     spec, names = contest.spec, contest.names
     against = " | ".join(names)
-    kept = ("steps", "seeds", "seed", "tune", "tune_tasks", "measure", "guards", "device", "dtype")
+    kept = ("steps", "seeds", "seed", "tune", "tune_tasks", "budget", "measure", "guards", "device", "dtype")
     params = {"task": spec.task_text, "stack": against, **{key: str(getattr(spec, key)) for key in kept}}
-    title = name or f"compare {Path(spec.task.name).stem}"
-    tags = {"recopt.task": spec.task.name, "recopt.stack": against, "recopt.kind": KIND}
+    title = name or f"{contest.result.COMMAND} {Path(spec.task.name).stem}"
+    tags = {"recopt.task": spec.task.name, "recopt.stack": against, "recopt.kind": contest.result.KIND}
     listed = ", ".join(f"`{one}`" for one in names)
     about = (
         f"Compares {listed} on **{Path(spec.task.name).stem}**, {spec.steps:,} steps on each of {spec.seeds} seeds. "
@@ -155,17 +160,3 @@ def _info(contest: Contest, name: str | None) -> RunInfo:
     )
     levels = [LevelInfo(number, one, one, "task", {}) for number, one in enumerate(names, 1)]
     return RunInfo(EXPERIMENT, title, params, tags, levels, about)
-
-
-def _summary(found: Comparison) -> dict[str, Any]:
-    """Summary metrics of the comparison: the scores of the reference and of the best other, and the total cost."""
-    values = {f.name: f.score[0].value for f in found.figures}
-    others = [value for name, value in values.items() if name != found.reference]
-    total = sum(
-        e.runs.times * (e.runs.evaluations * found.spec.seeds + (e.competitor.prepared or 0)) for e in found.entries
-    )
-    best = {"best_other_score": min(others)} if others else {}
-    return {
-        "reference_score": values[found.reference], **best, "evaluations": total,
-        "diverged": max(f.diverged for f in found.figures), "seconds": sum(e.runs.seconds for e in found.entries),
-    }  # fmt: skip

@@ -44,7 +44,7 @@ def plot(title: str, steps: int, measure: str, shown: Sequence[Curve]) -> Any:
     made = figure(11, max(4.2, 1.6 + 0.42 * len(shown)))
     heading(made, title)
     curves, scores = made.subplots(1, 2, width_ratios=(3, 2))
-    _curves(plain(curves), shown, steps)
+    draw_curves(plain(curves), shown, steps)
     _scores(plain(scores), shown, measure)
     return made
 
@@ -53,7 +53,7 @@ def plots(steps: int, measure: str, shown: Sequence[Curve]) -> list[Any]:
     """The same in two figures that a narrow page has room for: curves, and scores."""
     made = [figure(4.4, max(2.8, 1.2 + 0.42 * len(shown))) for _ in range(2)]
     curves, scores = (plain(one.subplots()) for one in made)
-    _curves(curves, shown, steps)
+    draw_curves(curves, shown, steps)
     _scores(scores, shown, measure)
     return made
 
@@ -94,7 +94,8 @@ def plot_series(rows: Sequence[str], ratios: Mapping[str, Mapping[str, tuple[flo
     return made
 
 
-def _curves(axes: Any, shown: Sequence[Curve], last: int) -> None:
+def draw_curves(axes: Any, shown: Sequence[Curve], last: int, unit: str = "step") -> None:
+    """Draw the median of each with the middle half of the tasks, over ``last`` of ``unit``."""
     banded = len(shown) <= len(COLOURS)  # more bands would hide the curves
     for n, one in enumerate(shown):
         steps, kept = np.arange(len(one.bands["median"])), one.bands
@@ -106,7 +107,7 @@ def _curves(axes: Any, shown: Sequence[Curve], last: int) -> None:
         low = min(one.bands["quartile1"].min() for one in shown)
         axes.set_yscale("log")
         axes.set_ylim(max(low, middle.min() / 10), None)
-    labelled(axes, f"Training loss: median{', and the middle half of the tasks' if banded else ''}", "step")
+    labelled(axes, f"Training loss: median{', and the middle half of the tasks' if banded else ''}", unit)
     axes.set_xlim(0, last)
     axes.legend(fontsize=8, frameon=False)
 

@@ -18,7 +18,7 @@ from ..contracts import trees
 from ..contracts.settings import plain_name
 from ..contracts.strategy import Strategy
 from ..contracts.task import Task
-from ..engine.engine import Engine
+from ..engine.engine import STRETCH, Engine
 from ..engine.measure import measure_each, settled
 from ..levels.graph import Graph
 from ..levels.level import TASK, Level
@@ -37,11 +37,15 @@ _LEARNED = 16
 
 
 class RunSettings(NamedTuple):
-    """Settings of the run on each task."""
+    """Settings of the run on each task.
+
+    ``budget`` is what ``steps`` counts: updates, or evaluations of the task, those of trials included.
+    """
 
     steps: int
     device: str = "cpu"
     dtype: str = "float32"
+    budget: str = "steps"
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Runs:
     """N runs of one competitor.
 
     Attributes:
-        losses: the training loss at θ_0 … θ_T, shape (N, T + 1), not capped.
+        losses: the training loss at θ_0 … θ_T, shape (N, T + 1), not capped; where evaluations are counted, after each
+            of T of them.
         test: loss and metrics on the ``test`` split at the end, each of shape (N,); empty if not measured.
         evaluations: of losses and gradients, per run, without those at θ_T and on held-out data.
         hypergradients: per run.
@@ -228,14 +233,14 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: RunSettings, test:
         SeededTasks(task, seeds), graph, seed=seeds[0], tasks=len(seeds), device=torch.device(how.device),
         dtype=getattr(torch, how.dtype), sink=sink, each=True,
     )  # fmt: skip
-    engine.run(how.steps)
+    made = _advance(engine, how)
     engine.flush()
     slot = engine.state.task
     at, batch = engine.tower.bottom.eval_points(engine.state), engine.evaluator.batch(slot, slot.seen, "train")
     with engine.stream:
         last = engine.evaluator.value(slot, at, batch)
-    columns = [found[step].reshape(-1).double() for step in range(how.steps)]
-    losses = torch.stack([*columns, last.reshape(-1).double()], dim=1)
+    columns = [*(found[step].reshape(-1).double() for step in range(made)), last.reshape(-1).double()]
+    losses = torch.stack([columns[n * made // how.steps] for n in range(how.steps + 1)], dim=1)
     held = measure_each(engine, "test", settled(engine)) if test else []
     total = engine.budget.total
     return Runs(
@@ -243,6 +248,17 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: RunSettings, test:
         total.loss + total.gradient, total.hypergradient, total.seconds,
         engine.state.guard.counts.get("restored", 0) if engine.state.guard else 0,
     )  # fmt: skip
+
+
+def _advance(engine: Engine, how: RunSettings) -> int:
+    """Run until the budget is spent; the number of updates made."""
+    if how.budget == "steps":
+        engine.run(how.steps)
+    else:
+        whole = how.steps * engine.tasks
+        while (left := whole - engine.budget.total.loss - engine.budget.total.gradient) > 0:
+            engine.step(max(1, min(STRETCH, left // engine.tasks)))
+    return engine.state.step
 
 
 def repeated(parts: Sequence[Runs]) -> Runs:

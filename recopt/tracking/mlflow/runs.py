@@ -107,16 +107,20 @@ def find_single(store: str | None, ref: str, root_dir: Path = RUNS) -> RunRow:
     """As :func:`find_run`, of runs alone. Raises RecoptError for a comparison or a sweep too."""
     found = find_run(store, ref, root_dir)
     if found.kind != "run":
-        raise RecoptError(f"'{ref}' is a {found.kind}, not a run: 'recopt ui {ref}' shows it.")
+        raise RecoptError(f"'{ref}' is {_a(found.kind)}, not a run: 'recopt ui {ref}' shows it.")
     return found
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def find_resumable(kind: str, store: str | None, ref: str, root_dir: Path = RUNS) -> RunRow:
     """As :func:`find_run`, to go on with a ``comparison`` or a ``sweep``. Raises RecoptError for another kind too."""
     found = find_run(store, ref, root_dir)
     if found.kind != kind:
-        command = {"comparison": "compare"}.get(found.kind, found.kind)
-        raise RecoptError(f"Run {found.id} is a {found.kind}, not a {kind}: use 'recopt {command} --resume'.")
+        command = {"comparison": "compare", "ablation": "ablate"}.get(found.kind, found.kind)
+        raise RecoptError(f"Run {found.id} is {_a(found.kind)}, not {_a(kind)}: use 'recopt {command} --resume'.")
     return found
 
 

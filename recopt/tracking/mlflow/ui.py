@@ -156,7 +156,7 @@ def page_of(store: Store, given: str | None, run: str | None, root: Path) -> str
     else:
         found = find_run(given, run, root)
         kind = found.tags.get("recopt.kind")
-        if kind not in ("comparison", "sweep"):
+        if kind not in ("comparison", "ablation", "sweep"):
             return f"#/experiments/{found.experiment}/runs/{found.id}/model-metrics?{_TRAINING}"
         experiment, key = found.experiment, f"{_VIEW}-{found.id[:8]}"
         view = _trials(found) if kind == "sweep" else _view(
