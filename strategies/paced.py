@@ -121,9 +121,10 @@ class Paced(Rule):
         return 4 * self.shrink / self.steps * self.course(steps) ** 3 if self.steps else 0.0
 
     def tells(self, state: State, hyper: Mapping[str, float]) -> dict[str, float]:
-        """The present rate of Adam: the geometric mean over the tensors."""
-        sizes = [math.log(float(s) * float(g)) for s, g in zip(state["size"], state["gain"], strict=True) if s > 0]
-        return {"rate": hyper["lr"] * self.course(state["steps"]) * math.exp(sum(sizes) / len(sizes))} if sizes else {}
+        """The present rate of Adam: the geometric mean over the tensors that move."""
+        shares = torch.stack([size * gain for size, gain in zip(state["size"], state["gain"], strict=True)])
+        mean = shares[shares > 0].log().mean().exp().item()
+        return {} if math.isnan(mean) else {"rate": hyper["lr"] * self.course(state["steps"]) * mean}
 
     def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
         """Adam's means, and the size or the gain where that is looked at."""

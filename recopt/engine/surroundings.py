@@ -17,12 +17,15 @@ from ..levels.graph import Graph
 from ..levels.level import INIT, LOSS, TASK
 from ..levels.state import Guard, Numbers, Pair, RunState, Signal
 from ..ranks.shared import Ranks
+from ..rules.told import told
 from .episodes import Episodes
 from .imitation import Imitation
 from .loss_slot import recorded
 
 _ACTS = ("skipped", "resized", "restored")
 """The guard's acts on tasks, as they are counted."""
+_TOLD = 10
+"""The steps from one record of what a rule tells of its state to the next: reading it may wait for a device."""
 
 
 class Surroundings:
@@ -106,6 +109,8 @@ class Surroundings:
         """Record a step of level ``number``: the sizes of ``update``, of the signal, and of how it was read."""
         if self.heard() or self.quiet:  # of what is replayed, a trial that is still open is yet to be told of
             self._sizes(state, number, signal, update, read)
+            if values := _told(self.graph, state, number):
+                self.log(state, number, values)
         self.hyperparameters(state, number)
 
     def _sizes(self, state: RunState, number: int, signal: Signal, update: Sequence[Any], read: Any) -> None:
@@ -157,6 +162,14 @@ def _tell(state: RunState, frozen: int, ranks: Ranks) -> None:
         RuntimeWarning,
         stacklevel=2,
     )
+
+
+def _told(graph: Graph, state: RunState, number: int) -> dict[str, float]:
+    """The numbers that the rule of a level that moves tasks tells of its state, now and then."""
+    name, own = graph.levels[number].by, state.levels[number]
+    if graph.levels[number].moves != TASK or own.steps % _TOLD:
+        return {}
+    return told(name, graph.slots[name], graph.names[name], state.slots[name], own.parts)
 
 
 def _size(values: Sequence[Any], batched: bool) -> Any:

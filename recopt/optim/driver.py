@@ -6,7 +6,7 @@ import copy
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,9 @@ from ..levels.level import TASK
 from ..levels.state import Guard, Numbers, RunState, SlotState
 from ..rules.columns import ColumnMover
 from ..rules.numbers import made_of_numbers
-from ..rules.rule import Rule
 from ..rules.shards import Shards
 from ..rules.tensors import TensorMover
+from ..rules.told import told
 from ..search.trials import Trials
 from ..stacks.imported import Imported
 from .remake import closed_up, remake
@@ -146,7 +146,7 @@ class Driver:
         return found
 
     def hyperparameters(self) -> dict[str, float]:
-        """By slot and name, in their natural unit."""
+        """By slot and name, in their natural unit, with what the rules of the model tell of their state."""
         found: dict[str, float] = {}
         for name, strategy in self.graph.slots.items():
             slot, names = self.state.slots[name], self.graph.names[name]
@@ -155,19 +155,10 @@ class Driver:
             else:
                 natural = strategy.natural(dict(zip(names, [p.detach() for p in slot.params], strict=True)))
                 found |= {f"{name}.{key}": as_given(v.item(), torch.finfo(v.dtype).bits) for key, v in natural.items()}
-        return found | self._told(found)
-
-    def _told(self, known: Mapping[str, float]) -> dict[str, float]:
-        """The numbers that rules of the model tell of their state."""
-        found: dict[str, float] = {}
         for number in self.graph.movers[TASK]:
             name = self.graph.levels[number].by
-            rule = self.graph.slots[name]
-            if not isinstance(rule, Rule):
-                continue
-            for part in self.state.levels[number].parts[:1]:
-                hyper = {key.removeprefix(f"{name}."): x for key, x in known.items() if key.startswith(f"{name}.")}
-                found |= {f"{name}.{key}": value for key, value in rule.tells(part.strategy, hyper).items()}
+            slot, parts = self.state.slots[name], self.state.levels[number].parts
+            found |= told(name, self.graph.slots[name], self.graph.names[name], slot, parts)
         return found
 
     def acted(self) -> dict[str, int]:

@@ -110,6 +110,7 @@ class RunPanels:
             lines = [(column, level.title, level.colour) for column, level in meta]
             found.append(Panel("losses", partial(draw_lines, lines=lines, title="Meta-loss", unit="meta-loss")))
         found += [Panel("hyperparameters", partial(self._hyper, column=column)) for column in self._hypers(moved=True)]
+        found += [Panel("hyperparameters", partial(self._hyper, column=column)) for column in self._told()]
         for level in self.levels:
             own = [c for key in _NORMS for c in self._of(key) if c.level == level.number]
             lines = [(c, _NORMS[c.key], colour) for c, colour in zip(own, (PALE, level.colour), strict=False)]
@@ -135,6 +136,10 @@ class RunPanels:
                 if bool(still.all()) != moved:
                     found.append(Points(level.number, key, steps, values))
         return found
+
+    def _told(self) -> list[Points]:
+        """The numbers that rules tell of their state, as ``slot.name``."""
+        return [c for c in self.columns if c.level and c.key.startswith(f"{self._level(c.level).name}.")]
 
     def constants(self) -> str:
         """A sentence on the hyperparameters that stayed as they were; empty if there are none."""

@@ -132,6 +132,14 @@ def test_what_the_guards_did_is_marked_under_the_loss() -> None:
     assert marks.get_xdata().tolist() == [120, 250]
 
 
+def test_what_a_rule_tells_of_its_state_has_a_panel() -> None:
+    trace = run()
+    for step in range(0, 300, 10):
+        trace.add(1, step, {"paced.rate": 0.01 / (step + 1)})
+    axes = plot_run(trace, levels=[LevelView(1, "paced", end={"eps": 1e-8})]).axes
+    assert [one.get_title("left") for one in axes][-1] == "paced.rate"
+
+
 def test_two_points_are_not_joined_by_a_line() -> None:
     trace = run()
     for step in (0, 299):

@@ -71,3 +71,13 @@ def test_a_hyperparameter_and_a_figure_of_its_level_are_not_recorded_as_one() ->
     )
     assert set(found.history("spread", 2)[1].round(5)) == {2.3}
     assert len(set(found.history("score_spread", 2)[1])) > 1
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_a_run_records_what_a_rule_tells_of_its_state(here: Path, tasks: int) -> None:
+    found = recopt.run("sinusoid", "paced(steps=100)", steps=60, tasks=tasks, track=False)
+    steps, rates = found.history("paced.rate", 1)
+    assert steps.tolist() == list(range(0, 60, 10))
+    shares = [min((step + 1) / 5, 1 - step / 100) for step in steps]  # of a rate that is the same in all steps
+    assert rates / shares == pytest.approx([rates[0] / shares[0]] * 6, rel=0.5)
+    assert rates[0] < rates[1]
