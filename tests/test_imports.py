@@ -33,7 +33,19 @@ ORDER = [
         "search",
         "tasks",
     ),
-    *("tracking", "stacks", "optim", "integrations", "engine", "testing", "plots", "running", "comparison", "sweeps"),
+    *(
+        "tracking",
+        "stacks",
+        "optim",
+        "integrations",
+        "engine",
+        "testing",
+        "diagnosis",
+        "plots",
+        "running",
+        "comparison",
+        "sweeps",
+    ),
     *("__init__", "cli", "__main__"),
 ]
 """The packages of recopt: each may import from itself and from those before it, at whatever time and for types too."""

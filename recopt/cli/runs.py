@@ -60,8 +60,8 @@ def report(runs: tuple[str, ...], output: Path | None, store: str | None) -> Non
     """
     if output is not None and output.suffix not in (".html", ".htm"):
         raise RecoptError(f"A report is written to .html, not '{output.name}': change the ending.")
+    from ..diagnosis.view import read_run
     from ..plots.page import PAGE, write_page
-    from ..plots.run_view import read_run
     from ..tracking.mlflow.runs import find_run, working_folder
 
     views = []

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..checking.errors import writing
+from ..diagnosis.remarks import diagnosis
+from ..diagnosis.view import LevelView, RunView
 from ..tracking.trace import Points
-from .panels import EVALUATIONS, SPENT, LevelView, RunPanels
-from .run_view import RunView, diagnosis
+from .panels import EVALUATIONS, SPENT, RunPanels, hue
 from .style import colour, draw_lines, figure, plain
 
 PAGE = "report.html"
@@ -172,7 +173,7 @@ def _budget(run: RunView) -> str:
 
 def _bar(value: float, longest: float, level: LevelView, words: str) -> str:
     width = 100 * value / longest if longest else 0
-    return f"<span class=bar><i style='width:{width:.1f}%;background:{level.colour}'></i></span>&nbsp;{words}"
+    return f"<span class=bar><i style='width:{width:.1f}%;background:{hue(level)}'></i></span>&nbsp;{words}"
 
 
 def _charts(title: str, draws: Sequence[Callable[[Any], None]], last: int, note: str = "") -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..diagnosis.view import LevelView
 from ..tracking.trace import Points, Trace
 from .style import (
     BAD,
@@ -45,33 +45,9 @@ EVALUATIONS = ("gradient_evaluations", "loss_evaluations")
 """Those of the task, whose sum over levels is the ``evaluations`` of a run."""
 
 
-@dataclass(frozen=True)
-class LevelView:
-    """A level of a run as its plots show it.
-
-    Attributes:
-        name: its strategy's slot; ``moves``: the slot that it moves; ``how``: its settings in words.
-        start, end: the strategy's hyperparameters before the first and after the last step.
-        spent: evaluations and seconds, steps, and the counts of a guard, by their keys in the store.
-    """
-
-    number: int
-    name: str
-    moves: str = ""
-    how: str = ""
-    start: Mapping[str, float] = field(default_factory=dict)
-    end: Mapping[str, float] = field(default_factory=dict)
-    spent: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def title(self) -> str:
-        """Its number and its strategy."""
-        return f"level {self.number} {self.name}"
-
-    @property
-    def colour(self) -> str:
-        """Its colour in plots."""
-        return _LEVELS[(self.number - 1) % len(_LEVELS)]
+def hue(level: LevelView) -> str:
+    """The colour of a level in plots."""
+    return _LEVELS[(level.number - 1) % len(_LEVELS)]
 
 
 class Panel(NamedTuple):
@@ -107,13 +83,13 @@ class RunPanels:
         if scores:
             found.append(Panel("losses", partial(_draw_score, column=scores[0])))
         if meta := [(column, self._level(column.level)) for column in self._of("meta_loss")]:
-            lines = [(column, level.title, level.colour) for column, level in meta]
+            lines = [(column, level.title, hue(level)) for column, level in meta]
             found.append(Panel("losses", partial(draw_lines, lines=lines, title="Meta-loss", unit="meta-loss")))
         found += [Panel("hyperparameters", partial(self._hyper, column=column)) for column in self._hypers(moved=True)]
         found += [Panel("hyperparameters", partial(self._hyper, column=column)) for column in self._told()]
         for level in self.levels:
             own = [c for key in _NORMS for c in self._of(key) if c.level == level.number]
-            lines = [(c, _NORMS[c.key], colour) for c, colour in zip(own, (PALE, level.colour), strict=False)]
+            lines = [(c, _NORMS[c.key], colour) for c, colour in zip(own, (PALE, hue(level)), strict=False)]
             title = f"Signal of {level.title}"
             found += [Panel("signals", partial(draw_lines, lines=lines, title=title, unit="norm"))] if own else []
         return found
@@ -162,8 +138,8 @@ class RunPanels:
         level = self._level(column.level)
         scale(axes, [column.values])
         shown = some(len(column.steps))
-        axes.plot(column.steps[shown], column.values[shown], color=level.colour, linewidth=1.5, drawstyle="steps-post")
-        label(axes, column.key, level.title, level.colour)
+        axes.plot(column.steps[shown], column.values[shown], color=hue(level), linewidth=1.5, drawstyle="steps-post")
+        label(axes, column.key, level.title, hue(level))
         axes.set_title(f"{column.values[0]:.3g} → {column.values[-1]:.3g}", fontsize=8, color=PALE, loc="right")
         for mover in [one for one in self.levels if one.moves == level.name]:
             for trials in [c for c in self._of("accepted") if c.level == mover.number]:

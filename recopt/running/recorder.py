@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from ..checking.errors import Notice
+from ..diagnosis.view import DIAGRAM
 from ..levels.level import BILEVEL, INIT, TASK
 from ..plots.diagram import draw_file
-from ..plots.run_view import DIAGRAM
 from ..stacks.exported import Trained
 from ..tracking.mlflow.tracker import MlflowTracker
 from ..tracking.trace import Points, Trace

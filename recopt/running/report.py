@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..diagnosis.view import read_run, write_summary
 from ..plots.page import PAGE, write_page
-from ..plots.run_view import read_run, write_summary
 from ..stacks.named import written
 from .plan import Plan
 from .result import Result, found_hyperparameters, level_summary, level_views, summary

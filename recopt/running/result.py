@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from ..checking.errors import RecoptError, unknown
 from ..checking.numbers import as_given
 from ..contracts.strategy import Strategy
+from ..diagnosis.view import LevelView
 from ..engine.budget import Budget
 from ..engine.engine import Engine
 from ..engine.measure import models, settled, start_of
 from ..levels.graph import Graph
 from ..levels.level import LOSS, TASK
 from ..levels.words import how, target
-from ..plots.panels import LevelView, plot_run
+from ..plots.panels import plot_run
 from ..tracking.trace import Trace
 from .remaking import Portable
 from .repeats import has_diverged

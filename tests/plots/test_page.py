@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from recopt.checking.errors import RecoptError
+from recopt.diagnosis.remarks import diagnosis
+from recopt.diagnosis.view import SUMMARY, LevelView, RunView, read_run, write_summary
 from recopt.plots.page import page, write_page
-from recopt.plots.panels import LevelView
-from recopt.plots.run_view import SUMMARY, RunView, diagnosis, read_run, write_summary
 from recopt.tracking.trace import Trace
 
 SPENT = {"gradient_evaluations": 300.0, "loss_evaluations": 0.0, "hypergradient_evaluations": 0.0, "seconds": 1.5}

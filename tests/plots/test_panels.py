@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recopt.plots.panels import LevelView, RunPanels, plot_run
+from recopt.diagnosis.view import LevelView
+from recopt.plots.panels import RunPanels, plot_run
 from recopt.plots.style import _tick, draw_lines, figure, smoothed
 from recopt.tracking.trace import Points, Trace
 

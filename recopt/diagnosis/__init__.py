@@ -1,0 +1,1 @@
+"""Recorded runs, and what went wrong in them."""
