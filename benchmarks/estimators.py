@@ -4,15 +4,19 @@
 
 ``influence``: influence balancing (Tallec & Ollivier 2017, 1702.05043; Vicol et al. 2021, 2112.13835), n = 23, p = 10.
 ``horizon``: a rate and a momentum tuned by tangents over long runs, and the memory of the process.
-``penalties``: one penalty for each feature of a ridge and a logistic regression, against the closed form.
+``penalties``: one penalty for each feature of a ridge and a logistic regression, against the closed form, plain torch,
+and torchopt where that is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -134,23 +138,47 @@ def horizon() -> None:
 
 
 def penalties(length: int = 2000) -> None:
-    """The largest error of a hypergradient after ``length`` steps from zero, relative to its largest entry."""
+    """The largest error of a hypergradient after ``length`` steps from zero, over its largest entry; its cost."""
     for task, rate in ((Ridge(), 0.15), (Logistic(), 0.4)):
         exact = closed(task)
-        for gradient in ("forward", "unroll"):
-            told = {"gradient": gradient, "every": length, "objective": "last", **PLAIN}
-            made = engine(task, strategy("sgd", lr=rate), strategy("sgd", lr=1e-9), "loss", told)
-            begin, found = time.perf_counter(), first_signal(made, length)
-            report(task, gradient, exact, found, time.perf_counter() - begin)
-        begin, found = time.perf_counter(), by_hand(task, rate, length)
-        report(task, "torch", exact, found, time.perf_counter() - begin)
+        ways = {gradient: partial(by_recopt, gradient) for gradient in ("implicit", "unroll", "forward")}
+        ways |= {"torch, implicit": implicit_by_hand, "torch, unrolled": by_hand}
+        if find_spec("torchopt"):
+            ways |= {"torchopt, implicit": implicit_by_torchopt, "torchopt, unrolled": by_torchopt}
+        for name, way in ways.items():
+            found, seconds, grown = alone(way, task, rate, length)
+            error = float((found - exact).abs().max() / exact.abs().max())
+            print(f"{type(task).__name__:8} {name:18} error {error:.1e}, {seconds:.2f} s, {grown:.1f} MiB", flush=True)
 
 
-def report(task: Task, how: str, exact: Tensor, found: Tensor, seconds: float) -> None:
-    """Print one figure."""
-    print(
-        f"{type(task).__name__:8} {how:8} {float((found - exact).abs().max() / exact.abs().max()):.1e}, {seconds:.2f} s"
-    )
+Way = Callable[[Ridge, float, int], Tensor]
+
+
+def alone(way: Way, task: Ridge, rate: float, length: int) -> tuple[Tensor, float, float]:
+    """The answer of ``way`` in a process of its own, its seconds, and by how many MiB the process grew at most."""
+    here, there = multiprocessing.get_context("fork").Pipe()
+
+    def work() -> None:
+        way(task, rate, 20)  # what is made once
+        before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        found = way(task, rate, length)
+        took = time.perf_counter() - begin
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        there.send((found.tolist(), took, grown / 1024))
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    there.close()  # so that a child that fails is noticed
+    found, took, grown = here.recv()
+    child.join()
+    return torch.tensor(found, dtype=torch.float64), took, grown
+
+
+def by_recopt(gradient: str, task: Ridge, rate: float, length: int) -> Tensor:
+    """The hypergradient of a level over ``loss``."""
+    told = {"gradient": gradient, "every": length, "objective": "last", **PLAIN}
+    made = engine(task, strategy("sgd", lr=rate), strategy("sgd", lr=1e-9), "loss", told)
+    return first_signal(made, length)
 
 
 def first_signal(made: Engine, length: int) -> Tensor:
@@ -168,14 +196,77 @@ def first_signal(made: Engine, length: int) -> Tensor:
     return found[0]
 
 
-def by_hand(task: Ridge, rate: float, length: int) -> Tensor:
-    """The same by backpropagation through gradient descent in plain torch."""
-    penalty = torch.full((FEATURES,), -1.0, dtype=torch.float64, requires_grad=True)
+def starts() -> tuple[Tensor, Tensor]:
+    """Penalties, and weights of zero."""
     weight = torch.zeros(FEATURES, dtype=torch.float64, requires_grad=True)
+    return torch.full((FEATURES,), -1.0, dtype=torch.float64, requires_grad=True), weight
+
+
+def by_hand(task: Ridge, rate: float, length: int) -> Tensor:
+    """Backpropagation through gradient descent in plain torch."""
+    penalty, weight = starts()
     for _ in range(length):
         (grad,) = torch.autograd.grad(task.penalized(weight, penalty), weight, create_graph=True)
         weight = weight - rate * grad
     return torch.autograd.grad(task.fit(weight, task.batch(0, "valid")), penalty)[0]
+
+
+def descended(task: Ridge, rate: float, length: int, penalty: Tensor) -> Tensor:
+    """The weight after gradient descent, a leaf."""
+    _, weight = starts()
+    for _ in range(length):
+        (grad,) = torch.autograd.grad(task.penalized(weight, penalty), weight)
+        weight = (weight - rate * grad).detach().requires_grad_()
+    return weight
+
+
+def implicit_by_hand(task: Ridge, rate: float, length: int) -> Tensor:
+    """Gradient descent, and conjugate gradients, in plain torch."""
+    penalty, _ = starts()
+    weight = descended(task, rate, length, penalty)
+    (grad,) = torch.autograd.grad(task.penalized(weight, penalty), weight, create_graph=True)
+    (rest,) = torch.autograd.grad(task.fit(weight, task.batch(0, "valid")), weight)
+    x, along, square, first = torch.zeros_like(rest), rest, rest @ rest, rest @ rest
+    while square > 1e-16 * first:
+        (turned,) = torch.autograd.grad(grad, weight, along, retain_graph=True)
+        step = square / (along @ turned)
+        x, rest = x + step * along, rest - step * turned
+        along, square = rest + (rest @ rest) / square * along, rest @ rest
+    return -torch.autograd.grad(grad, penalty, x)[0]
+
+
+def implicit_by_torchopt(task: Ridge, rate: float, length: int) -> Tensor:
+    """The same with torchopt's decorator and its conjugate gradients."""
+    import torchopt
+
+    def stationary(weight: Tensor, penalty: Tensor) -> Tensor:
+        return torch.func.grad(task.penalized)(weight, penalty)
+
+    solver = torchopt.linear_solve.solve_cg(maxiter=100, atol=0.0, rtol=1e-8)
+
+    @torchopt.diff.implicit.custom_root(stationary, argnums=1, solve=solver)
+    def solve(start: Tensor, penalty: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return descended(task, rate, length, penalty.detach()).detach()
+
+    penalty, weight = starts()
+    task.fit(solve(weight, penalty), task.batch(0, "valid")).backward()
+    assert penalty.grad is not None
+    return penalty.grad
+
+
+def by_torchopt(task: Ridge, rate: float, length: int) -> Tensor:
+    """The unroll with torchopt's differentiable SGD."""
+    import torchopt
+
+    penalty, weight = starts()
+    weights, rule = (weight,), torchopt.sgd(lr=rate)
+    state = rule.init(weights)
+    for _ in range(length):
+        grads = torch.autograd.grad(task.penalized(weights[0], penalty), weights, create_graph=True)
+        updates, state = rule.update(grads, state, inplace=False)
+        weights = torchopt.apply_updates(weights, updates, inplace=False)
+    return torch.autograd.grad(task.fit(weights[0], task.batch(0, "valid")), penalty)[0]
 
 
 def closed(task: Ridge) -> Tensor:

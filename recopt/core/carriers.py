@@ -104,7 +104,7 @@ class Carriers:
         self.exact = [n for n, level in enumerate(self.levels) if level.second_order]
         self.spaces = {name: NumberSpace(s) for name, s in graph.slots.items() if made_of_numbers(s) and not self.exact}
         everywhere = range(len(self.levels))
-        self.above = [[n for n in graph.above[m] if graph.order(n)] for m in everywhere]
+        self.above = [[n for n in graph.above[m] if self.levels[n].taping] for m in everywhere]
         self.every = [graph.paces.longest(n) for n in everywhere]
         self.windows = [max((self.every[n] for n in self.above[m]), default=0) for m in everywhere]
         self.moved = {name: self._moved(name, filter(graph.order, graph.movers[name])) for name in graph.slots}

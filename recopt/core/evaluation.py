@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..contracts.strategy import Params
+from ..levels.estimator import Landing
 from ..levels.state import Pair, RunState, Signal
 
 
@@ -80,6 +81,9 @@ class Around(Protocol):
 
     def judged(self, state: RunState, found: Evaluation, good: Sequence[bool], before: dict[str, int]) -> bool:
         """The guard has judged the tasks: record its acts since ``before``. True if any task is good, anywhere."""
+
+    def land(self, state: RunState, number: int) -> Landing:
+        """The task anew where a window of level ``number`` ends, with a graph that goes back no further."""
 
     def closed(self, state: RunState, number: int) -> None:
         """A window of level ``number`` has closed."""

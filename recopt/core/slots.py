@@ -86,11 +86,9 @@ class Slots:
         """Make what taping levels move in a strategy's slot, ``name``, leaves of the next tape."""
         if name == TASK or isinstance(slot, Numbers):
             return
-        for number in self.graph.movers[name]:
-            if self.levels[number].taping:
-                for i in self._index[number]:
-                    if not slot.params[i].requires_grad:
-                        slot.params[i] = slot.params[i].detach().requires_grad_()
+        for i in (i for n in self.graph.movers[name] if self.levels[n].taping for i in self._index[n]):
+            if not slot.params[i].requires_grad:
+                slot.params[i] = slot.params[i].detach().requires_grad_()
 
     def cut(self, state: RunState, number: int) -> None:
         """Truncate the tape through what a level moves, and through the state that its strategy keeps for that."""

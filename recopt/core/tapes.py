@@ -78,8 +78,7 @@ class Tapes:
         # A search may come back to before this window closed, and close it again.
         others = any(n != number for n in self._taping)
         exact = any(e not in self.full for e in self.over(number))
-        ranks = self.carriers.setting.ranks
-        return Closing(exact=exact, keep=others or self.searching(state), imitation=imitation, squares=ranks.squares)
+        return Closing(exact, others or self.searching(state), imitation, self.carriers.setting.ranks.squares)
 
     def cut(self, state: RunState, number: int) -> None:
         """Truncate the tape below a level whose window has closed, where no other window is still open over it."""

@@ -94,7 +94,7 @@ class Up:
                 closed = signal is not None
             elif not self.windows.collect(state, number, other):
                 continue
-            elif self.levels[number].taping:
+            elif self.carriers.graph.order(number):
                 signal, closed = self.windows.close(state, number), True
             else:
                 if self.trials is not None and self.trials.judge(number):

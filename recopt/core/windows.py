@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..checking.errors import RecoptError
 from ..estimators.tape import distance
 from ..levels.carried import Carried
+from ..levels.checks import refuse_disconnected
 from ..levels.estimator import Closing, Estimator
 from ..levels.level import TASK, Level
 from ..levels.registry import ESTIMATORS
@@ -73,7 +75,8 @@ class Windows:
                 # Tensors that joined since come last, and were not in the update.
                 known = [(p, g) for p, g in zip(record.point, signal.grads, strict=False) if g is not None]
                 record.pairs = [(p, torch.as_tensor(g, dtype=p.dtype)) for p, g in known]
-        full = sum(r.loss is not None for r in window.records[-1]) >= every
+        last = window.records[-1]  # of which the newest alone may wait for what comes after it
+        full = len(last) - (not last or last[-1].loss is None) >= every
         return full and state.pending[subjects[-1]] is not None
 
     def close(self, state: RunState, number: int) -> Signal:
@@ -84,6 +87,9 @@ class Windows:
             return self._close_in_form(state, number, estimator)
         weight = self.teaching.weight(state, number) if self.teaching else 0.0
         how = self.tapes.closing(state, number, weight)
+        if not level.taping and self.around is not None:
+            land, log = partial(self.around.land, state, number), partial(self.around.log, state, number)
+            how = replace(how, landing=land, log=log, told=own.carried)
         moved = self.slots.moved(state, number)
         with torch.set_grad_enabled(how.exact):
             signal = estimator.close(level, own.window, self.moves[number], moved, how)
@@ -105,9 +111,8 @@ class Windows:
         own, index = state.levels[number], self.slots.index(state, number)
         signal = estimator.close(self.levels[number], own.window, self.moves[number], [], Closing(False, False))
         signal.grads = [0.0 if signal.grads is None else signal.grads[i] for i in index]
-        for m in self.graph.subjects[number]:
-            for part in state.levels[m].parts:
-                part.recorded = 0
+        for part in (part for m in self.graph.subjects[number] for part in state.levels[m].parts):
+            part.recorded = 0
         own.window = own.window.next()
         return signal
 
@@ -122,12 +127,7 @@ class Windows:
         again = own.silent > 0
         own.silent = own.silent + (level.every or 1) if signal.grads is None else -1
         if again and own.silent >= DISCONNECTED:
-            names = [self.graph.names[level.moves][i] for i in self.slots.index(state, number)]
-            raise RecoptError(
-                f"Level {number + 1} gets no hypergradient: the updates of '{level.moves}' do not depend on "
-                f"{', '.join(names)}. "
-                "Read the parameters inside the strategy's forward, without detaching them."
-            )
+            refuse_disconnected(self.graph, number, self.slots.index(state, number))
 
     def note(
         self, state: RunState, number: int, before: Signal | None, record: Callable[[int], Record] | None = None

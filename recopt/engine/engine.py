@@ -29,6 +29,7 @@ from .evaluate import Evaluator
 from .family import Family
 from .imitation import Imitation
 from .init_slot import begin, reconnect, started, taped
+from .landing import land, lands
 from .loss_slot import bound
 from .population import Population
 from .randomness import Stream, seeded
@@ -89,7 +90,7 @@ class Engine:
             self.surroundings.episodes.close(state, number)
 
         reads = any(graph.order(n) for n in graph.movers[TASK])
-        self.evaluator = Evaluator(self.family, bool(self.tower.carriers.exact) or taped(graph), reads)
+        self.evaluator = Evaluator(self.family, bool(self.tower.carriers.exact) or taped(graph) or lands(graph), reads)
         copies = Copies(self.evaluator, reads)
         self.population = Population(self.tower, copies, lambda: self.budget, each)
         self.trials = Trials(
@@ -127,7 +128,8 @@ class Engine:
             return self.trials.active(state)
 
         heard = lambda: self.sink is not None  # noqa: E731
-        self.surroundings = Surroundings(graph, self.imitation, charge, heard=heard, ranks=self.ranks)
+        landing = lambda state, number: land(self.source, graph, state, number)  # noqa: E731
+        self.surroundings = Surroundings(graph, self.imitation, charge, land=landing, heard=heard, ranks=self.ranks)
         in_place = not count and not any(level.second_order for level in self.levels) and not taped(graph)
         setting = Setting(tasks=count, ranks=self.ranks, in_place=in_place, device=device, dtype=dtype, seed=self.seed)
         tower = Tower(

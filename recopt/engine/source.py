@@ -44,7 +44,7 @@ class Source:
     def evaluate(self, state: RunState, graph: bool) -> Evaluation:
         """The task at its present point on its next batch; ``graph``: its gradient is differentiated once more."""
         slot = state.task
-        batch = self._batch(state, slot, slot.seen)
+        batch = self.batch(state, slot, slot.seen)
         self.pay(state, self.evaluator.family.total)
         loss, grads = self._found(slot, batch, graph)
         slot.seen += 1
@@ -70,7 +70,8 @@ class Source:
         found.scores = lambda number, points: self._scores(self.home(), number, points)
         return found
 
-    def _batch(self, state: RunState, slot: SlotState, index: int, split: Split = "train") -> Any:
+    def batch(self, state: RunState, slot: SlotState, index: int, split: Split = "train") -> Any:
+        """Batch ``index`` of the slot's tasks, with the present values of the loss's parameters."""
         evaluator = self.evaluator
         return weigh(state, evaluator.batch(slot, index, split), evaluator.family.place, split != "train")
 
@@ -81,14 +82,14 @@ class Source:
             return None
         state.read, kept = loss.version, [b.clone() for b in slot.buffers]
         self.pay(state, self.evaluator.family.total)
-        found, grads = self._found(slot, self._batch(state, slot, slot.seen - 1), self.pairs)
+        found, grads = self._found(slot, self.batch(state, slot, slot.seen - 1), self.pairs)
         slot.buffers = kept
         return Evaluation(found, grads, _pairs(slot, grads) if self.pairs else [])
 
     def _held_out(self, state: RunState, graph: bool) -> Signal:
         """The task on the held-out batch that goes with the present one."""
         slot = state.task
-        batch = self._batch(state, slot, slot.seen - 1, "valid")
+        batch = self.batch(state, slot, slot.seen - 1, "valid")
         kept = [b.clone() for b in slot.buffers]
         self.pay(state, self.evaluator.family.total)
         loss, grads = self._found(slot, batch, graph)
@@ -98,13 +99,13 @@ class Source:
 
     def first(self, state: RunState, part: SlotState) -> tuple[Tensor, Grads | None]:
         """The loss and gradient of the tasks in ``part`` at their start, on the batch of the present evaluation."""
-        batch = self._batch(state, part, state.task.seen - 1)
+        batch = self.batch(state, part, state.task.seen - 1)
         return self._found(part, batch, False)
 
     def _scores(self, state: RunState, number: int, points: Sequence[Params]) -> list[Tensor]:
         """The losses, on the batch of the present evaluation, of other points for a level of the task."""
         slot = state.task
-        batch = self._batch(state, slot, slot.seen - 1)
+        batch = self.batch(state, slot, slot.seen - 1)
         index, found = self.index(state, number), list[Params]()
         for point in points:
             moved = dict(zip(index, point, strict=True))

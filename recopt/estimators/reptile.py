@@ -22,6 +22,7 @@ class Reptile:
 
     gradients: ClassVar[bool] = True
     closed: ClassVar[bool] = False
+    tapes: ClassVar[bool] = True
 
     def refusal(self, graph: Structure, number: int) -> str | None:
         """Anything but a start that one level moves away from by gradients."""

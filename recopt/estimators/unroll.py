@@ -19,6 +19,7 @@ class Unroll:
 
     gradients: ClassVar[bool] = True
     closed: ClassVar[bool] = True
+    tapes: ClassVar[bool] = True
 
     def refusal(self, graph: Structure, number: int) -> str | None:
         """A level below that cannot be differentiated, or an objective without a gradient."""

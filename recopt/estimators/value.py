@@ -19,6 +19,7 @@ class Value:
 
     gradients: ClassVar[bool] = False
     closed: ClassVar[bool] = False
+    tapes: ClassVar[bool] = False
 
     def refusal(self, graph: Structure, number: int) -> str | None:
         """Values can be had of anything."""

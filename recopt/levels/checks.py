@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
 from ..checking.errors import RecoptError, quoted, shown, unknown
 from ..contracts.strategy import Strategy
-from .level import BILEVEL, INIT, LOSS, MOST_LEVELS, TASK
+from .level import BILEVEL, DIRECT, IMPLICIT, INIT, LOSS, MOST_LEVELS, TASK
 from .registry import ESTIMATORS
 from .structure import Structure
 
@@ -60,6 +60,9 @@ def check_level(graph: Structure, number: int) -> None:
             asked, have = shown(" ".join(level.only)), shown(", ".join(names) or "none", 120)
             refuse(f"[{asked}] matches no parameter of '{level.moves}'. Have: {have}.")
         refuse(f"'{level.moves}' has nothing to move: it declares no parameter.")
+    for what in ("solver", "iterations", "tolerance"):
+        if getattr(level, what) is not None and level.gradient != IMPLICIT:
+            refuse(f"'{what}' is of the equations that gradient=implicit solves: set that too, or drop it.")
     if (level.schedule != "constant") != (level.horizon is not None):
         refuse("a schedule goes with its length: set both 'schedule' and 'horizon', or neither.")
     _check_teacher(graph, number)
@@ -104,7 +107,7 @@ def _check_upper_level(graph: Structure, number: int) -> None:
         if level.gradient != "value":
             refuse(f"'{level.by}' is zero-order and reads values only: set gradient=value, not {level.gradient}.")
     else:
-        if not level.taping:
+        if level.gradient == DIRECT or not ESTIMATORS[level.gradient or ""].gradients:
             refuse(f"'{level.by}' reads gradients: set gradient=unroll or online, or put a zero-order strategy here.")
         _check_smooth(graph, number)
     if (why := ESTIMATORS[level.gradient or ""].refusal(graph, number)) is not None:
@@ -128,7 +131,7 @@ def _check_loss_level(graph: Structure, number: int) -> None:
     level = graph.levels[number]
     if any(m > number for m in graph.movers[TASK]):
         refuse("it is scored by the levels that move the task: number it above all of them.")
-    if graph.order(number) and not level.second_order:
+    if graph.order(number) and not level.second_order and level.gradient != IMPLICIT:
         refuse("parameters of a loss act on what comes after by second derivatives alone: leave 'second_order' and "
                "'gradient' out, or put a zero-order strategy here.")  # fmt: skip
     if level.normalize == "cosine":
@@ -151,6 +154,16 @@ def _check_init_level(graph: Structure, number: int) -> None:
         refuse("normalize=cosine compares updates with what came after them, and a start is no update: drop it.")
     if level.curriculum or any(other.stagger for other in graph.levels):
         refuse("all tasks start where it steps, and its episodes have one length: drop 'curriculum' and 'stagger'.")
+
+
+def refuse_disconnected(graph: Structure, number: int, index: Sequence[int]) -> NoReturn:
+    """Refuse a level that never had a hypergradient by what it moves, at the places ``index`` of its slot."""
+    slot = graph.levels[number].moves
+    names = shown(", ".join(graph.names[slot][i] for i in index), 120)
+    what, mend = f"the updates of '{slot}'", "Read parameters inside the strategy's forward, without detaching them."
+    if slot in BILEVEL:
+        what, mend = "gradients of the training loss", "Read them in training_loss(), where they change its gradients."
+    raise RecoptError(f"Level {number + 1} gets no hypergradient: {what} do not depend on {names}. {mend}")
 
 
 def _check_smooth(graph: Structure, number: int) -> None:
@@ -204,7 +217,7 @@ def _check_exact(graph: Structure, number: int) -> None:
     for n, other in enumerate(graph.levels):
         if n in {number, *within} or number in graph.below(n) or not graph.order(n):
             continue  # the choice of a zero-order level has no derivative but where it jumps
-        if not other.second_order and within & set(graph.subjects[n]):
+        if other.taping and not other.second_order and within & set(graph.subjects[n]):
             refuse(f"{graph.title(n)} drops second derivatives of the same updates: "
                    f"set level{n + 1}.second_order=true{or_not}.")  # fmt: skip
         if graph.evaluations(n) % graph.evaluations(number):

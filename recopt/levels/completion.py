@@ -15,7 +15,7 @@ from ..contracts.domains import Positive
 from ..contracts.settings import Hyper, Option, declared, plain_name
 from ..contracts.strategy import Strategy
 from .carried import carries
-from .level import BILEVEL, LOSS, TASK, Level
+from .level import BILEVEL, IMPLICIT, LOSS, TASK, Level
 from .structure import Structure
 
 RATE = "lr"
@@ -26,6 +26,10 @@ SLOWER = 0.2
 """The default rate of a level over that of the level which it moves, where both move rates of others."""
 LEAST = 1e-300
 """The least such rate, of a level some 400 high."""
+WINDOW_TO_REST = 20
+"""Steps of the level below that are to lead near a stationary point, where nothing else is said."""
+SOLVING = {"solver": "cg", "iterations": 20, "tolerance": 1e-8}
+"""The defaults of what solves for an implicit hypergradient."""
 WINDOW_OF_VALUES = 100
 """Task evaluations over which a zero-order level scores a trial, where nothing else is said."""
 
@@ -54,7 +58,7 @@ def complete(graph: Structure, number: int) -> Level:
         normalize = "rms_all" if _tuned(graph, number) else "rms"
         default |= {"gradient": "online" if online else "unroll", "normalize": normalize, "every": 1}
     if level.moves in BILEVEL:
-        own, free = _of_a_loss(by.order) if level.moves == LOSS else _of_a_start(level, by.order)
+        own, free = _of_a_loss(level, by.order) if level.moves == LOSS else _of_a_start(level, by.order)
         default |= own
         settings = {k: v for k, v in settings.items() if k not in free or k in given}
     if carries(Level(moves=level.moves, by=level.by, gradient=settings.get("gradient"))):
@@ -71,13 +75,15 @@ def complete(graph: Structure, number: int) -> Level:
     return Level(**settings)
 
 
-def _of_a_loss(order: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _of_a_loss(level: Level, order: int) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The defaults of a level that moves a loss, and the wishes of strategies that they go before.
 
     A loss acts on held-out losses by second derivatives alone.
     """
     if not order:
         return {"on": "valid"}, ()
+    if level.gradient == IMPLICIT:
+        return {"on": "valid", "every": WINDOW_TO_REST, "objective": "last", **SOLVING}, ("second_order", "objective")
     return {"on": "valid", "gradient": "unroll", "second_order": True}, ("gradient", "second_order")
 
 

@@ -9,7 +9,7 @@ An estimator is a class in a file of its own, registered under a name that level
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -25,17 +25,39 @@ estimator = ESTIMATORS.register
 
 
 @dataclass(frozen=True)
+class Landing:
+    """The point that a window ends at, with the losses there, whose graphs go back to it and no further.
+
+    Attributes:
+        point: what the levels below move of the task, as leaves; any tasks lead.
+        moved: what the level moves, as leaves.
+        grads: of the training loss by ``point``, with their graph; None where it does not reach.
+        measured: the loss that the level is scored by, with its graph; 0-dimensional, or over tasks.
+    """
+
+    point: Params
+    moved: Params
+    grads: list[Tensor | None]
+    measured: Tensor
+
+
+@dataclass(frozen=True)
 class Closing:
     """The end of a window: ``exact`` if a level above goes on differentiating, ``keep`` if others need the graph.
 
     ``imitation`` is the weight of the distance from a teacher. ``squares`` makes two sums of squares over the tasks of
-    this process (the second of what is weighed by one over their number) those over all tasks of the run.
+    this process (the second of what is weighed by one over their number) those over all tasks of the run. ``landing``
+    evaluates the task anew where the window ends, ``log`` adds to the level's record, and ``told`` is the level's own
+    memory of what was said.
     """
 
     exact: bool
     keep: bool
     imitation: float = 0.0
     squares: Callable[[Tensor], Tensor] = lambda pair: pair
+    landing: Callable[[], Landing] | None = None
+    log: Callable[[dict[str, Any]], None] = lambda values: None
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 class Estimator(Protocol):
@@ -44,10 +66,12 @@ class Estimator(Protocol):
     Class attributes:
         gradients: whether its signals are gradients, for first-order strategies; else scores, for zero-order ones.
         closed: whether closed derivatives of updates (:attr:`recopt.levels.state.Record.slopes`) will do for a tape.
+        tapes: whether its signals come from a tape of the updates, or from what is carried along with them.
     """
 
     gradients: ClassVar[bool]
     closed: ClassVar[bool]
+    tapes: ClassVar[bool]
 
     def refusal(self, graph: Structure, number: int) -> str | None:
         """The reason why level ``number`` (0-based) of a graph cannot be told in this way, and the remedy; or None."""

@@ -23,6 +23,8 @@ BILEVEL = (LOSS, INIT)
 """Slots whose levels are scored by what the levels of the task make of their values."""
 DIRECT = "direct"
 """The name, in the place of an estimator, for a level that moves the task: its signal is the task's own gradient."""
+IMPLICIT = "implicit"
+"""The estimator of hypergradients at a stationary point."""
 
 Schedule = Literal["constant", "cosine"]
 
@@ -99,8 +101,10 @@ class Level(BaseModel, metaclass=_Refusing):
         stagger: whether tasks side by side start afresh by turns, a whole number of windows apart, so that each
             window's gradient is the mean over all ages; first episodes are then shorter.
         gradient: where the signal comes from: ``direct`` (the task's own gradient), ``unroll``, ``online``
-            (the unroll of length 1, second derivatives dropped), ``forward`` (tangents carried along, exact) or
-            ``value`` (the meta-loss alone).
+            (the unroll of length 1, second derivatives dropped), ``forward`` (tangents carried along, exact),
+            ``implicit`` (the point alone that a window ends at) or ``value`` (the meta-loss alone).
+        solver, iterations, tolerance: of ``implicit``: ``cg`` or ``neumann``, its most Hessian-vector products, and the
+            residual, relative to the first, that it stops at.
         second_order: whether an unroll differentiates through the inner gradients.
         objective: ``mean``, ``sum``, ``last``, ``improvement`` or ``steps_to: X`` over the window's losses.
         on: the batches that the meta-loss is measured on.
@@ -135,6 +139,9 @@ class Level(BaseModel, metaclass=_Refusing):
     curriculum: Steps | None = None
     stagger: bool = False
     gradient: Annotated[str, _in(ESTIMATORS, DIRECT)] | None = None
+    solver: Literal["cg", "neumann"] | None = None
+    iterations: Steps | None = None
+    tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
     second_order: bool | None = None
     objective: Annotated[str, BeforeValidator(_written), AfterValidator(_objective)] | None = None
     on: Literal["train", "valid"] | None = None
@@ -154,7 +161,7 @@ class Level(BaseModel, metaclass=_Refusing):
 
     @field_validator(
         "every", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved", "horizon",
-        "trust", "population", mode="before",
+        "trust", "population", "iterations", "tolerance", mode="before",
     )  # fmt: skip
     @classmethod
     def _no_switch(cls, value: object) -> object:
@@ -164,8 +171,8 @@ class Level(BaseModel, metaclass=_Refusing):
 
     @property
     def taping(self) -> bool:
-        """True if its signal is a hypergradient, so that what happens below it is taped."""
-        return self.gradient not in (None, DIRECT) and bool(ESTIMATORS[self.gradient].gradients)
+        """True if its signal is a hypergradient that needs a tape of what happens below it."""
+        return self.gradient not in (None, DIRECT) and bool(ESTIMATORS[self.gradient].tapes)
 
     def factor(self, age: int) -> float:
         """The factor of the schedule on update number ``age``, counted from 0 since the slot started afresh."""

@@ -58,5 +58,5 @@ class Registry:
 
 TRANSFORMS = Registry("transform")
 """Transforms of signals: see :mod:`recopt.levels.transforms`."""
-ESTIMATORS = Registry("estimator", "recopt.estimators", ("unroll", "online", "forward", "reptile", "value"))
+ESTIMATORS = Registry("estimator", "recopt.estimators", ("unroll", "online", "forward", "implicit", "reptile", "value"))
 """Ways to obtain a level's signal: see :mod:`recopt.levels.estimator`."""
