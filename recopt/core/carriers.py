@@ -91,7 +91,7 @@ class Carriers:
         lean: by level, whether its window is one update, and its signal the closed derivative of that as it is.
         closed: by level, whether its signal has a closed form, or is carried along: no tape is open between steps.
         taped: by level, whether a tape runs over its updates.
-        draws: by level, whether its strategy draws random numbers.
+        draws: by level, whether it draws random numbers.
         places: by level, what those look up that move numbers by a rule.
         columns: by level, the movers of those that move the task in place without a tape.
         descents: the levels that move the task by gradients.
@@ -107,17 +107,18 @@ class Carriers:
         self.above = [[n for n in graph.above[m] if self.levels[n].taping] for m in everywhere]
         self.every = [graph.paces.longest(n) for n in everywhere]
         self.windows = [max((self.every[n] for n in self.above[m]), default=0) for m in everywhere]
-        self.moved = {name: self._moved(name, filter(graph.order, graph.movers[name])) for name in graph.slots}
+        taping = [n for n in everywhere if self.levels[n].taping]
+        self.moved = {name: self._moved(name, {*taping} & {*graph.movers[name]}) for name in graph.slots}
         shut = {name: self._has_closed_form(name) for name in graph.slots}
-        self.closed = [x.moves != TASK and bool(graph.order(n)) and (carries(x) or shut[x.moves])
-                       for n, x in enumerate(self.levels)]  # fmt: skip
+        self.closed = [x.moves != TASK and x.taping and (carries(x) or shut[x.moves]) for x in self.levels]
         plain = [x.objective in ("mean", "sum", "last") and x.gradient in ("online", "unroll") for x in self.levels]
         self.lean = [self.closed[n] and self.every[n] == 1 and plain[n] for n in everywhere]
         within = {m for n in self.exact for m in graph.within(n)}
         self.taped = [m in within or any(not self.closed[n] for n in self.above[m]) for m in everywhere]
         self.movers = [self._mover(m, shut[self.levels[m].by]) for m in everywhere]
         self.rates = [self._rate(m) for m in everywhere]
-        self.draws = [not graph.order(m) or not graph.slots[self.levels[m].by].vectorize for m in everywhere]
+        self.draws = [x.perturbs or not graph.order(m) or not graph.slots[x.by].vectorize
+                      for m, x in enumerate(self.levels)]  # fmt: skip
         self.places = {m: self._place(m, x) for m, x in enumerate(self.movers) if isinstance(x, NumberMover)}
         self.columns = {m: x for m, x in enumerate(self.movers) if isinstance(x, ColumnMover)}
         self.descents = [m for m in graph.movers[TASK] if graph.order(m)]
@@ -176,7 +177,8 @@ class Carriers:
         level = self.levels[m]
         space = self.spaces.get(level.by)
         many = level.moves == TASK and self.setting.tasks > 0
-        tuned = "lr" in self._moved(level.by, self.graph.movers[level.by])
+        above = [n for n in self.graph.movers[level.by] if not self.levels[n].perturbs]
+        tuned = "lr" in self._moved(level.by, above)  # what is estimated is the derivative of whole updates
         if many or level.moves not in (TASK, *self.spaces) or space is None or not tuned:
             return None
         index = space.names.index("lr")

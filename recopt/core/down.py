@@ -83,21 +83,19 @@ class Down:
         self._steps = [self._step_of(n) for n in range(len(self.levels))]
 
     def __call__(self, state: RunState, number: int, found: Evaluation, scale: float) -> None:
-        """Step level ``number`` if it has a signal.
+        """Step level ``number`` if it has a signal; one that tries points then tries the next.
 
         Args:
             scale: on the updates of levels that move the task, besides those of guard and schedule.
         """
         signal, step = state.pending[number], self._steps[number]
-        if step is None:
-            self._try(state, number, signal)
-        elif signal is None or signal.void:
-            return
-        elif not state.resets or self.levels[number].moves not in state.resets:
+        if step and signal and not signal.void and (not state.resets or self.levels[number].moves not in state.resets):
             step(state, number, signal, found, scale)
             state.levels[number].steps += 1
             if number not in self.carriers.places and self.forward.looking.closely(state, number):
                 self.forward.looking.sound(state, number)
+        if self.levels[number].tries and self.levels[number].moves != TASK:
+            self._try(state, number, signal)
 
     def _step_of(self, number: int) -> Step | None:
         """The way in which a level steps; None for one that tries points and is scored by what comes after them."""
@@ -109,11 +107,10 @@ class Down:
         return self._columns if number in self.carriers.columns else self._tensors
 
     def _try(self, state: RunState, number: int, signal: Signal | None) -> None:
-        """Let a zero-order level try a point, if it may."""
+        """Let a level try a point, if it may."""
         if self.trials is not None and self.trials.due(number):
-            # Noted first, so that the state to come back to holds the note as well.
-            before = None if self.levels[number].moves in state.resets else signal
-            self.windows.note(state, number, before)
+            if self._steps[number] is None:  # noted first, so that the state to come back to holds the note as well
+                self.windows.note(state, number, None if self.levels[number].moves in state.resets else signal)
             self.trials.begin(number)
 
     def _factors(self, state: RunState, number: int, scale: float) -> list[float]:

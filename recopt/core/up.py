@@ -94,12 +94,14 @@ class Up:
                 closed = signal is not None
             elif not self.windows.collect(state, number, other):
                 continue
-            elif self.carriers.graph.order(number):
+            elif not self.levels[number].tries:
                 signal, closed = self.windows.close(state, number), True
             else:
                 if self.trials is not None and self.trials.judge(number):
                     return number
                 state = state if self.trials is None else self.trials.state
+                if self.levels[number].perturbs:
+                    self._deliver(state, number, state.pending[number])
                 continue
             self._deliver(state, number, signal)
             if lean is None:

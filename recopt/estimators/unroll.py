@@ -31,7 +31,7 @@ class Unroll:
             if graph.order(m) == 0:
                 return (f"no gradient passes through level {m + 1}, since '{below.by}' is zero-order: move it by a "
                         "zero-order strategy such as annealing.")  # fmt: skip
-            if level.second_order and below.moves != TASK and not below.second_order:
+            if level.second_order and below.moves != TASK and not below.second_order and not below.perturbs:
                 mend = f"set level{m + 1}.second_order=true or level{number + 1}.second_order=false"
                 return f"second derivatives are dropped in level {m + 1} beneath: {mend}."
         return None

@@ -63,6 +63,8 @@ def check_level(graph: Structure, number: int) -> None:
     for what in ("solver", "iterations", "tolerance"):
         if getattr(level, what) is not None and level.gradient != IMPLICIT:
             refuse(f"'{what}' is of the equations that gradient=implicit solves: set that too, or drop it.")
+    if not level.perturbs and (level.sigma is not None or level.pairs is not None):
+        refuse("'sigma' and 'pairs' are those of perturbed points: set gradient=es, or leave them out.")
     if (level.schedule != "constant") != (level.horizon is not None):
         refuse("a schedule goes with its length: set both 'schedule' and 'horizon', or neither.")
     _check_teacher(graph, number)
@@ -131,7 +133,7 @@ def _check_loss_level(graph: Structure, number: int) -> None:
     level = graph.levels[number]
     if any(m > number for m in graph.movers[TASK]):
         refuse("it is scored by the levels that move the task: number it above all of them.")
-    if graph.order(number) and not level.second_order and level.gradient != IMPLICIT:
+    if level.taping and not level.second_order:
         refuse("parameters of a loss act on what comes after by second derivatives alone: leave 'second_order' and "
                "'gradient' out, or put a zero-order strategy here.")  # fmt: skip
     if level.normalize == "cosine":
@@ -211,12 +213,13 @@ def _check_exact(graph: Structure, number: int) -> None:
     within = graph.within(number)
     or_not = "" if graph.levels[number].moves == LOSS else " or second_order=false here"
     for m in sorted(within):
-        if graph.order(m) == 0:
-            refuse(f"no gradient passes through {graph.title(m)}, since '{graph.levels[m].by}' is "
-                   "zero-order: set second_order=false.")  # fmt: skip
+        if graph.levels[m].tries:
+            why = f"its gradient={graph.levels[m].gradient} is estimated from trials"
+            why = why if graph.order(m) else f"'{graph.levels[m].by}' is zero-order"
+            refuse(f"no gradient passes through {graph.title(m)}, since {why}: set second_order=false.")
     for n, other in enumerate(graph.levels):
-        if n in {number, *within} or number in graph.below(n) or not graph.order(n):
-            continue  # the choice of a zero-order level has no derivative but where it jumps
+        if n in {number, *within} or number in graph.below(n) or other.tries:
+            continue  # the choice of a level that tries points has no derivative but where it jumps
         if other.taping and not other.second_order and within & set(graph.subjects[n]):
             refuse(f"{graph.title(n)} drops second derivatives of the same updates: "
                    f"set level{n + 1}.second_order=true{or_not}.")  # fmt: skip
@@ -292,6 +295,6 @@ def _check_stagger(graph: Structure, number: int) -> None:
     for n, other in enumerate(graph.levels):
         if n == number or not any(graph.levels[m].moves == TASK for m in graph.subjects[n]):
             continue
-        if (other.every, other.gradient == "value") != (level.every, level.gradient == "value"):
+        if (other.every, other.tries) != (level.every, level.tries):
             refuse(f"'stagger' starts tasks afresh where windows close, and {graph.title(n)} has windows of "
                    f"{other.every}: give both the same 'every' and kind of gradient, or drop it.")  # fmt: skip

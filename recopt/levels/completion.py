@@ -31,7 +31,9 @@ WINDOW_TO_REST = 20
 SOLVING = {"solver": "cg", "iterations": 20, "tolerance": 1e-8}
 """The defaults of what solves for an implicit hypergradient."""
 WINDOW_OF_VALUES = 100
-"""Task evaluations over which a zero-order level scores a trial, where nothing else is said."""
+"""Task evaluations over which a level scores a trial, where nothing else is said."""
+SIGMA, SIGMA_OF_WEIGHTS, PAIRS = 0.1, 0.01, 10
+"""Perturbations of coordinates of hyperparameters, and of what a learned rule or a model holds; pairs of them."""
 
 
 def complete(graph: Structure, number: int) -> Level:
@@ -48,17 +50,12 @@ def complete(graph: Structure, number: int) -> Level:
         fixed = {"every": 1, "gradient": "direct" if by.order else "value"}
         base = {**fixed, "second_order": False, "normalize": settings.get("normalize", "none")}
         return Level(**{**base, "objective": "mean", "on": "train", **given})
+    perturbs = Level(moves=level.moves, by=level.by, gradient=settings.get("gradient")).perturbs
     default: dict[str, Any] = {"objective": "mean", "on": "train", "second_order": False}
-    if by.order == 0:
-        window = open_.get("window", WINDOW_OF_VALUES)
-        span = max(1, graph.evaluations(graph.clock(number))) if graph.subjects[number] else 1
-        default |= {"gradient": "value", "normalize": "none", "every": max(1, round(window / span))}
-    else:
-        online = settings.get("every", 1) == 1 and not settings.get("second_order")
-        normalize = "rms_all" if _tuned(graph, number) else "rms"
-        default |= {"gradient": "online" if online else "unroll", "normalize": normalize, "every": 1}
+    default |= _of_a_signal(graph, number, settings) if by.order and not perturbs else _of_trials(graph, number, open_)
     if level.moves in BILEVEL:
-        own, free = _of_a_loss(level, by.order) if level.moves == LOSS else _of_a_start(level, by.order)
+        order = 0 if perturbs else by.order
+        own, free = _of_a_loss(level, order) if level.moves == LOSS else _of_a_start(level, order)
         default |= own
         settings = {k: v for k, v in settings.items() if k not in free or k in given}
     if carries(Level(moves=level.moves, by=level.by, gradient=settings.get("gradient"))):
@@ -73,6 +70,24 @@ def complete(graph: Structure, number: int) -> Level:
         # Nobody chose this length: the nearest that holds whole windows.
         settings["episode"] = every * max(1, round(episode / every))
     return Level(**settings)
+
+
+def _of_a_signal(graph: Structure, number: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a level that differentiates."""
+    online = settings.get("every", 1) == 1 and not settings.get("second_order")
+    normalize = "rms_all" if _tuned(graph, number) else "rms"
+    return {"gradient": "online" if online else "unroll", "normalize": normalize, "every": 1}
+
+
+def _of_trials(graph: Structure, number: int, wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a level that tries points."""
+    span = max(1, graph.evaluations(graph.clock(number))) if graph.subjects[number] else 1
+    every = max(1, round(wishes.get("window", WINDOW_OF_VALUES) / span))
+    if graph.order(number) == 0:
+        return {"gradient": "value", "normalize": "none", "every": every}
+    tuned = _tuned(graph, number)
+    noise = {"sigma": SIGMA if tuned else SIGMA_OF_WEIGHTS, "pairs": PAIRS}
+    return {**noise, "normalize": "rms_all" if tuned else "rms", "every": every}
 
 
 def _of_a_loss(level: Level, order: int) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -160,8 +175,8 @@ def _rate_alone(graph: Structure, number: int, settings: dict[str, Any]) -> bool
     beneath = graph.slots[level.moves]
     moved = [n for n, p in beneath.named_parameters() if p.requires_grad]
     others = [m for m, other in enumerate(graph.levels) if m != number and other.moves == level.moves]
-    first_order = graph.slots[level.by].order == 1
-    plain = first_order and not settings["second_order"] and settings["normalize"] != "none" and not others
+    exact = graph.order(number) == 0 or settings["second_order"] or "pairs" in settings
+    plain = not exact and settings["normalize"] != "none" and not others
     return plain and RATE in moved and _tuned(graph, number)
 
 

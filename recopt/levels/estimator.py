@@ -88,6 +88,31 @@ class Estimator(Protocol):
         ...
 
 
+class Perturbing(Protocol):
+    """The further contract of an estimator that makes a gradient of the scores of perturbed points.
+
+    ``carried`` is a dict of plain trees that it keeps from one window to the next, where it is persistent.
+
+    Class attributes:
+        persistent: whether each point goes on from the end of its own last window, and not from where the run is.
+    """
+
+    persistent: ClassVar[bool]
+
+    def perturbed(self, carried: dict[str, Any], fresh: bool, drawn: Params) -> Params:
+        """The displacements ε of the coming window's points φ ± ε, [pairs, …] for each tensor.
+
+        Args:
+            fresh: whether they start where the run is: at first, after an episode, or always.
+            drawn: new ones.
+        """
+        ...
+
+    def estimate(self, carried: dict[str, Any], sigma: float, gaps: Tensor) -> Params:
+        """The gradient, from the score at φ + ε less that at φ − ε of each pair."""
+        ...
+
+
 @runtime_checkable
 class Carrying(Protocol):
     """The further contract of an exact estimator that carries something along with the task, in place of a tape.

@@ -12,6 +12,7 @@ from ..checking.arguments import checked
 from ..contracts.strategy import Strategy
 from .checks import check_level, check_movers, check_slots, check_strategies
 from .completion import POPULATION, complete, populated, set_to, strides
+from .estimated import tell_exact
 from .level import BILEVEL, TASK, Level
 from .notation import notation, with_settings
 from .paces import Paces
@@ -62,6 +63,7 @@ class Graph(Structure):
             self.paces.add(number)
         for number in range(len(self.levels)):
             check_level(self, number)
+            tell_exact(self, number)
         check_movers(self)
         self._starts = strides(self)
         own = {slot: {name: x for name, x in each.items() if "." not in name} for slot, each in self._starts.items()}

@@ -21,6 +21,8 @@ INIT = "init"
 """The slot of the point that episodes of a task start from."""
 BILEVEL = (LOSS, INIT)
 """Slots whose levels are scored by what the levels of the task make of their values."""
+VALUE = "value"
+"""The name of the estimator that gives scores alone."""
 DIRECT = "direct"
 """The name, in the place of an estimator, for a level that moves the task: its signal is the task's own gradient."""
 IMPLICIT = "implicit"
@@ -102,9 +104,12 @@ class Level(BaseModel, metaclass=_Refusing):
             window's gradient is the mean over all ages; first episodes are then shorter.
         gradient: where the signal comes from: ``direct`` (the task's own gradient), ``unroll``, ``online``
             (the unroll of length 1, second derivatives dropped), ``forward`` (tangents carried along, exact),
-            ``implicit`` (the point alone that a window ends at) or ``value`` (the meta-loss alone).
+            ``implicit`` (the point alone that a window ends at), ``es`` (estimated from the scores of perturbed points)
+            or ``value`` (the meta-loss alone).
         solver, iterations, tolerance: of ``implicit``: ``cg`` or ``neumann``, its most Hessian-vector products, and the
             residual, relative to the first, that it stops at.
+        sigma: standard deviation of the perturbations, in the coordinates that the level moves.
+        pairs: antithetic pairs of them at each step.
         second_order: whether an unroll differentiates through the inner gradients.
         objective: ``mean``, ``sum``, ``last``, ``improvement`` or ``steps_to: X`` over the window's losses.
         on: the batches that the meta-loss is measured on.
@@ -142,6 +147,8 @@ class Level(BaseModel, metaclass=_Refusing):
     solver: Literal["cg", "neumann"] | None = None
     iterations: Steps | None = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
+    sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    pairs: Annotated[int, Field(ge=1, le=MOST_POINTS)] | None = None
     second_order: bool | None = None
     objective: Annotated[str, BeforeValidator(_written), AfterValidator(_objective)] | None = None
     on: Literal["train", "valid"] | None = None
@@ -161,7 +168,7 @@ class Level(BaseModel, metaclass=_Refusing):
 
     @field_validator(
         "every", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved", "horizon",
-        "trust", "population", "iterations", "tolerance", mode="before",
+        "trust", "population", "iterations", "tolerance", "sigma", "pairs", mode="before",
     )  # fmt: skip
     @classmethod
     def _no_switch(cls, value: object) -> object:
@@ -173,6 +180,16 @@ class Level(BaseModel, metaclass=_Refusing):
     def taping(self) -> bool:
         """True if its signal is a hypergradient that needs a tape of what happens below it."""
         return self.gradient not in (None, DIRECT) and bool(ESTIMATORS[self.gradient].tapes)
+
+    @property
+    def perturbs(self) -> bool:
+        """True if its signal is a gradient that is estimated from the scores of perturbed points."""
+        return self.gradient not in (None, DIRECT) and hasattr(ESTIMATORS[self.gradient], "perturbed")
+
+    @property
+    def tries(self) -> bool:
+        """True if it has points of its own choice scored, and no signal of what happens below it otherwise."""
+        return self.perturbs or self.gradient == VALUE
 
     def factor(self, age: int) -> float:
         """The factor of the schedule on update number ``age``, counted from 0 since the slot started afresh."""

@@ -58,5 +58,6 @@ class Registry:
 
 TRANSFORMS = Registry("transform")
 """Transforms of signals: see :mod:`recopt.levels.transforms`."""
-ESTIMATORS = Registry("estimator", "recopt.estimators", ("unroll", "online", "forward", "implicit", "reptile", "value"))
+_SHIPPED = ("unroll", "online", "forward", "implicit", "reptile", "es", "value")
+ESTIMATORS = Registry("estimator", "recopt.estimators", _SHIPPED)
 """Ways to obtain a level's signal: see :mod:`recopt.levels.estimator`."""

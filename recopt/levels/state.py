@@ -113,11 +113,10 @@ class Count:
 
 @dataclass
 class Search:
-    """A zero-order level at work: points to score, scores so far, and the states to go back or on to.
+    """A level at work on trials: points to score, scores so far, and the states to go back or on to.
 
-    ``starts`` has one for each candidate, where they are members that keep a run of their own, and ``of`` the trial of
-    the last search that it is the end of. ``ready`` are the ends of windows that were run beside the first one, by
-    candidate, until their turn.
+    ``starts`` has one for each candidate that keeps a run of its own, ``of`` the trial of the last search that it is
+    the end of. ``ready`` are the ends of windows run beside the first one, by candidate; ``carried`` its estimator's.
     """
 
     point: Params
@@ -128,6 +127,7 @@ class Search:
     starts: list[Any] = field(default_factory=list)
     ready: dict[int, Any] = field(default_factory=dict)
     of: list[int] = field(default_factory=list)
+    carried: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -36,7 +36,8 @@ def how(paces: Paces, number: int) -> str:
     elif level.gradient == "unroll":
         parts.insert(0, "unroll" if level.second_order else "unroll, second derivatives dropped")
     else:
-        parts.insert(0, str(level.gradient))
+        noise = f" of {level.pairs} pairs, sigma {level.sigma:g}" if level.perturbs else ""
+        parts.insert(0, f"{level.gradient}{noise}")
     if level.episode:
         growth = f" that grow over {level.curriculum} steps" if level.curriculum else ""
         parts.append(f"episodes of {level.episode}{growth}{', staggered' if level.stagger else ''}")

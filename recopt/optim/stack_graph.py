@@ -230,6 +230,9 @@ def _set(level: Level, number: int, options: Options) -> Level:
 def _settled(graph: Graph, number: int, guard: bool) -> Level:
     """The level as the drop-in runs it: a real run goes on, so what says when to start afresh falls away."""
     level = graph.levels[number]
+    if level.perturbs:
+        raise RecoptError(f"Level {number + 1}: gradient={level.gradient} goes back to score each of its points, which "
+                          "a loop that is not recopt's cannot: use recopt.run, or leave it out.")  # fmt: skip
     if level.second_order:
         raise RecoptError(f"Level {number + 1}: recopt.Optimizer drops second derivatives; use recopt.run for them.")
     if level.objective not in _OBJECTIVES:

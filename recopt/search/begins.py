@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 
-from ..checking.errors import RecoptError
 from ..contracts import trees
 from ..core.evaluation import Evaluation
 from ..core.tower import Tower
@@ -60,19 +59,6 @@ class Begins:
     ) -> None:  # fmt: skip
         self.tower, self.home, self.common, self._together = tower, home, common, together
         self.levels = tower.graph.levels
-
-    def ancestors(self, number: int, present: RunState, members: list[RunState], count: int) -> list[int]:
-        """The ``members`` that ``count`` candidates go on from, where they do; the first's is the present."""
-        rule = self.tower.graph.slots[self.levels[number].by]
-        of = rule.ancestors(present.levels[number].parts[0].strategy) if members else []
-        if not of:
-            return []
-        if len(of) != count or not all(0 <= k < len(members) for k in of):
-            raise RecoptError(
-                f"'{self.levels[number].by}' gives {of} as ancestors of {count} points, after {len(members)} trials: "
-                "give the index of a trial for each."
-            )
-        return of
 
     def go(self, number: int, search: Search, trial: int) -> None:
         """Go to where a trial begins, and set its point."""

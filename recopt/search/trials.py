@@ -1,4 +1,4 @@
-"""Zero-order levels above the task: score each proposed point over a window, then go on from the best.
+"""Levels above the task that try points: score each over a window, then go on from the best, or from the present one.
 
 Where the run can go back, proposals are compared on the same batches from the same point in the run, so their
 difference is free of the noise they share: the state before the window is a snapshot, each window runs as any
@@ -10,28 +10,24 @@ one after another, each over its own stretch of the training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
 
 from ..contracts import trees
-from ..contracts.strategy import Params, Trial
+from ..contracts.strategy import Params
 from ..core.tower import Tower
 from ..estimators.tape import value
-from ..levels.state import LevelState, RunState, Search, Signal, Window
-from ..rules.answers import given
+from ..levels.state import RunState, Search
 from .begins import Begins, Home, Together
-from .lineage import descent
+from .choosing import Choosing, Chosen, Estimated
 
 
 class Trials:
-    """Runs the trials of a tower's zero-order levels.
+    """Runs the trials of a tower's levels.
 
     Args:
-        closed: told when a window of such a level has closed.
+        closed: told when a window of a level that tries points has closed.
         weight: of the comparison with a teacher, in the score.
         together: runs several trials at once, where it can.
 
@@ -46,10 +42,12 @@ class Trials:
         self.tower, self.home, self.closed, self.weight = tower, home, closed, weight
         graph = tower.graph
         self.levels = graph.levels
-        self.numbers = [n for n, x in enumerate(self.levels) if x.gradient == "value" and graph.subjects[n]]
+        self.numbers = [n for n, x in enumerate(self.levels) if x.tries and graph.subjects[n]]
         below = [graph.below(n) for n in range(len(self.levels))]
         self._common = [{n, *(m for m, under in enumerate(below) if n in under)} for n in range(len(below))]
         self.begins = Begins(tower, home, self._common, together)
+        chosen, estimated = Chosen(tower, home, self._common), Estimated(tower, home, self._common)
+        self._choosing: list[Choosing] = [estimated if x.perturbs else chosen for x in self.levels]
         several = [n for n in self.numbers if self.levels[n].population != 1]
         self._rivals = {
             n: [m for m in several if m != n and m not in below[n] and n not in below[m]] if n in several else []
@@ -88,35 +86,21 @@ class Trials:
         return all(levels[n].search is None and levels[n].steps >= levels[number].steps for n in self._rivals[number])
 
     def begin(self, number: int) -> None:
-        """Ask for proposals and set the first; remember the state to come back to."""
+        """Ask for points and set the first; remember the state to come back to."""
         state, slots = self.home.state, self.tower.slots
         own = state.levels[number]
         # Its window opens now, whatever was noted while it waited for its turn.
         own.window = own.window.next()
         if not self.active(state):
             self.home.flush()
-        point = slots.tensors(number, trees.detach(slots.point(state, number)))
-        found = self._asked(state, number, "propose", point)
-        candidates = [list(c) for c in found]
+        search = self._choosing[number].search(state, number)
         members, own.members = own.members, []  # which no copy of the state is to hold
-        start = self.home.copy() if len(candidates) > 1 and self.home.returns else None
-        of = [] if start is None else self.begins.ancestors(number, start, members, len(candidates))
-        own.search = Search(point, candidates, start, starts=[members[k] for k in of], of=of)
-        slots.put(state, number, trees.detach(candidates[0]))
-
-    def _asked(self, state: RunState, number: int, method: str, *told: Any) -> Any:
-        """The answer of a level's strategy by ``method``, which may draw random numbers, to what it is told."""
-        own, looking = state.levels[number], self.tower.forward.looking
-        mover: Any = self.tower.carriers.movers[number]
-        values = trees.detach(self.tower.slots.strategy(state, self.levels[number].by))
-        inputs = given(values, told, own.parts[0].strategy) if looking.closely(state, number) else ([], [])
-        rng = Generator()
-        rng.set_state(own.rng)
-        with torch.no_grad():
-            answer = getattr(mover.loaded.at(values), method)(*told, own.parts[0].strategy, rng)
-        looking.unchanged(number, *inputs)
-        own.rng = rng.get_state()
-        return answer
+        search.start = self.home.copy() if len(search.candidates) > 1 and self.home.returns else None
+        search.of = [] if search.start is None else search.of
+        search.starts = [members[k] for k in search.of]
+        own.search = search
+        if not self.levels[number].perturbs:  # whose first point is the present one
+            slots.put(state, number, trees.detach(search.candidates[0]))
 
     def judge(self, number: int) -> bool:
         """A window has closed: note the score. True if the run went back, to try the next proposal."""
@@ -132,7 +116,8 @@ class Trials:
             search.scores += self.tower.setting.ranks.mean([score])
             self.closed(state, number)
             if len(search.scores) == len(search.candidates):
-                self._decide(number, search)
+                own.search = None
+                self._choosing[number].decide(number, search)
                 return False
             if search.start is None:
                 slots.put(state, number, trees.detach(search.candidates[len(search.scores)]))
@@ -156,59 +141,6 @@ class Trials:
             search.point = point
         search.candidates[place] = point
         return point
-
-    def _decide(self, number: int, search: Search) -> None:
-        """Let the strategy choose, and go on from the end of the window that ran closest to its choice."""
-        state = self.home.state
-        own = state.levels[number]
-        own.search = None
-        trials = [Trial(c, s) for c, s in zip(search.candidates, search.scores, strict=True)]
-        delta, after = self._asked(state, number, "__call__", search.point, trials)
-        rng = own.rng
-        self.tower.forward.looking.fitting(number, delta, search.point)
-        if not all(bool(torch.isfinite(d).all()) for d in delta):
-            own.counts["skipped"] = own.counts.get("skipped", 0) + 1
-            delta = [torch.zeros_like(d) for d in delta]
-        new = [p + d for p, d in zip(search.point, delta, strict=True)]
-        winner = nearest(new, search.candidates, search.scores)
-        keeps = self.home.returns and self.tower.graph.slots[self.levels[number].by].keeps_members()
-        ends = [*search.ends, self.home.copy()] if keeps else []
-        members = [_alone(end, self._common[number]) for end in ends]
-        if winner < len(search.ends):
-            self.home.go(search.ends[winner])
-            state = self.home.state
-            own = state.levels[number]
-        own.parts[0].strategy, own.rng, own.steps, own.members = after, rng, own.steps + 1, members
-        self.tower.slots.put(state, number, trees.detach(new))
-        state.pending[number] = Signal(search.scores[winner])
-        self._log(number, search, winner, delta)
-        if ends and self.tower.around is not None:
-            state.log += descent(self.tower.graph, number, search, ends, winner)
-
-    def _log(self, number: int, search: Search, winner: int, delta: Params) -> None:
-        around, scores = self.tower.around, torch.stack(search.scores)
-        if around is None:
-            return
-        values = {
-            "meta_loss": search.scores[winner],
-            "accepted": int(winner > 0),
-            "update_norm": trees.norm(delta),
-            "score_spread": scores.max() - scores.min(),
-        }
-        around.log(self.home.state, number, values)
-        around.hyperparameters(self.home.state, number)
-
-
-def nearest(new: Params, candidates: list[Params], scores: list[Tensor]) -> int:
-    """The index of the candidate nearest to ``new``, of the better score among equals."""
-    gaps = [float(trees.norm([a - b for a, b in zip(new, c, strict=True)])) for c in candidates]
-    return min(range(len(candidates)), key=lambda i: (gaps[i], float(scores[i])))
-
-
-def _alone(state: RunState, common: Collection[int]) -> RunState:
-    """The part of ``state`` that is a member's own: nothing of the levels in ``common``, nor of the record."""
-    levels = [LevelState([], own.rng, Window([], [])) if n in common else own for n, own in enumerate(state.levels)]
-    return replace(state, levels=levels, log=[])
 
 
 def untaped(tower: Tower, state: RunState) -> bool:

@@ -13,7 +13,7 @@ from recopt.contracts.settings import option, positive
 from recopt.contracts.strategy import Params, State, Strategy, Trial
 from recopt.engine.engine import Engine
 from recopt.levels.seeds import mix
-from recopt.search.trials import nearest
+from recopt.search.choosing import nearest
 
 from .. import engines
 
