@@ -39,7 +39,7 @@ class EvolutionStrategies(Value):
 
     def perturbed(self, carried: dict[str, Any], fresh: bool, drawn: Params) -> Params:
         """The displacements of the coming window's points, given new draws: [pairs, …] for each tensor."""
-        carried["noise"] = carried["weights"] = drawn
+        carried["weights"] = drawn
         return drawn
 
     def estimate(self, carried: dict[str, Any], sigma: float, gaps: Tensor) -> Params:

@@ -64,7 +64,7 @@ def check_level(graph: Structure, number: int) -> None:
         if getattr(level, what) is not None and level.gradient != IMPLICIT:
             refuse(f"'{what}' is of the equations that gradient=implicit solves: set that too, or drop it.")
     if not level.perturbs and (level.sigma is not None or level.pairs is not None):
-        refuse("'sigma' and 'pairs' are those of perturbed points: set gradient=es, or leave them out.")
+        refuse("'sigma' and 'pairs' are those of perturbed points: set gradient=es, pes or nres, or leave them out.")
     if (level.schedule != "constant") != (level.horizon is not None):
         refuse("a schedule goes with its length: set both 'schedule' and 'horizon', or neither.")
     _check_teacher(graph, number)

@@ -104,8 +104,8 @@ class Level(BaseModel, metaclass=_Refusing):
             window's gradient is the mean over all ages; first episodes are then shorter.
         gradient: where the signal comes from: ``direct`` (the task's own gradient), ``unroll``, ``online``
             (the unroll of length 1, second derivatives dropped), ``forward`` (tangents carried along, exact),
-            ``implicit`` (the point alone that a window ends at), ``es`` (estimated from the scores of perturbed points)
-            or ``value`` (the meta-loss alone).
+            ``implicit`` (the point alone that a window ends at), ``es``, ``pes`` or ``nres`` (estimated from the scores
+            of perturbed points) or ``value`` (the meta-loss alone).
         solver, iterations, tolerance: of ``implicit``: ``cg`` or ``neumann``, its most Hessian-vector products, and the
             residual, relative to the first, that it stops at.
         sigma: standard deviation of the perturbations, in the coordinates that the level moves.

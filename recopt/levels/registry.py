@@ -58,6 +58,6 @@ class Registry:
 
 TRANSFORMS = Registry("transform")
 """Transforms of signals: see :mod:`recopt.levels.transforms`."""
-_SHIPPED = ("unroll", "online", "forward", "implicit", "reptile", "es", "value")
+_SHIPPED = ("unroll", "online", "forward", "implicit", "reptile", "es", "pes", "nres", "value")
 ESTIMATORS = Registry("estimator", "recopt.estimators", _SHIPPED)
 """Ways to obtain a level's signal: see :mod:`recopt.levels.estimator`."""

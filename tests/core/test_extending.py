@@ -217,7 +217,7 @@ def test_an_estimator_from_outside(stack: str) -> None:
     assert half == pytest.approx(whole / 2, rel=1e-12)
     with pytest.raises(RecoptError, match="There is .*estimator .halved. already"):
         estimator("halved")(Halved)
-    with pytest.raises(ValueError, match="direct, unroll, online, forward, implicit, reptile, es, value"):
+    with pytest.raises(ValueError, match="direct, unroll, online, forward, implicit, reptile, es, pes, nres, value"):
         Level(moves="task", by="a", gradient="halve")
 
 

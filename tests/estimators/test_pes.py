@@ -1,0 +1,123 @@
+"""Perturbed points with runs of their own: equal to separate runs, over windows and episodes, and part of the state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from recopt.checking.errors import RecoptError
+from recopt.levels.seeds import mix
+
+from .. import differences
+from ..differences import RULES, Settings, Wave, signal_of
+from ..engines import Bowl, Noisy, Regression, engine, goes_on_bit_for_bit, graph, losses, params
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*estimates from trials what:recopt.checking.errors.Notice")
+SIGMA, PAIRS, EVERY = 0.2, 3, 2
+
+
+def scores(path: list[list[Tensor]]) -> list[float]:
+    """The mean losses of windows of a run by the rule alone, perturbed anew in each."""
+    made = engine(Wave(), "rule", {1: {"guard": False}}, rules=RULES)
+    space, numbers = made.tower.carriers.spaces["rule"], made.state.slots["rule"]
+    own = [float(p) for p in numbers.params]
+    for window, noise in enumerate(path, 1):
+        space.put(numbers, range(3), [a + float(e) for a, e in zip(own, noise, strict=True)])  # type: ignore[arg-type]
+        made.run(window * EVERY)
+    made.run(len(path) * EVERY + 1)
+    found = torch.tensor(losses(made)[1:], dtype=torch.float64)
+    return [float(x) for x in found.view(-1, EVERY).mean(1)]
+
+
+def drawn(count: int) -> list[list[list[Tensor]]]:
+    """What level 2 draws in a run of seed 0: by window, pair and number."""
+    rng = Generator().manual_seed(mix(0, 2, 1))
+    each = [[SIGMA * torch.randn(PAIRS, generator=rng, dtype=torch.float64) for _ in range(3)] for _ in range(count)]
+    return [[[e[pair] for e in window] for pair in range(PAIRS)] for window in each]
+
+
+def estimates(gradient: str, count: int) -> list[list[float]]:
+    """The estimates of windows of separate runs, with the perturbations that the level draws."""
+    windows, found = drawn(count), [torch.zeros(3, dtype=torch.float64) for _ in range(count)]
+    for pair in range(PAIRS):
+        path = [w[pair] for w in windows] if gradient == "pes" else [windows[0][pair]] * count
+        above, below = scores(path), scores([[-e for e in noise] for noise in path])
+        for k in range(count):
+            past = path[: k + 1] if gradient == "pes" else path[:1]
+            weight = torch.stack([torch.stack(noise) for noise in past]).sum(0)
+            found[k] += weight * (above[k] - below[k]) / (2 * PAIRS * SIGMA**2)
+    return [x.tolist() for x in found]
+
+
+def how(gradient: str, **more: Any) -> Settings:
+    return {2: {"gradient": gradient, "every": EVERY, "sigma": SIGMA, "pairs": PAIRS, **more}}
+
+
+@pytest.mark.parametrize("gradient", ["pes", "nres"])
+def test_the_estimates_are_those_of_separate_runs_with_the_same_perturbations(gradient: str) -> None:
+    wanted = estimates(gradient, 3)
+    settings = how(gradient, **({"episode": 3 * EVERY} if gradient == "nres" else {}))
+    for window in (1, 2, 3):
+        signal = signal_of(differences.engine("rule/rule(lr=1e-200)", settings), 2, windows=window)
+        assert signal.grads is not None
+        assert [float(g) for g in signal.grads] == pytest.approx(wanted[window - 1], rel=1e-8)
+
+
+@pytest.mark.parametrize("gradient", ["pes", "nres"])
+def test_an_episode_of_one_window_is_that_of_evolution_strategies(gradient: str) -> None:
+    found = []
+    for how_told in (gradient, "es"):
+        made = engine(Bowl(seed=1), "sgd/adam", how(how_told, episode=EVERY))
+        made.run(11)
+        found.append(params(made, "sgd"))
+    assert all(map(torch.equal, *found))
+
+
+def test_perturbations_begin_anew_with_an_episode() -> None:
+    made = engine(Bowl(seed=1), "sgd/sgd(lr=1e-9)", how("nres", episode=2 * EVERY))
+    weights = []
+    for window in range(4):
+        made.run((window + 1) * EVERY + 1)
+        search = made.state.levels[1].search
+        assert search is not None
+        weights.append(search.carried["weights"][0])
+        assert len(search.starts) == (0 if window % 2 else 2 * PAIRS + 1)  # the next window opens an episode, or not
+    assert torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[0], weights[1])
+
+
+CASES: dict[str, tuple[type[Any], str, Settings]] = {
+    "hyperparameters": (Regression, "adam/sgd", how("pes")),
+    "random numbers, episodes": (Noisy, "adam/adam", how("nres", episode=6)),
+    "a learned rule": (Regression, "mlp-rule/adam", how("pes", episode=8)),
+    "annealing below": (
+        Regression, "adam/annealing/sgd", {2: {"every": 2}, 3: {"gradient": "pes", "every": 2, "pairs": 2}}),
+    "below another": (Regression, "adam/sgd/hypergradient", how("pes")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name: str, tmp_path: Path) -> None:
+    task, stack, settings = CASES[name]
+    goes_on_bit_for_bit(lambda: engine(task(seed=2), stack, settings), 13, 26, tmp_path / "a")
+    made = engine(task(seed=2), stack, settings)
+    before = params(made, made.levels[-1].moves)
+    made.run(26)
+    assert not all(map(torch.equal, before, params(made, made.levels[-1].moves)))
+
+
+@pytest.mark.parametrize(
+    ("gradient", "settings", "why"),
+    [
+        ("pes", {"objective": "improvement"}, "no common start to improve on"),
+        ("nres", {}, "there are none: set 'episode'"),
+        ("pes", {"episode": 200, "stagger": True}, "drop 'stagger'"),
+    ],
+)
+def test_what_has_no_meaning_there_is_refused(gradient: str, settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(RecoptError, match=why):
+        graph("adam/sgd", {2: {"gradient": gradient, **settings}})
