@@ -21,7 +21,7 @@ from .options import first_process
 click.rich_click.COMMAND_GROUPS = {
     "recopt": [
         {"name": "Train", "commands": ["graph", "run", "sweep", "compare", "ablate"]},
-        {"name": "Look at runs", "commands": ["runs", "report", "diff", "ui", "export"]},
+        {"name": "Look at runs", "commands": ["runs", "report", "why", "diff", "ui", "export"]},
         {"name": "Strategies and tasks", "commands": ["strategies", "tasks", "show", "new", "check"]},
         {"name": "This machine", "commands": ["doctor", "completion"]},
     ]
@@ -43,8 +43,8 @@ def recopt() -> None:
 
 
 for _command in (
-    run.run, run.graph, sweep.sweep, compare.compare, ablate.ablate, listing.runs, runs.diff, runs.report, runs.ui,
-    runs.export, plugins.strategies, plugins.tasks, plugins.show, plugins.check, new.new, doctor.doctor,
+    run.run, run.graph, sweep.sweep, compare.compare, ablate.ablate, listing.runs, runs.diff, runs.report, runs.why,
+    runs.ui, runs.export, plugins.strategies, plugins.tasks, plugins.show, plugins.check, new.new, doctor.doctor,
     completion.completion,
 ):  # fmt: skip
     recopt.add_command(_command)

@@ -1,7 +1,8 @@
-"""``recopt diff``, ``report``, ``ui`` and ``export``: use recorded runs."""
+"""``recopt diff``, ``report``, ``why``, ``ui`` and ``export``: use recorded runs."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from ..checking.errors import RecoptError, writing
 from ..checking.numbers import short
 from .completion import complete_run
 from .options import JSON, STORE
-from .tables import console, print_json, table
+from .tables import console, print_json, table, tell
 
 if TYPE_CHECKING:
     from ..tracking.mlflow.runs import RunRow
@@ -76,6 +77,36 @@ def report(runs: tuple[str, ...], output: Path | None, store: str | None) -> Non
     if output is None:
         output = folder / PAGE if len(views) == 1 and found.folder is not None else Path(PAGE)
     click.echo(f"{write_page(views, output)}")
+
+
+@click.command()
+@click.argument("run", metavar="RUN", shell_complete=complete_run)
+@STORE
+@JSON
+def why(run: str, store: str | None, as_json: bool) -> None:
+    """Tell what went wrong in RUN: at which level and step it began, by which figures, and what to change.
+
+    RUN is an id, the beginning of one, or a name; it may still go on. A run that diverged or learned nothing says so at
+    its end as well.
+    """
+    from ..diagnosis.remarks import remarks
+    from ..diagnosis.verdicts import verdicts
+    from ..diagnosis.view import read_run
+    from ..tracking.mlflow.runs import find_single, working_folder
+
+    found = find_single(store, run)
+    view = read_run(working_folder(found, store), found.name, found.status)
+    faults = verdicts(view)
+    if as_json:
+        return print_json([asdict(one) for one in faults])
+    out = console()
+    out.print(f"{view.about.get('task', '')}  {view.about.get('stack', '')}", style="bold", markup=False)
+    out.print(f"{view.status}, {view.about.get('steps', '')} steps")
+    tell(faults)
+    if not faults and view.status in ("finished", "running"):
+        out.print("\nNothing went wrong, by what is recorded.")
+    for text in remarks(view):
+        out.print(f"\n{text}", style="dim", markup=False, soft_wrap=True)
 
 
 @click.command()

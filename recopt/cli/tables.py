@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ from ..checking.numbers import finite, hypers, short, span
 from .options import store_words
 
 if TYPE_CHECKING:
+    from ..diagnosis.verdict import Verdict
     from ..running.result import Result
     from ..running.selection.scores import Selection
 
@@ -89,6 +91,7 @@ def result_facts(result: Result) -> dict[str, Any]:
         "run": result.run_id, "folder": result.folder, "task": result.spec.task.name, "stack": result.stack,
         "seed": result.spec.seed, "outcome": result.outcome, "before": result.before, "after": result.after,
         "hyperparameters": result.hyperparameters, "metrics": summary(result),
+        "verdicts": [asdict(one) for one in result.verdicts],
     }  # fmt: skip
 
 
@@ -111,8 +114,6 @@ def report(result: Result, store: str | None) -> None:
     out.print(f"{Path(result.spec.task.name).name}  {result.stack}", style="bold", markup=False)
     lost = result.outcome in ("diverged", "frozen")
     out.print(f"{how}, {span(result.budget.total.seconds)}\n", style="bold red" if lost else None)
-    if lost:
-        out.print(f"{_WHY[result.outcome]}\n", soft_wrap=True)
     tables = [_figures(result), _levels(result)]
     tables += [_chosen(result.chosen)] if result.chosen and result.chosen.report else []
     for one in tables:
@@ -122,12 +123,16 @@ def report(result: Result, store: str | None) -> None:
         out.print(f"{_choice(result.chosen)}\n", markup=False, soft_wrap=True)
     for line in _where(result, store):
         out.print(line, markup=False, soft_wrap=True)
+    tell(result.verdicts)
 
 
-_WHY = {
-    "diverged": "The last training loss is not finite, or above ten times the first: take smaller rates, or guards.",
-    "frozen": "The guard takes back every step, so the model stands still: take smaller rates, or look at the data.",
-}
+def tell(verdicts: Sequence[Verdict]) -> None:
+    """Print verdicts on a run: where each began, by what it is seen, and what to change."""
+    out = console()
+    for one in verdicts:
+        out.print(f"\nLevel {one.level} ({one.name}), from step {one.step:,}", style="bold red", markup=False)
+        out.print(f"{one.text[0].upper()}{one.text[1:]}.", markup=False, soft_wrap=True)
+        out.print(f"To change: {one.remedy}", markup=False, soft_wrap=True)
 
 
 def _figures(result: Result) -> Table:

@@ -1,4 +1,4 @@
-"""Remarks on a recorded run, in sentences."""
+"""A recorded run in sentences: what went wrong, and remarks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from .moved import moved
+from .verdicts import verdicts
 from .view import RunView
 
 _TENTH = 0.1
@@ -17,24 +19,26 @@ _FEW = 20
 
 
 def diagnosis(run: RunView) -> list[str]:
-    """Remarks for the reader, in sentences; each has the figures that it rests on."""
-    found = [*_end(run), *_guard(run), *_trend(run), *_held_out(run), *_levels(run)]
+    """All that there is to say of a run: how it ended, what went wrong, and remarks, in sentences."""
+    found = [*_end(run), *map(str, verdicts(run)), *_unusual(run)]
     return found or ["Nothing unusual: no guard acted, and the loss has settled."]
 
 
+def remarks(run: RunView) -> list[str]:
+    """How a run ended, and what is unusual in it though not wrong, in sentences with the figures that they rest on."""
+    return [*_end(run), *_unusual(run)]
+
+
+def _unusual(run: RunView) -> list[str]:
+    return [*_guard(run), *_trend(run), *_held_out(run), *_levels(run)]
+
+
 def _end(run: RunView) -> Iterator[str]:
-    losses = run.trace.series(0, "loss")[1]
     if run.status == "interrupted":
         yield "The run was interrupted before its last step; recopt run --resume goes on from there."
     if run.status == "failed":
         why = f" with {run.error}" if run.error else ""
-        yield f"The run failed{why}. The whole error is in traceback.txt beside this page."
-    if not len(losses):
-        return
-    if not np.isfinite(losses[-1]):
-        yield "The training loss ended as a number that is not finite: it diverged. Lower the first learning rate."
-    elif abs(losses[-1]) > 10 * max(abs(losses[0]), 1e-12):
-        yield f"The training loss rose from {losses[0]:.4g} to {losses[-1]:.4g}: it diverged."
+        yield f"The run failed{why}. The whole error is in the run's traceback.txt."
 
 
 def _guard(run: RunView) -> Iterator[str]:
@@ -45,8 +49,6 @@ def _guard(run: RunView) -> Iterator[str]:
         yield f"The guard {' and '.join(acted)}: losses or gradients were not finite, or exploded."
     if "bounded_total" in spent:
         yield f"The guard shortened {spent['bounded_total']:,.0f} updates that were far too long."
-    if spent.get("frozen_tasks"):
-        yield "The task stands still: nearly all its last evaluations were bad, so it is no longer moved."
 
 
 def _trend(run: RunView) -> Iterator[str]:
@@ -90,22 +92,13 @@ def _held_out(run: RunView) -> Iterator[str]:
 
 def _levels(run: RunView) -> Iterator[str]:
     for level in run.levels:
-        own = [one for one in run.levels if one.name == level.moves]
-        if not own:  # it moves the task
-            continue
-        if level.spent.get("steps") == 0:
-            yield f"Level {level.number} ({level.name}) made no step: the run is shorter than one of its windows."
-            continue
-        signal = run.trace.series(level.number, "signal_norm")[1]
-        if len(signal) and not signal.any():
-            yield f"Level {level.number} ({level.name}) had no signal: its norm was 0 throughout."
         trials = run.trace.series(level.number, "accepted")[1]
         if len(trials):
             yield (
                 f"Level {level.number} ({level.name}) accepted {int((trials > 0).sum()):,} of {len(trials):,} trials."
             )
-        for key, start in own[0].start.items():
-            end = own[0].end.get(key, start)
-            if start > 0 and end > 0 and not 0.1 < end / start < 10:
-                far = f"from {start:.3g} to {end:.3g}, ×{end / start:.3g}"
-                yield f"Level {level.number} ({level.name}) moved {own[0].name}'s {key} {far}."
+    for one in moved(run):
+        end = one.user.end.get(one.key, one.values[-1])
+        if one.values[0] > 0 and end > 0 and not 0.1 < end / one.values[0] < 10:
+            far = f"from {one.values[0]:.3g} to {end:.3g}, ×{end / one.values[0]:.3g}"
+            yield f"Level {one.by.number} ({one.by.name}) moved {one.user.name}'s {one.key} {far}."

@@ -26,6 +26,7 @@ class LevelView:
         name: its strategy's slot; ``moves``: the slot that it moves; ``how``: its settings in words.
         start, end: the strategy's hyperparameters before the first and after the last step.
         spent: evaluations and seconds, steps, and the counts of a guard, by their keys in the store.
+        ends: the least and the greatest value that a hyperparameter can take, where there are such.
     """
 
     number: int
@@ -35,6 +36,7 @@ class LevelView:
     start: Mapping[str, float] = field(default_factory=dict)
     end: Mapping[str, float] = field(default_factory=dict)
     spent: Mapping[str, float] = field(default_factory=dict)
+    ends: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -68,16 +70,21 @@ class RunView:
         return {"killed": "interrupted", "scheduled": "running"}.get(found, found)
 
 
-def write_summary(
-    folder: Path, name: str, about: Mapping[str, str], metrics: Mapping[str, float], levels: tuple[LevelView, ...]
-) -> None:
+def write_summary(folder: Path, run: RunView) -> None:
     """Write what :func:`read_run` reads beside the trace and the diagram."""
-    data = {"name": name, "about": about, "metrics": metrics, "levels": [asdict(level) for level in levels]}
+    levels = [asdict(level) for level in run.levels]
+    data = {"name": run.name, "about": run.about, "metrics": run.metrics, "levels": levels}
     (folder / SUMMARY).write_text(json.dumps(finite(data, str), indent=1, allow_nan=False) + "\n")
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {str(key): float(value) for key, value in values.items()}
+
+
+def _level(x: Mapping[str, Any]) -> LevelView:
+    start, end, spent = (_numbers(x[key]) for key in ("start", "end", "spent"))
+    ends = {str(key): (float(low), float(high)) for key, (low, high) in x["ends"].items()}
+    return LevelView(int(x["number"]), str(x["name"]), str(x["moves"]), str(x["how"]), start, end, spent, ends)
 
 
 def read_run(folder: Path, name: str | None = None, status: str | None = None) -> RunView:
@@ -88,11 +95,7 @@ def read_run(folder: Path, name: str | None = None, status: str | None = None) -
     """
     try:
         data = json.loads((folder / SUMMARY).read_text())
-        levels = tuple(
-            LevelView(int(x["number"]), str(x["name"]), str(x["moves"]), str(x["how"]),
-                      *(_numbers(x[key]) for key in ("start", "end", "spent")))
-            for x in data["levels"]
-        )  # fmt: skip
+        levels = tuple(_level(x) for x in data["levels"])
         about = {str(key): str(value) for key, value in data["about"].items()}
         name, metrics = name or str(data["name"]), _numbers(data["metrics"])
     except FileNotFoundError:

@@ -138,7 +138,8 @@ class RunRecorder:
             status: Status = "FINISHED" if result.outcome == "finished" else "FAILED"
             found = summary(result)
             self._each(lambda other: other.finish(status, found, last))
-            self.tracker.finish(status, found, level_summary(result.engine), step=last)
+            why = {0: {"recopt.why": "\n".join(map(str, result.verdicts)) or "nothing went wrong"}}
+            self.tracker.finish(status, found, {**why, **level_summary(result.engine)}, step=last)
 
 
 def keep_traceback(folder: Path | None, name: str = TRACEBACK) -> Path | None:

@@ -105,7 +105,7 @@ class Runs:
 
 def has_diverged(losses: Floats) -> NDArray[np.bool_]:
     """The mask of the runs that have diverged (see ``DIVERGED``), of their ``losses`` (…, steps)."""
-    first, last = np.abs(losses[..., 0]), np.abs(losses[..., -1])
+    first, last = np.abs(losses[..., 0]), losses[..., -1]
     with np.errstate(invalid="ignore"):
         return np.asarray(~np.isfinite(last) | (last > DIVERGED * np.maximum(first, 1e-12)))
 

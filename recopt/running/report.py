@@ -1,12 +1,13 @@
-"""The page of a run: its facts in ``summary.json``, and ``report.html``, which shows them."""
+"""The page of a run: its facts in ``summary.json``, and ``report.html``, which shows them; what went wrong in it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ..diagnosis.view import read_run, write_summary
+from ..diagnosis.view import RunView, read_run, write_summary
 from ..plots.page import PAGE, write_page
 from ..stacks.named import written
+from ..tracking.trace import Trace
 from .plan import Plan
 from .result import Result, found_hyperparameters, level_summary, level_views, summary
 from .spec import Spec
@@ -15,16 +16,22 @@ from .spec import Spec
 def begin_report(plan: Plan, folder: Path) -> None:
     """Write what is known before the first step: a page can be made of a run that goes on, or that failed."""
     stack = plan.graph.describe()
-    write_summary(folder, _name(plan.spec, stack), _about(plan.spec, stack, "RUNNING"), {}, level_views(plan.graph))
+    about = _about(plan.spec, stack, "RUNNING")
+    write_summary(folder, RunView(_name(plan.spec, stack), about, {}, level_views(plan.graph), Trace()))
+
+
+def view_of(result: Result) -> RunView:
+    """A run as it is shown, without its diagram."""
+    engine = result.engine
+    levels = level_views(engine.graph, found_hyperparameters(engine, result.chosen), level_summary(engine))
+    about = _about(result.spec, result.stack, result.outcome.upper())
+    return RunView(_name(result.spec, result.stack), about, summary(result), levels, result.trace)
 
 
 def write_report(result: Result) -> Path:
     """Write the page of a run into its folder, and return it. Raises RecoptError if it cannot be written."""
     assert result.folder is not None
-    engine = result.engine
-    levels = level_views(engine.graph, found_hyperparameters(engine, result.chosen), level_summary(engine))
-    about = _about(result.spec, result.stack, result.outcome.upper())
-    write_summary(result.folder, _name(result.spec, result.stack), about, summary(result), levels)
+    write_summary(result.folder, view_of(result))
     return write_page([read_run(result.folder)], result.folder / PAGE)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..checking.errors import RecoptError, unknown
 from ..checking.numbers import as_given
 from ..contracts.strategy import Strategy
+from ..diagnosis.verdict import Verdict
 from ..diagnosis.view import LevelView
 from ..engine.budget import Budget
 from ..engine.engine import Engine
@@ -47,6 +48,7 @@ class Result(Portable):
         run_id, folder: the place of its record; None if it was not recorded.
         engine: the run itself, in its last state; a copy from another process makes it again when it is asked for.
         chosen: the exported values, if they were chosen; ``hyperparameters`` are then from these.
+        verdicts: what went wrong in it, as ``recopt why`` tells; empty if nothing did.
     """
 
     spec: Spec
@@ -61,6 +63,7 @@ class Result(Portable):
     run_id: str | None = None
     folder: Path | None = None
     chosen: Selection | None = None
+    verdicts: Sequence[Verdict] = ()
 
     def history(self, key: str = "loss", level: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Steps and values of one figure; level 0 is the task, 1 and up the levels.
@@ -101,7 +104,7 @@ class Result(Portable):
             lines.append(f"test {key}  {self.before.get(key, math.nan):.4g} before, {value:.4g} after")
         if self.hyperparameters:
             lines.append("  ".join(f"{key} {value:.4g}" for key, value in self.hyperparameters.items()))
-        return "\n".join([*lines, *([f"folder  {self.folder}"] if self.folder else [])])
+        return "\n".join([*lines, *([f"folder  {self.folder}"] if self.folder else []), *map(str, self.verdicts)])
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"
@@ -157,7 +160,7 @@ def summary(result: Result) -> dict[str, float]:
 def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
     """The budget and the guard's actions of each level (from 1), one number per key.
 
-    The actions of a guard are listed with the first level that moves its slot.
+    Actions on the task are listed with the first level that moves it.
     """
     found: dict[int, dict[str, float]] = {}
     for number, spent in enumerate(engine.budget.levels):
@@ -168,6 +171,7 @@ def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
             "hypergradient_evaluations": float(spent.hypergradient),
             "seconds": spent.seconds,
         }
+        found[number + 1] |= {f"{act}_total": float(n) for act, n in engine.state.levels[number].counts.items()}
         guard = engine.state.guard
         if guard is not None and number == engine.graph.movers[TASK][0]:
             found[number + 1] |= {f"{act}_total": float(count) for act, count in guard.counts.items()}
@@ -218,5 +222,16 @@ def level_views(
         start = hyperparameters_at(graph.slots[level.by])
         words = how(graph.paces, number - 1)
         views.append(LevelView(number, level.by, target(level), words, start, (end or {}).get(number, {}),
-                               (spent or {}).get(number, {})))  # fmt: skip
+                               (spent or {}).get(number, {}), _ends(graph.slots[level.by])))  # fmt: skip
     return tuple(views)
+
+
+def _ends(strategy: Strategy) -> dict[str, tuple[float, float]]:
+    """The natural values between which those hyperparameters live that have a coordinate with ends."""
+    found = {}
+    for name, domain in strategy._domains.items():
+        low, high = domain.ends()
+        if domain.smooth and math.isfinite(low) and math.isfinite(high):
+            ends = domain.natural(torch.tensor([low, high], dtype=torch.float64))
+            found[name] = (float(ends[0]), float(ends[1]))
+    return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checking.errors import RecoptError
+from ..diagnosis.verdicts import verdicts
 from ..engine.engine import Engine
 from ..ranks.agreed import Agreed
 from ..ranks.link import RankFailed
@@ -22,7 +23,7 @@ from .export import write_export
 from .measurements import Measurements, check
 from .plan import Plan
 from .recorder import RunRecorder, keep_traceback
-from .report import write_report
+from .report import view_of, write_report
 from .result import Result, by_slot
 from .schedules import write_schedules
 from .selection.scores import Score
@@ -199,6 +200,7 @@ class Session:
             self.spec, stack, self.trace, self.held_out.before, after, by_slot(engine, chosen), engine.budget,
             "FINISHED" if over else "KILLED", engine, self.recorder.run_id, folder, chosen,
         )  # fmt: skip
+        result.verdicts = verdicts(view_of(result))
         if self.options.track:
             self.checkpoints.finish(folder, chosen)
         if folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from ..commands import Recopt
@@ -38,3 +39,38 @@ def test_what_cannot_be_reported_is_refused(recopt: Recopt) -> None:
         2, "Error: A report is written to .html, not 'page.pdf': change the ending.\n",
     )  # fmt: skip
     assert recopt("report").status == 2
+
+
+def test_why_names_level_step_figures_and_a_remedy_that_a_bad_run_said_at_its_end(recopt: Recopt) -> None:
+    done = recopt("run", "quadratic", "sgd(lr=1)", "--set", "level1.guard=false", "--steps", "60", "--name", "bad")
+    told = recopt("why", "bad")
+    assert (done.status, told.status) == (1, 0) and "To change: --set level1.guard=true\n" in told.out
+    assert told.out[told.out.index("Level 1 (sgd), from step") :].strip() == (
+        done.out[done.out.index("Level 1 (sgd), from step") :].strip()
+    )
+    (fault,) = json.loads(recopt("why", "bad", "--json").out)
+    assert (fault["kind"], fault["level"], fault["name"]) == ("not finite", 1, "sgd")
+    assert str(fault["step"]) in told.out and "The training loss is not finite" in told.out
+    page = Path(recopt("report", "bad").out.strip()).read_text()
+    assert "the training loss is not finite" in page
+    (row,) = json.loads(recopt("runs", "--json").out)
+    assert row["tags"]["recopt.why"].startswith("Level 1 (sgd), from step")
+
+
+def test_why_finds_nothing_wrong_in_a_healthy_run_and_refuses_what_is_no_run(recopt: Recopt) -> None:
+    assert recopt("run", "quadratic", "adam/sgd", "--steps", "60", "--name", "good").status == 0
+    told = recopt("why", "good")
+    assert told.status == 0 and "Nothing went wrong, by what is recorded." in told.out and "To change" not in told.out
+    assert json.loads(recopt("why", "good", "--json").out) == []
+    assert recopt("why", "none").err.startswith("Error: There is no run 'none'")
+
+
+def test_why_tells_the_error_of_a_run_that_failed(recopt: Recopt) -> None:
+    Path("late.py").write_text(
+        "from recopt import Strategy\n\nclass Late(Strategy):\n    '''Fails.'''\n\n"
+        "    def forward(self, point, trials, state, rng):\n        raise ValueError('too late')\n"
+    )
+    assert recopt("run", "quadratic", "late.py", "--steps", "6", "--name", "broken").status == 1
+    told = recopt("why", "broken")
+    assert "with ValueError: too late. The whole error is in the run's traceback.txt" in told.out
+    assert "Nothing went wrong" not in told.out

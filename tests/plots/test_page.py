@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ LEVELS = (
     LevelView(1, "adam", "task", "", {"lr": 1e-3}, {"lr": 0.1}, {**SPENT, "steps": 300.0}),
     LevelView(2, "sgd", "adam[lr]", "online", {"lr": 0.01}, {"lr": 0.01}, {**SPENT, "steps": 299.0}),
 )
+SETTLED = [1.0] * 20 + [0.5] * 280
 VOID = {"meta", "path", "use", "rect", "br", "br/", "image", "circle"}
 
 
@@ -90,14 +92,13 @@ def test_names_are_text_and_no_markup() -> None:
 @pytest.mark.parametrize(
     ("run", "says"),
     [
-        (view(), "Nothing unusual"),
+        (view(SETTLED, levels=(LevelView(1, "adam", "task"),)), "Nothing unusual"),
         (view(np.geomspace(1, 0.01, 300)), "still fell by 37% over the last tenth"),
-        (view([1.0] * 290 + [float("nan")] * 10), "a number that is not finite: it diverged"),
-        (view(np.geomspace(1, 100, 300)), "rose from 1 to 100: it diverged"),
+        (view([1.0] * 290 + [float("nan")] * 10), "the training loss is not finite (1 at first, 1 before)"),
         (view(status="KILLED"), "interrupted before its last step"),
         (view(status="FAILED"), "traceback.txt"),
-        (view(levels=(LEVELS[0], LevelView(2, "sgd", "adam", spent={"steps": 0.0}))), "Level 2 (sgd) made no step"),
-        (view(levels=(LEVELS[0], LevelView(2, "sgd", "adam"))), "moved adam's lr from 0.001 to 0.1, ×100"),
+        (view(levels=(LEVELS[0], LevelView(2, "sgd", "adam", spent={"steps": 0.0}))), "from step 0: made no step"),
+        (view(levels=(LEVELS[0], LevelView(2, "sgd", "adam[lr]"))), "moved adam's lr from 0.001 to 0.1, ×100"),
         (view(levels=(LevelView(1, "adam", "task", spent={"skipped_total": 3, "restored_total": 1}),)),
          "skipped 3 evaluations and took 1 updates back"),
         (view(levels=(LevelView(1, "adam", "task", spent={"frozen_tasks": 1}),)), "stands still"),
@@ -128,7 +129,7 @@ def test_a_held_out_loss_that_rises_is_called_overfitting_only_where_the_trainin
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     run = view()
-    write_summary(tmp_path, run.name, run.about, {**run.metrics, "best": float("nan")}, run.levels)
+    write_summary(tmp_path, replace(run, metrics={**run.metrics, "best": float("nan")}))
     (tmp_path / "graph.svg").write_text("<?xml?><svg></svg>")
     found = read_run(tmp_path, "other", "FAILED")
     assert (found.name, found.status, found.levels, found.diagram) == ("other", "finished", run.levels, "<svg></svg>")
@@ -140,7 +141,7 @@ def test_a_run_that_goes_on_or_failed_is_shown_as_far_as_it_is_known(tmp_path: P
     from recopt.tracking.trace import save_trace
 
     run = view()
-    write_summary(tmp_path, run.name, {**run.about, "status": "RUNNING"}, {}, run.levels)
+    write_summary(tmp_path, replace(run, about={**run.about, "status": "RUNNING"}, metrics={}))
     save_trace(run.trace, tmp_path / "trace.npz")
     assert read_run(tmp_path).status == "running" and read_run(tmp_path, status="FAILED").status == "failed"
     assert read_run(tmp_path).levels[0].end["lr"] == pytest.approx(0.1, rel=0.1)

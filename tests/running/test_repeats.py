@@ -92,11 +92,11 @@ def test_a_run_that_diverges_counts_with_capped_losses() -> None:
 
 
 def test_divergence_is_what_it_says() -> None:
-    found = runs_of([[1, 5, 0.5], [1, 5, 10.5], [1, math.nan, 0.5], [1, math.inf, 0.1], [1, 50, 9.9], [-1, -2, -3]])
+    found = runs_of([[1, 5, 0.5], [1, 5, 10.5], [1, math.nan, 0.5], [1, math.inf, 0.1], [1, 50, 9.9], [-1, -2, -30]])
     # A loss in the middle that is no number may be a bad batch, which the guard skips.
     assert found.diverged.tolist() == [False, True, False, False, False, False]
     assert found.score("sum").tolist() == [6, 6, 101, 101, 51, -3]
-    assert found.score("final").tolist() == [0.5, 10.5, 0.5, 0.1, 9.9, -3]
+    assert found.score("final").tolist() == [0.5, 10.5, 0.5, 0.1, 9.9, -30]
 
 
 class Broken(Quadratic):

@@ -151,7 +151,7 @@ class MlflowTracker:
 
     def finish(
         self, status: Status, summary: Mapping[str, float] | None = None,
-        levels: Mapping[int, Mapping[str, float]] | None = None, *, step: int = 0,
+        levels: Mapping[int, Mapping[str, float | str]] | None = None, *, step: int = 0,
     ) -> None:  # fmt: skip
         """End the run and its levels.
 
@@ -163,7 +163,7 @@ class MlflowTracker:
         points = [[k, v, now, step] for k, v in named.items() if self._latest.get((self.run_id, k), -1) < step]
         self._outbox.keep({"run": self.run_id, "points": points})
         for number, values in (levels or {}).items():
-            tags = {metric_name(key): f"{value:.10g}" for key, value in values.items()}
+            tags = {metric_name(k): v if isinstance(v, str) else f"{v:.10g}" for k, v in values.items()}
             self._outbox.keep({"run": self._runs[number], "tags": tags})
         self.publish()
         for run in [*self.levels.values(), self.run_id]:
