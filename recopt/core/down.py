@@ -61,7 +61,7 @@ class Numeric:
             update = mover.shorten(part, update, self.around.factors(state, number)[0])
         place.space.put(slot, index, list(map(add, point, update)))
         if place.noted:
-            self.windows.note(state, number, signal)
+            self.windows.note(state, number)
         if self.around is not None:
             self.around.stepped(state, number, signal, update, read)
 
@@ -95,7 +95,7 @@ class Down:
             if number not in self.carriers.places and self.forward.looking.closely(state, number):
                 self.forward.looking.sound(state, number)
         if self.levels[number].tries and self.levels[number].moves != TASK:
-            self._try(state, number, signal)
+            self._try(state, number)
 
     def _step_of(self, number: int) -> Step | None:
         """The way in which a level steps; None for one that tries points and is scored by what comes after them."""
@@ -106,11 +106,11 @@ class Down:
             return Numeric(place, self.bottom.limits, self.windows, self.around)
         return self._columns if number in self.carriers.columns else self._tensors
 
-    def _try(self, state: RunState, number: int, signal: Signal | None) -> None:
+    def _try(self, state: RunState, number: int) -> None:
         """Let a level try a point, if it may."""
         if self.trials is not None and self.trials.due(number):
             if self._steps[number] is None:  # noted first, so that the state to come back to holds the note as well
-                self.windows.note(state, number, None if self.levels[number].moves in state.resets else signal)
+                self.windows.note(state, number)
             self.trials.begin(number)
 
     def _factors(self, state: RunState, number: int, scale: float) -> list[float]:
@@ -131,7 +131,7 @@ class Down:
         self.bottom.admit(state, number, signal.grads)
         update = list(torch._foreach_neg(self.slots.point(state, number))) if self.around is not None else []
         read = self.bottom.step(state, number, signal, self._factors(state, number, scale)[0])
-        self.windows.note(state, number, signal)
+        self.windows.note(state, number)
         if self.around is not None:
             torch._foreach_add_(update, self.slots.point(state, number))  # what there is now, less what there was
             self.around.stepped(state, number, signal, update, read)
@@ -168,7 +168,7 @@ class Down:
                 update, lesson = trees.detach(update), trees.detach(lesson)
             return Record(point, update, lesson=lesson, made_of=moved.made_of if keep else None)
 
-        self.windows.note(state, number, signal, record)
+        self.windows.note(state, number, record)
 
     def _tried(self, state: RunState, number: int, signal: Signal, found: Evaluation, scale: float) -> None:
         """A zero-order strategy moves the task, by losses at points of its own choice."""
@@ -193,7 +193,7 @@ class Down:
             loss = None  # of where the others have moved from
         own.rng = rng.get_state()
         self.slots.put(state, number, new)
-        self.windows.note(state, number, signal)
+        self.windows.note(state, number)
         if self.around is not None:
             self.around.stepped(state, number, signal, [a - b for a, b in zip(new, point, strict=True)], None)
 

@@ -70,7 +70,8 @@ class Limits:
             if alone:
                 part.detach()
         for n in self.carriers.above[number] if alone else []:  # the windows of other tasks go on
-            state.levels[n].window = Window.empty(len(self.carriers.graph.subjects[n]))
+            window = state.levels[n].window
+            state.levels[n].window = Window([[] for _ in window.records], window.next().start)
 
     def due(self, state: RunState, number: int, factor: float) -> bool:
         """True if the length of an update has to be looked at."""

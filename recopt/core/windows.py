@@ -54,8 +54,10 @@ class Windows:
         level, window = self.levels[number], state.levels[number].window
         subjects, every = self.graph.subjects[number], self.graph.paces.every(state, number)
         ends_alone = level.objective == "last" and set(self.moves[number]) == {TASK}
-        for m, records in zip(subjects, window.records, strict=True):
+        for k, (m, records) in enumerate(zip(subjects, window.records, strict=True)):
             signal = state.pending[m]
+            if level.objective == "improvement" and window.start[k] is None and not records and signal is not None:
+                window.start[k] = _begun(other(number, m, signal) if self.levels[m].moves == TASK else signal)
             if signal is None or not records or records[-1].loss is not None or (signal.void and level.taping):
                 continue  # of what is void, what came after is still to come
             record = records[-1]
@@ -129,21 +131,19 @@ class Windows:
         if again and own.silent >= DISCONNECTED:
             refuse_disconnected(self.graph, number, self.slots.index(state, number))
 
-    def note(
-        self, state: RunState, number: int, before: Signal | None, record: Callable[[int], Record] | None = None
-    ) -> None:
+    def note(self, state: RunState, number: int, record: Callable[[int], Record] | None = None) -> None:
         """Note an update of level ``number`` in the windows of the levels above.
 
-        Args:
-            before: the signal that came before it, if any did.
-            record: makes the record for a level above; None: it is told neither the update nor the point.
+        ``record`` makes the record for a level above; None: it is told neither the update nor the point.
         """
         for n in self._told[number]:
-            window = state.levels[n].window
             k = self.graph.subjects[n].index(number)
-            if before is not None and not window.records[k] and window.start[k] is None and before.loss is not None:
-                window.start[k] = Record([], [], before.loss.detach())
-            window.records[k].append(Record([], []) if record is None else record(n))
+            state.levels[n].window.records[k].append(Record([], []) if record is None else record(n))
+
+
+def _begun(signal: Signal) -> Record | None:
+    """The start of a window, of the loss before its first update; None where that says nothing."""
+    return None if signal.void or signal.loss is None else Record([], [], signal.loss.detach())
 
 
 def _behind(signal: Signal, level: Level) -> list[Pair] | None:

@@ -102,6 +102,12 @@ class Source:
         batch = self.batch(state, part, state.task.seen - 1)
         return self._found(part, batch, False)
 
+    def first_held_out(self, state: RunState, part: SlotState) -> Tensor:
+        """The loss of the tasks in ``part`` at their start, on the held-out batch that goes with it."""
+        batch, kept = self._batch(state, part, state.task.seen - 1, "valid"), [b.clone() for b in part.buffers]
+        loss, part.buffers = self.evaluator.loss(part, batch), kept
+        return loss
+
     def _scores(self, state: RunState, number: int, points: Sequence[Params]) -> list[Tensor]:
         """The losses, on the batch of the present evaluation, of other points for a level of the task."""
         slot = state.task

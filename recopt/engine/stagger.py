@@ -55,7 +55,8 @@ class Stagger:
 
         The evaluation that they need for it is one more than the others', as where a whole slot starts afresh.
         """
-        self.source.pay(state, len(state.due))
+        evaluations = 2 if any(map(self._is_held_out, range(len(self.levels)))) else 1
+        self.source.pay(state, evaluations * len(state.due))
         slot, family = state.task, self.family
         slot.starts = [dataclasses.replace(start) for start in family.starts(slot)]
         for number in self.graph.movers[TASK]:
@@ -123,7 +124,12 @@ class Stagger:
             start = window.start[k]
             if start is not None and start.loss is not None:
                 pairs = start.pairs and [(t, c.index_fill(0, index, 0.0)) for t, c in start.pairs]
-                window.start[k] = Record([], [], start.loss.index_copy(0, index, first.loss.to(start.loss)), pairs)
+                opening = self.source.first_held_out(state, part) if self._is_held_out(n) else first.loss
+                window.start[k] = Record([], [], start.loss.index_copy(0, index, opening.to(start.loss)), pairs)
+
+    def _is_held_out(self, number: int) -> bool:
+        """True for a level that asks how much better its tasks are than at their start, on held-out batches."""
+        return self.levels[number].objective == "improvement" and self.levels[number].on == "valid"
 
     def _renew_guard(self, state: RunState, first: Signal, places: Sequence[int]) -> None:
         """Guard the tasks that start as if they were alone; where their first loss is bad, they do not step."""
