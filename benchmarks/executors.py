@@ -1,4 +1,4 @@
-"""Executors and sweeps: what workers bring, what a trial costs besides its run, and a store with a thousand trials.
+"""Executors and sweeps: workers, one that is killed, a trial's cost besides its run, a store with a thousand trials.
 
     python benchmarks/executors.py [--rounds 8] [--seconds 1.0] [--many 1000] [--ray]
 
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +43,16 @@ def trial(steps: int, seed: int = 0) -> TrialRun:
     return TrialRun({"task": "quadratic", "stack": "sgd(lr=0.001)", "steps": steps, "measure": 0}, {}, seed)
 
 
-def done(executor: Executor, jobs: list[TrialRun]) -> None:
-    """Do ``jobs``."""
+def done(executor: Executor, jobs: list[TrialRun]) -> list[Any]:
+    """Do ``jobs``; what each found, but the time that it took."""
+    found: list[Any] = [None] * len(jobs)
     for number, job in enumerate(jobs):
         executor.submit(number, job)
     for _ in jobs:
         answer = executor.next()
         assert answer.failure is None, answer.failure
+        found[answer.number] = {key: value for key, value in answer.found.items() if key != "seconds"}
+    return found
 
 
 def steps_of(seconds: float) -> int:
@@ -78,6 +83,45 @@ def workers(kinds: list[str], rounds: int, seconds: float) -> None:
             f"(median of {rounds} rounds {statistics.median(ratios):.2f}); start {start[kind]:.1f} s; "
             f"{1000 * (min(small[kind]) - bare):.1f} ms a job besides its work"
         )
+
+
+def working() -> list[int]:
+    """The workers below this process that have a job, by Linux's list of processes."""
+    above, told = dict[int, int](), dict[int, bytes]()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            told[int(folder.name)] = (folder / "cmdline").read_bytes()
+            above[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+
+    def below(one: int) -> bool:
+        return one in above and (above[one] == os.getpid() or below(above[one]))
+
+    return [
+        one
+        for one, words in told.items()
+        if (b"recopt.search.worker" in words or b"::answered" in words) and below(one)
+    ]
+
+
+def killed(kinds: list[str], seconds: float) -> None:
+    """Kill a worker in the middle of its trial, and compare all numbers with those of this process."""
+    jobs = [trial(steps_of(seconds), seed) for seed in range(4)]
+    plain = done(Inline(), jobs)
+    for kind in kinds:
+        dead = list[int]()
+
+        def kill(dead: list[int] = dead) -> None:
+            dead.append(working()[0])
+            os.kill(dead[0], signal.SIGKILL)
+
+        with make_executor(kind, 2) as executor:
+            done(executor, [trial(1), trial(1)])
+            timer = threading.Timer(seconds / 2, kill)
+            timer.start()
+            took, found = timed(lambda e=executor: done(e, jobs))
+            timer.join()
+        print(f"{kind:10} {took:6.2f} s for 4 trials, {len(dead)} worker killed after {seconds / 2:.1f} s; "
+              f"{'the numbers of inline' if found == plain else 'OTHER NUMBERS THAN INLINE'}")  # fmt: skip
 
 
 def many(count: int, folder: Path) -> None:
@@ -117,7 +161,9 @@ def main() -> None:
     given = parser.parse_args()
     print(f"{os.cpu_count()} processors, one thread of torch for each job")
     if given.rounds:
-        workers(["inline", "processes", *(["ray"] if given.ray else [])], given.rounds, given.seconds)
+        kinds = ["processes", *(["ray"] if given.ray else [])]
+        workers(["inline", *kinds], given.rounds, given.seconds)
+        killed(kinds, given.seconds)
     if given.many:
         with tempfile.TemporaryDirectory() as folder:
             many(given.many, Path(folder))
