@@ -64,6 +64,14 @@ class Wave(Task):
         return ((model(x) - y) ** 2).mean() + 0.1 * torch.sin(model(x)).mean()
 
 
+class Odd(Wave):
+    """The same, but every other task has batches that are no numbers: one alone, and two in a row."""
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        x, y = super().batch(index, split)
+        return x, y + (float("nan") if split == "train" and self.seed % 2 and index in (2, 4, 5) else 0.0)
+
+
 class Weighted(Wave):
     """The same, with weights of its examples and a penalty as parameters of its training loss."""
 

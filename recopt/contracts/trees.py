@@ -84,11 +84,15 @@ def unstack(tree: T, count: int) -> list[T]:
 
 
 def choose(mask: Tensor, yes: T, no: T) -> T:
-    """``yes`` where ``mask`` holds, else ``no``; ``mask`` is 0-dimensional or over the leading dimension."""
+    """``yes`` where ``mask`` holds, else ``no``; ``mask`` is 0-dimensional or over the leading dimension.
+
+    What is common to all tasks, such as a count of steps or another form of the tree, is that of ``no``: most go on.
+    """
     if mask.ndim == 0:
         return tree_map(lambda leaf: leaf, yes if bool(mask) else no)
-    pairs = zip(tensors(aligned(yes, no)), tensors(no), strict=True)
-    # Other leaves (a count of steps) are common to all tasks: take those of ``no``, as most tasks go on.
+    pairs = list(zip(tensors(aligned(yes, no)), tensors(no), strict=False))
+    if len(pairs) < len(tensors(no)) or any(a.shape != b.shape for a, b in pairs):
+        return no
     return refill(no, [torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs])
 
 

@@ -25,6 +25,7 @@ class Evaluation:
         after: gradients of another loss, which levels above the first are moved by in place of the training one's.
         scores: the losses at other points of a level that moves the task, for zero-order strategies.
         again: evaluates the task anew if what its loss reads has moved since; None if it has not.
+        cut: lets no derivative run through the gradients of some of many tasks, whose losses are not finite.
         overflows: whether the gradients are finite and their squares are not; found on the way up.
     """
 
@@ -35,6 +36,7 @@ class Evaluation:
     after: Params | None = None
     scores: Callable[[int, Sequence[Params]], Sequence[Tensor]] | None = None
     again: Callable[[], Evaluation | None] | None = None
+    cut: Callable[[Tensor], None] = lambda bad: None
     overflows: bool = False
 
 

@@ -162,6 +162,7 @@ class Up:
             loss = None if loss is None else guard.worst(state.guard, loss, bad)
             grads = None if grads is None else [None if g is None else _still(bad, g) for g in grads]
             pairs = [(t, _still(bad, g)) for t, g in pairs]
+            found.cut(bad)
         alone = len(self.task_levels) == 1
         norm: float | None = state.norm if found.after is None else self.bottom.shards.norm(found.after)
         for n in self.task_levels:
@@ -171,7 +172,7 @@ class Up:
                 norm = None if own is None or self.tasks else self.bottom.shards.norm(there)
             state.pending[n] = Signal(loss, own, pairs, norm=norm, bad=bad, void=void)
         if self.windows.carried.numbers:
-            self.windows.carried.arrive(state, Signal(loss, pairs=pairs))
+            self.windows.carried.arrive(state, Signal(loss, list(grads or []), pairs, bad=bad))
 
     def _other(self, state: RunState, found: Evaluation, number: int, m: int, signal: Signal) -> Signal:
         """The signal of a level of the task for one above: on another loss than the training one, if that asks."""
@@ -198,7 +199,5 @@ def _finite(values: Sequence[Any]) -> bool:
 
 
 def _still(bad: Tensor, g: Tensor) -> Tensor:
-    """``g`` with zeros where there is to be no step; without its graph if not all of it is finite."""
-    where = bad.view(-1, *[1] * (g.ndim - 1)) if bad.ndim else bad
-    still = torch.where(where, 0.0, g)
-    return still if torch.isfinite(g).all() else still.detach()
+    """``g`` with zeros where there is to be no step."""
+    return torch.where(bad.view(-1, *[1] * (g.ndim - 1)), 0.0, g) if bad.ndim else torch.where(bad, 0.0, g).detach()

@@ -132,10 +132,7 @@ class Windows:
             refuse_disconnected(self.graph, number, self.slots.index(state, number))
 
     def note(self, state: RunState, number: int, record: Callable[[int], Record] | None = None) -> None:
-        """Note an update of level ``number`` in the windows of the levels above.
-
-        ``record`` makes the record for a level above; None: it is told neither the update nor the point.
-        """
+        """Note an update of level ``number`` for the levels above; ``record`` makes that of one which reads it."""
         for n in self._told[number]:
             k = self.graph.subjects[n].index(number)
             state.levels[n].window.records[k].append(Record([], []) if record is None else record(n))

@@ -17,7 +17,7 @@ from ..levels.state import SlotState
 from .family import Family, kind
 from .probe import UNREACHED, Choice, Probe
 from .randomness import undone_if_it_fails
-from .ways import Grads, InPlace, Way
+from .ways import Function, Grads, InPlace, Way
 
 T = TypeVar("T")
 
@@ -102,6 +102,12 @@ class Evaluator:
         if not self._checked:
             self._check(slot, grads)
         return loss, grads
+
+    def cut(self, slot: SlotState, bad: Tensor) -> None:
+        """Let no derivative run through the last gradient of tasks that are ``bad``; the others keep theirs."""
+        way = self.way(slot.draw)
+        if isinstance(way, Function) and bad.ndim:
+            way.cut(bad)
 
     def _check(self, slot: SlotState, grads: Sequence[Tensor | None]) -> None:
         self._checked = True

@@ -67,6 +67,7 @@ class Source:
             return self._again(self.home())
 
         found.held, found.again = valid, again
+        found.cut = lambda bad: self.evaluator.cut(self.home().task, bad)
         found.scores = lambda number, points: self._scores(self.home(), number, points)
         return found
 
@@ -84,7 +85,8 @@ class Source:
         self.pay(state, self.evaluator.family.total)
         found, grads = self._found(slot, self.batch(state, slot, slot.seen - 1), self.pairs)
         slot.buffers = kept
-        return Evaluation(found, grads, _pairs(slot, grads) if self.pairs else [])
+        pairs = _pairs(slot, grads) if self.pairs else []
+        return Evaluation(found, grads, pairs, cut=lambda bad: self.evaluator.cut(slot, bad))
 
     def _held_out(self, state: RunState, graph: bool) -> Signal:
         """The task on the held-out batch that goes with the present one."""

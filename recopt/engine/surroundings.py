@@ -76,8 +76,7 @@ class Surroundings:
         grads, acts, counts = list(found.grads or []), _ACTS, memory.counts
         mine = [counts.get(act, 0) - before.get(act, 0) for act in acts]
         reached = [g is not None for g in grads]
-        rough = [not all(good) and g is not None and not bool(torch.isfinite(g).all()) for g in grads]
-        some, memory.still, *told = map(int, self.ranks.totals([sum(good), memory.still, *mine, *reached, *rough]))
+        some, memory.still, *told = map(int, self.ranks.totals([sum(good), memory.still, *mine, *reached]))
         news, told = dict(zip(acts, told, strict=False)), told[len(acts) :]
         if news["restored"] and not mine[acts.index("restored")]:  # what that does to the tasks beside it
             self.episodes.tower.bottom.limits.take_back(state, [False] * len(good))
@@ -85,8 +84,6 @@ class Surroundings:
         for n, (g, p) in enumerate(zip(grads, state.task.params, strict=False)):
             if g is None and told[n]:
                 grads[n] = torch.zeros_like(p)
-            elif g is not None and told[len(grads) + n]:
-                grads[n] = g.detach()
         found.grads = found.grads and grads
         return some
 

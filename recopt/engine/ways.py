@@ -125,6 +125,7 @@ class Function:
         blank: Sequence[nn.Module] = (),
     ) -> None:  # fmt: skip
         self.models, self.drawn, self.many, self.mapped, self.fused = models, drawn, many, mapped, fused
+        self._read: Params = []
         self._blank = {p: name for module in blank for name, p in module.named_parameters() if p.requires_grad}
         for p in self._blank:
             p.data = torch.full_like(p, torch.nan)
@@ -141,9 +142,10 @@ class Function:
         params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
         if graph:
             slot.params = params
-        if graph and isinstance(batch[0] if self.many else batch, Weighed):
-            # Of the loss at these values alone: what weighs it may follow from the same point.
+        if graph and (self.many or isinstance(batch, Weighed)):
+            # Of the loss at these values alone: what weighs it may follow from the same point, and a task may be cut.
             params = [p.view_as(p) for p in params]
+        self._read = params if graph else []
         with twice_differentiable() if graph and self.fused else nullcontext(), torch.enable_grad():
             loss, buffers = self.found(tasks, params, slot.buffers, batch)
             total = loss.sum() if loss.ndim else loss
@@ -155,6 +157,11 @@ class Function:
         slot.buffers = trees.detach(buffers)
         dense: Grads = [g if g is None or g.layout is torch.strided else g.to_dense() for g in grads]
         return (loss if graph else loss.detach()), dense
+
+    def cut(self, bad: Tensor) -> None:
+        """Let nothing be differentiated through the last gradient of ``bad`` tasks: 0 times what is not finite."""
+        for p in self._read:
+            p.register_hook(lambda c: torch.where(bad.view(-1, *[1] * (c.ndim - 1)), 0.0, c))
 
     def _refuse_references(self, loss: Tensor) -> None:
         """Raise RecoptError if ``loss`` comes from what was taken out of the module."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.crossing import Crossing
 from ..levels.estimator import Closing, estimator
@@ -52,10 +53,15 @@ class Forward(Unroll):
     def arrive(self, carried: dict[str, Any], slot: SlotState, signal: Signal, moved: Params) -> None:
         """Find the tangents of the gradient and of the loss at the present point."""
         units = _units(moved)
-        if carried.get("at") != [slot.draw, slot.version]:  # another model, or one whose last step was taken back
-            carried.clear()
-            carried["task"] = [[torch.zeros_like(p) for p in slot.params] for _ in units]
-        pairs, loss = _placed(slot, signal), signal.loss
+        if carried.get("at") != [slot.draw, slot.version]:
+            if signal.bad is not None and carried and carried["at"][0] == slot.draw:
+                _take_back(carried, slot, signal.bad)
+            else:  # another model
+                carried.clear()
+                carried["task"] = [[torch.zeros_like(p) for p in slot.params] for _ in units]
+        carried["at"] = [slot.draw, slot.version]
+        reached = [i for i, g in enumerate(signal.grads or []) if g is not None]
+        pairs, loss = [(i, t, g) for i, (t, g) in zip(reached, signal.pairs, strict=True)], signal.loss
         live = [(i, g) for i, _, g in pairs if g.requires_grad]
         ins = [(i, t) for i, t, _ in pairs if t.requires_grad]
         direct = [(j, d) for j, d in enumerate(_direct(loss, moved)) if d is not None]
@@ -66,12 +72,15 @@ class Forward(Unroll):
             found = _transposed([*(g for _, g in live), *(d for _, d in direct)], [t for _, t in ins], along)
             here = dict(zip([i for i, _ in ins], found, strict=True))
             carried["grads"].append([here.get(i, torch.zeros_like(p)) for i, p in enumerate(slot.params)])
-        carried["loss"] = self.slopes(carried, slot, signal, moved)
+        carried["loss"] = _slopes(carried, loss, pairs, moved)
 
     def step(self, carried: dict[str, Any], crossing: Crossing, moved: Params) -> None:
         """Push the tangents through a step of a level that moves the task."""
         number, index = crossing.number, crossing.index
         before = carried.setdefault("states", {}).get(number, [])
+        back = carried.setdefault("back", {})
+        back |= {i: [p.detach(), *(task[i] for task in carried["task"])]
+                 for i, p in zip(index, crossing.point, strict=True)}  # fmt: skip
         grads = [(i, g) for i, g in zip(index, crossing.signal.grads or [], strict=True) if g is not None]
         ins = [*crossing.point, *(g for _, g in grads), crossing.signal.loss, *moved, *_flat(crossing.states)]
         tangents = []
@@ -91,12 +100,11 @@ class Forward(Unroll):
 
     def slopes(self, carried: dict[str, Any], slot: SlotState, signal: Signal, moved: Params) -> list[Tensor]:
         """∇fᵀθ̇, and what the loss reads of φ itself."""
-        loss, pairs = signal.loss, _placed(slot, signal)
-        found = []
-        for task, (own,) in zip(carried["task"], _through([loss], moved, _units(moved)), strict=True):
-            each = [g.detach() * task[i] for i, _, g in pairs]
-            found.append(own + sum(x.reshape(len(x), -1).sum(1) if loss.ndim else x.sum() for x in each))
-        return found
+        places = {id(p): i for i, p in enumerate(slot.params)}
+        if any(id(t) not in places for t, _ in signal.pairs):  # of the point whose last step was then taken back
+            found: list[Tensor] = carried["loss"]
+            return found
+        return _slopes(carried, signal.loss, [(places[id(t)], t, g) for t, g in signal.pairs], moved)
 
     def close(self, level: Level, window: Window, slots: Sequence[str], moved: Params, how: Closing) -> Signal:
         """The derivative of the window's score, from those of its losses."""
@@ -137,10 +145,24 @@ def _flat(lists: Sequence[Params]) -> Params:
     return [t for each in lists for t in each]
 
 
-def _placed(slot: SlotState, signal: Signal) -> list[tuple[int, Tensor, Tensor]]:
-    """The tensors behind a signal with their places in the slot, and their gradients."""
-    places = {id(p): i for i, p in enumerate(slot.params)}
-    return [(places[id(t)], t, g) for t, g in signal.pairs]
+def _take_back(carried: dict[str, Any], slot: SlotState, bad: Tensor) -> None:
+    """Go back to the tangents before the last step, for the tasks of which the guard took that back."""
+    for i, (point, *tangents) in carried["back"].items():
+        same = slot.params[i].detach() == point
+        back = bad & (same.reshape(len(same), -1).all(1) if bad.ndim else same.all())
+        for task, before in zip(carried["task"], tangents, strict=True):
+            task[i] = trees.choose(back, before, task[i])
+
+
+def _slopes(
+    carried: dict[str, Any], loss: Tensor, pairs: Sequence[tuple[int, Tensor, Tensor]], moved: Params
+) -> list[Tensor]:
+    """The derivative of a loss by each number that is moved, from its gradients by the model's tensors in places."""
+    found = []
+    for task, (own,) in zip(carried["task"], _through([loss], moved, _units(moved)), strict=True):
+        each = [g.detach() * task[i] for i, _, g in pairs]
+        found.append(own + sum(x.reshape(len(x), -1).sum(1) if loss.ndim else x.sum() for x in each))
+    return found
 
 
 def _direct(loss: Tensor, moved: Params) -> list[Tensor | None]:

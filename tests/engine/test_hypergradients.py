@@ -11,7 +11,7 @@ from torch import Tensor
 from recopt.checking.errors import RecoptError
 from recopt.core import guard
 
-from ..differences import EXACT, Settings, Wave, engine, signal_of, worst
+from ..differences import EXACT, Odd, Settings, Wave, engine, signal_of, worst
 
 NORMALS = ["none", "clip", "clip_each", "rms", "rms_all", "unit", "log_sign"]
 CASES: dict[str, tuple[str, Settings, int]] = {
@@ -63,6 +63,14 @@ def test_exact_where_a_level_moves_one_of_the_groups_of_a_task(name: str, tasks:
 @pytest.mark.parametrize("name", BACK)
 def test_exact_where_steps_are_taken_back(name: str) -> None:
     assert worst(*BACK[name]) < 1e-8
+
+
+@pytest.mark.parametrize("stack", ["rule/rule", "rule@a[0.*]+rule@b[2.*]/rule"])
+def test_exact_for_the_other_tasks_where_a_batch_of_one_is_no_number(stack: str) -> None:
+    # Its last steps are not taken back: one such batch alone.
+    settings: Settings = {n: {**EXACT, "every": 4} for n in ((2,) if stack == "rule/rule" else (3, 4))}
+    settings = {**settings, 1: {"guard": True}}
+    assert worst(stack, settings, max(settings), tasks=4, task=Odd) < 1e-8
 
 
 @pytest.mark.parametrize("every", [3, 8])

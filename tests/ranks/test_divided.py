@@ -48,6 +48,11 @@ CASES: dict[str, tuple[str, engines.Settings]] = {
     "by turns": ("lstm/adam", {2: {"every": 3, "episode": 9, "stagger": True}}),
     "imitation": ("lstm/adam", {2: {"every": 4, "teacher": "adam(lr=0.01)", "imitate": 6, "penalty_update": 0.1}}),
     "exact": ("adam(lr=0.02)/adam", {2: {"every": 3, "second_order": True, "gradient": "unroll"}}),
+    "exact, bad batches within a window": ("adam(lr=0.02)/adam", {2: {"every": 5, "second_order": True}}),
+    "tangents": ("adam(lr=0.02)/adam[*]", {2: {"every": 3, "gradient": "forward"}}),
+    "tangents of groups, held out": (
+        "adam[*weight]+sgd(lr=0.02)[*bias]/adam",
+        {n: {"every": 3, "gradient": "forward", "on": "valid", "objective": "improvement"} for n in (3, 4)}),
     "cosine": ("sgd(lr=0.05)/adam", {2: {"every": 3, "normalize": "cosine"}}),
     "clipped": ("lstm/adam", {1: {"average": 8}, 2: {"every": 4, "normalize": "clip_each", "penalty_moved": 0.01}}),
     "steps back": ("sgd(lr=0.4)/sgd", {1: {"null_step": True}, 2: {"every": 2}}),
@@ -55,11 +60,14 @@ CASES: dict[str, tuple[str, engines.Settings]] = {
     "scores": ("sgd(lr=0.1)/annealing", {2: {"every": 3}}),
     "scores of a tower": ("lstm/adam/random-search", {2: {"every": 3}, 3: {"every": 2}}),
     "members": ("sgd(lr=0.1)/pbt", {2: {"every": 3, "population": 3}}),
+    "a switch": ("adam(lr=0.01)/switch(among=[sgd, adagrad])/annealing(moves=one)[which, every]",
+                 {2: {"every": 2}, 3: {"every": 2}}),
+    "a switch of the first level": ("switch(among=[sgd, adam])/annealing[which]", {2: {"every": 2}}),
     "paces": ("sgd(lr=0.05)/sgd/random-search(population=2)[every]", {2: {"every": 2}, 3: {"every": 3}}),
     "no guard": ("adam/adam", {0: {"guard": False}, 2: {"every": 3}}),
-}
+}  # fmt: skip
 """Of each the stack and its settings."""
-SAVED = ("a learned rule", "by turns", "scores", "members", "imitation")
+SAVED = ("tangents", "a learned rule", "by turns", "scores", "members", "imitation")
 Divided = tuple[Path, list[dict[str, Any]]]
 
 

@@ -191,6 +191,10 @@ EXACT = ("level2.second_order=true", "level3.second_order=true", "level2.every=2
     [
         (lambda: planned("lstm/adam", 1), "this run has one: give --tasks 8, or split each batch of one task"),
         (lambda: planned("annealing"), "Level 1: 'annealing' draws random numbers for one task after the other"),
+        (
+            lambda: planned("sgd/init:adam", settings=["level2.episode=4"]),
+            "Level 2 moves the task's init, which processes",
+        ),
         (lambda: planned("adam/adam/adam", settings=EXACT), "Level 3 differentiates through the steps of level 2"),
         (lambda: planned("adam/sgd", device="cuda:1"), "'cuda:1' is one device for all processes: give --device cuda"),
         (lambda: planned("adam/sgd", device="mps"), "Processes cannot add up on 'mps': give --device cuda"),
