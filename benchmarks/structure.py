@@ -31,14 +31,16 @@ RULES, RATE = ["sgd", "adagrad", "adam"], "adam(lr=1e-5)"
 EVERY, STEPS = [1, 10, 50], 600
 TASKS = {"digits": "digits", "quadratic": "quadratic(start=normal, conditioning=100)", "mnist": "mnist"}
 SWITCH = f"{RATE}/switch(among=[sgd, adagrad(lr=1), adam(lr=0.05)])"  # with the rates that they have above a rate
+SHORT = ["level2.every=10", "level3.every=2"]
 WAYS: dict[str, dict[str, Any]] = {
     "fixed": {"by": "grid"},
     "sweep, by grid, with halving": {"by": "grid", "asha": "eta=3, first=33"},
-    "sweep, by pbt": {"by": "pbt(population=2, step=1.53333, spread=1.53333)", "trials": 60},  # 4.6 / 3: one choice
+    "sweep, by pbt": {"by": "pbt(population=2, step=1.53333, spread=1.53333)", "trials": 12},  # 4.6 / 3: one choice
+    "sweep, by pbt, rounds of 20 steps": {"by": "pbt(population=2, step=1.53333, spread=1.53333)", "trials": 60},
     "one run, annealing": {"stack": "annealing(moves=one)[which, every]"},
     "one run, pbt": {"stack": "pbt(population=2, step=1.0)[which, every]"},
-    "one run, annealing, ends with a choice": {"stack": "annealing(moves=one)[which, every]", "steps": 590},
-    "one run, pbt, ends with a choice": {"stack": "pbt(population=2, step=1.0)[which, every]", "steps": 590},
+    "one run, annealing, trials of 20 steps": {"stack": "annealing(moves=one)[which, every]", "settings": SHORT},
+    "one run, pbt, trials of 20 steps": {"stack": "pbt(population=2, step=1.0)[which, every]", "settings": SHORT},
 }
 
 
@@ -47,14 +49,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
 
 
-def measured(task: str, seed: int, stack: str | None = None, steps: int = STEPS, **settings: Any) -> dict[str, Any]:
+def measured(task: str, seed: int, stack: str | None = None, **settings: Any) -> dict[str, Any]:
     """The test loss of a run by ``stack``, above the switch; else of a sweep's best trial, and of all it has."""
     if stack:
-        found = recopt.run(task, f"{SWITCH}/{stack}", steps=steps, measure=0, seed=seed, track=False,
-                           settings=["level2.every=10", "level3.every=2"])  # fmt: skip
+        found = recopt.run(task, f"{SWITCH}/{stack}", steps=STEPS, measure=0, seed=seed, track=False, **settings)
         return {"status": found.status, "loss": found.after["loss"], "updates": found.budget.total.gradient}
     over = {"stack": [f"{RATE}/{rule}" for rule in RULES], "level2.every": EVERY}
-    swept = recopt.sweep(task, over=over, steps=steps, measure=0, seed=seed, track=False, **settings)
+    swept = recopt.sweep(task, over=over, steps=STEPS, measure=0, seed=seed, track=False, **settings)
     best = {"status": swept.status, "loss": swept.best.test["loss"], "chosen": swept.best.words, "updates": swept.made}
     return best | ({"each": {one.words: one.test.get("loss") for one in swept.trials}} if len(settings) == 1 else {})
 

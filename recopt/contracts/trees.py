@@ -84,12 +84,10 @@ def unstack(tree: T, count: int) -> list[T]:
 
 
 def choose(mask: Tensor, yes: T, no: T) -> T:
-    """``yes`` where ``mask`` holds, else ``no``; ``mask`` is 0-dimensional or over the leading dimension.
-
-    What is common to all tasks, such as a count of steps or another form of the tree, is that of ``no``: most go on.
-    """
+    """``yes`` where ``mask`` holds, else ``no``; ``mask`` is 0-dimensional or over the leading dimension."""
     if mask.ndim == 0:
         return tree_map(lambda leaf: leaf, yes if bool(mask) else no)
+    # What is common to all tasks, a count of steps or another form of the tree, is that of ``no``, as most go on.
     pairs = list(zip(tensors(aligned(yes, no)), tensors(no), strict=False))
     if len(pairs) < len(tensors(no)) or any(a.shape != b.shape for a, b in pairs):
         return no

@@ -106,7 +106,7 @@ class Source:
 
     def first_held_out(self, state: RunState, part: SlotState) -> Tensor:
         """The loss of the tasks in ``part`` at their start, on the held-out batch that goes with it."""
-        batch, kept = self._batch(state, part, state.task.seen - 1, "valid"), [b.clone() for b in part.buffers]
+        batch, kept = self.batch(state, part, state.task.seen - 1, "valid"), [b.clone() for b in part.buffers]
         loss, part.buffers = self.evaluator.loss(part, batch), kept
         return loss
 

@@ -233,7 +233,7 @@ def test_a_process_that_is_to_run_something_else_is_refused(
     assert words in str(told.value)
 
 
-@pytest.mark.parametrize("command", ["sweep", "compare"])
+@pytest.mark.parametrize("command", ["sweep", "compare", "ablate"])
 def test_commands_that_every_process_would_repeat_are_refused(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
