@@ -146,8 +146,7 @@ def _begun(signal: Signal) -> Record | None:
 def _behind(signal: Signal, level: Level) -> list[Pair] | None:
     """The tape behind a signal, of the whole slot: what one parameter group moves changes the gradient of another.
 
-    None, for the loss itself, where that has a graph: one run through the model then serves the first derivative and
-    the second. A cosine is measured by the gradients.
+    None, for the loss itself, where that has a graph: one run through the model serves both, but not for a cosine.
     """
     loss = signal.loss
     if signal.bad is None and isinstance(loss, Tensor) and loss.requires_grad and level.normalize != "cosine":
