@@ -3,7 +3,8 @@
     python benchmarks/estimators.py influence|horizon|penalties
 
 ``influence``: influence balancing (Tallec & Ollivier 2017, 1702.05043; Vicol et al. 2021, 2112.13835), n = 23, p = 10.
-``horizon``: a rate and a momentum tuned by tangents over long runs, and the memory of the process.
+``horizon``: a rate and a momentum tuned by tangents over long runs, and the memory of the process; time and memory of
+the exact unroll of 1,000 steps, plain and in segments.
 ``penalties``: one penalty for each feature of a ridge and a logistic regression, against the closed form, plain torch,
 and torchopt where that is installed.
 """
@@ -124,8 +125,26 @@ def influence() -> None:
         print(f"{gradient:8} theta {theta:.12f}, loss {0.5 * (-6 * theta - 1) ** 2:.3g}")
 
 
-def horizon() -> None:
-    """Rate and momentum after runs of 500 and of 5,000 steps in windows of 50, and the most memory so far."""
+class Curve(Ridge):
+    """A net of 64 hidden units on 64 points of a curve."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(FEATURES, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        dice = torch.Generator().manual_seed(2 * index + (split != "train"))
+        x = torch.randn(64, FEATURES, generator=dice, dtype=torch.float64)
+        return x, (3 * x[:, :1]).sin()
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return ((model(batch[0]) - batch[1]) ** 2).mean()
+
+    def loss_parameters(self) -> None:
+        return None
+
+
+def horizon(length: int = 1000) -> None:
+    """Tangents over runs of 500 and of 5,000 steps; and the exact unroll of ``length`` steps, plain and in segments."""
     for steps in (500, 5000):
         told = {"gradient": "forward", "every": 50, "only": ("lr", "momentum")}
         made = engine(Ridge(), strategy("sgd", lr=1e-3, momentum=0.5), strategy("adam", lr=0.02), "inner", told)
@@ -135,6 +154,20 @@ def horizon() -> None:
         took = 1000 * (time.perf_counter() - begin) / steps
         print(f"{steps:5} steps: lr {rate.exp():.2e}, momentum {momentum.sigmoid():.3f}, {took:.2f} ms a step, "
               f"at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")  # fmt: skip
+    found = [alone(partial(unrolled, segments), length) for segments in (None, 8, 32, 128)]
+    for segments, (grads, seconds, grown) in zip((None, 8, 32, 128), found, strict=True):
+        apart = float((grads - found[0][0]).abs().max() / found[0][0].abs().max())
+        print(f"{length} steps in {segments or 1:3} segments: {grown:6.1f} MiB, {seconds:.2f} s "
+              f"({seconds / found[0][1]:.2f} times), difference {apart:.1e}", flush=True)  # fmt: skip
+
+
+def unrolled(segments: int | None, length: int) -> Tensor:
+    """The exact hypergradient of rate and momentum over a window."""
+    told = {"gradient": "unroll", "second_order": True, "every": length, **PLAIN}
+    told |= {"segments": min(segments, length)} if segments else {}
+    made = engine(Curve(), strategy("sgd", lr=0.05, momentum=0.5), strategy("sgd", lr=1e-9), "inner",
+                  {**told, "only": ("lr", "momentum")})  # fmt: skip
+    return first_signal(made, length)
 
 
 def penalties(length: int = 2000) -> None:
@@ -146,22 +179,19 @@ def penalties(length: int = 2000) -> None:
         if find_spec("torchopt"):
             ways |= {"torchopt, implicit": implicit_by_torchopt, "torchopt, unrolled": by_torchopt}
         for name, way in ways.items():
-            found, seconds, grown = alone(way, task, rate, length)
+            found, seconds, grown = alone(partial(way, task, rate), length)
             error = float((found - exact).abs().max() / exact.abs().max())
             print(f"{type(task).__name__:8} {name:18} error {error:.1e}, {seconds:.2f} s, {grown:.1f} MiB", flush=True)
 
 
-Way = Callable[[Ridge, float, int], Tensor]
-
-
-def alone(way: Way, task: Ridge, rate: float, length: int) -> tuple[Tensor, float, float]:
+def alone(way: Callable[[int], Tensor], length: int) -> tuple[Tensor, float, float]:
     """The answer of ``way`` in a process of its own, its seconds, and by how many MiB the process grew at most."""
     here, there = multiprocessing.get_context("fork").Pipe()
 
     def work() -> None:
-        way(task, rate, 20)  # what is made once
+        way(20)  # what is made once
         before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-        found = way(task, rate, length)
+        found = way(length)
         took = time.perf_counter() - begin
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         there.send((found.tolist(), took, grown / 1024))
@@ -188,7 +218,7 @@ def first_signal(made: Engine, length: int) -> Tensor:
 
     def heard(state: Any, number: int, signal: Signal | None) -> None:
         if signal is not None and signal.grads is not None:
-            found.append(signal.grads[0].detach())
+            found.append(torch.cat([g.detach().reshape(-1) for g in signal.grads]))
         deliver(state, number, signal)
 
     made.tower.up._deliver = heard  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..contracts.strategy import Params
-from ..levels.estimator import Landing
+from ..levels.estimator import Closing
 from ..levels.state import Pair, RunState, Signal
 
 
@@ -84,8 +84,8 @@ class Around(Protocol):
     def judged(self, state: RunState, found: Evaluation, good: Sequence[bool], before: dict[str, int]) -> bool:
         """The guard has judged the tasks: record its acts since ``before``. True if any task is good, anywhere."""
 
-    def land(self, state: RunState, number: int) -> Landing:
-        """The task anew where a window of level ``number`` ends, with a graph that goes back no further."""
+    def closing(self, state: RunState, number: int, how: Closing) -> Closing:
+        """``how`` a window of level ``number`` is closed, with what a run can do for that."""
 
     def closed(self, state: RunState, number: int) -> None:
         """A window of level ``number`` has closed."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -89,9 +87,7 @@ class Windows:
             return self._close_in_form(state, number, estimator)
         weight = self.teaching.weight(state, number) if self.teaching else 0.0
         how = self.tapes.closing(state, number, weight)
-        if not level.taping and self.around is not None:
-            land, log = partial(self.around.land, state, number), partial(self.around.log, state, number)
-            how = replace(how, landing=land, log=log, told=own.carried)
+        how = how if self.around is None else self.around.closing(state, number, how)
         moved = self.slots.moved(state, number)
         with torch.set_grad_enabled(how.exact):
             signal = estimator.close(level, own.window, self.moves[number], moved, how)

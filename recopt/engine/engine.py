@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from .landing import land, lands
 from .loss_slot import bound
 from .population import Population
 from .randomness import Stream, seeded
+from .segments import Segments
 from .shares import check_draws, common
 from .source import Source
 from .stagger import Stagger
@@ -69,6 +71,7 @@ class Engine:
     """
 
     state: RunState
+    surroundings: Surroundings
     returns = True
     """A run can go back to an earlier state."""
 
@@ -85,10 +88,7 @@ class Engine:
             self.graph = graph = bound(graph, first, self.family.module(0), self.family.place)
         self.budget = Budget(len(self.levels))
         self.tower = self._tower()
-
-        def ends(state: RunState, number: int) -> None:
-            self.surroundings.episodes.close(state, number)
-
+        ends = lambda state, number: self.surroundings.episodes.close(state, number)  # noqa: E731, PLW0108
         reads = any(graph.order(n) for n in graph.movers[TASK])
         self.evaluator = Evaluator(self.family, bool(self.tower.carriers.exact) or taped(graph) or lands(graph), reads)
         copies = Copies(self.evaluator, reads)
@@ -105,6 +105,7 @@ class Engine:
         stagger = Stagger(self.tower, self.family, self.source, self.imitation)
         self.surroundings.episodes = Episodes(self.tower, self.family, stagger, self.surroundings.log)
         self.stream = Stream(self.device, lambda: self.state)
+        self.segments = Segments(self.tower, self.source, self, self.stream)
         with seeded(mix(seed, 1), self.device):
             self.state = self.tower.beginnings.first(self.family.fresh(0))
             begin(graph, self.state, self.family.drawn(0).names, self.tower.setting.tasks)
@@ -128,8 +129,14 @@ class Engine:
             return self.trials.active(state)
 
         heard = lambda: self.sink is not None  # noqa: E731
-        landing = lambda state, number: land(self.source, graph, state, number)  # noqa: E731
-        self.surroundings = Surroundings(graph, self.imitation, charge, land=landing, heard=heard, ranks=self.ranks)
+        closing = lambda state, number, how: replace(  # noqa: E731
+            how, landing=partial(land, self.source, graph, state, number), told=state.levels[number].carried,
+            stretches=partial(self.segments.stretches, state, number),
+            log=partial(self.surroundings.log, state, number),
+        )  # fmt: skip
+        self.surroundings = Surroundings(
+            graph, self.imitation, charge, closing=closing, heard=heard, ranks=self.ranks
+        )  # fmt: skip
         in_place = not count and not any(level.second_order for level in self.levels) and not taped(graph)
         setting = Setting(tasks=count, ranks=self.ranks, in_place=in_place, device=device, dtype=dtype, seed=self.seed)
         tower = Tower(
@@ -172,6 +179,7 @@ class Engine:
                     top, found = self._up()
                 payer = self.trials.payer(self.state)
                 self.tower.down(self.state, top, found)
+                self.segments.mark()
                 self.replay += 1
                 self.budget.spend(payer, seconds=time.perf_counter() - begin - (self.population.seconds - aside))
         if not self.ranks or len(self.state.log) >= LOG:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..contracts import trees
 from ..core import guard
 from ..core.evaluation import Evaluation, Moved
-from ..levels.estimator import Landing
+from ..levels.estimator import Closing
 from ..levels.graph import Graph
 from ..levels.level import INIT, LOSS, TASK
 from ..levels.state import Guard, Numbers, Pair, RunState, Signal
@@ -34,7 +34,7 @@ class Surroundings:
 
     Args:
         charge: charges a level for one hypergradient.
-        land: evaluates the task anew where a window of a level ends.
+        closing: adds to the terms on which a window is closed what the run can do for that.
         heard: whether somebody reads the record, so that the sizes of updates are worth their time.
         ranks: the processes among which the tasks are divided.
 
@@ -46,10 +46,10 @@ class Surroundings:
 
     def __init__(
         self, graph: Graph, imitation: Imitation, charge: Callable[[RunState, int], None], *,
-        land: Callable[[RunState, int], Landing], heard: Callable[[], bool], ranks: Ranks,
+        closing: Callable[[RunState, int, Closing], Closing], heard: Callable[[], bool], ranks: Ranks,
     ) -> None:  # fmt: skip
         self.graph, self.imitation, self.charge, self.heard, self.ranks = graph, imitation, charge, heard, ranks
-        self.land = land
+        self.closing = closing
         self.quiet = False
 
     def judged(self, state: RunState, found: Evaluation, good: Sequence[bool], before: dict[str, int]) -> bool:

@@ -39,11 +39,11 @@ def _scored(level: Level, records: Sequence[Record], start: Record | None) -> tu
     value, weights = score(level.objective or "mean", losses, start.loss if start else None)
     share = 1 / value.numel()
     weights = [w * share for w in weights] if share < 1 else weights
-    pairs = [_weighted(r, weight) for r, weight in zip([start or Record([], []), *records], weights, strict=True)]
+    pairs = [weighted(r, weight) for r, weight in zip([start or Record([], []), *records], weights, strict=True)]
     return value.mean(), pairs
 
 
-def _weighted(record: Record, weight: Tensor) -> list[Pair]:
+def weighted(record: Record, weight: Tensor) -> list[Pair]:
     """The pairs of a record with their cotangents times ``weight``."""
     if record.pairs is None:
         return [(record.loss, weight)]

@@ -10,6 +10,7 @@ from ..levels.estimator import Closing, estimator
 from ..levels.level import TASK, Level
 from ..levels.state import Signal, Window
 from ..levels.structure import Structure
+from . import segments
 from .tape import close, close_slopes
 
 
@@ -34,10 +35,12 @@ class Unroll:
             if level.second_order and below.moves != TASK and not below.second_order and not below.perturbs:
                 mend = f"set level{m + 1}.second_order=true or level{number + 1}.second_order=false"
                 return f"second derivatives are dropped in level {m + 1} beneath: {mend}."
-        return None
+        return segments.refusal(graph, number) if level.segments else None
 
     def close(self, level: Level, window: Window, slots: Sequence[str], moved: Params, how: Closing) -> Signal:
         """The derivative of the window's score, from its tape or from closed derivatives."""
+        if (level.segments or 1) > 1:
+            return segments.close(level, window, moved, how)
         if not moved:
             return close_slopes(level, window, slots)
         return close(level, window, slots, moved, how)

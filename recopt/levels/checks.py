@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from ..checking.errors import RecoptError, quoted, shown, unknown
 from ..contracts.strategy import Strategy
-from .level import BILEVEL, DIRECT, IMPLICIT, INIT, LOSS, MOST_LEVELS, TASK
+from .level import BILEVEL, DIRECT, INIT, LOSS, MOST_LEVELS, SETTINGS_OF, TASK
 from .registry import ESTIMATORS
 from .structure import Structure
 
@@ -60,9 +60,9 @@ def check_level(graph: Structure, number: int) -> None:
             asked, have = shown(" ".join(level.only)), shown(", ".join(names) or "none", 120)
             refuse(f"[{asked}] matches no parameter of '{level.moves}'. Have: {have}.")
         refuse(f"'{level.moves}' has nothing to move: it declares no parameter.")
-    for what in ("solver", "iterations", "tolerance"):
-        if getattr(level, what) is not None and level.gradient != IMPLICIT:
-            refuse(f"'{what}' is of the equations that gradient=implicit solves: set that too, or drop it.")
+    for what, whose in SETTINGS_OF.items():
+        if getattr(level, what) is not None and level.gradient != whose:
+            refuse(f"'{what}' is of gradient={whose}: set that too, or drop it.")
     if not level.perturbs and (level.sigma is not None or level.pairs is not None):
         refuse("'sigma' and 'pairs' are those of perturbed points: set gradient=es, pes or nres, or leave them out.")
     if (level.schedule != "constant") != (level.horizon is not None):

@@ -8,7 +8,7 @@ An estimator is a class in a file of its own, registered under a name that level
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ from ..contracts.strategy import Params
 from .crossing import Crossing
 from .level import Level
 from .registry import ESTIMATORS
-from .state import Signal, SlotState, Window
+from .state import Record, Signal, SlotState, Window
 from .structure import Structure
 
 estimator = ESTIMATORS.register
@@ -42,13 +42,29 @@ class Landing:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """Some steps of a window, with their tape.
+
+    Attributes:
+        records: the updates whose losses came in it; ``first``: the place in the window of the first of them.
+        inputs: the task and what its levels remember at its beginning, as leaves; none for the first step.
+        outputs: the same at its end; none for the last one.
+    """
+
+    records: Sequence[Record]
+    first: int
+    inputs: Params
+    outputs: Params
+
+
+@dataclass(frozen=True)
 class Closing:
     """The end of a window: ``exact`` if a level above goes on differentiating, ``keep`` if others need the graph.
 
     ``imitation`` is the weight of the distance from a teacher. ``squares`` makes two sums of squares over the tasks of
     this process (the second of what is weighed by one over their number) those over all tasks of the run. ``landing``
-    evaluates the task anew where the window ends, ``log`` adds to the level's record, and ``told`` is the level's own
-    memory of what was said.
+    evaluates the task anew where the window ends; ``stretches`` are its segments, the last one first. ``log`` adds to
+    the level's record, and ``told`` is the level's own memory of what was said.
     """
 
     exact: bool
@@ -56,6 +72,7 @@ class Closing:
     imitation: float = 0.0
     squares: Callable[[Tensor], Tensor] = lambda pair: pair
     landing: Callable[[], Landing] | None = None
+    stretches: Callable[[], Iterator[Stretch]] | None = None
     log: Callable[[dict[str, Any]], None] = lambda values: None
     told: dict[str, Any] = field(default_factory=dict)
 

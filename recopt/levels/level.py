@@ -27,6 +27,8 @@ DIRECT = "direct"
 """The name, in the place of an estimator, for a level that moves the task: its signal is the task's own gradient."""
 IMPLICIT = "implicit"
 """The estimator of hypergradients at a stationary point."""
+SETTINGS_OF = {"solver": IMPLICIT, "iterations": IMPLICIT, "tolerance": IMPLICIT, "segments": "unroll"}
+"""Settings that one estimator has, by its name."""
 
 Schedule = Literal["constant", "cosine"]
 
@@ -111,6 +113,7 @@ class Level(BaseModel, metaclass=_Refusing):
         sigma: standard deviation of the perturbations, in the coordinates that the level moves.
         pairs: antithetic pairs of them at each step.
         second_order: whether an unroll differentiates through the inner gradients.
+        segments: of the window of an exact unroll, of which one at a time has a tape; the others are made anew.
         objective: ``mean``, ``sum``, ``last``, ``improvement`` or ``steps_to: X`` over the window's losses.
         on: the batches that the meta-loss is measured on.
         normalize: what is done to the signal before the strategy reads it.
@@ -150,6 +153,7 @@ class Level(BaseModel, metaclass=_Refusing):
     sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     pairs: Annotated[int, Field(ge=1, le=MOST_POINTS)] | None = None
     second_order: bool | None = None
+    segments: Steps | None = None
     objective: Annotated[str, BeforeValidator(_written), AfterValidator(_objective)] | None = None
     on: Literal["train", "valid"] | None = None
     normalize: Annotated[str, _in(TRANSFORMS)] | None = None
@@ -168,7 +172,7 @@ class Level(BaseModel, metaclass=_Refusing):
 
     @field_validator(
         "every", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved", "horizon",
-        "trust", "population", "iterations", "tolerance", "sigma", "pairs", mode="before",
+        "trust", "population", "iterations", "tolerance", "sigma", "pairs", "segments", mode="before",
     )  # fmt: skip
     @classmethod
     def _no_switch(cls, value: object) -> object:

@@ -34,7 +34,8 @@ def how(paces: Paces, number: int) -> str:
     if level.gradient == "value":
         parts.insert(0, f"{level.population} trials" if level.population else "trials")
     elif level.gradient == "unroll":
-        parts.insert(0, "unroll" if level.second_order else "unroll, second derivatives dropped")
+        cut = f" in {level.segments} segments" if level.segments else ""
+        parts.insert(0, f"unroll{cut}" if level.second_order else "unroll, second derivatives dropped")
     else:
         noise = f" of {level.pairs} pairs, sigma {level.sigma:g}" if level.perturbs else ""
         parts.insert(0, f"{level.gradient}{noise}")

@@ -273,7 +273,7 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(at: int, tmp_path: Path) ->
         ("adam/loss:sgd", {2: {"second_order": True}}, "leave 'second_order' out"),
         ("adam/loss:sgd", {2: {"objective": "mean"}}, "leave 'objective' out"),
         ("adam/loss:sgd", {2: {"penalty_moved": 1.0}}, "knows no 'penalty_moved'"),
-        ("adam/loss:sgd", {2: {"gradient": "unroll", "solver": "cg"}}, "'solver' is of the equations"),
+        ("adam/loss:sgd", {2: {"gradient": "unroll", "solver": "cg"}}, "'solver' is of gradient=implicit"),
         ("adam/loss:annealing", {2: {}}, "set gradient=value"),
     ],
 )  # fmt: skip
