@@ -97,6 +97,19 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(
                 raise
 
 
+@pytest.mark.parametrize("library", ["higher", "betty", "torchopt"])
+def test_what_others_write_takes_no_more_lines_here(library: str) -> None:
+    page = (ROOT / "docs/migrating.md").read_text()
+    section = page.split(f"\n## {library}\n")[1].split("\n## ")[0]
+    found = [(match[3], match[4]) for match in BLOCK.finditer(section) if match[2] == "python"]
+    theirs, ours = found[::2], found[1::2]
+    assert len(theirs) == len(ours) > 0
+    for (how, there), (also, here) in zip(theirs, ours, strict=True):
+        assert "exec" not in how
+        assert "exec" in also
+        assert len(here.split("\n")) <= len(there.split("\n"))
+
+
 @pytest.mark.parametrize("text", named("yaml"))
 def test_yaml_is_read_and_specs_of_runs_sweeps_and_comparisons_are_planned(text: str, here: Path) -> None:
     data = plain_yaml(text)

@@ -23,7 +23,7 @@ from ..levels.state import Signal, Window
 from ..levels.structure import Structure
 from .tape import value
 
-FAR = 1e-3
+FAR = 1e-2
 """The best step along the gradient, relative to what it moves, above which no point is taken for a stationary one."""
 
 Product = Callable[[Params], Params]
