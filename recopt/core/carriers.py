@@ -36,6 +36,7 @@ class Setting:
 
     Attributes:
         tasks: the leading dimension of the task's tensors, of tasks side by side; 0 if there is none.
+        rows: whether the parameters of strategies have it too, each task its own.
         ranks: the processes among which the tasks are divided.
         in_place: whether the task's tensors are moved where they are, and nobody differentiates through them.
         closed: whether closed forms are used; False asks every strategy by its ``forward``.
@@ -45,6 +46,7 @@ class Setting:
     """
 
     tasks: int = 0
+    rows: bool = False
     ranks: Ranks = ONE
     in_place: bool = True
     closed: bool = True
@@ -87,7 +89,7 @@ class Carriers:
         every: by level, the longest of its windows, in steps of the level below.
         windows: by level, its updates between two steps of the first-order levels above; 0 if there are none.
         rates: by level, the place of the learning rate among its strategy's coordinates, where a level above tunes
-            it as a logarithm.
+            it as a logarithm by what is not estimated: that is the derivative of whole updates.
         lean: by level, whether its window is one update, and its signal the closed derivative of that as it is.
         closed: by level, whether its signal has a closed form, or is carried along: no tape is open between steps.
         taped: by level, whether a tape runs over its updates.
@@ -102,13 +104,13 @@ class Carriers:
     def __init__(self, graph: Graph, setting: Setting) -> None:
         self.graph, self.setting, self.levels = graph, setting, graph.levels
         self.exact = [n for n, level in enumerate(self.levels) if level.second_order]
-        self.spaces = {name: NumberSpace(s) for name, s in graph.slots.items() if made_of_numbers(s) and not self.exact}
+        numbers = {} if self.exact or setting.rows else graph.slots
+        self.spaces = {name: NumberSpace(s) for name, s in numbers.items() if made_of_numbers(s)}
         everywhere = range(len(self.levels))
         self.above = [[n for n in graph.above[m] if self.levels[n].taping] for m in everywhere]
         self.every = [graph.paces.longest(n) for n in everywhere]
         self.windows = [max((self.every[n] for n in self.above[m]), default=0) for m in everywhere]
-        taping = [n for n in everywhere if self.levels[n].taping]
-        self.moved = {name: self._moved(name, {*taping} & {*graph.movers[name]}) for name in graph.slots}
+        self.moved = {x: self._moved(x, [n for n in graph.movers[x] if self.levels[n].taping]) for x in graph.slots}
         shut = {name: self._has_closed_form(name) for name in graph.slots}
         self.closed = [x.moves != TASK and x.taping and (carries(x) or shut[x.moves]) for x in self.levels]
         plain = [x.objective in ("mean", "sum", "last") and x.gradient in ("online", "unroll") for x in self.levels]
@@ -117,8 +119,7 @@ class Carriers:
         self.taped = [m in within or any(not self.closed[n] for n in self.above[m]) for m in everywhere]
         self.movers = [self._mover(m, shut[self.levels[m].by]) for m in everywhere]
         self.rates = [self._rate(m) for m in everywhere]
-        self.draws = [x.perturbs or not graph.order(m) or not graph.slots[x.by].vectorize
-                      for m, x in enumerate(self.levels)]  # fmt: skip
+        self.draws = [x.perturbs or not (x.gradient != "value" and graph.slots[x.by].vectorize) for x in self.levels]
         self.places = {m: self._place(m, x) for m, x in enumerate(self.movers) if isinstance(x, NumberMover)}
         self.columns = {m: x for m, x in enumerate(self.movers) if isinstance(x, ColumnMover)}
         self.descents = [m for m in graph.movers[TASK] if graph.order(m)]
@@ -160,7 +161,7 @@ class Carriers:
         strategy = self.graph.slots[level.by]
         rule = text_of(strategy)
         if not closed or rule is None:
-            return TensorMover(strategy)
+            return TensorMover(strategy, self.setting.rows)
         kind = ColumnMover if level.moves == TASK else NumberMover
         return kind(rule, self.spaces[level.by], self.moved[level.by], self.windows[m])
 
@@ -177,8 +178,7 @@ class Carriers:
         level = self.levels[m]
         space = self.spaces.get(level.by)
         many = level.moves == TASK and self.setting.tasks > 0
-        above = [n for n in self.graph.movers[level.by] if not self.levels[n].perturbs]
-        tuned = "lr" in self._moved(level.by, above)  # what is estimated is the derivative of whole updates
+        tuned = "lr" in self._moved(level.by, [n for n in self.graph.movers[level.by] if not self.levels[n].perturbs])
         if many or level.moves not in (TASK, *self.spaces) or space is None or not tuned:
             return None
         index = space.names.index("lr")

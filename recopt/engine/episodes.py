@@ -81,6 +81,7 @@ class Episodes:
             own = state.levels[number]
             tower.beginnings.begin(state, number)
             own.before, own.score, own.search, own.members, own.live = None, None, None, [], []
+            own.carried = {}
             for n in graph.above[number]:
                 state.levels[n].window = Window.empty(len(graph.subjects[n]))
                 state.levels[n].phase = 0.0

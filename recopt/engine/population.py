@@ -21,11 +21,12 @@ from ..core.guard import Verdict
 from ..core.limits import Limits
 from ..core.tower import Tower
 from ..levels.level import BILEVEL, TASK
-from ..levels.state import Record, RunState, Signal
+from ..levels.state import Record, RunState, Search, Signal
 from ..rules.rows import ROWS
 from ..rules.rule import step
 from .budget import Budget
 from .copies import Copies
+from .particles import Particles
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Population:
     def __init__(self, tower: Tower, copies: Copies, budget: Callable[[], Budget], each: bool) -> None:
         self.tower, self.copies, self.budget, self.each = tower, copies, budget, each
         self.levels, self.seconds = tower.graph.levels, 0.0
+        self.particles = Particles(tower, copies, budget)
         self._serves = {n for n, level in enumerate(self.levels) if level.gradient == "value" and self._is_plain(n)}
 
     def serves(self, number: int, count: int) -> bool:
@@ -84,10 +86,19 @@ class Population:
             if len(group) > 1 and self._alike(mine, number):
                 for n, end in zip(group, _Rows(self, mine, number, payer).ends(), strict=True):
                     out[n] = end
-        took = time.perf_counter() - begin
+        self._charge(payer, time.perf_counter() - begin)
+        return out
+
+    def scores(self, number: int, search: Search, payer: int) -> list[Tensor] | None:
+        """The scores of all perturbed points of a level; None if they have to be run alone. ``payer`` is charged."""
+        begin = time.perf_counter()
+        found = self.particles.scores(number, search, payer)
+        self._charge(payer, time.perf_counter() - begin)
+        return found
+
+    def _charge(self, payer: int, took: float) -> None:
         self.budget().spend(payer, seconds=took)
         self.seconds += took
-        return out
 
     def _alike(self, states: Sequence[RunState], number: int) -> bool:
         """True if ``states`` are at the same step of the same task, with all of the model in one part."""

@@ -22,6 +22,8 @@ from .state import Record, Signal, SlotState, Window
 from .structure import Structure
 
 estimator = ESTIMATORS.register
+POINTS, STACK = "points", "stack"
+"""The keys, beside what an estimator carries, of all points and of the runs of the perturbed ones, each as one."""
 
 
 @dataclass(frozen=True)

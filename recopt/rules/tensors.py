@@ -55,10 +55,10 @@ class Loaded:
 
 
 class TensorMover:
-    """A strategy at work on tensors."""
+    """A strategy at work on tensors; ``rows``: where each task has values of its parameters of its own."""
 
-    def __init__(self, strategy: Strategy) -> None:
-        self.strategy = copy.deepcopy(strategy)
+    def __init__(self, strategy: Strategy, rows: bool = False) -> None:
+        self.strategy, self.rows = copy.deepcopy(strategy), rows
         self.loaded = Loaded(self.strategy)
         self._asks = False  # what a count of steps is, where tasks differ in it
 
@@ -83,23 +83,25 @@ class TensorMover:
         rng: Generator, tasks: int = 0, closely: bool = False,
     ) -> Step:  # fmt: skip
         """A first-order strategy's step at ``point`` on ``signal``; ``closely``: with the signal as it left that."""
-        module = self.loaded.at(values)
         normalize = TRANSFORMS[level.normalize or "none"]
         by_turns = tasks > 0 and has_counts((strategy, normal))
         # Steps at which all tasks have one count stay mapped, so that they do not depend on what was found out before.
         mapped = self.strategy.vectorize and not (by_turns and self._asks)
 
-        def one(point: Params, loss: Any, grads: Params, states: tuple[State, State]) -> tuple[Any, ...]:
+        module = None if self.rows else self.loaded.at(values)
+
+        def one(own: Params, point: Params, loss: Any, grads: Params, states: tuple[State, State]) -> tuple[Any, ...]:
             strategy, normal = opened(states, point[0].dtype if mapped else None) if by_turns else states
             read, after = normalize(grads, normal, signal.bound)
             handed = [r.clone() for r in read] if closely else read
-            delta, state = module(point, [Trial(point, loss, handed)], strategy, rng)
+            rule = self.loaded.at(own) if module is None else module
+            delta, state = rule(point, [Trial(point, loss, handed)], strategy, rng)
             if level.trust is not None:
                 delta = bounded(delta, point, level.trust)
             return (delta, *(closed(states, (state, after)) if by_turns else (state, after)), read,
                     handed if closely else [])  # fmt: skip
 
-        arguments = (point, signal.loss, signal.grads, (strategy, normal))
+        arguments = (values if self.rows else [], point, signal.loss, signal.grads, (strategy, normal))
         try:
             return Step(*over_tasks(one, arguments, tasks, mapped))
         except (RuntimeError, TypeError):

@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from ..contracts import trees
 from ..core.evaluation import Evaluation
 from ..core.tower import Tower
+from ..levels.estimator import POINTS, STACK
 from ..levels.level import Level
+from ..levels.registry import ESTIMATORS
 from ..levels.state import RunState, Search
 
 
@@ -45,6 +48,9 @@ class Together(Protocol):
     def ends(self, states: Sequence[RunState], number: int, payer: int) -> Sequence[RunState | None]:
         """The ends of windows that have begun in ``states`` with an update; None for what has to be run alone."""
 
+    def scores(self, number: int, search: Search, payer: int) -> list[Tensor] | None:
+        """The scores of all points of a search but the first; None if they have to be run one after the other."""
+
 
 class Begins:
     """Goes to where trials begin.
@@ -59,6 +65,16 @@ class Begins:
     ) -> None:  # fmt: skip
         self.tower, self.home, self.common, self._together = tower, home, common, together
         self.levels = tower.graph.levels
+
+    def scores(self, number: int, search: Search, payer: int) -> list[Tensor] | None:
+        """The scores of all points but the first, run as one, where that may be done."""
+        had, found = STACK in search.carried, None
+        if self._together is not None:
+            found = self._together.scores(number, search, payer)
+        if found is None and had:  # the points begin where this window did: what they were perturbed by before is gone
+            noise = [rows[1::2] - rows[0] for rows in search.carried[POINTS]]
+            ESTIMATORS[self.levels[number].gradient or ""].perturbed(search.carried, True, noise)
+        return found
 
     def go(self, number: int, search: Search, trial: int) -> None:
         """Go to where a trial begins, and set its point."""

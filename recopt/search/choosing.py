@@ -14,7 +14,7 @@ from ..contracts import trees
 from ..contracts.strategy import Params, Trial
 from ..core.tower import Tower
 from ..estimators.es import draw
-from ..levels.estimator import Perturbing
+from ..levels.estimator import POINTS, STACK, Perturbing
 from ..levels.registry import ESTIMATORS
 from ..levels.state import LevelState, Numbers, RunState, Search, Signal, Window
 from ..rules.answers import given
@@ -130,21 +130,24 @@ class Estimated:
         estimator: Perturbing = ESTIMATORS[level.gradient or ""]
         point, rng = slots.tensors(number, trees.detach(slots.point(state, number))), Generator()
         rng.set_state(own.rng)
-        fresh = not own.members or any(self.levels[m].moves in state.resets for m in self.tower.graph.subjects[number])
+        begins = any(self.levels[m].moves in state.resets for m in self.tower.graph.subjects[number])
+        fresh = begins or not (own.members or STACK in own.carried)
         drawn = draw(point, level.sigma or 1.0, level.pairs or 1, rng)
-        own.rng, carried, own.carried = rng.get_state(), own.carried, {}
+        own.rng, carried, own.carried = rng.get_state(), {} if fresh else own.carried, {}
         noise = estimator.perturbed(carried, fresh, drawn)
-        points = [point]
-        for row in zip(*noise, strict=True):
-            points += [[p + sign * e for p, e in zip(point, row, strict=True)] for sign in (1, -1)]
-        return Search(point, points, of=[] if fresh else list(range(len(points))), carried=carried)
+        both = [torch.stack([p + e, p - e], 1).flatten(0, 1) for p, e in zip(point, noise, strict=True)]
+        carried[POINTS] = [torch.cat([p[None], rows]) for p, rows in zip(point, both, strict=True)]
+        points = [list(row) for row in zip(*carried[POINTS], strict=True)]
+        return Search(point, points, of=list(range(len(points))) if own.members and not fresh else [], carried=carried)
 
     def decide(self, number: int, search: Search) -> None:
         """Hand the level the estimate, and go on from the end of the present point's window."""
         level, scores = self.levels[number], torch.stack(search.scores)
+        del search.carried[POINTS]
         estimator: Perturbing = ESTIMATORS[level.gradient or ""]
-        ends = [*search.ends, self.home.copy()] if estimator.persistent else []
-        self.home.go(search.ends[0])
+        ends = [*search.ends, self.home.copy()] if estimator.persistent and search.ends else []
+        if search.ends:
+            self.home.go(search.ends[0])
         state = self.home.state
         own = state.levels[number]
         own.members = [alone(end, self.common[number]) for end in ends]

@@ -115,6 +115,8 @@ class Trials:
             score = value(self.levels[number], window, moves, point, self.weight(state, number))
             search.scores += self.tower.setting.ranks.mean([score])
             self.closed(state, number)
+            if len(search.scores) == 1 and self.levels[number].perturbs:
+                search.scores += self.begins.scores(number, search, self.payer(self.home.state)) or []
             if len(search.scores) == len(search.candidates):
                 own.search = None
                 self._choosing[number].decide(number, search)

@@ -19,7 +19,10 @@ from .. import differences
 from ..differences import Settings, signal_of
 from ..engines import Bowl, Noisy, Regression, engine, goes_on_bit_for_bit, graph, losses, params
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*estimates from trials what:recopt.checking.errors.Notice")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*estimates from trials what:recopt.checking.errors.Notice",
+    "ignore:The trials of a population:recopt.checking.errors.Notice",
+)
 STILL = "rule(lr=1e-200)"
 """A rule that hardly moves."""
 
