@@ -90,6 +90,7 @@ def why(run: str, store: str | None, as_json: bool) -> None:
     its end as well.
     """
     from ..diagnosis.remarks import remarks
+    from ..diagnosis.signals import HEADS, figures
     from ..diagnosis.verdicts import verdicts
     from ..diagnosis.view import read_run
     from ..tracking.mlflow.runs import find_single, working_folder
@@ -105,6 +106,13 @@ def why(run: str, store: str | None, as_json: bool) -> None:
     tell(faults)
     if not faults and view.status in ("finished", "running"):
         out.print("\nNothing went wrong, by what is recorded.")
+    rows = [found.row() for found in figures(view)]
+    if rows:
+        made = table(*HEADS, right=tuple(range(2, len(HEADS))))
+        for row in rows:
+            made.add_row(*map(escape, row))
+        out.print()
+        out.print(made)
     for text in remarks(view):
         out.print(f"\n{text}", style="dim", markup=False, soft_wrap=True)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .curve import FEW
 from .moved import TASK, moved, slot_of
+from .signals import figures
 from .verdict import RATES, USUAL, Verdict, calmer, first_mover, of, rated, reason, tuned, without
 from .view import LevelView, RunView
 
@@ -18,6 +19,8 @@ _PATH = 0.01
 """The least way that a level makes a logarithm go in all of its steps, if it is to be worth its cost."""
 _STILL = 1e-4
 """A model that moves by less than this part of its longest steps stands still."""
+_LONGER = 20
+"""Steps of a window whose mean is less noisy than a step."""
 _SPELL = 5
 """Good steps that end a spell of bad ones."""
 _SOLVED = 1e-6
@@ -40,10 +43,8 @@ def frozen(run: RunView) -> Iterator[Verdict]:
 def at_bounds(run: RunView) -> Iterator[Verdict]:
     """Values at the ends of their ranges."""
     for one in moved(run):
-        low, high = one.user.ends.get(one.key, (-math.inf, math.inf))
-        there = np.isclose(one.values, low, rtol=1e-3, atol=0) | np.isclose(high - one.values, 0, atol=1e-12)
-        there |= np.isclose(one.values, high, rtol=1e-3, atol=0) & (high > 1)
-        if len(there) and there[-1] and not there[0]:
+        if one.at_end():
+            there = one.ends()
             first = one.steps[np.flatnonzero(~there)[-1] + 1]
             text = f"{one.way()}, the end of its range{reason(run, one.by)}"
             yield of(one.by, "at its bound", first, text, calmer(run, one))
@@ -88,8 +89,23 @@ def idle(run: RunView) -> Iterator[Verdict]:
         if slot_of(level)[0] == TASK or len(sizes) < FEW or not signals.any() or not _logarithms(run, level):
             continue
         if (way := float(sizes.sum())) < _PATH:
-            text = f"moves next to nothing: its {len(sizes):,} steps together change {level.moves} by {way:.1%}"
+            far = f"change {level.moves} by {way:.0e} of itself"
+            text = f"moves next to nothing: its {len(sizes):,} steps together {far}"
             yield of(level, "idle", steps[0], text, rated(level, USUAL / max(np.median(sizes), 1e-30)))
+
+
+def noise(run: RunView) -> Iterator[Verdict]:
+    """Levels whose signals are noise, and whose values go no farther than such signals would make them."""
+    for found in figures(run):
+        own = [one for one in moved(run) if one.by == found.level]
+        sizes = run.trace.series(found.level.number, "update_norm")[1]
+        walk = math.sqrt(float((sizes**2).sum()) / max(1, len(own)))  # the length of a random walk of these steps
+        if not found.silent or not own or sizes.sum() < _PATH or max(one.net() for one in own) > walk:
+            continue
+        chance = f"mean cosine {found.agreement:+.2f} ± {2 * found.error:.2f} over {len(found.cosines):,} steps"
+        text = f"hears only noise: successive signals agree by chance ({chance}), and it {own[0].way()}, as noise would"
+        at = run.trace.series(found.level.number, "signal_cosine")[0][0]
+        yield of(found.level, "noise", at, text, f"--set level{found.level.number}.every={_LONGER}, or larger batches")
 
 
 def _logarithms(run: RunView, level: LevelView) -> bool:

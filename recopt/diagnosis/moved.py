@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..tracking.thinning import Floats, Ints
 from .view import LevelView, RunView
 
 TASK = "task"
 """The slot of the task, as levels name it; their module loads torch, and this one does not."""
+_NEAR = 1e-3
 FAR = 10.0
 """A factor from which a value has gone far."""
 
@@ -39,6 +41,24 @@ class Moved:
             away = np.abs(np.log(self.values / self.values[0])) >= math.log(factor)
         found = self.steps[away & (self.steps <= until)]
         return int(found[0]) if len(found) else None
+
+    def ends(self) -> NDArray[np.bool_]:
+        """Whether it is at an end of its range, by step."""
+        low, high = self.user.ends.get(self.key, (-math.inf, math.inf))
+        near = np.isclose(self.values, low, rtol=_NEAR, atol=0) | np.isclose(high - self.values, 0, atol=1e-12)
+        return near | (np.isclose(self.values, high, rtol=_NEAR, atol=0) & (high > 1))
+
+    def at_end(self) -> bool:
+        """True if it ended at an end of its range, and did not begin there."""
+        there = self.ends()
+        return bool(there[-1] and not there[0])
+
+    def net(self) -> float:
+        """The distance between its first and its last value, in logarithms, or logits below 1 where that is an end."""
+        first, last = float(self.values[0]), float(self.values[-1])
+        if self.user.ends.get(self.key, (0.0, math.inf))[1] < 1:
+            first, last = first / (1 - first), last / (1 - last)
+        return abs(math.log(last / first)) if min(first, last) > 0 else abs(last - first)
 
     def way(self, until: float = math.inf) -> str:
         """Its way in words, up to a step."""

@@ -13,7 +13,15 @@ from .loss_faults import losses
 from .verdict import Verdict
 from .view import RunView
 
-FAULTS = (faults.frozen, faults.at_bounds, faults.vanished, faults.unheard, faults.idle, faults.taken_back)
+FAULTS = (
+    faults.frozen,
+    faults.at_bounds,
+    faults.vanished,
+    faults.unheard,
+    faults.idle,
+    faults.noise,
+    faults.taken_back,
+)
 
 
 def verdicts(run: RunView) -> list[Verdict]:

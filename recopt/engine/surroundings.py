@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from operator import mul
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ class Surroundings:
         self.hyperparameters(state, number)
 
     def _sizes(self, state: RunState, number: int, signal: Signal, update: Sequence[Any], read: Any) -> None:
-        level = self.graph.levels[number]
+        level, own = self.graph.levels[number], state.levels[number]
         batched = self.imitation.tasks > 0 and level.moves == TASK
         values: dict[str, Any] = {"update_norm": _size(update, batched)}
         if signal.grads is not None:
@@ -124,6 +125,11 @@ class Surroundings:
             values["normalized_norm"] = _size(read, batched)
         if level.moves != TASK and signal.loss is not None:
             values["meta_loss"] = _mean(signal.loss)
+        if level.moves != TASK and signal.grads:
+            now = there if isinstance(signal.grads[0], float) else trees.detach(there)
+            if len(own.earlier) == len(now):
+                values["signal_cosine"] = _cosine(own.earlier, now)
+            own.earlier = now
         self.log(state, number, values)
 
     def hyperparameters(self, state: RunState, number: int) -> None:
@@ -179,6 +185,15 @@ def _size(values: Sequence[Any], batched: bool) -> Any:
     if values and values[0].is_cpu and not batched:
         return math.hypot(*[n.item() for n in torch._foreach_norm(trees.detach(list(values)))])
     return _mean(trees.norm(values, batched))
+
+
+def _cosine(one: Sequence[Any], other: Sequence[Any]) -> Any:
+    """The cosine between two signals, 0 where one of them is; a float where no device has to be waited for."""
+    if not other or isinstance(other[0], float):
+        lengths = math.hypot(*one) * math.hypot(*other)
+        return sum(map(mul, one, other)) / lengths if lengths > 0 else 0.0
+    a, b = (torch.cat([x.reshape(-1) for x in each]) for each in (one, other))
+    return _mean(torch.cosine_similarity(a, b, dim=0))
 
 
 def _mean(value: Any) -> Any:

@@ -229,14 +229,13 @@ class LevelState:
 
     Attributes:
         parts: what it moves, by when it had its first gradient, with the strategy's state for each.
-        rng: of the strategy.
-        window: the updates below since it last stepped.
+        rng: of the strategy; window: the updates below since it last stepped.
         steps: made so far.
         search: the trials of a zero-order level, while it is at work.
         members: between two searches, of the runs of the last, what lies below, where some of the next go on from it.
         before, score: what a null step goes back to.
         silent: updates in windows that had no hypergradient, −1 once one had.
-        logged: the version of the strategy's slot that was last recorded.
+        logged: the version of the strategy's slot that was last recorded; earlier: the signal that was, above level 1.
         phase: how much of an episode has passed since the tasks that start by turns all began, modulo 1.
         taught: the states of a teacher beside each subject.
         counts: how often the guard acted on its steps.
@@ -254,6 +253,7 @@ class LevelState:
     score: Tensor | None = None
     silent: int = 0
     logged: int = -1
+    earlier: Values = field(default_factory=list)
     phase: float = 0.0
     taught: dict[int, State] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)

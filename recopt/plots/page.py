@@ -11,6 +11,7 @@ from typing import Any
 
 from ..checking.errors import writing
 from ..diagnosis.remarks import diagnosis
+from ..diagnosis.signals import HEADS, figures
 from ..diagnosis.view import LevelView, RunView
 from ..tracking.trace import Points
 from .panels import EVALUATIONS, SPENT, RunPanels, hue
@@ -27,6 +28,8 @@ _WORDS = """<details class=note><summary>Words on this page</summary><ul>
 <li><b>hypergradient</b>: the gradient of the meta-loss with respect to hyperparameters or learned weights</li>
 <li><b>signal</b>: the gradient or hypergradient that a strategy reads; normalized: divided by its size</li>
 <li><b>trial</b>: a point that a zero-order strategy proposed, with its meta-loss; accepted, or taken back</li>
+<li><b>agreement</b>: the mean cosine between one signal and the next, ± two standard errors: 1 if all point one way, 0
+for noise; signal to noise: √(a / (1 − a)) of it</li>
 <li><b>guard</b>: the policy that skips, takes back or bounds what would ruin a run</li>
 </ul></details>"""
 _CHIPS = {"finished": "good", "running": "fair", "interrupted": "fair"}
@@ -80,7 +83,7 @@ def _run(run: RunView) -> str:
         charts("Losses and metrics", "losses"),
         titled("Levels", f"<div class=split><div class=diagram>{run.diagram}</div>{_levels(run)}</div>"),
         charts("Hyperparameters", "hyperparameters", shown.constants()),
-        charts("Signals, before and after normalizing", "signals"),
+        charts("Signals, before and after normalizing", "signals"), _signals(run),
         _budget(run),
     ])  # fmt: skip
 
@@ -144,6 +147,12 @@ def _levels(run: RunView) -> str:
             f"<div class=values>{values}</div>", number(level.spent.get("steps")),
         ))  # fmt: skip
     return table(("level", "strategy", "moves", "how", "hyperparameters", "steps"), lines)
+
+
+def _signals(run: RunView) -> str:
+    """Whether successive signals of the levels above the first agree, and what became of their steps."""
+    lines = [tuple(map(escape, found.row())) for found in figures(run)]
+    return titled("Signals that follow each other", table(HEADS, lines[::-1])) if lines else ""
 
 
 def _value(key: str, start: float, end: float) -> str:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import recopt
+from recopt.diagnosis.signals import figures
 from recopt.diagnosis.verdict import Verdict
 from recopt.diagnosis.verdicts import verdicts
 from recopt.diagnosis.view import LevelView, RunView
+from recopt.plots.page import page
 from recopt.tracking.trace import Trace
 
 STEPS = 200
@@ -169,6 +171,31 @@ def test_a_level_whose_steps_lead_nowhere_is_told_with_a_rate_that_would() -> No
     tiny = {2: {"signal_norm": np.ones(STEPS), "update_norm": np.full(STEPS, 1e-9)}}
     found = only(made(FALLING, *TWO, traces=tiny))
     assert (found.kind, found.level, found.remedy) == ("idle", 2, "--set sgd.lr=500000")
+
+
+def test_a_level_that_hears_only_noise_is_told_if_its_value_went_no_farther_than_noise_takes_it() -> None:
+    heard = {"signal_cosine": np.random.default_rng(1).choice([-1.0, 1.0], STEPS), "update_norm": np.full(STEPS, 0.05)}
+    wander = way((0, 0.01), (100, 0.008), (199, 0.012))
+    found = only(made(FALLING, *TWO, traces={1: {"lr": wander}, 2: heard}))
+    assert (found.kind, found.level, found.step) == ("noise", 2, 0)
+    assert "over 200 steps), and it moved adam.lr from 0.01 to 0.012, as noise would" in found.text
+    assert found.remedy == "--set level2.every=20, or larger batches"
+    far = {1: {"lr": way((0, 0.01), (199, 0.1))}, 2: heard}
+    first = {**heard, "signal_cosine": np.where(np.arange(STEPS) < 40, 1.0, heard["signal_cosine"])}
+    for traces in (far, {1: {"lr": wander}, 2: first}):
+        assert verdicts(made(FALLING, *TWO, traces=traces)) == []
+
+
+def test_figures_on_signals_are_those_of_what_is_recorded() -> None:
+    cosines = np.concatenate([np.ones(40), np.zeros(160)])
+    rates = {1: {"lr": way((0, 0.01), (100, 1.8e-35), (199, 1.8e-35))}, 2: {"signal_cosine": cosines}}
+    run = made(FALLING, TWO[0], level(2, "sgd", "adam[lr]", bounded_total=50.0, skipped_total=50.0), traces=rates)
+    (found,) = figures(run)
+    assert (found.at_first, found.agreement, found.cut, found.left_out, found.bounds) == (1.0, 0.2, 0.25, 0.2, 1.0)
+    assert found.ratio == pytest.approx(0.5) and found.error == pytest.approx(0.4 / np.sqrt(200))
+    assert found.row() == ("2", "sgd", "+1.00", "+0.20 ± 0.06", "0.50", "25%", "20%", "100%")
+    text = page([run])
+    assert "<h2>Signals that follow each other</h2>" in text and "+0.20 ± 0.06" in text
 
 
 def test_levels_whose_steps_are_taken_back_left_out_or_cut_are_told() -> None:
