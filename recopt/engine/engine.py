@@ -29,7 +29,7 @@ from .episodes import Episodes
 from .evaluate import Evaluator
 from .family import Family
 from .imitation import Imitation
-from .init_slot import begin, reconnect, started, taped
+from .init_slot import begin, pulled, reconnect, started, taped
 from .landing import land, lands
 from .loss_slot import bound
 from .population import Population
@@ -100,7 +100,7 @@ class Engine:
         self.source = Source(
             self.evaluator, copies, lambda: self.budget, home=lambda: self.state, index=self.tower.slots.index,
             payer=self.trials.payer, log=lambda state, values: self.surroundings.log(state, -1, values),
-            gradients=reads, pairs=bool(self.tower.carriers.exact), each=each,
+            gradients=reads, pairs=bool(self.tower.carriers.exact), each=each, pull=partial(pulled, graph),
         )  # fmt: skip
         stagger = Stagger(self.tower, self.family, self.source, self.imitation)
         self.surroundings.episodes = Episodes(self.tower, self.family, stagger, self.surroundings.log)

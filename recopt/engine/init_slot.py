@@ -20,7 +20,15 @@ from .loss_slot import Held, values_of
 
 
 def started(graph: Graph, model: nn.Module) -> Graph:
-    """``graph`` with the task's first start in the slot, if a level moves it."""
+    """``graph`` with the task's first start in the slot, if a level moves it.
+
+    Raises:
+        RecoptError: if episodes are held near it, and moved by scores at points that nothing holds.
+    """
+    trying = [n for n in graph.movers[TASK] if graph.order(n) == 0]
+    if trying and any(graph.levels[n].proximal for n in graph.movers[INIT]):
+        raise RecoptError(f"'proximal' is in gradients, and {graph.title(trying[0])} reads none: drop it, or move the "
+                          "task by gradients.")  # fmt: skip
     return graph.with_values(INIT, Held(values_of(model))) if graph.movers[INIT] else graph
 
 
@@ -59,6 +67,27 @@ def begin(graph: Graph, state: RunState, names: Sequence[str], tasks: int) -> No
 def _copy(value: Tensor, tasks: int) -> Tensor:
     with torch.enable_grad():
         return (value.expand(tasks, *value.shape) if tasks else value).clone()
+
+
+def pulled(
+    graph: Graph, state: RunState, loss: Tensor, grads: list[Tensor | None] | None, live: bool
+) -> tuple[Tensor, list[Tensor | None] | None]:
+    """A training loss and its gradient with ½ λ ‖θ − φ‖² of levels that hold θ near the start φ that they move.
+
+    With it θ at rest depends on φ (Rajeswaran et al. 2019, 1909.04630, eq. 3). ``live``: with its graph.
+    """
+    for n in graph.movers[INIT]:
+        weight, start = graph.levels[n].proximal, state.slots[INIT].params
+        if weight is None or grads is None:
+            continue
+        grads = list(grads)
+        with torch.set_grad_enabled(live):
+            for i in graph.moved(n, graph.names[INIT]):
+                gap = state.task.params[i] - start[i]
+                loss = loss + weight / 2 * (gap * gap).reshape(*loss.shape, -1).sum(-1)
+                known = grads[i]
+                grads[i] = weight * gap if known is None else known + weight * gap
+    return loss, grads
 
 
 def reconnect(graph: Graph, state: RunState, tasks: int) -> None:

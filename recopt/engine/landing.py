@@ -11,7 +11,7 @@ from ..contracts.strategy import Params
 from ..contracts.task import Split
 from ..levels.estimator import Landing
 from ..levels.graph import Graph
-from ..levels.level import IMPLICIT, LOSS, TASK
+from ..levels.level import IMPLICIT, TASK
 from ..levels.state import RunState, SlotState
 from .source import Source
 from .ways import Grads
@@ -26,8 +26,9 @@ def land(source: Source, graph: Graph, state: RunState, number: int) -> Landing:
     """The task on its present batch, and on the one that level ``number`` (0-based) is measured on, at fresh leaves."""
     slot = state.task
     at = replace(slot, params=_leaves(slot.params), buffers=[b.clone() for b in slot.buffers])
-    moved = SlotState(_leaves(state.slots[LOSS].params), [])
-    there = replace(state, slots={**state.slots, TASK: at, LOSS: moved})
+    moves = graph.levels[number].moves
+    moved = SlotState(_leaves(state.slots[moves].params), [])
+    there = replace(state, slots={**state.slots, TASK: at, moves: moved})
     trained, grads = _evaluated(source, there, "train")
     measured = trained if graph.levels[number].on == "train" else _evaluated(source, there, "valid")[0]
     index = sorted(i for m in graph.subjects[number] for i in source.index(state, m))
@@ -40,7 +41,8 @@ def _evaluated(source: Source, state: RunState, split: Split) -> tuple[Tensor, G
     slot = state.task
     source.pay(state, source.evaluator.family.total)
     with torch.enable_grad():
-        return source.evaluator.gradient(slot, source.batch(state, slot, slot.seen - 1, split), True)
+        found = source.evaluator.gradient(slot, source.batch(state, slot, slot.seen - 1, split), True)
+        return source.pull(state, *found, True) if split == "train" else found
 
 
 def _leaves(values: Params) -> Params:

@@ -27,6 +27,7 @@ class Source:
         index: the places of what a level moves.
         payer: the level (0-based) that an evaluation is charged to.
         log: adds a point to the record of the task.
+        pull: adds what holds an episode near its start to a training loss and its gradient.
         gradients: whether a level of the task reads them.
         pairs: whether an exact level reads the gradients with the points.
         each: whether the record also holds the loss of each task.
@@ -36,9 +37,10 @@ class Source:
         self, evaluator: Evaluator, copies: Copies, budget: Callable[[], Budget], *, home: Callable[[], RunState],
         index: Callable[[RunState, int], list[int]], payer: Callable[[RunState], int],
         log: Callable[[RunState, dict[str, Any]], None], gradients: bool, pairs: bool, each: bool,
+        pull: Callable[[RunState, Tensor, Any, bool], tuple[Tensor, Any]],
     ) -> None:  # fmt: skip
         self.evaluator, self.copies, self.budget, self.home = evaluator, copies, budget, home
-        self.index, self.payer, self.log = index, payer, log
+        self.index, self.payer, self.log, self.pull = index, payer, log, pull
         self.gradients, self.pairs, self.each = gradients, pairs, each
 
     def evaluate(self, state: RunState, graph: bool) -> Evaluation:
@@ -50,6 +52,7 @@ class Source:
         slot.seen += 1
         state.read = state.slots[LOSS].version if LOSS in state.slots else 0
         plain = loss.detach()
+        loss, grads = self.pull(state, loss, grads, graph)
         each = {"losses": plain} if self.each else {}
         self.log(state, {"loss": plain.mean() if plain.ndim else plain, **each})
         pairs = _pairs(slot, grads) if self.pairs else []
@@ -84,6 +87,7 @@ class Source:
         state.read, kept = loss.version, [b.clone() for b in slot.buffers]
         self.pay(state, self.evaluator.family.total)
         found, grads = self._found(slot, self.batch(state, slot, slot.seen - 1), self.pairs)
+        found, grads = self.pull(state, found, grads, self.pairs)
         slot.buffers = kept
         pairs = _pairs(slot, grads) if self.pairs else []
         return Evaluation(found, grads, pairs, cut=lambda bad: self.evaluator.cut(slot, bad))

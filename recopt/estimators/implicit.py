@@ -18,7 +18,7 @@ from torch import Tensor
 from ..checking.errors import Notice
 from ..contracts.strategy import Params
 from ..levels.estimator import Closing, estimator
-from ..levels.level import LOSS, Level
+from ..levels.level import BILEVEL, INIT, Level
 from ..levels.state import Signal, Window
 from ..levels.structure import Structure
 from .tape import value
@@ -49,11 +49,12 @@ class Implicit:
     def refusal(self, graph: Structure, number: int) -> str | None:
         """What has no part in where the training loss is stationary; and what asks for the steps that led there."""
         level = graph.levels[number]
-        if level.moves != LOSS:
-            what = "which an episode forgets" if level.moves not in graph.slots else (
-                "which '" + level.moves + "' has no part in: a rate says how fast it is reached")  # fmt: skip
-            return (f"gradient=implicit differentiates the point where the training loss is stationary, {what}. Use it "
-                    "over 'loss:', or set gradient=unroll.")  # fmt: skip
+        if level.moves == INIT and level.proximal is None:
+            return "an episode that ends at a stationary point forgets its start: set 'proximal', or gradient=unroll."
+        if level.moves not in BILEVEL:
+            return (f"gradient=implicit differentiates the point where the training loss is stationary, which "
+                    f"'{level.moves}' has no part in: a rate says how fast it is reached. Use it over 'loss:', or set "
+                    "gradient=unroll.")  # fmt: skip
         if level.second_order:
             return "gradient=implicit differentiates no step: leave 'second_order' out."
         if level.objective != "last":

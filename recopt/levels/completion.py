@@ -107,7 +107,7 @@ def _of_a_start(level: Level, order: int) -> tuple[dict[str, Any], tuple[str, ..
     found: dict[str, Any] = {"on": "valid", "objective": "last", "normalize": "none"}
     found |= {"every": level.episode} if level.episode else {}
     along = {"gradient": "unroll", "second_order": level.gradient in (None, "unroll")} if order else {}
-    return found | along, ("every",)
+    return found | along | (SOLVING if level.gradient == IMPLICIT else {}), ("every",)
 
 
 def _population(by: Strategy) -> dict[str, Any]:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..checking.errors import RecoptError
 from ..checking.explanations import explain
@@ -110,6 +119,7 @@ class Level(BaseModel, metaclass=_Refusing):
             of perturbed points) or ``value`` (the meta-loss alone).
         solver, iterations, tolerance: of ``implicit``: ``cg`` or ``neumann``, its most Hessian-vector products, and the
             residual, relative to the first, that it stops at.
+        proximal: λ of ½ λ ‖θ − φ‖² in the training loss of episodes that start from φ, which the level moves.
         sigma: standard deviation of the perturbations, in the coordinates that the level moves.
         pairs: antithetic pairs of them at each step.
         second_order: whether an unroll differentiates through the inner gradients.
@@ -150,6 +160,7 @@ class Level(BaseModel, metaclass=_Refusing):
     solver: Literal["cg", "neumann"] | None = None
     iterations: Steps | None = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
+    proximal: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     pairs: Annotated[int, Field(ge=1, le=MOST_POINTS)] | None = None
     second_order: bool | None = None
@@ -172,13 +183,20 @@ class Level(BaseModel, metaclass=_Refusing):
 
     @field_validator(
         "every", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved", "horizon",
-        "trust", "population", "iterations", "tolerance", "sigma", "pairs", "segments", mode="before",
+        "trust", "population", "iterations", "tolerance", "sigma", "pairs", "segments",
+        "proximal", mode="before",
     )  # fmt: skip
     @classmethod
     def _no_switch(cls, value: object) -> object:
         if isinstance(value, bool):  # which pydantic takes for 0 or 1
             raise ValueError("should be a number")
         return value
+
+    @model_validator(mode="after")
+    def _pulls_from_a_start(self) -> Self:
+        if self.proximal is not None and self.moves != INIT:
+            raise ValueError("'proximal' holds episodes near their start: set it on the level that moves 'init'")
+        return self
 
     @property
     def taping(self) -> bool:

@@ -19,7 +19,7 @@ from recopt.estimators.implicit import _Dot, conjugate_gradients, neumann
 
 from .. import differences
 from ..differences import Settings, signal_of
-from ..engines import engine, everything, graph
+from ..engines import Recorder, engine, everything, graph
 
 IMPLICIT: dict[str, Any] = {"gradient": "implicit", "tolerance": 1e-13}
 
@@ -173,6 +173,63 @@ def test_at_the_minimum_it_is_the_derivative_of_what_training_ends_at() -> None:
         assert float(found[k]) == pytest.approx(slope, rel=1e-7)
 
 
+class Sines(Convex):
+    """Ordinary logistic regression, whose tasks differ."""
+
+    def loss_parameters(self) -> None:
+        return None
+
+
+HELD = {"proximal": 0.7, "normalize": "none", "guard": False}
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_a_start_that_episodes_are_held_near_has_its_implicit_gradient(tasks: int) -> None:
+    def signal(episode: int, how: dict[str, Any]) -> Any:
+        made = engine(Sines(), "sgd(lr=0.6)/init:sgd", {2: {"episode": episode, **HELD, **how}}, tasks=tasks)
+        return made, signal_of(made, 2)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        made, short = signal(3, IMPLICIT)
+    found = []
+    for n in range(tasks):  # λ (∂²f/∂θ² + λ)⁻¹ ∂F/∂θ, at any point
+        task = made.family.drawn(0).tasks[n]
+        theta = torch.cat([(p[n] if tasks > 1 else p).detach().reshape(-1) for p in made.state.task.params])
+
+        def of(split: Split, theta: Tensor, task: Any = task) -> Tensor:
+            given = {"weight": theta[None, :3], "bias": theta[3:]}
+            (x, y), line = task.batch(0, split), nn.Linear(3, 1)
+            return softplus(-y.sign() * torch.func.functional_call(line, given, (x,)))[:, 0].mean()
+
+        curved = torch.func.jacrev(torch.func.jacrev(lambda t, of=of: of("train", t)))(theta)
+        outer = torch.func.grad(lambda t, of=of: of("valid", t))(theta)
+        found.append(0.7 * torch.linalg.solve(curved + 0.7 * torch.eye(4, dtype=torch.float64), outer))
+    assert flat(short) == pytest.approx(torch.stack(found).mean(0), rel=1e-10)
+    # At rest it is the derivative through the whole episode.
+    (_, one), (_, other) = signal(80, IMPLICIT), signal(80, {"gradient": "unroll", "second_order": True})
+    assert flat(one) == pytest.approx(flat(other).detach(), rel=1e-8)
+
+
+def test_an_episode_is_held_near_its_start_and_recorded_without_that() -> None:
+    ends = {}
+    for proximal in (None, 3.0):
+        told = {"episode": 40, "gradient": "reptile", "second_order": False, "proximal": proximal}
+        made = engine(Sines(), "sgd(lr=0.1)/init:sgd(lr=1e-300)", {2: {k: v for k, v in told.items() if v is not None}})
+        made.run(40)
+        made.flush()
+        gaps = [a - b for a, b in zip(made.state.task.params, made.state.slots["init"].params, strict=True)]
+        ends[proximal] = float(torch.stack([(g.detach() ** 2).sum() for g in gaps]).sum())
+        point = made.state.task.params
+        x, y = made.family.drawn(0).tasks[0].batch(0)
+        loss = softplus(-y.sign() * (x @ point[0].T + point[1])).mean().detach()
+        made.run(41)  # whose first evaluation is at the end of the episode
+        made.flush()
+        assert isinstance(made.sink, Recorder)
+        assert made.sink.series(0, "loss")[-2] == pytest.approx(float(loss), rel=1e-12)
+    assert ends[3.0] < 0.3 * ends[None]
+
+
 @pytest.mark.parametrize("how", [conjugate_gradients, neumann])
 def test_tasks_are_solved_as_they_are_alone(how: Any) -> None:
     dice = torch.Generator().manual_seed(0)
@@ -269,7 +326,7 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(at: int, tmp_path: Path) ->
     ("stack", "settings", "why"),
     [
         ("adam/sgd", {2: {}}, "'adam' has no part in: a rate says how fast .*Use it over 'loss:'"),
-        ("adam/init:sgd", {2: {"episode": 5}}, "which an episode forgets"),
+        ("adam/init:sgd", {2: {"episode": 5}}, "forgets its start: set 'proximal'"),
         ("adam/loss:sgd", {2: {"second_order": True}}, "leave 'second_order' out"),
         ("adam/loss:sgd", {2: {"objective": "mean"}}, "leave 'objective' out"),
         ("adam/loss:sgd", {2: {"penalty_moved": 1.0}}, "knows no 'penalty_moved'"),
@@ -280,6 +337,13 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(at: int, tmp_path: Path) ->
 def test_what_is_not_of_a_stationary_point_is_refused(stack: str, settings: Settings, why: str) -> None:
     with pytest.raises(RecoptError, match=why):
         graph(stack, {n: {"gradient": "implicit", **(s or {})} for n, s in settings.items()})
+
+
+def test_what_holds_no_episode_is_refused() -> None:
+    with pytest.raises(RecoptError, match="'proximal' holds episodes near their start: set it on the level that moves"):
+        graph("adam/loss:sgd", {2: {"proximal": 1.0}})
+    with pytest.raises(RecoptError, match="'proximal' is in gradients, and level 1 .annealing.* reads none"):
+        engine(Sines(), "annealing/init:annealing", {2: {"episode": 5, "proximal": 1.0}})
 
 
 def test_it_says_what_it_is_in_words() -> None:
