@@ -43,7 +43,7 @@ Build = Callable[[nn.Module, float], torch.optim.Optimizer]
 class Rule:
     """A contestant: an optimizer for a model at a rate (ignored where ``rates`` is empty), read at its mean or not.
 
-    ``told``: recopt's default, told how long the run will be.
+    ``told``: a stack of recopt's that is told how long the run will be.
     """
 
     build: Build
@@ -51,7 +51,7 @@ class Rule:
     cosine: bool = False
     needs: str = "torch"
     averaged: bool = False
-    told: bool = False
+    told: str | None = None
 
 
 def tower(stack: str | None, **settings: Any) -> Build:
@@ -87,7 +87,9 @@ def at(module: str, name: str) -> Build:
 
 FREE = ("schedulefree", "AdamWScheduleFree")  # Defazio et al. 2024, 2405.15682
 RULES: dict[str, Rule] = {
-    "recopt default, steps told": Rule(tower(None), told=True),
+    "recopt default, steps told": Rule(tower(None), told="paced"),
+    "recopt `paced(base=muon)`, steps told": Rule(tower(None), told="paced(base=muon)"),
+    "recopt `paced(base=muon)`": Rule(tower("paced(base=muon)")),
     "recopt default": Rule(tower(None)),
     "recopt default, averaged": averaged(None),
     "recopt `adam/adagrad(lr=1)[lr]`": Rule(tower("adam/adagrad(lr=1)[lr]")),
@@ -138,7 +140,9 @@ def train(work: Work, rule: Rule, rate: float, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     model = work.build()
     start, _ = score(model, work.held_out[1])
-    optimizer = recopt.Optimizer(model.parameters(), steps=work.steps) if rule.told else rule.build(model, rate)
+    optimizer = (
+        recopt.Optimizer(model.parameters(), rule.told, steps=work.steps) if rule.told else rule.build(model, rate)
+    )
     schedule = CosineAnnealingLR(optimizer, work.steps) if rule.cosine else None
     # DoG's authors: "iterate averaging is crucial", and they ship the averager.
     averager = importlib.import_module("dog").PolynomialDecayAverager(model) if rule.needs == "dog" else None

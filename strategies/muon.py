@@ -19,15 +19,12 @@ State: ``{"steps": t, "mean": [M, or Adam's m], "second": [Adam's v, or of a mat
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
-from recopt.toolkit.blocks import orthogonalize
+from recopt.toolkit.matrices import by_kind, orthogonal_step
 
 
 class Muon(Rule):
@@ -35,7 +32,7 @@ class Muon(Rule):
 
     linear: ClassVar[str | None] = "lr"
     whole: ClassVar[bool] = True
-    split: ClassVar[bool] = False
+    split = False
 
     lr = positive(0.001, "learning rate", above=0.05)
     momentum = unit(0.95, "decay of the mean of a matrix's gradients; 0: none", off=0.0)
@@ -52,19 +49,19 @@ class Muon(Rule):
 
     def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
         """M and what it gives for matrices, Adam's m and v for the rest."""
-        steps = state["steps"] + 1
+        steps, original = state["steps"] + 1, self.adjust_lr_fn == "original"
 
         def matrices(g: Column, mean: Column, _: Column) -> tuple[Column, Column]:
             mean = ops.lerp(mean, g, 1 - hyper["momentum"])
             if ops.differentiates and steps == 1:  # which has the direction of the gradient whatever momentum is
-                return mean, [self._step(x) for x in g]
+                return mean, [orthogonal_step(x, original) for x in g]
             ahead = ops.add(g, ops.add(mean, g, -1.0), hyper["momentum"]) if self.nesterov else mean
-            return mean, [self._step(x) for x in ahead]
+            return mean, [orthogonal_step(x, original) for x in ahead]
 
         def rest(g: Column, mean: Column, square: Column) -> tuple[Column, Column]:
             return ops.lerp(mean, g, 1 - hyper["beta1"]), ops.lerp_square(square, g, hyper["beta2"])
 
-        mean, second = _by_kind(matrices, rest, grads, state["mean"], state["second"])
+        mean, second = by_kind(matrices, rest, grads, state["mean"], state["second"])
         return {"steps": steps, "mean": mean, "second": second}
 
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
@@ -78,30 +75,6 @@ class Muon(Rule):
             spread = ops.roots(square, correction * hyper["eps"])
             return (ops.mul(ops.div(mean, spread), correction / (1 - hyper["beta1"] ** steps)),)
 
-        (step,) = _by_kind(lambda g, mean, second: (second,), rest, grads, state["mean"], state["second"])
+        (step,) = by_kind(lambda g, mean, second: (second,), rest, grads, state["mean"], state["second"])
         shrink = [Term(-lr * hyper["weight_decay"], point)] if self.on("weight_decay") else []
         return [*shrink, Term(-lr, step)]
-
-    def _step(self, mean: Tensor) -> Tensor:
-        """The step of a matrix at lr = 1."""
-        rows, columns = mean.flatten(1).shape
-        size = 0.2 * math.sqrt(max(rows, columns))
-        if self.adjust_lr_fn == "original":
-            size = math.sqrt(max(1.0, rows / columns))
-        return size * orthogonalize(mean.flatten(1)).view_as(mean)
-
-
-def _by_kind(
-    matrices: Callable[..., tuple[Column, ...]], rest: Callable[..., tuple[Column, ...]], *columns: Column
-) -> list[Column]:
-    """Columns by one function of the matrices in ``columns``, and by another of the rest; numbers are none."""
-    if not isinstance(columns[0], list):
-        return list(rest(*columns))
-    are = [x.ndim > 1 and min(len(x), x.numel() // max(len(x), 1)) > 1 for x in columns[0]]
-    found: dict[int, tuple[Tensor, ...]] = {}
-    for kind, function in ((True, matrices), (False, rest)):
-        places = [i for i, matrix in enumerate(are) if matrix is kind]
-        if places:
-            answers = function(*([column[i] for i in places] for column in columns))
-            found |= dict(zip(places, zip(*answers, strict=True), strict=True))
-    return [list(column) for column in zip(*(found[i] for i in range(len(are))), strict=True)]

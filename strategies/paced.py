@@ -20,6 +20,8 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   with the last step and not with the way (their cosines, over all tensors, differ by more than 0.17), two losses turn
   about each other, as the networks of a GAN do: the gain falls, at most to 0.08 / ``trained``. It is
   looked at in every fourth step of the first 0.3 N (300, if N is not told).
+- With ``base=muon`` matrices step along their orthogonalized means instead, and have no second moment: in the place of
+  m / √v is 0.2 √max(A, B) · O of β1 · m + (1 − β1) · g (see muon), which ``"square"`` holds then.
 - Where N is told, weights shrink by 1 − 4 · ``shrink`` / N · f(t)³ a step, exp(−``shrink``) in all.
 
 The size and the gain are of each tensor; where parameters are split over processes, of each part.
@@ -32,13 +34,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
+from recopt.toolkit.matrices import by_kind, orthogonal_step
 
 SHARE, CAP, DEPTH = 0.3, 0.085, 6
 """The rate over the weights' root mean square, the largest that this is taken for, and the matrices from which on a
@@ -67,7 +70,13 @@ class Fused:
         """A step in place on dense CPU tensors of one dtype; False for others."""
         columns, steps = (point, grads, state["mean"], state["square"]), state["steps"] + 1
         first, course = point[0], rule.course(steps)
-        if rule.looks(steps) or first.device.type != "cpu" or not hyper["eps"] or not course * hyper["lr"] * scale:
+        if (
+            rule.base != "adam"
+            or rule.looks(steps)
+            or first.device.type != "cpu"
+            or not hyper["eps"]
+            or not course * hyper["lr"] * scale
+        ):
             return False
         if not all(t.dtype == first.dtype and t.is_contiguous() for column in columns for t in column):
             return False
@@ -80,6 +89,65 @@ class Fused:
                 weight_decay=decay + shrinking / rate, eps=hyper["eps"], amsgrad=False, maximize=False,
             )  # fmt: skip
         return True
+
+
+class _Adam:
+    """Steps along the mean of gradients over the root of the mean of their squares."""
+
+    def second(self, ops: Ops, grads: Column, mean: Column, state: State, hyper: Hypers) -> Column:
+        """The running mean of squares."""
+        return ops.lerp_square(state["square"], grads, hyper["beta2"])
+
+    def last(self, ops: Ops, state: State) -> Column:
+        """The direction of the last step, but for sizes."""
+        return ops.div(state["mean"], ops.roots(state["square"]))
+
+    def term(self, ops: Ops, rate: Any, sizes: Column, grads: Column, state: State, hyper: Hypers) -> Term:
+        """The step: ``rate``, and a size for each tensor, by the direction."""
+        steps = state["steps"]
+        if ops.differentiates and steps == 1:  # the means are then the gradient's own whatever the betas are
+            return Term(rate, ops.mul(grads, sizes), ops.roots(ops.mul(grads, grads), hyper["eps"]))
+        correction = ops.sqrt(1 - hyper["beta2"] ** steps)
+        spread = ops.roots(state["square"], correction * hyper["eps"])
+        return Term(rate * correction / (1 - hyper["beta1"] ** steps), ops.mul(state["mean"], sizes), spread)
+
+
+class _Muon(_Adam):
+    """Steps of matrices along their orthogonalized means of gradients; Adam's for other tensors."""
+
+    def second(self, ops: Ops, grads: Column, mean: Column, state: State, hyper: Hypers) -> Column:
+        """The step of a matrix, with Nesterov's look ahead; the running mean of squares for other tensors."""
+        first = ops.differentiates and state["steps"] == 0
+
+        def matrices(g: Column, mean: Column, _: Column) -> tuple[Column]:
+            ahead = g if first else ops.add(mean, ops.add(g, mean, -1.0), 1 - hyper["beta1"])
+            return ([orthogonal_step(x) for x in ahead],)
+
+        def rest(g: Column, _: Column, square: Column) -> tuple[Column]:
+            return (ops.lerp_square(square, g, hyper["beta2"]),)
+
+        return by_kind(matrices, rest, grads, mean, state["square"])[0]
+
+    def last(self, ops: Ops, state: State) -> Column:
+        """The direction of the last step, but for sizes."""
+
+        def rest(mean: Column, square: Column) -> tuple[Column]:
+            return (ops.div(mean, ops.roots(square)),)
+
+        return by_kind(lambda mean, step: (step,), rest, state["mean"], state["square"])[0]
+
+    def term(self, ops: Ops, rate: Any, sizes: Column, grads: Column, state: State, hyper: Hypers) -> Term:
+        """The step: ``rate``, and a size for each tensor, by what :meth:`second` has or Adam's direction."""
+
+        def rest(g: Column, mean: Column, square: Column, sizes: Column) -> tuple[Column]:
+            own = {"steps": state["steps"], "mean": mean, "square": square}
+            scale, numer, denom = super(_Muon, self).term(ops, 1.0, sizes, g, own, hyper)
+            return (ops.mul(ops.div(numer, denom), scale),)
+
+        def matrices(g: Column, mean: Column, step: Column, sizes: Column) -> tuple[Column]:
+            return (ops.mul(step, sizes),)
+
+        return Term(rate, by_kind(matrices, rest, grads, state["mean"], state["square"], sizes)[0])
 
 
 class Paced(Rule):
@@ -95,7 +163,15 @@ class Paced(Rule):
     eps = positive(1e-8, "added to the root mean square", off=0.0)
     weight_decay = positive(0.0, "decoupled weight decay, as a multiple of the rate; 0: none", off=0.0)
     steps = option(0, "length of the whole run, after which nothing moves; 0: not told", least=0)
+    base = option(
+        "adam", "the step whose size is found; muon: orthogonalized means for matrices", choices=("adam", "muon")
+    )
     shrink = option(0.1, "how far weights shrink over a run whose length is told: by exp(-shrink)", least=0)
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.way = _Muon() if self.base == "muon" else _Adam()
+        self.split = self.base == "adam"  # an orthogonalized matrix is whole
 
     def init(self, point: Params) -> State:
         """Adam's zeros, the first point, and a gain of 1; ``"size"`` is ``trained`` until the first step."""
@@ -130,17 +206,21 @@ class Paced(Rule):
         """Adam's means, and the size or the gain where that is looked at."""
         steps = state["steps"] + 1
         looked = self._looked(ops, grads, point, state, steps) if steps > 1 and self.looks(steps) else {}
+        mean = ops.lerp(state["mean"], grads, 1 - hyper["beta1"])
         after = {
-            **state, **looked, "steps": steps, "mean": ops.lerp(state["mean"], grads, 1 - hyper["beta1"]),
-            "square": ops.lerp_square(state["square"], grads, hyper["beta2"]),
-        }  # fmt: skip
+            **state,
+            **looked,
+            "steps": steps,
+            "mean": mean,
+            "square": self.way.second(ops, grads, mean, state, hyper),
+        }
         return {**after, "size": ops.mul(_size(ops, point, state["matrices"]), state["size"])} if steps == 1 else after
 
     def _looked(self, ops: Ops, grads: Column, point: Column, state: State, steps: int) -> State:
         """The running means of the cosines, and the gain that follows from them."""
         span, seen = self.steps or SPAN, steps // EVERY
         new = 1 / min(seen, max(5.0, 0.02 * span / EVERY))
-        way, last = ops.add(state["start"], point, -1.0), ops.div(state["mean"], ops.roots(state["square"]))
+        way, last = ops.add(state["start"], point, -1.0), self.way.last(ops, state)
         square = ops.inner(grads, grads)
         back, ahead = ops.inner(way, grads), ops.inner(last, grads)
         here, every = ops.inner(way, way), ops.together(square)
@@ -173,11 +253,7 @@ class Paced(Rule):
         sizes = ops.mul(state["size"], state["gain"])
         if self.on("weight_decay"):
             shrink.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
-        if ops.differentiates and steps == 1:  # the means are then the gradient's own whatever the betas are
-            return [*shrink, Term(rate, ops.mul(grads, sizes), ops.roots(ops.mul(grads, grads), hyper["eps"]))]
-        correction = ops.sqrt(1 - hyper["beta2"] ** steps)
-        spread = ops.roots(state["square"], correction * hyper["eps"])
-        return [*shrink, Term(rate * correction / (1 - hyper["beta1"] ** steps), ops.mul(state["mean"], sizes), spread)]
+        return [*shrink, self.way.term(ops, rate, sizes, grads, state, hyper)]
 
 
 def _trained(point: Params) -> float:

@@ -50,7 +50,7 @@ class Rule(Strategy):
 
     linear: ClassVar[str | None] = None
     whole: ClassVar[bool] = False
-    split: ClassVar[bool] = True
+    split: bool = True
     accelerator: ClassVar[Any] = None
 
     def penalty(self) -> str | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import recopt
 from recopt.checking.errors import RecoptError
+from recopt.toolkit.blocks import orthogonalize
 
 from ..loops import mlp
 
@@ -67,6 +68,31 @@ def test_as_long_as_no_gain_has_risen_it_is_adamw_at_rates_of_the_weights_size(l
     assert entries(optimizer, "gain") == [1.0] * 4
     for ours, theirs in zip(model.parameters(), by_hand(twin, 25, length), strict=True):
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_over_muon_matrices_step_along_their_orthogonalized_means(fused: bool) -> None:
+    model, twin = network(), network()
+    optimizer = recopt.Optimizer(model.parameters(), "paced(base=muon,shrink=0)", steps=50, fused=fused)
+    train(optimizer, model, 25)
+    assert entries(optimizer, "gain") == [1.0] * 4
+    sizes = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in twin.parameters()]
+    means = [torch.zeros_like(p) for p in twin.parameters()]
+    adam = torch.optim.Adam([{"params": [p]} for p in twin.parameters()])
+    for step in range(25):
+        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        twin.zero_grad()
+        (twin(x) - x[:, :3].sin()).square().mean().backward()
+        rates = [size * min((step + 1) / 2.5, 1 - step / 50) for size in sizes]
+        for p, mean, rate, group in zip(twin.parameters(), means, rates, adam.param_groups, strict=True):
+            group["lr"] = rate
+            if p.ndim == 2 and p.grad is not None:
+                mean.lerp_(p.grad, 0.1)
+                p.data -= rate * 0.2 * max(p.shape) ** 0.5 * orthogonalize(mean.lerp(p.grad, 0.1))
+                p.grad = None
+        adam.step()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_a_network_of_many_matrices_begins_slower() -> None:

@@ -1,0 +1,47 @@
+"""Steps of matrices along their orthogonalized means of gradients (Muon), and columns of matrices and other tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .blocks import orthogonalize
+
+__all__ = ["by_kind", "orthogonal_step"]
+
+Columns = Callable[..., tuple[Any, ...]]
+
+
+def by_kind(matrices: Columns, rest: Columns, *columns: Any) -> list[Any]:
+    """Columns by one function of the matrices in ``columns``, and by another of the rest.
+
+    A matrix is a tensor of two or more dimensions that, flattened from the second on, has more than one row and column.
+    Plain numbers are none. Each function takes as many columns as are given, and all give equally many.
+    """
+    if not isinstance(columns[0], list):
+        return list(rest(*columns))
+    are = [x.ndim > 1 and min(len(x), x.numel() // max(len(x), 1)) > 1 for x in columns[0]]
+    found: dict[int, tuple[Tensor, ...]] = {}
+    for kind, function in ((True, matrices), (False, rest)):
+        places = [i for i, matrix in enumerate(are) if matrix is kind]
+        if places:
+            answers = function(*([column[i] for i in places] for column in columns))
+            found |= dict(zip(places, zip(*answers, strict=True), strict=True))
+    return [list(column) for column in zip(*(found[i] for i in range(len(are))), strict=True)]
+
+
+def orthogonal_step(mean: Tensor, original: bool = False) -> Tensor:
+    """0.2 √max(A, B) · O for a mean of gradients of A rows and B columns, O being its nearest semi-orthogonal matrix.
+
+    That is about as long as a step of Adam at the same rate (Liu et al. 2025, 2502.16982, equation 4).
+
+    Args:
+        mean: any tensor of two or more dimensions, flattened from the second on.
+        original: whether the factor is √max(1, A / B), as by Jordan et al. 2024.
+    """
+    rows, columns = mean.flatten(1).shape
+    size = math.sqrt(max(1.0, rows / columns)) if original else 0.2 * math.sqrt(max(rows, columns))
+    return size * orthogonalize(mean.flatten(1)).view_as(mean)
