@@ -1,8 +1,9 @@
 """Estimators of hypergradients on problems whose answers are known.
 
-    python benchmarks/estimators.py influence|horizon|penalties
+    python benchmarks/estimators.py influence|schedule|horizon|penalties
 
 ``influence``: influence balancing (Tallec & Ollivier 2017, 1702.05043; Vicol et al. 2021, 2112.13835), n = 23, p = 10.
+``schedule``: two ends of a linear schedule of SGD on a rough surface (Vicol et al. 2021, sect. 5.1).
 ``horizon``: a rate and a momentum tuned by tangents over long runs, and the memory of the process; time and memory of
 the exact unroll of 1,000 steps, plain and in segments.
 ``penalties``: one penalty for each feature of a ridge and a logistic regression, against the closed form, plain torch,
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from recopt.contracts.settings import real
+from recopt.contracts.settings import positive, real
 from recopt.contracts.strategy import Params, State, Strategy
 from recopt.contracts.task import Batch, Split, Task
 from recopt.engine.engine import Engine
@@ -33,7 +34,7 @@ from recopt.levels.level import Level
 from recopt.levels.state import Signal
 from recopt.stacks.plugins import load_strategy
 
-POINTS, UP, FEATURES, EXAMPLES = 23, 10, 12, 40
+POINTS, UP, FEATURES, EXAMPLES, LENGTH = 23, 10, 12, 40, 100
 PLAIN = {"normalize": "none", "guard": False}
 
 
@@ -118,11 +119,75 @@ def strategy(name: str, **settings: float) -> Strategy:
 
 def influence() -> None:
     """The loss at rest, ½ (−6θ − 1)², after 3,000 steps of SGD on θ; it begins at 8.0."""
-    for gradient in ("online", "forward"):
-        made = engine(First(), Balance(), strategy("sgd", lr=1e-4), "inner", {"gradient": gradient, **PLAIN})
+    for gradient in ("online", "forward", "es", "pes"):
+        noise = {"sigma": 0.1, "pairs": 500, "every": 1} if gradient in ("es", "pes") else {}
+        made = engine(First(), Balance(), strategy("sgd", lr=1e-4), "inner", {"gradient": gradient, **noise, **PLAIN})
         made.run(3000)
         theta = float(made.state.slots["inner"].params[0].detach())
         print(f"{gradient:8} theta {theta:.12f}, loss {0.5 * (-6 * theta - 1) ** 2:.3g}")
+
+
+class Rough(Task):
+    """√(x² + 5) − √5 + sin²(y) exp(−5x²) + ¼ |y − 100| from (1, 1)."""
+
+    def model(self) -> nn.Module:
+        return nn.ParameterList([torch.ones(2)])
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        return torch.zeros(1)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return rough(*next(model.parameters()))
+
+
+class Ramp(Strategy):
+    """SGD whose rate goes from ``first`` to ``last`` over LENGTH steps."""
+
+    first = positive(0.01)
+    last = positive(0.01)
+
+    def init(self, point: Params) -> State:
+        return {"t": 0}
+
+    def forward(self, point: Params, trials: Any, state: State, rng: Any) -> tuple[Params, State]:
+        share = state["t"] / LENGTH
+        rate = self.first * (1 - share) + self.last * share
+        return [-rate * g for g in trials[0].grads], {"t": state["t"] + 1}
+
+
+def rough(x: Tensor, y: Tensor) -> Tensor:
+    """The surface."""
+    return (x**2 + 5).sqrt() - 5**0.5 + y.sin() ** 2 * (-5 * x**2).exp() + (y - 100).abs() / 4
+
+
+def schedule(steps: int = 5000) -> None:
+    """The sum of the losses of a run of LENGTH steps, before and after ``steps`` of Adam on windows of ten."""
+    ends = torch.linspace(-7, 3, 201, dtype=torch.float64)
+    start = torch.tensor(0.01, dtype=torch.float64).log()
+    best = total(*torch.meshgrid(ends, ends, indexing="ij")).min()
+    print(f"at first {float(total(start, start)):.1f}, best of a grid {float(best):.1f}")
+    for gradient in ("es", "pes", "nres"):
+        told = {"gradient": gradient, "every": 10, "episode": LENGTH, "sigma": 0.3, "pairs": 50, "objective": "sum"}
+        outer = strategy("adam", lr=0.01, beta1=0.99, beta2=0.999)
+        made, begin = engine(Rough(), Ramp(), outer, "inner", {**told, **PLAIN}), time.perf_counter()
+        made.run(10 * steps)
+        found = [p.detach() for p in made.state.slots["inner"].params]
+        rates = " to ".join(f"{float(p.exp()):.3g}" for p in found)
+        print(
+            f"{gradient:5} {float(total(*found)):.1f}, rates {rates}, {time.perf_counter() - begin:.0f} s", flush=True
+        )
+
+
+def total(first: Tensor, last: Tensor) -> Tensor:
+    """The sum of the losses after each of LENGTH steps, at logarithms of the rates at both ends."""
+    x, y, found = torch.ones_like(first), torch.ones_like(first), torch.zeros_like(first)
+    for t in range(LENGTH):
+        rate, bump = first.exp() * (1 - t / LENGTH) + last.exp() * t / LENGTH, (-5 * x**2).exp()
+        along = x / (x**2 + 5).sqrt() - 10 * x * y.sin() ** 2 * bump
+        across = (2 * y).sin() * bump + (y - 100).sign() / 4
+        x, y = x - rate * along, y - rate * across
+        found += rough(x, y)
+    return found
 
 
 class Curve(Ridge):
@@ -312,7 +377,7 @@ def closed(task: Ridge) -> Tensor:
 
 
 if __name__ == "__main__":
-    commands = {"influence": influence, "horizon": horizon, "penalties": penalties}
+    commands = {"influence": influence, "schedule": schedule, "horizon": horizon, "penalties": penalties}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=commands)
     torch.set_num_threads(1)

@@ -18,6 +18,7 @@ from recopt.levels.seeds import mix
 from .. import differences
 from ..differences import Settings, signal_of
 from ..engines import Bowl, Noisy, Regression, engine, goes_on_bit_for_bit, graph, losses, params
+from .test_forward import Ridged
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*estimates from trials what:recopt.checking.errors.Notice",
@@ -86,6 +87,8 @@ CASES: dict[str, tuple[type[Any], str, Settings]] = {
     "annealing below": (
         Regression, "adam/annealing/sgd", {2: {"every": 2}, 3: {"gradient": "es", "every": 2, "pairs": 2}}),
     "twice": (Regression, "adam/sgd/sgd", {n: {"gradient": "es", "every": 2, "pairs": 1} for n in (2, 3)}),
+    "a loss": (Ridged, "sgd/loss:adam", {2: {"gradient": "es", "every": 2, "pairs": 2}}),
+    "episodes that grow": (Regression, "adam/sgd", told(pairs=2, episode=9, curriculum=2)),
     "the start of episodes": (Bowl, "sgd/init:adam", {2: {"gradient": "es", "episode": 3, "pairs": 2}}),
 }  # fmt: skip
 

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from recopt.checking.errors import RecoptError
+from recopt.contracts.settings import real
+from recopt.contracts.strategy import Params, State, Strategy
+from recopt.contracts.task import Batch, Split, Task
 from recopt.levels.seeds import mix
 
 from .. import differences
@@ -54,6 +57,52 @@ def estimates(gradient: str, count: int) -> list[list[float]]:
             weight = torch.stack([torch.stack(noise) for noise in past]).sum(0)
             found[k] += weight * (above[k] - below[k]) / (2 * PAIRS * SIGMA**2)
     return [x.tolist() for x in found]
+
+
+class Balance(Strategy):
+    """s ← As + θ pushes the first entry up at first, and down in the end."""
+
+    theta = real(0.5)
+
+    def forward(self, point: Params, trials: Any, state: State, rng: Any) -> tuple[Params, State]:
+        (s,) = point
+        sign = torch.where(torch.arange(10) < 4, 1.0, -1.0).to(s)
+        return [0.5 * (torch.cat([s[1:], s.new_zeros(1)]) - s) + self.theta * sign], state
+
+
+class First(Task):
+    """½ (s₁ − 1)² of the present state."""
+
+    def model(self) -> nn.Module:
+        return nn.ParameterList([torch.ones(10)])
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        return torch.ones(1)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return (0.5 * (next(model.parameters())[0] - batch) ** 2).sum()
+
+
+def test_the_mean_of_estimates_is_the_derivative_over_all_windows() -> None:
+    # The loss is quadratic in all perturbations, so its smoothed derivative is its own.
+    def estimate(gradient: str, seed: int = 0, **more: Any) -> float:
+        told: Settings = {1: {"guard": False}, 2: {"gradient": gradient, "every": 2, "normalize": "none", **more}}
+        made = engine(First(), "balance/sgd(lr=1e-200)", told, rules={"balance": Balance}, seed=seed)
+        (grad,) = signal_of(made, 2, windows=12).grads or [torch.nan]
+        return float(grad)
+
+    exact = estimate("forward")
+    found = {
+        name: torch.tensor([estimate(name, seed, sigma=0.1, pairs=60, **more) for seed in range(10)])
+        for name, more in (("pes", {}), ("nres", {"episode": 100}), ("es", {}))
+    }
+    assert exact > 0
+    for name in ("pes", "nres"):
+        error = float(found[name].std()) / 10**0.5
+        assert abs(float(found[name].mean()) - exact) < 4 * error
+        assert error < exact / 3
+    assert float(found["nres"].std()) < float(found["pes"].std())
+    assert float(found["es"].mean()) < 0  # what θ did before the window is cut off
 
 
 def how(gradient: str, **more: Any) -> Settings:
