@@ -5,10 +5,10 @@
     python benchmarks/structure.py table structure.jsonl
 
 Nine pairs: three strategies above Adam's rate, which is far too small at first, and three lengths of their windows.
-Each is run for 600 steps. Two sweeps and two stacks choose within twice the updates of one such run. A ratio is of test
-losses, over the same seeds: to the pair that is best in hindsight, by the mean logarithm of its test loss over these
-seeds, and to the median of the nine, seed by seed. A loss below 1e-6 counts as that. Finished lines of ``--out`` are
-not run again.
+Each is run for 600 steps. Sweeps and single runs choose within twice the updates of one such run; their trials have 100
+steps, the default, from windows of 1 and the first strategy, unless told otherwise. A ratio is of test losses, over the
+same seeds: to the pair that is best in hindsight, by the mean logarithm of its test loss over these seeds, and to the
+median of the nine, seed by seed. A loss below 1e-6 counts as that. Finished lines of ``--out`` are not run again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ import recopt
 RULES, RATE = ["sgd", "adagrad", "adam"], "adam(lr=1e-5)"
 EVERY, STEPS = [1, 10, 50], 600
 TASKS = {"digits": "digits", "quadratic": "quadratic(start=normal, conditioning=100)", "mnist": "mnist"}
-SWITCH = f"{RATE}/switch(among=[sgd, adagrad(lr=1), adam(lr=0.05)])"  # with the rates that they have above a rate
+SWITCH = f"{RATE}/switch(among=[sgd, adagrad(lr=1), adam(lr=0.05)]"  # with the rates that they have above a rate
+ADAM = ", which=adam(lr=0.05)"
 SHORT = ["level2.every=10", "level3.every=2"]
 WAYS: dict[str, dict[str, Any]] = {
     "fixed": {"by": "grid"},
@@ -41,7 +42,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "one run, pbt": {"stack": "pbt(population=2, step=1.0)[which, every]"},
     "one run, annealing, trials of 20 steps": {"stack": "annealing(moves=one)[which, every]", "settings": SHORT},
     "one run, pbt, trials of 20 steps": {"stack": "pbt(population=2, step=1.0)[which, every]", "settings": SHORT},
-}
+    "one run, annealing, from adam": {"stack": "annealing(moves=one)[which, every]", "first": ADAM},
+    "one run, annealing, from adam, trials of 20 steps": {
+        "stack": "annealing(moves=one)[which, every]", "first": ADAM, "settings": ["level2.every=1", "level3.every=20"],
+    },
+}  # fmt: skip
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -49,10 +54,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
 
 
-def measured(task: str, seed: int, stack: str | None = None, **settings: Any) -> dict[str, Any]:
+def measured(task: str, seed: int, stack: str | None = None, first: str = "", **settings: Any) -> dict[str, Any]:
     """The test loss of a run by ``stack``, above the switch; else of a sweep's best trial, and of all it has."""
     if stack:
-        found = recopt.run(task, f"{SWITCH}/{stack}", steps=STEPS, measure=0, seed=seed, track=False, **settings)
+        found = recopt.run(
+            task, f"{SWITCH}{first})/{stack}", steps=STEPS, measure=0, seed=seed, track=False, **settings
+        )
         return {"status": found.status, "loss": found.after["loss"], "updates": found.budget.total.gradient}
     over = {"stack": [f"{RATE}/{rule}" for rule in RULES], "level2.every": EVERY}
     swept = recopt.sweep(task, over=over, steps=STEPS, measure=0, seed=seed, track=False, **settings)
