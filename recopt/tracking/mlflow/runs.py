@@ -16,7 +16,7 @@ from typing import Any
 from ...checking.errors import RecoptError, did_you_mean
 from .address import in_words, local_file, resolve_store, shown, unopened
 from .artifacts import download, has, scratch
-from .spool import abandoned
+from .spool import left
 from .store import RUNS, Store, open_store
 
 _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".cloudpickle"}
@@ -249,10 +249,10 @@ def _roots(store: Store, condition: str, limit: int | None = None) -> list[RunRo
 def _row(store: Store, run: Any) -> RunRow:
     info, data = run.info, run.data
     ended = None if info.end_time is None or info.status == "RUNNING" else (info.end_time - info.start_time) / 1000
-    gone = info.status == "RUNNING" and abandoned(store.spools / f"{info.run_id}.jsonl")
+    status = (info.status == "RUNNING" and left(store.spools / f"{info.run_id}.jsonl")) or info.status
     # the public view of the metrics drops their steps
     step = max((int(metric.step) for metric in data._metric_objs if metric.key in _LOSSES), default=0)
-    return RunRow(info.run_id, info.run_name or "", "KILLED" if gone else info.status, str(info.experiment_id),
+    return RunRow(info.run_id, info.run_name or "", status, str(info.experiment_id),
                   datetime.fromtimestamp(info.start_time / 1000).astimezone(), ended, dict(data.params),
                   dict(data.metrics), dict(data.tags), step, store.folder(info))  # fmt: skip
 

@@ -184,13 +184,16 @@ class Spool(SpoolReader):
         return alive
 
 
-def abandoned(path: Path) -> bool:
-    """True if the process that wrote the spool at ``path`` is gone, and left it."""
-    try:
-        with path.open("rb") as file:
-            return try_lock(file) is True
-    except OSError:
-        return False
+def left(path: Path) -> str | None:
+    """The status in which a process that is gone left the run of the spool at ``path``; None if it is not gone."""
+    status = None
+    with suppress(OSError), path.open("rb") as file:
+        for line in file if try_lock(file) is True else ():
+            with suppress(ValueError):
+                message = json.loads(line)
+                status = message.get("end", status) if message["run"] == path.stem else status
+                status = "KILLED" if "alive" in message else status or "KILLED"
+    return status
 
 
 def send_left(folder: Path, take: Callable[[Message], None], seconds: float) -> bool:

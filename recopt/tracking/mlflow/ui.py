@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +24,7 @@ from ...checking.errors import RecoptError
 from .address import shown, web_address
 from .children import PARENT
 from .runs import RunRow, find_run, list_runs
+from .spool import Unreachable, send_left
 from .store import RUNS, Store, open_store
 
 PORTS = range(5000, 5020)
@@ -62,10 +65,17 @@ def ui(
             _await(server, address)
             _show(f"{address}/{page}", say, browser)
             say("Ctrl-C ends it.")
+            threading.Thread(target=_send, args=(opened,), daemon=True).start()
             if server.wait():
                 raise RecoptError(f"The server of the user interface ended with status {server.returncode}.")
         finally:
             _stop(server)
+
+
+def _send(store: Store) -> None:
+    """Send what earlier runs have left, while the pages are looked at."""
+    with suppress(Unreachable):
+        send_left(store.spools, store.take, math.inf)
 
 
 def _free_port(host: str, port: int | None) -> int:

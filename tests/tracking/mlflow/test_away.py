@@ -18,6 +18,7 @@ import pytest
 from recopt.checking.errors import RecoptError
 from recopt.tracking.mlflow import spool as _spool
 from recopt.tracking.mlflow import store as tracking
+from recopt.tracking.mlflow.runs import list_runs
 from recopt.tracking.mlflow.spool import Spool, Unreachable
 from recopt.tracking.mlflow.store import open_store
 
@@ -48,6 +49,9 @@ def test_what_a_store_that_is_away_did_not_take_is_sent_by_the_next_run(root: Pa
     assert len(told) == 1
     assert "does not answer (no route to host): the run goes on" in told[0]
     assert str(spool) in told[0]
+    assert [row.status for row in list_runs(None, root_dir=root)] == [
+        "FINISHED"
+    ]  # as the spool says, which is not sent
     started(root).finish("FINISHED", {})
     assert [step for step, _ in history(store, lost.run_id, "loss")] == list(range(2500))
     assert store.run(lost.run_id).info.status == "FINISHED"
