@@ -74,7 +74,8 @@ def unheard(run: RunView) -> Iterator[Verdict]:
         if level.spent.get("steps") == 0 and not task and run.status == "finished":
             shorter = max(1, len(run.trace.series(0, "loss")[0]) // 20)
             text = f"made no step: the run is shorter than one of its windows ({level.how})"
-            yield of(level, "no step", 0, text, f"--set level{level.number}.every={shorter}, or more --steps")
+            what = "episode" if slot_of(level)[0] == "init" else "every"
+            yield of(level, "no step", 0, text, f"--set level{level.number}.{what}={shorter}, or more --steps")
         elif len(sizes) >= FEW and not sizes.any():
             text = f"no gradient reaches what it moves: its norm is 0 at all {len(sizes):,} steps"
             remedy = "the loss of the task has to depend on the model's parameters"

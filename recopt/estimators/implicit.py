@@ -120,9 +120,10 @@ class Implicit:
             _once(how, "unsolved", f"after {solved.products} iterations {unsolved:.1%} of its system of equations are "
                   "unsolved: set 'iterations' higher")  # fmt: skip
         if not found["distance"] <= FAR:
+            longer = "episode" if level.moves == INIT else "every"
             _once(how, "far", f"the model is away from a stationary point of the training loss (‖gradient‖ "
                   f"{found['residual']:.3g}; the best step along it would still move the model by "
-                  f"{found['distance']:.1%}): set 'every' higher, or gradient=unroll")  # fmt: skip
+                  f"{found['distance']:.1%}): set '{longer}' higher, or gradient=unroll")  # fmt: skip
 
 
 class _Dot:

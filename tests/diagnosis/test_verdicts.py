@@ -161,6 +161,8 @@ def test_a_level_that_makes_no_step_or_has_no_signal_is_told() -> None:
     found = only(made(FALLING, TWO[0], level(2, "sgd", "adam[lr]", "every 500 steps", steps=0.0)))
     assert (found.kind, found.level) == ("no step", 2) and "every 500 steps" in found.text
     assert found.remedy == "--set level2.every=10, or more --steps"
+    found = only(made(FALLING, TWO[0], level(2, "sgd", "init", "every 500 steps, episodes of 500", steps=0.0)))
+    assert found.remedy == "--set level2.episode=10, or more --steps"
     found = only(made(FALLING, *TWO, traces={2: {"signal_norm": np.zeros(STEPS)}}))
     assert (found.kind, found.level, found.remedy) == ("no signal", 2, "leave level 2 out: recopt run 'digits' 'adam'")
     found = only(made(FLAT, traces={1: {"signal_norm": np.zeros(STEPS)}}))

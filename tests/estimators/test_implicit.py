@@ -189,8 +189,7 @@ def test_a_start_that_episodes_are_held_near_has_its_implicit_gradient(tasks: in
         made = engine(Sines(), "sgd(lr=0.6)/init:sgd", {2: {"episode": episode, **HELD, **how}}, tasks=tasks)
         return made, signal_of(made, 2)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)
+    with pytest.warns(Notice, match="away from a stationary point.*set 'episode' higher"):
         made, short = signal(3, IMPLICIT)
     found = []
     for n in range(tasks):  # λ (∂²f/∂θ² + λ)⁻¹ ∂F/∂θ, at any point
@@ -205,6 +204,7 @@ def test_a_start_that_episodes_are_held_near_has_its_implicit_gradient(tasks: in
         curved = torch.func.jacrev(torch.func.jacrev(lambda t, of=of: of("train", t)))(theta)
         outer = torch.func.grad(lambda t, of=of: of("valid", t))(theta)
         found.append(0.7 * torch.linalg.solve(curved + 0.7 * torch.eye(4, dtype=torch.float64), outer))
+    assert made.state.levels[1].carried["far"]
     assert flat(short) == pytest.approx(torch.stack(found).mean(0), rel=1e-10)
     # At rest it is the derivative through the whole episode.
     (_, one), (_, other) = signal(80, IMPLICIT), signal(80, {"gradient": "unroll", "second_order": True})
