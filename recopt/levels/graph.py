@@ -10,6 +10,7 @@ import networkx as nx
 
 from ..checking.arguments import checked
 from ..contracts.strategy import Strategy
+from .automatic import chosen
 from .checks import check_level, check_movers, check_slots, check_strategies
 from .completion import POPULATION, complete, populated, set_to, strides
 from .estimated import tell_exact
@@ -59,6 +60,7 @@ class Graph(Structure):
                 self.labels[level.by] = with_settings(label, {POPULATION: made._options[POPULATION]})
         self.paces = Paces(self)
         for number in range(len(self.levels)):
+            self.levels[number] = chosen(self, number)
             self.levels[number] = complete(self, number)
             self.paces.add(number)
         for number in range(len(self.levels)):

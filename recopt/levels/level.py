@@ -34,6 +34,8 @@ VALUE = "value"
 """The name of the estimator that gives scores alone."""
 DIRECT = "direct"
 """The name, in the place of an estimator, for a level that moves the task: its signal is the task's own gradient."""
+AUTO = "auto"
+"""The name, in the place of an estimator, for the one that suits what the graph tells."""
 IMPLICIT = "implicit"
 """The estimator of hypergradients at a stationary point."""
 SETTINGS_OF = {"solver": IMPLICIT, "iterations": IMPLICIT, "tolerance": IMPLICIT, "segments": "unroll"}
@@ -156,7 +158,7 @@ class Level(BaseModel, metaclass=_Refusing):
     episode: Steps | None = None
     curriculum: Steps | None = None
     stagger: bool = False
-    gradient: Annotated[str, _in(ESTIMATORS, DIRECT)] | None = None
+    gradient: Annotated[str, _in(ESTIMATORS, DIRECT, AUTO)] | None = None
     solver: Literal["cg", "neumann"] | None = None
     iterations: Steps | None = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -201,12 +203,12 @@ class Level(BaseModel, metaclass=_Refusing):
     @property
     def taping(self) -> bool:
         """True if its signal is a hypergradient that needs a tape of what happens below it."""
-        return self.gradient not in (None, DIRECT) and bool(ESTIMATORS[self.gradient].tapes)
+        return self.gradient not in (None, DIRECT, AUTO) and bool(ESTIMATORS[self.gradient].tapes)
 
     @property
     def perturbs(self) -> bool:
         """True if its signal is a gradient that is estimated from the scores of perturbed points."""
-        return self.gradient not in (None, DIRECT) and hasattr(ESTIMATORS[self.gradient], "perturbed")
+        return self.gradient not in (None, DIRECT, AUTO) and hasattr(ESTIMATORS[self.gradient], "perturbed")
 
     @property
     def tries(self) -> bool:

@@ -217,7 +217,7 @@ def test_an_estimator_from_outside(stack: str) -> None:
     assert half == pytest.approx(whole / 2, rel=1e-12)
     with pytest.raises(RecoptError, match="There is .*estimator .halved. already"):
         estimator("halved")(Halved)
-    with pytest.raises(ValueError, match="direct, unroll, online, forward, implicit, reptile, es, pes, nres, value"):
+    with pytest.raises(ValueError, match="direct, auto, unroll, online, forward, implicit, reptile, es, pes, nres"):
         Level(moves="task", by="a", gradient="halve")
 
 
