@@ -84,7 +84,7 @@ def run(rank_timeout: float, **how: Any) -> int:
 
     STACK reads like adam/hypergradient/annealing, or 'adam(lr=1e-3)/sgd(lr=1e-2)': the second strategy moves the
     hyperparameters of the first, the third those of the second. 'adam[*weight]+sgd[*bias]' uses one strategy for each
-    group of parameters; lstm@a/lstm@a moves itself.
+    group of parameters; lstm/self moves its own weights.
 
     Under torchrun the tasks of --tasks are divided among its processes.
     """

@@ -6,11 +6,13 @@ Grammar::
     layer    = term { "+" term }
     term     = [ slot ":" ] name [ "@" label ] [ "(" name "=" value { "," … } ")" ] [ "[" pattern { "," pattern } "]" ]
     slot     = "loss" | "init"
+    stack    = stack "/" "self" [ "[" pattern { "," pattern } "]" ]
 
 Every strategy of a layer moves each strategy of the layer beneath (the first layer moves the task), as
-far as its patterns match. One label is one strategy, wherever it stands: ``lstm@a/lstm@a`` moves itself. A term with
-``loss:`` moves the parameters of the task's loss instead, one with ``init:`` the point that its episodes start from;
-both stand over the strategies that move the task.
+far as its patterns match. One label is one strategy, wherever it stands. ``self`` closes the loop: each strategy of the
+layer beneath moves its own parameters too, ``lstm/self`` like ``lstm@a/lstm@a``. A term with ``loss:`` moves the
+parameters of the task's loss instead, one with ``init:`` the point that its episodes start from; both stand over the
+strategies that move the task.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ _TERM = re.compile(
     r"(?:(?P<moves>loss|init)\s*:\s*)?(?P<name>[A-Za-z_][\w.-]*)(?:\s*@(?P<label>[A-Za-z_]\w*))?"
     r"(?:\s*\((?P<settings>[^()]*(?:\([^()]*\)[^()]*)*)\))?(?:\s*\[(?P<only>[^\]]*)\])?"
 )
-
 _OF_TASK = {LOSS: "parameters of the task's loss", INIT: "start of the task's episodes"}
+SELF = "self"
+"""The last element of a stack whose last strategies move themselves."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,35 @@ def parse(text: str) -> list[list[Term]]:
                 unclosed = any(piece.count(a) > piece.count(b) for a, b in ("()", "[]"))
                 like = f"adam(lr=1e-3){': a bracket is not closed' if unclosed else ''}"
                 raise RecoptError(f"{what} in stack '{shown(text)}' (level {depth}) should read like {like}.")
-            terms.append(_term(match, depth, used, text))
+            if match["name"] == SELF:
+                _check_self(match, layers, len(pieces) > depth or len(pieces[-1]) > 1, text)
+                only = _patterns(match)
+                terms += [Term(t.name, t.slot, only=only, moves=t.slot) for t in layers[-1]]
+            else:
+                terms.append(_term(match, depth, used, text))
         layers.append(terms)
     return layers
+
+
+def _check_self(match: re.Match[str], beneath: Sequence[Sequence[Term]], more: bool, text: str) -> None:
+    """Refuse ``self`` anywhere but alone at the end of a stack, with settings of its own, or over no strategy."""
+    where = f"'self' in stack '{shown(text)}'"
+    if more:
+        raise RecoptError(f"{where} closes the loop and stands last and alone: drop what stands above or beside it.")
+    if not beneath:
+        raise RecoptError(f"{where} has nothing beneath that could move itself: put a strategy there, as in lstm/self.")
+    for slot in [match["moves"], *(term.moves for term in beneath[-1])]:
+        if slot:
+            raise RecoptError(f"{where} stands at the {_OF_TASK[slot]}, and only a strategy of the stack moves itself: "
+                              "leave it out.")  # fmt: skip
+    if match["label"] or match["settings"] is not None:
+        raise RecoptError(
+            f"{where} is the strategy beneath: give that its label and settings, as in lstm(hidden=8)/self."
+        )
+
+
+def _patterns(match: re.Match[str]) -> tuple[str, ...]:
+    return tuple(p.strip() for p in (match["only"] or "").split(",") if p.strip())
 
 
 def parse_one(text: str, refusal: RecoptError) -> Term:
@@ -122,7 +151,7 @@ def parse_one(text: str, refusal: RecoptError) -> Term:
 def _term(match: re.Match[str], depth: int, used: dict[str, str], text: str) -> Term:
     name, label = match["name"], match["label"]
     settings = _settings(match["settings"] or "", f"'{shown(match[0].strip())}'")
-    only = tuple(p.strip() for p in (match["only"] or "").split(",") if p.strip())
+    only = _patterns(match)
     slot = label or name.replace("-", "_")
     if label is None and slot in used:
         slot = f"{slot}{depth}"
@@ -150,7 +179,7 @@ def levels_of(layers: Sequence[Sequence[Term]], names: Mapping[str, Sequence[str
     beneath = [TASK]
     for depth, layer in enumerate(layers, 1):
         for term in layer:
-            if term.moves and depth != 2:
+            if term.moves in BILEVEL and depth != 2:
                 raise RecoptError(
                     f"'{term.moves}:{shown(term.name)}' moves the {_OF_TASK[term.moves]}, and the levels of the task "
                     f"score it: let it stand right over them, as in sgd/{term.moves}:adam."
@@ -192,7 +221,8 @@ def _layers(levels: Sequence[Level], labels: Mapping[str, str]) -> list[str]:
         layer += [x for x in rest if x.moves in beneath and x not in layer and x.by in {y.by for y in layer}]
         if not layer:
             break
-        layers.append(" + ".join(dict.fromkeys(_written(level, labels) for level in layer)))
+        closing = all(level.moves == level.by for level in rest)
+        layers.append(" + ".join(dict.fromkeys(_written(x, {x.by: SELF} if closing else labels) for x in layer)))
         # Settings stand where a label stands first.
         labels |= {level.by: labels.get(level.by, level.by).partition("(")[0] for level in layer}
         rest = [level for level in rest if level not in layer]

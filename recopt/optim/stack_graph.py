@@ -19,7 +19,7 @@ from ..levels.notation import Term, levels_of, parse
 from ..stacks.build import make_strategy
 from ..stacks.fetch import export_folder, fetch_export, is_reference, read_export
 from ..stacks.listed import Listed, deepened, in_notation, layers_listed
-from ..stacks.named import Named
+from ..stacks.named import Named, strategies_of, written
 from ..stacks.places import Places, shipped_folder
 from ..stacks.plugins import load_strategy
 
@@ -169,7 +169,7 @@ def graph_of(stack: Stack, names: Sequence[str], options: Options, overrides: Ma
         if not 1 <= number <= len(found):
             raise RecoptError(f"levels={{{number}: …}}: this stack has levels 1 to {len(found)}.")
     found = [_set(level, number, options) for number, level in enumerate(found, 1)]
-    graph = Graph(found, slots, labels={t.slot: _written(t) for layer in layers for t in layer})
+    graph = Graph(found, slots, labels={slot: written(slot, one) for slot, one in strategies_of(layers).items()})
     graph.check_task(names)
     graph.levels = [_settled(graph, number, options.guard) for number in range(len(graph.levels))]
     return graph
@@ -199,11 +199,6 @@ def _made(term: Term, extra: Mapping[str, Any], options: Options, stack: Stack) 
         raise RecoptError(f"domains={domains!r} must read like {{'lr': 'positive'}}: domains by the setting's name.")
     named = Named(name=term.name, domains=dict(domains), settings=settings)
     return make_strategy(term.slot, named, options.seed, *_searched(stack, options.plugins))
-
-
-def _written(term: Term) -> str:
-    inside = ",".join(f"{k}={v}" for k, v in term.settings.items())
-    return f"{term.name}({inside})" if inside else term.name
 
 
 def _set(level: Level, number: int, options: Options) -> Level:

@@ -9,7 +9,7 @@ from typing import Any
 from ..checking.errors import RecoptError
 from ..contracts.strategy import Strategy
 from ..levels.graph import Graph
-from ..levels.notation import Term, parse
+from ..levels.notation import Term, parse, split
 from .build import make_strategies, stack_levels
 from .named import deepen, strategies_of, written
 from .places import Places
@@ -46,7 +46,7 @@ def layers_listed(stack: Any) -> tuple[list[list[Term]], dict[str, Strategy]]:
             settings = {key: value for key, value in item._made_with.items() if key != "domains"}
             layers[at] = [replace(layers[at][0], settings=settings)]
             own[layers[at][0].slot] = item
-        at += 1 if isinstance(item, Strategy) else len(parse(item))
+        at += 1 if isinstance(item, Strategy) else len(split(item, "/"))
     return layers, own
 
 

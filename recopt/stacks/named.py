@@ -74,6 +74,8 @@ def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Ter
         )
     if depth is not None and depth > MOST_LEVELS:
         raise RecoptError(f"--depth {shown(depth)} is more than {MOST_LEVELS:,} levels: give less.")
+    if depth is not None and len(out) < depth and any(term.moves == term.slot for term in out[-1]):
+        raise RecoptError("'self' closes a stack, and a depth repeats its last strategy: leave one of them out.")
     taken = {term.slot for layer in out for term in layer}
     while depth is not None and len(out) < depth:
         layer = []

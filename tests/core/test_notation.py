@@ -35,6 +35,10 @@ STACKS = [
     "adam(lr=0.001)/sgd(lr=0.01)/annealing",
     "adam@a/sgd@b/sgd@b",
     "lstm@a/lstm@a",
+    "lstm(hidden=4)/self",
+    "adam@a(lr=0.1)/sgd@a2/self[*]",
+    "adam[*weight] + sgd[*bias]/self[lr]",
+    "annealing/self[step]",
     "sgd(momentum=0.9, nesterov=true)/hypergradient(kappa=0.05)",
     "adam[*weight] + sgd[*bias]/hypergradient",
     "adam@a(lr=0.1)[0.*] + adam@b[2.*]/sgd@k/sgd@t",
@@ -52,7 +56,16 @@ def test_there_and_back(stack: str) -> None:
 def test_the_description_is_what_was_written() -> None:
     for stack in (STACKS[0], "adam(lr=0.001)/sgd(lr=0.01)[lr]/annealing", "adam/sgd[*]"):
         assert graph(stack).describe() == stack
-    assert graph("adam/sgd@b/sgd@b").describe() == "adam/sgd@b(lr=0.05)[lr]/sgd@b[lr]"
+    assert graph("adam/sgd@b/sgd@b").describe() == "adam/sgd@b(lr=0.05)[lr]/self[lr]"
+
+
+def test_self_is_the_strategy_beneath_once_more() -> None:
+    for one, other in (("lstm/self", "lstm@lstm/lstm@lstm"), ("adam/sgd/self[*]", "adam/sgd@sgd/sgd@sgd[*]")):
+        assert same(graph(one), graph(other))
+    assert [(x.moves, x.by) for x in graph("adam[*weight]+sgd[*bias]/self").levels[2:]] == [
+        ("adam", "adam"),
+        ("sgd", "sgd"),
+    ]
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -93,6 +106,13 @@ def test_what_is_no_stack_is_written_as_arrows() -> None:
         ("adam@a/sgd@a", "'@a' names both adam and sgd"),
         ("sgd@a/sgd@a(lr=0.1)", "drop the later ones"),
         ("adam/sgd[xx]+sgd@b[lr]", None),
+        ("self", "nothing beneath"),
+        ("adam/self/sgd", "stands last and alone"),
+        ("adam/self+sgd", "stands last and alone"),
+        ("adam/self(lr=1)", "give that its label and settings"),
+        ("sgd/loss:adam/self", "parameters of the task's loss, and only a strategy"),
+        ("sgd/init:adam/self", "start of the task's episodes, and only a strategy"),
+        ("dog/self", "'dog' has nothing to move: it declares no parameter"),
     ],
 )
 def test_refusals(stack: str, words: str | None) -> None:

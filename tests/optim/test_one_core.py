@@ -25,7 +25,8 @@ RULES = (
 ABOVE = ("sgd", "adam", "adagrad(lr=1)[lr]", "kesten[lr]", "hypergradient", "rmsprop", "prodigy[lr]", "lstm[lr]")
 TOWERS = [f"{rule}/{above}" for rule in ("sgd", "adam", "rmsprop(momentum=0.5)", "schedule-free") for above in ABOVE]
 HIGH = ["adam/adam/adam/adam", "sgd/sgd/sgd", "adam/hypergradient/sgd", "adam/adagrad(lr=1)[lr]/sgd",
-        "adam/kesten[lr]/adam"]  # fmt: skip
+        "adam/kesten[lr]/adam", "adam/hypergradient/self", "adam/self", "sgd/sgd/self", "lstm/self",
+        "adam[*weight]+sgd[*bias]/self"]  # fmt: skip
 ABSURD = [f"{rule}(lr={lr:g})/{above}" for rule in ("sgd", "adam") for lr in (1e3, 5.0, 1e-7)
           for above in ("sgd", "adagrad(lr=1)[lr]", "hypergradient", "adam/adam")]  # fmt: skip
 SETTINGS: list[tuple[str, dict[int, dict[str, Any]]]] = [

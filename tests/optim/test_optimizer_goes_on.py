@@ -19,7 +19,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *((stack, {"fused": False}) for stack in ("adam(lr=2)/adagrad[lr]", "rmsprop(momentum=0.5,lr=3)/sgd/sgd")),
     *((f"{rule}/{above}", {"every": 3, "fused": False}) for rule in WILD for above in ("hypergradient", "sgd/sgd")),
     *((f"{rule}/hypergradient", {"every": 3}) for rule in WILD),
-    ("lstm/adam", {"every": 3}), ("adam(lr=2)/sgd", {"levels": {1: {"average": 8.0}}}),
+    ("lstm/adam", {"every": 3}), ("lstm/self", {"every": 3}), ("adam(lr=2)/self", {}),
+    ("adam(lr=2)/hypergradient/self", {}), ("adam(lr=2)/adam/self", {"every": 3}),
+    ("adam(lr=2)/sgd", {"levels": {1: {"average": 8.0}}}),
 ]  # fmt: skip
 Seen = tuple[list[Tensor], list[float]]
 

@@ -24,6 +24,7 @@ STACKS = [
     ([Signed(lr=0.01), "adagrad"], "signed(lr=0.01)/adagrad(lr=1)[lr]"),
     (["adam", Signed()], "adam/signed[lr]"),
     (Signed(), "signed"),
+    (["adam", Signed(), "self"], "adam/signed[lr]/self[lr]"),
 ]
 
 
@@ -46,6 +47,13 @@ def test_a_strategy_is_repeated_up_to_a_depth_with_values_of_its_own() -> None:
     result = recopt.run("quadratic", Signed(lr=0.02), depth=2, steps=30, track=False)
     assert result.hyperparameters.keys() == {"signed.lr", "signed2.lr"}
     assert result.hyperparameters["signed2.lr"] == 0.02 != result.hyperparameters["signed.lr"]
+
+
+def test_a_depth_repeats_no_strategy_above_one_that_closes_the_loop() -> None:
+    with pytest.raises(RecoptError, match="'self' closes a stack, and a depth repeats its last strategy"):
+        recopt.run("quadratic", "adam/sgd/self", depth=4, track=False)
+    with pytest.raises(RecoptError, match="'self' closes a stack"):
+        recopt.Optimizer([nn.Parameter(torch.ones(2))], "adam/sgd/self", depth=4)
 
 
 def test_settings_in_words_are_refused_beside_objects() -> None:
