@@ -137,12 +137,17 @@ class _Making:
 
 
 def _alike(signals: Sequence[Signal | None]) -> list[Signal | None]:
-    """Signals of which all say where the guard acted, if it did so anywhere."""
-    if all(s is None or s.bad is None for s in signals):
-        return list(signals)
-    return [
-        s and replace(s, bad=torch.zeros_like(s.loss, dtype=torch.bool) if s.bad is None else s.bad) for s in signals
-    ]
+    """Signals of which all say where the guard acted, if it did so anywhere, and have the norm over all tasks."""
+    there = [s for s in signals if s is not None]
+    known = [(s.norm, len(s.loss)) for s in there if s.norm is not None and s.loss is not None and s.loss.ndim]
+    norm = sum(n * count for n, count in known) / sum(count for _, count in known) if known else None
+    acted = any(s.bad is not None for s in there)
+
+    def alike(signal: Signal) -> Signal:
+        bad = torch.zeros_like(signal.loss, dtype=torch.bool) if acted and signal.bad is None else signal.bad
+        return replace(signal, bad=bad, norm=signal.norm if norm is None else norm)
+
+    return [s and alike(s) for s in signals]
 
 
 def _chained(lists: list[Any]) -> list[Any]:

@@ -49,6 +49,7 @@ CASES: dict[str, tuple[str, engines.Settings]] = {
     "imitation": ("lstm/adam", {2: {"every": 4, "teacher": "adam(lr=0.01)", "imitate": 6, "penalty_update": 0.1}}),
     "exact": ("adam(lr=0.02)/adam", {2: {"every": 3, "second_order": True, "gradient": "unroll"}}),
     "exact, bad batches within a window": ("adam(lr=0.02)/adam", {2: {"every": 5, "second_order": True}}),
+    "in segments": ("adam(lr=0.02)/adam", {2: {"every": 6, "second_order": True, "segments": 3}}),
     "tangents": ("adam(lr=0.02)/adam[*]", {2: {"every": 3, "gradient": "forward"}}),
     "tangents of groups, held out": (
         "adam[*weight]+sgd(lr=0.02)[*bias]/adam",
@@ -70,7 +71,7 @@ CASES: dict[str, tuple[str, engines.Settings]] = {
     "no guard": ("adam/adam", {0: {"guard": False}, 2: {"every": 3}}),
 }  # fmt: skip
 """Of each the stack and its settings."""
-SAVED = ("tangents", "a learned rule", "by turns", "scores", "members", "imitation")
+SAVED = ("in segments", "tangents", "pes", "a learned rule", "by turns", "scores", "members", "imitation")
 Divided = tuple[Path, list[dict[str, Any]]]
 
 
