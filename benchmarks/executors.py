@@ -1,10 +1,11 @@
 """Executors and sweeps: workers, one that is killed, a trial's cost besides its run, a store with a thousand trials.
 
-    python benchmarks/executors.py [--rounds 8] [--seconds 1.0] [--many 1000] [--ray]
+    python benchmarks/executors.py [--rounds 8] [--seconds 1.0] [--many 1000] [--ray] [--workers N …]
 
 The work of a trial is a run on `quadratic` of about so many seconds. Executors take turns, round by round, so that what
 the machine does besides falls on all; the least time counts. Workers are started before; their start is told apart.
-The folder of the store is temporary.
+The folder of the store is temporary. ``--workers`` prints the trials a second of so many processes instead: each does
+four trials a round, and the least time counts.
 """
 
 from __future__ import annotations
@@ -124,6 +125,20 @@ def killed(kinds: list[str], seconds: float) -> None:
               f"{'the numbers of inline' if found == plain else 'OTHER NUMBERS THAN INLINE'}")  # fmt: skip
 
 
+def scaling(counts: list[int], rounds: int, seconds: float) -> None:
+    """Trials a second of so many worker processes."""
+    steps, first = steps_of(seconds), 0.0
+    print("| workers | trials a second | over one | of that many |")
+    print("|---|---|---|---|")
+    for count in counts:
+        jobs = [trial(steps, seed) for seed in range(4 * count)]
+        with make_executor("processes", count) as executor:
+            done(executor, jobs[:count])
+            rate = len(jobs) / min(timed(lambda e=executor, j=jobs: done(e, j))[0] for _ in range(rounds))
+        first = first or rate / count
+        print(f"| {count} | {rate:.2f} | {rate / first:.2f} | {rate / first / count:.0%} |", flush=True)
+
+
 def many(count: int, folder: Path) -> None:
     """A sweep of ``count`` short trials, and how quick its store is."""
     spec = {"task": "quadratic", "stack": "sgd", "steps": 1, "measure": 0, "trials": count,
@@ -158,6 +173,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--many", type=int, default=1000)
     parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--workers", type=int, nargs="+", help="counts of processes to compare")
     given = parser.parse_args()
     print(f"{os.cpu_count()} processors, one thread of torch for each job")
     if given.rounds:

@@ -16,7 +16,8 @@ from .pretend import READS, pretended
 
 ALL = [info.name for info in list_strategies([]) if info.name not in ("hypergradient", "replay")]
 STACKS = [
-    "adam/adagrad(lr=1)[lr]", "adam/sgd/sgd", "rmsprop(momentum=0.5)/sgd[*]", "adam(weight_decay=0.1)/hypergradient",
+    "adam/adagrad(lr=1)[lr]", "adam/sgd/sgd", "adam/sgd[*]", "rmsprop(momentum=0.5)/sgd[*]",
+    "adam(weight_decay=0.1)/hypergradient",
     "lstm@a/lstm@a", "adam/prodigy", "sgd/annealing", "mlp-rule/adam", "cmaes(restarts=bipop)",
 ]  # fmt: skip
 
@@ -75,12 +76,19 @@ def test_the_drop_in_does_the_same_on_a_device(stack: str) -> None:
         alike(here, trained(stack, device)[0])
 
 
-@pytest.mark.parametrize("stack", [*ALL, *STACKS])
-def test_a_state_may_be_loaded_on_another_device(stack: str) -> None:
+TAPED: list[tuple[str, dict[str, Any]]] = [
+    ("prodigy/sgd/sgd", {"every": 3}), ("lstm/adam", {"every": 3}), ("adam/sgd", {"fused": False, "every": 3}),
+    ("schedule-free/kesten[lr]/sgd", {"fused": False}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stack", "options"), [*((stack, {}) for stack in (*ALL, *STACKS)), *TAPED], ids=str)
+def test_a_state_may_be_loaded_on_another_device(stack: str, options: dict[str, Any]) -> None:
+    """With the open windows of levels that move numbers by tapes over tensors."""
     with pretended() as device:
         for one, other in ((device, "cpu"), ("cpu", device)):
-            half, state = trained(stack, one)
-            alike(trained(stack, one, half, state)[0], trained(stack, other, half, state)[0])
+            half, state = trained(stack, one, **options)
+            alike(trained(stack, one, half, state, **options)[0], trained(stack, other, half, state, **options)[0])
 
 
 @pytest.mark.parametrize("options", [{"fused": False}, {"levels": {2: {"every": 2}}}, {"scope": "tensor"}], ids=str)
@@ -105,6 +113,23 @@ def test_a_loss_may_come_as_a_number(stack: str) -> None:
                 optimizer.step(loss=loss.item())
             ends.append([torch.tensor(p.detach().tolist())])
     alike(*ends)
+
+
+def test_a_model_on_two_devices_has_a_group_for_each() -> None:
+    with pretended() as device:
+        halves = [[nn.Parameter(v.clone().to(place))] for v, place in zip(values(), ("cpu", device), strict=False)]
+        for groups, options in (
+            ([*halves[0], *halves[1]], {}), ([{"params": half} for half in halves], {"scope": "global"}),
+        ):  # fmt: skip
+            with pytest.raises(recopt.RecoptError, match="lie on cpu and pretend:0: give those of each device a group"):
+                recopt.Optimizer(groups, **options)
+        optimizer = recopt.Optimizer([{"params": half} for half in halves], "adam/sgd")
+        for _ in range(3):
+            for (half,) in halves:
+                half.grad = torch.ones_like(half)
+            optimizer.step()
+        assert [p.device.type for (p,) in halves] == ["cpu", device]
+        assert optimizer.hyperparameters()["0/adam.lr"] == optimizer.hyperparameters()["1/adam.lr"]
 
 
 @pytest.mark.parametrize("stack", ["adam", "adam/adagrad(lr=1)[lr]", "adam/adam/adam"])

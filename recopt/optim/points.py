@@ -35,6 +35,16 @@ def points_of(tensors: Sequence[Tensor]) -> list[Tensor]:
     return out
 
 
+def check_together(tensors: Sequence[Tensor]) -> None:
+    """Raise RecoptError if the tensors of one tower lie on several devices."""
+    first, *others = dict.fromkeys(str(p.device) for p in tensors)
+    if others:
+        raise RecoptError(
+            f"Parameters that share one set of hyperparameters lie on {first} and {others[0]}: give those of each "
+            "device a group of their own, or the optimizer scope='tensor'."
+        )
+
+
 def write_back(points: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
     """Round the float32 copies back into the parameters of lower precision; the others were moved in place."""
     for point, p in zip(points, tensors, strict=True):

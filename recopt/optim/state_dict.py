@@ -207,9 +207,15 @@ def _go_on(tower: Driver, state: RunState, points: Params) -> None:
         part.mean = []
     check_state(state, tower, points)
     movers, device = tower.tower.carriers.movers, tower.tower.setting.device
-    for number, mover in enumerate(movers):
+    there = partial(tree_map, partial(_moved, device=device))
+    for number, (own, mover) in enumerate(zip(state.levels, movers, strict=True)):
         if not isinstance(mover, NumberMover):
-            state.levels[number] = tree_map(partial(_moved, device=device), state.levels[number])
+            state.levels[number] = there(own)
+            continue
+        for place, m in enumerate(tower.graph.subjects[number]):  # a window lies where what it is over computes
+            if not isinstance(movers[m], NumberMover):
+                own.window.records[place] = there(own.window.records[place])
+                own.window.start[place] = there(own.window.start[place])
     for name, slot in state.slots.items():
         space = tower.tower.carriers.spaces.get(name)
         if isinstance(slot, Numbers) and space is not None:

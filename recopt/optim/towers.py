@@ -19,7 +19,7 @@ from ..stacks.places import shipped_folder
 from ..stacks.plugins import load_strategy
 from .driver import Driver, level_of_the_caller
 from .groups import Groups, Made, factor, later, settings_of
-from .points import gradients, one_number, points_of, write_back
+from .points import check_together, gradients, one_number, points_of, write_back
 from .stack_graph import DEFAULT_STACK, Options, Stack, graph_of, settable
 
 Scope = Literal["global", "group", "tensor"]
@@ -101,6 +101,7 @@ class Towers:
         alike = [n for n, x in enumerate(self.groups) if x.params and (x.stack, x.settings) == asked]
         if self.scope == "global" and whole and alike:
             shards_of([p for g in groups for p in g["params"]])
+            check_together([p for g in (*alike, number) for p in groups[g]["params"]])
             tower = next(n for n, members in enumerate(self.members) if members[0][0] == alike[0])
             graph = self.all[tower].graph
             graph.names[TASK] = [*graph.names[TASK], *(made.names[i] for i in whole)]
@@ -109,6 +110,7 @@ class Towers:
             each, rate = [], _rate(graph)
         for indices in each:
             graph, tensors = _graph_over(indices, made, groups, self.options), [made.params[i] for i in indices]
+            check_together(tensors)
             rate, seed = _rate(graph), self.options.seed + len(self.all) + len(built)
             driver = Driver(graph, points_of(tensors), fused=self.options.fused, seed=seed, shards=shards_of(tensors))
             if self.all and driver.zero_order != self.zero_order:
