@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..tracking.thinning import Ints
 from .curve import FEW
 from .moved import TASK, moved, slot_of
 from .signals import figures
@@ -119,12 +120,12 @@ def taken_back(run: RunView) -> Iterator[Verdict]:
     """Levels most of whose steps were taken back, left out or cut."""
     for level in run.levels:
         task = slot_of(level)[0] == TASK
-        made = level.spent.get("steps", 0.0) * (int(run.about.get("tasks", 1)) if task else 1)
+        made = level.spent.get("steps", 0.0) * (int(run.about.get("tasks", "1").replace(",", "")) if task else 1)
         acts = {act: level.spent.get(f"{act}_total", 0.0) for act in ("skipped", "restored", "bounded")}
         steps, sizes = run.trace.series(level.number, "update_norm")
         undone = run.trace.series(level.number, "null_step")[0]
         if task and made >= FEW and not level.spent.get("frozen_tasks") and acts["restored"] > _MOST * made:
-            at = run.trace.series(level.number, "restored")[0][0]
+            at = _first(run.trace.series(level.number, "restored")[0])
             text = f"{acts['restored']:,.0f} of its {made:,.0f} steps were taken back: the loss exploded after them"
             yield of(level, "taken back", at, text, tuned(run, level, 0.1))
         elif len(undone) >= FEW / 2 and len(undone) > 0.45 * made:  # a step back is a step too
@@ -132,9 +133,13 @@ def taken_back(run: RunView) -> Iterator[Verdict]:
             yield of(level, "taken back", undone[0], text, rated(level, 0.1))
         if not task and acts["skipped"] >= FEW and acts["skipped"] > _MOST * made:
             text = f"{acts['skipped']:,.0f} of its steps were left out: its signal or its answer was not finite"
-            yield of(level, "left out", steps[0] if len(steps) else 0, text, rated(level, 0.1))
+            yield of(level, "left out", _first(steps), text, rated(level, 0.1))
         if not task and made >= FEW and acts["bounded"] > _MOST * made:
             text = f"{acts['bounded']:,.0f} of its {made:,.0f} steps were cut to a factor e by the guard"
-            yield of(
-                level, "cut", steps[sizes > 1 - 1e-6][0], text, rated(level, USUAL / max(1.0, float(np.median(sizes))))
-            )
+            calm = rated(level, USUAL / max(1.0, float(np.median(sizes)) if len(sizes) else 1.0))
+            yield of(level, "cut", _first(steps[sizes > 1 - 1e-6]), text, calm)
+
+
+def _first(steps: Ints) -> int:
+    """The first of some steps; 0 if there are none."""
+    return int(steps[0]) if len(steps) else 0

@@ -42,6 +42,7 @@ class Moved:
         found = self.steps[away & (self.steps <= until)]
         return int(found[0]) if len(found) else None
 
+    @np.errstate(all="ignore")
     def ends(self) -> NDArray[np.bool_]:
         """Whether it is at an end of its range, by step."""
         low, high = self.user.ends.get(self.key, (-math.inf, math.inf))

@@ -18,12 +18,14 @@ _FEW = 20
 """Fewer losses than these say nothing of a trend."""
 
 
+@np.errstate(all="ignore")
 def diagnosis(run: RunView) -> list[str]:
     """All that there is to say of a run: how it ended, what went wrong, and remarks, in sentences."""
     found = [*_end(run), *map(str, verdicts(run)), *_unusual(run)]
     return found or ["Nothing unusual: no guard acted, and the loss has settled."]
 
 
+@np.errstate(all="ignore")
 def remarks(run: RunView) -> list[str]:
     """How a run ended, and what is unusual in it though not wrong, in sentences with the figures that they rest on."""
     return [*_end(run), *_unusual(run)]

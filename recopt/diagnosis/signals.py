@@ -58,6 +58,7 @@ class Figures:
         return math.sqrt(a / (1 - a)) if a < 1 else math.inf
 
     @property
+    @np.errstate(all="ignore")
     def silent(self) -> bool:
         """True if neither all signals nor those of any fifth agree by more than chance."""
         if len(self.cosines) < 2 * FEW or self.agreement > _SURE * self.error:
@@ -65,6 +66,7 @@ class Figures:
         parts = np.array_split(self.cosines, _PARTS)
         return all(part.mean() <= _CLEAR * part.std() / math.sqrt(len(part)) for part in parts)
 
+    @np.errstate(all="ignore")
     def row(self) -> tuple[str, ...]:
         """The cells under ``HEADS``."""
         shares = (f"{x:.0%}" for x in (self.cut, self.left_out, self.bounds))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from . import level_faults as faults
 from .loss_faults import losses
 from .verdict import Verdict
@@ -24,6 +26,7 @@ FAULTS = (
 )
 
 
+@np.errstate(all="ignore")  # what is recorded may be of any size, and no number
 def verdicts(run: RunView) -> list[Verdict]:
     """The faults of a run, in the order in which they began, at the same step the highest level first."""
     if not run.levels or not len(run.trace.series(0, "loss")[1]):
