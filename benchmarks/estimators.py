@@ -166,16 +166,16 @@ def schedule(steps: int = 5000) -> None:
     start = torch.tensor(0.01, dtype=torch.float64).log()
     best = total(*torch.meshgrid(ends, ends, indexing="ij")).min()
     print(f"at first {float(total(start, start)):.1f}, best of a grid {float(best):.1f}")
-    for gradient in ("es", "pes", "nres"):
+    falling = {"schedule": "cosine", "horizon": steps}
+    for gradient, more in (("es", {}), ("pes", {}), ("nres", {}), ("pes", falling), ("nres", falling)):
         told = {"gradient": gradient, "every": 10, "episode": LENGTH, "sigma": 0.3, "pairs": 50, "objective": "sum"}
         outer = strategy("adam", lr=0.01, beta1=0.99, beta2=0.999)
-        made, begin = engine(Rough(), Ramp(), outer, "inner", {**told, **PLAIN}), time.perf_counter()
+        made, begin = engine(Rough(), Ramp(), outer, "inner", {**told, **more, **PLAIN}), time.perf_counter()
         made.run(10 * steps)
         found = [p.detach() for p in made.state.slots["inner"].params]
         rates = " to ".join(f"{float(p.exp()):.3g}" for p in found)
-        print(
-            f"{gradient:5} {float(total(*found)):.1f}, rates {rates}, {time.perf_counter() - begin:.0f} s", flush=True
-        )
+        print(f"{gradient:5} {'falling' if more else 'constant':9} {float(total(*found)):.1f}, rates {rates}, "
+              f"{time.perf_counter() - begin:.0f} s", flush=True)  # fmt: skip
 
 
 def total(first: Tensor, last: Tensor) -> Tensor:

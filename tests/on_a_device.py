@@ -154,12 +154,15 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "exact": ("quadratic", "adam/sgd", {"settings": ["level2.second_order=true", "level2.every=3"]}),
     "self-loop": ("digits(hidden=[8])", "lstm@a/lstm@a", {"settings": ["level2.every=4"]}),
     "zero-order above": ("quadratic", "adam/annealing", {"settings": ["level2.every=4"]}),
+    "estimated": ("quadratic", "adam/sgd", {"settings": ["level2.gradient=pes", "level2.every=3"]}),
+    "estimated, a learned rule": ("quadratic", "lstm/adam", {"settings": ["level2.gradient=es", "level2.every=3"]}),
     "zero-order below": ("quadratic", "annealing", {}),
     "trained": ("digits(net=cnn)", "learned", {}),
     "random numbers of its own": ("quadratic", "random-search", {}),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*estimates from trials what:recopt.checking.errors.Notice")
 @pytest.mark.parametrize("name", RUNS)
 def test_the_engine_does_the_same_on_a_device(name: str) -> None:
     task, stack, options = RUNS[name]

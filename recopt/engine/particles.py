@@ -121,10 +121,10 @@ class Particles:
 
     def _put(self, tower: Tower, state: RunState, start: RunState, number: int, points: Params) -> None:
         """Set the values of the strategy that is moved: those of ``points`` where the level moves them."""
-        name, moved = self.levels[number].moves, dict(zip(tower.slots.index(start, number), points, strict=True))
-        values = trees.detach(self.tower.slots.strategy(start, name))
-        count = len(points[0])
-        state.slots[name] = SlotState([moved.get(i, v.expand(count, *v.shape)) for i, v in enumerate(values)], [])
+        name, index = self.levels[number].moves, tower.slots.index(start, number)
+        rows, moved = len(points[0]), dict(zip(index, points, strict=True))
+        own = [v.detach().expand(rows, *v.shape) for v in self.tower.slots.strategy(start, name)]
+        state.slots[name] = SlotState([moved.get(i, v).to(tower.setting.device) for i, v in enumerate(own)], [])
 
     def _run(self, tower: Tower, state: RunState, number: int, payer: int) -> bool:
         """Run until the windows are full; False if the model cannot be evaluated for all at once."""
