@@ -22,6 +22,8 @@ _STILL = 1e-4
 """A model that moves by less than this part of its longest steps stands still."""
 _LONGER = 20
 """Steps of a window whose mean is less noisy than a step."""
+_WANDERS = 2.0
+"""The extent of a random walk over the root of its summed squared steps; 1.6 is usual."""
 _SPELL = 5
 """Good steps that end a spell of bad ones."""
 _SOLVED = 1e-6
@@ -102,7 +104,7 @@ def noise(run: RunView) -> Iterator[Verdict]:
         own = [one for one in moved(run) if one.by == found.level]
         sizes = run.trace.series(found.level.number, "update_norm")[1]
         walk = math.sqrt(float((sizes**2).sum()) / max(1, len(own)))  # the length of a random walk of these steps
-        if not found.silent or not own or sizes.sum() < _PATH or max(one.net() for one in own) > walk:
+        if not found.silent or not own or sizes.sum() < _PATH or max(one.extent() for one in own) > _WANDERS * walk:
             continue
         chance = f"mean cosine {found.agreement:+.2f} ± {2 * found.error:.2f} over {len(found.cosines):,} steps"
         text = f"hears only noise: successive signals agree by chance ({chance}), and it {own[0].way()}, as noise would"

@@ -54,12 +54,12 @@ class Moved:
         there = self.ends()
         return bool(there[-1] and not there[0])
 
-    def net(self) -> float:
-        """The distance between its first and its last value, in logarithms, or logits below 1 where that is an end."""
-        first, last = float(self.values[0]), float(self.values[-1])
+    def extent(self) -> float:
+        """The distance between its least and its greatest value, in logarithms, or logits where it ends below 1."""
+        values = self.values[self.values > 0]
         if self.user.ends.get(self.key, (0.0, math.inf))[1] < 1:
-            first, last = first / (1 - first), last / (1 - last)
-        return abs(math.log(last / first)) if min(first, last) > 0 else abs(last - first)
+            values = values / np.maximum(1 - values, 1e-300)
+        return float(np.ptp(np.log(values))) if len(values) else math.inf
 
     def way(self, until: float = math.inf) -> str:
         """Its way in words, up to a step."""

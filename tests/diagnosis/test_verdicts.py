@@ -182,7 +182,7 @@ def test_a_level_that_hears_only_noise_is_told_if_its_value_went_no_farther_than
     assert (found.kind, found.level, found.step) == ("noise", 2, 0)
     assert "over 200 steps), and it moved adam.lr from 0.01 to 0.012, as noise would" in found.text
     assert found.remedy == "--set level2.every=20, or larger batches"
-    far = {1: {"lr": way((0, 0.01), (199, 0.1))}, 2: heard}
+    far = {1: {"lr": way((0, 0.01), (100, 0.1), (199, 0.01))}, 2: heard}
     first = {**heard, "signal_cosine": np.where(np.arange(STEPS) < 40, 1.0, heard["signal_cosine"])}
     for traces in (far, {1: {"lr": wander}, 2: first}):
         assert verdicts(made(FALLING, *TWO, traces=traces)) == []
