@@ -88,7 +88,9 @@ def main() -> None:
         "higher": with_higher,
         "recopt, MAML": with_recopt("init:adam(lr=0.001)", []),
         "recopt, first order": with_recopt("init:adam(lr=0.001)", ["level2.second_order=false"]),
-        "recopt, iMAML": with_recopt("init:adam(lr=0.001)", ["level2.gradient=implicit", "level2.proximal=2"]),
+        "recopt, iMAML": with_recopt(
+            "init:adam(lr=0.001)", ["level2.gradient=implicit", "level2.proximal=2", "level2.iterations=5"]
+        ),
         "recopt, Reptile": with_recopt("init:sgd(lr=0.5)", ["level2.gradient=reptile"]),
     }
     for way, learn in ways.items():
