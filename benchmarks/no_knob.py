@@ -1,4 +1,4 @@
-"""A default without a knob against rules that were tuned: held-out losses on the tasks of no_knob_tasks.py.
+"""A default without a knob against rules that were tuned: held-out losses on many small tasks.
 
     python benchmarks/no_knob.py run "recopt, steps" Prodigy --cache runs.jsonl   # rules by the start of their names
     python benchmarks/no_knob.py show --cache runs.jsonl                          # the tables
@@ -16,14 +16,21 @@ import math
 import statistics
 import time
 from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from no_knob_fresh import DEVELOPMENT, SEALED
 from no_knob_rules import TUNED, UNTUNED, Rule
 from no_knob_tasks import CHOSEN_ON, HELD_BACK, TASKS, Task
 
+ALL: dict[str, Task] = TASKS | DEVELOPMENT | SEALED
+SETS = {"chosen": CHOSEN_ON, "held": HELD_BACK, "all": TASKS, "development": DEVELOPMENT, "sealed": SEALED,
+        "fresh": DEVELOPMENT | SEALED}  # fmt: skip
 RULES: dict[str, Rule] = UNTUNED | {name: rule for grid in TUNED.values() for name, rule in grid.items()}
 
 
@@ -56,17 +63,21 @@ def cached(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
     return {(x["rule"], x["task"], x["seed"]): x for x in found}
 
 
-def fill(path: Path, rules: dict[str, Rule], tasks: dict[str, Task], seeds: int) -> None:
-    """Run what is missing."""
-    for seed in range(seeds):
-        for name, rule in rules.items():
-            known = cached(path)
-            for label, task in tasks.items():
-                if (name, label, seed) in known:
-                    continue
-                found = {"rule": name, "task": label, "seed": seed, **run(task, rule, seed)}
-                with path.open("a") as out:
-                    out.write(json.dumps(found) + "\n")
+def one(place: tuple[str, str, int]) -> dict[str, Any]:
+    """The training of a rule on a task from a seed, as a line of the cache."""
+    torch.set_num_threads(1)
+    rule, task, seed = place
+    return {"rule": rule, "task": task, "seed": seed, **run(ALL[task], RULES[rule], seed)}
+
+
+def fill(path: Path, rules: dict[str, Rule], tasks: dict[str, Task], seeds: int, workers: int) -> None:
+    """Run what is missing, in so many processes."""
+    known = cached(path)
+    missing = [place for place in product(rules, tasks, range(seeds)) if place not in known]
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool, path.open("a") as out:
+        for found in as_completed(pool.submit(one, place) for place in missing):
+            out.write(json.dumps(found.result()) + "\n")
+            out.flush()
 
 
 def table(path: Path, tasks: dict[str, Task]) -> dict[str, dict[str, float]]:
@@ -108,14 +119,14 @@ def main() -> None:
     parser.add_argument("action", choices=("run", "show"))
     parser.add_argument("rules", nargs="*", help="the start of a rule's name; none: all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tasks", choices=("chosen", "held", "all"), default="all")
+    parser.add_argument("--tasks", choices=SETS, default="all")
     parser.add_argument("--cache", type=Path, default=Path("no_knob.jsonl"))
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    tasks = {"chosen": CHOSEN_ON, "held": HELD_BACK, "all": TASKS}[args.tasks]
+    tasks = SETS[args.tasks]
     if args.action == "run":
         wanted = tuple(args.rules) or ("",)
-        fill(args.cache, {k: v for k, v in RULES.items() if k.startswith(wanted)}, tasks, args.seeds)
+        fill(args.cache, {k: v for k, v in RULES.items() if k.startswith(wanted)}, tasks, args.seeds, args.workers)
     show(args.cache, tasks)
 
 

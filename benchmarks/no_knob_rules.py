@@ -114,6 +114,8 @@ UNTUNED: dict[str, Rule] = {
     "Mechanic linear": partial(mechanic, "linear"),
     "recopt, steps told": partial(ours, None, told=True),
     "recopt": partial(ours, None),
+    "recopt over muon, steps told": partial(ours, "paced(base=muon)", told=True),
+    "recopt over muon": partial(ours, "paced(base=muon)"),
     "recopt at its mean": partial(ours, None, average=True),
     "recopt adam/adagrad[lr]": partial(ours, "adam/adagrad(lr=1)[lr]"),
     "recopt adam/kesten[lr] at its mean": partial(ours, "adam/kesten[lr]", average=True),
