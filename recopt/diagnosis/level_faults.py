@@ -9,7 +9,7 @@ import numpy as np
 
 from ..tracking.thinning import Ints
 from .curve import FEW
-from .moved import TASK, moved, slot_of
+from .moved import TASK, Moved, moved, slot_of
 from .signals import figures
 from .verdict import RATES, USUAL, Verdict, calmer, first_mover, of, rated, reason, tuned, without
 from .view import LevelView, RunView
@@ -24,6 +24,8 @@ _LONGER = 20
 """Steps of a window whose mean is less noisy than a step."""
 _WANDERS = 2.0
 """The extent of a random walk over the root of its summed squared steps; 1.6 is usual."""
+_LED = math.log(2)
+"""A net change that a level is to be thanked for."""
 _SPELL = 5
 """Good steps that end a spell of bad ones."""
 _SOLVED = 1e-6
@@ -104,12 +106,18 @@ def noise(run: RunView) -> Iterator[Verdict]:
         own = [one for one in moved(run) if one.by == found.level]
         sizes = run.trace.series(found.level.number, "update_norm")[1]
         walk = math.sqrt(float((sizes**2).sum()) / max(1, len(own)))  # the length of a random walk of these steps
-        if not found.silent or not own or sizes.sum() < _PATH or max(one.extent() for one in own) > _WANDERS * walk:
+        if not found.silent or not own or sizes.sum() < _PATH or any(_led(one, walk) for one in own):
             continue
         chance = f"mean cosine {found.agreement:+.2f} ± {2 * found.error:.2f} over {len(found.cosines):,} steps"
         text = f"hears only noise: successive signals agree by chance ({chance}), and it {own[0].way()}, as noise would"
         at = run.trace.series(found.level.number, "signal_cosine")[0][0]
         yield of(found.level, "noise", at, text, f"--set level{found.level.number}.every={_LONGER}, or larger batches")
+
+
+def _led(one: Moved, walk: float) -> bool:
+    """True if a value went farther than a random walk of that length would take it, or far at all."""
+    net, extent = one.wandered()
+    return net > min(walk, _LED) or extent > _WANDERS * walk
 
 
 def _logarithms(run: RunView, level: LevelView) -> bool:

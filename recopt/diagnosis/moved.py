@@ -54,12 +54,16 @@ class Moved:
         there = self.ends()
         return bool(there[-1] and not there[0])
 
-    def extent(self) -> float:
-        """The distance between its least and its greatest value, in logarithms, or logits where it ends below 1."""
+    def wandered(self) -> tuple[float, float]:
+        """The distances between its first and its last value, and between its least and its greatest.
+
+        In logarithms, or logits where it ends below 1; infinite for values that have none.
+        """
         values = self.values[self.values > 0]
         if self.user.ends.get(self.key, (0.0, math.inf))[1] < 1:
             values = values / np.maximum(1 - values, 1e-300)
-        return float(np.ptp(np.log(values))) if len(values) else math.inf
+        logs = np.log(values)
+        return (abs(float(logs[-1] - logs[0])), float(np.ptp(logs))) if len(logs) else (math.inf, math.inf)
 
     def way(self, until: float = math.inf) -> str:
         """Its way in words, up to a step."""

@@ -184,7 +184,9 @@ def test_a_level_that_hears_only_noise_is_told_if_its_value_went_no_farther_than
     assert found.remedy == "--set level2.every=20, or larger batches"
     far = {1: {"lr": way((0, 0.01), (100, 0.1), (199, 0.01))}, 2: heard}
     first = {**heard, "signal_cosine": np.where(np.arange(STEPS) < 40, 1.0, heard["signal_cosine"])}
-    for traces in (far, {1: {"lr": wander}, 2: first}):
+    early = {1: {"lr": way((0, 0.01), (9, 0.1), (199, 0.1))},
+             2: {**heard, "update_norm": np.where(np.arange(STEPS) < 9, 1.0, 0.05)}}  # fmt: skip
+    for traces in (far, early, {1: {"lr": wander}, 2: first}):
         assert verdicts(made(FALLING, *TWO, traces=traces)) == []
 
 
