@@ -169,7 +169,7 @@ def graph_of(stack: Stack, names: Sequence[str], options: Options, overrides: Ma
         if not 1 <= number <= len(found):
             raise RecoptError(f"levels={{{number}: …}}: this stack has levels 1 to {len(found)}.")
     found = [_set(level, number, options) for number, level in enumerate(found, 1)]
-    graph = Graph(found, slots, labels={slot: written(slot, one) for slot, one in strategies_of(layers).items()})
+    graph = Graph(found, slots, labels=_labels(layers))
     graph.check_task(names)
     graph.levels = [_settled(graph, number, options.guard) for number in range(len(graph.levels))]
     return graph
@@ -199,6 +199,13 @@ def _made(term: Term, extra: Mapping[str, Any], options: Options, stack: Stack) 
         raise RecoptError(f"domains={domains!r} must read like {{'lr': 'positive'}}: domains by the setting's name.")
     named = Named(name=term.name, domains=dict(domains), settings=settings)
     return make_strategy(term.slot, named, options.seed, *_searched(stack, options.plugins))
+
+
+def _labels(layers: Sequence[Sequence[Term]]) -> dict[str, str]:
+    """Each strategy in notation, by slot; without the labels that were made of name and depth."""
+    each = [(term, f"{term.name.replace('-', '_')}{depth}") for depth, layer in enumerate(layers, 1) for term in layer]
+    made = {term.slot: term.name.replace("-", "_") for term, label in each if term.slot == label}
+    return {slot: written(made.get(slot, slot), one) for slot, one in strategies_of(layers).items()}
 
 
 def _set(level: Level, number: int, options: Options) -> Level:
