@@ -124,7 +124,8 @@ class _Making:
         fields["members"] = self._within([x.members for x in found])
         taught = {m: [x.taught[m] for x in found] for m in first.taught}
         fields["taught"] = {m: join(states) if m in ours else states[0] for m, states in taught.items()}
-        fields["carried"] = join([x.carried for x in found])
+        common = self.graph.levels[number].perturbs  # whose points are the same for all tasks
+        fields["carried"] = first.carried if common else join([x.carried for x in found])
         if number in ours:
             fields |= {key: join([getattr(x, key) for x in found]) for key in ("parts", "before", "score")}
         return replace(first, **fields)

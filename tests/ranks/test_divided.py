@@ -17,6 +17,8 @@ from recopt.contracts.trees import tensors
 from recopt.engine import checkpoint
 from recopt.engine.engine import Engine
 from recopt.engine.measure import measure
+from recopt.engine.shares import divided as divided_among
+from recopt.engine.shares import joined
 from recopt.ranks.link import Link, RankFailed
 from recopt.ranks.shared import ONE, Ranks
 
@@ -224,3 +226,14 @@ def test_a_process_that_does_not_come_is_named_to_all(divided: Divided) -> None:
         text, lost = part["late"]
         assert text.startswith(words)
         assert lost
+
+
+@pytest.mark.filterwarnings("ignore:.*estimates from trials what")
+def test_perturbations_are_common_to_the_tasks_of_all_processes() -> None:
+    one = engines.engine(engines.Regression(seed=5), CASES["pes"][0], CASES["pes"][1], tasks=3)
+    one.state.levels[1].carried = {"weights": [torch.arange(10.0)]}  # as between a window and the next
+    both = joined([one.state, one.state], one.graph)
+    assert len(both.task.params[0]) == 6
+    mine = divided_among(both, one.graph, range(3, 6), lambda found: found[0])
+    for state in (both, mine):
+        assert torch.equal(state.levels[1].carried["weights"][0], torch.arange(10.0))
