@@ -152,6 +152,10 @@ CASES: dict[str, tuple[type[Any], str, Settings]] = {
 }  # fmt: skip
 
 
+def test_a_run_goes_on_from_its_last_clean_moment(tmp_path: Path) -> None:
+    goes_on_bit_for_bit(lambda: engine(Bowl(seed=2), "adam/sgd", how("pes", episode=12)), 130, 140, tmp_path / "a")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name: str, tmp_path: Path) -> None:
     task, stack, settings = CASES[name]
