@@ -7,7 +7,7 @@
   next loss is as high, it was not the update (harder data, another weight): losses are compared with that from then on.
 - A finite gradient whose squares overflow is skipped; if the next one is as large, it is shortened until they do not,
   and used.
-- Where a level above tunes the rate of one task, without an exact level, no update is longer than a fifth of what it
+- Where a level above tunes the rate of one task, and none is exact or `es`, no update is longer than a fifth of what it
   moves (the root mean square of the tensors, all together, or 0.01 if they are smaller). It is cut back and the rate
   lowered to match, so that a start value that is far too large costs a step and not the model.
 - No step of a level above moves the coordinate of a bounded domain by more than 1, a factor of e. A longer one is cut,
