@@ -29,15 +29,15 @@ class FusedAdam:
 
     @staticmethod
     def step(rule: Rule, point: Column, grads: Column, state: State, hyper: Hypers, scale: float) -> bool:
-        """Adam's step in place on dense CPU tensors of one dtype, laid out alike; False for others."""
+        """Adam's step in place on dense tensors of one dtype, on a CPU or a CUDA device; False for others."""
         columns = (point, grads, state["mean"], state["square"])
         first = point[0]
-        if first.device.type != "cpu" or rule.on("weight_decay") or not hyper["eps"]:
+        if first.device.type not in ("cpu", "cuda") or rule.on("weight_decay") or not hyper["eps"]:
             return False
         if not all(t.dtype == first.dtype and t.is_contiguous() for column in columns for t in column):
             return False
         state["steps"] += 1
-        steps = [torch.scalar_tensor(state["steps"])] * len(point)
+        steps = [torch.full((), state["steps"], dtype=torch.float32, device=first.device)] * len(point)
         torch._fused_adam_(
             *columns, [], steps, lr=scale * hyper["lr"], beta1=hyper["beta1"], beta2=hyper["beta2"], weight_decay=0.0,
             eps=hyper["eps"], amsgrad=False, maximize=False,
@@ -63,7 +63,7 @@ class FusedAdam:
         sums = {"mean": _dots(mean, beside), "turn": [] if first else _dots(torch._foreach_sub(mean, grads), beside)}
         torch._foreach_mul_(beside, mean)
         torch._foreach_div_(beside, spread)
-        sums["spread"] = [q.sum() for q in beside]
+        sums["spread"] = [q.sum() for q in (beside if beside[0].is_cpu else [_flat(beside)])]
         if not first:
             gap = torch._foreach_addcmul(square, grads, grads, -1)
             torch._foreach_div_(gap, root)
@@ -90,8 +90,14 @@ class FusedAdam:
 
 
 def _dots(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """⟨a, b⟩, tensor by tensor."""
-    return [torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(a, b, strict=True)]
+    """Parts of ⟨a, b⟩: tensor by tensor on a CPU; else one, as a device is started for each."""
+    if a[0].is_cpu or len({x.dtype for x in a}) > 1:
+        return [torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(a, b, strict=True)]
+    return [torch.dot(_flat(a), _flat(b))]
+
+
+def _flat(column: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([x.reshape(-1) for x in column])
 
 
 class Adam(Rule):

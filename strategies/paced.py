@@ -39,6 +39,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
 from recopt.toolkit.matrices import by_kind, orthogonal_step
@@ -61,32 +62,36 @@ TRAINED, BOUND, BEYOND, ROUNDS = 0.1, 1.05, 0.1, 16
 """The factor on the rate of trained weights, the singular value over that of independent entries from which on weights
 begin to count as trained, how far beyond they do, and the steps of the power iteration that finds it."""
 
+_SHARES = WeakTensorKeyDictionary()
+"""By the first tensor's gain, which each look at it makes anew: the products of all sizes and gains, as read once."""
+
 
 class Fused:
-    """The kernel that ``torch.optim.AdamW(fused=True)`` calls, tensor by tensor, where the gain is not looked at."""
+    """The kernel of ``AdamW(fused=True)``, where the gain is not looked at: one call for all tensors of one rate."""
 
     @staticmethod
     def step(rule: Paced, point: Column, grads: Column, state: State, hyper: Hypers, scale: float) -> bool:
-        """A step in place on dense CPU tensors of one dtype; False for others."""
+        """A step in place on dense tensors of one dtype and place, on a CPU or a CUDA device; False for others."""
         columns, steps = (point, grads, state["mean"], state["square"]), state["steps"] + 1
         first, course = point[0], rule.course(steps)
-        if (
-            rule.base != "adam"
-            or rule.looks(steps)
-            or first.device.type != "cpu"
-            or not hyper["eps"]
-            or not course * hyper["lr"] * scale
-        ):
+        kind, rates = first.device.type, course * hyper["lr"] * scale
+        if rule.base != "adam" or rule.looks(steps) or kind not in ("cpu", "cuda") or not hyper["eps"] or not rates:
             return False
         if not all(t.dtype == first.dtype and t.is_contiguous() for column in columns for t in column):
             return False
-        state["steps"], count = steps, [torch.scalar_tensor(steps)]
-        shrinking, decay = rule.shrinking(steps), hyper["weight_decay"]
-        for size, gain, p, g, m, v in zip(state["size"], state["gain"], *columns, strict=True):
-            rate = hyper["lr"] * course * float(size) * float(gain)
+        pairs, alike = zip(state["size"], state["gain"], strict=True), dict[float, list[int]]()
+        if state["gain"][0] not in _SHARES:  # only after a look, as a device is waited for
+            _SHARES[state["gain"][0]] = torch.stack([size.double() * gain.double() for size, gain in pairs]).tolist()
+        for i, share in enumerate(_SHARES[state["gain"][0]]):
+            alike.setdefault(share, []).append(i)
+        state["steps"], count = steps, torch.full((), steps, dtype=torch.float32, device=first.device)
+        for share, places in alike.items():
+            rate = hyper["lr"] * course * share
+            p, g, m, v = ([column[i] for i in places] for column in columns)
             torch._fused_adamw_(
-                [p], [g], [m], [v], [], count, lr=scale * rate, beta1=hyper["beta1"], beta2=hyper["beta2"],
-                weight_decay=decay + shrinking / rate, eps=hyper["eps"], amsgrad=False, maximize=False,
+                p, g, m, v, [], [count] * len(places), lr=scale * rate, beta1=hyper["beta1"], beta2=hyper["beta2"],
+                weight_decay=hyper["weight_decay"] + rule.shrinking(steps) / rate, eps=hyper["eps"], amsgrad=False,
+                maximize=False,
             )  # fmt: skip
         return True
 

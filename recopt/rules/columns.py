@@ -17,8 +17,9 @@ from .ops import FOREACH, TENSORS, ForeachOps, Term
 from .rule import Rule, penalized, step
 from .shards import Shards
 
-CHUNK = 1 << 22
-"""Elements worked on at once: bounds what temporaries cost to 16 MiB each, whatever the model's size."""
+CHUNK, FAR_CHUNK = 1 << 22, 1 << 26
+"""Elements worked on at once, on a CPU and elsewhere: they bound what temporaries cost to 16 and 256 MiB each, whatever
+the model's size. A device that is started for every operation gets more to do at once."""
 WHOLE = slice(0, None)
 
 Sums = dict[str, list[Tensor]]
@@ -27,10 +28,11 @@ Sums = dict[str, list[Tensor]]
 
 def chunks(state: State, *columns: Params) -> Iterator[tuple[slice, State, Sequence[Params]]]:
     """Stretches of the columns and of those in ``state``, each of at most CHUNK elements (or of one tensor)."""
+    most = CHUNK if not columns[0] or columns[0][0].is_cpu else FAR_CHUNK
     start = filled = 0
     for i, tensor in enumerate(columns[0]):
         count = tensor.numel()
-        if filled and filled + count > CHUNK:
+        if filled and filled + count > most:
             yield _cut(slice(start, i), state, columns)
             start, filled = i, 0
         filled += count
@@ -46,8 +48,11 @@ def _cut(where: slice, state: State, columns: Sequence[Params]) -> tuple[slice, 
 
 
 def dots(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
-    """⟨a, b⟩ tensor by tensor, 0-dimensional. One pass where both are contiguous."""
-    return [_dot(x, y) for x, y in zip(a, b, strict=True)]
+    """Parts of ⟨a, b⟩, 0-dimensional: tensor by tensor on a CPU, in one pass where both are contiguous; else one."""
+    if not a or a[0].is_cpu or len({x.dtype for x in (*a, *b)}) > 1 or sum(x.numel() for x in a) >= 2**31:
+        return [_dot(x, y) for x, y in zip(a, b, strict=True)]
+    one, other = (torch.cat([x.reshape(-1) for x in column]) for column in (a, b))
+    return [torch.dot(one, other)]
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
