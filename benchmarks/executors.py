@@ -176,6 +176,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", help="counts of processes to compare")
     given = parser.parse_args()
     print(f"{os.cpu_count()} processors, one thread of torch for each job")
+    if given.workers:
+        scaling(given.workers, given.rounds, given.seconds)
+        return
     if given.rounds:
         kinds = ["processes", *(["ray"] if given.ray else [])]
         workers(["inline", *kinds], given.rounds, given.seconds)

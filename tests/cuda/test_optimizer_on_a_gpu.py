@@ -108,10 +108,11 @@ def waits(optimizer: recopt.Optimizer, param: nn.Parameter) -> list[int]:
 
 @pytest.mark.parametrize("stack", [None, "adam", "adam/adagrad(lr=1)[lr]", "adam/adam/adam", "adam/sgd[*]"])
 def test_a_step_waits_for_the_gpu_once(stack: str | None) -> None:
-    """But for the first ten steps and every twentieth, in which the guard measures the update of a tower."""
+    """But for the first ten steps and every twentieth, in which the guard measures the update of a tower, and for the
+    default after each look at its gain."""
     param = nn.Parameter(torch.randn(50, 10, device=GPU))
     found = waits(recopt.Optimizer([param], stack), param)[10:]
-    assert found.count(1) >= 46
+    assert found.count(1) >= (46 if stack else 36)
     assert max(found) <= 3
 
 
@@ -155,7 +156,7 @@ def test_autocast_and_a_scaler_train_and_skip_what_overflows(stack: str | None) 
     assert losses[True] == pytest.approx(losses[False], rel=3e-2)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of what its compiler imports
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, of what it imports and of faster arithmetic
 def test_a_compiled_model_is_trained() -> None:
     ends = []
     for compiled in (False, True):
