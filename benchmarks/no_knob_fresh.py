@@ -1,6 +1,7 @@
 """More tasks of the kinds of no_knob_tasks.py, of other data, networks and lengths.
 
-Changes to the default are tried on ``DEVELOPMENT``; ``SEALED`` are run at the end alone.
+Changes to the default are tried on ``DEVELOPMENT``; ``SEALED`` are for the end alone. Their first figures are
+published, with what is lost on some of them: a later change to the default should be judged on others too.
 """
 
 from __future__ import annotations
