@@ -18,7 +18,7 @@ _VERY_FAR = 1000.0
 """A factor by which a rate has to be moved to be the reason why nothing was learned."""
 _HARDLY, _WINDOWS = 0.9, 10
 """A meta-loss above this part of an untrained model's loss is hardly better; windows that it takes to tell."""
-_DATA = "look at the data: the inputs may not tell the labels"
+_DATA = "another strategy on level 1, such as adam; if that stays at chance too, the inputs may not tell the labels"
 
 
 def losses(run: RunView) -> Iterator[Verdict]:
