@@ -188,11 +188,14 @@ def left(path: Path) -> str | None:
     """The status in which a process that is gone left the run of the spool at ``path``; None if it is not gone."""
     status = None
     with suppress(OSError), path.open("rb") as file:
-        for line in file if try_lock(file) is True else ():
+        if try_lock(file) is not True:
+            return None
+        status = "KILLED"
+        for line in file:
             with suppress(ValueError):
                 message = json.loads(line)
                 status = message.get("end", status) if message["run"] == path.stem else status
-                status = "KILLED" if "alive" in message else status or "KILLED"
+                status = "KILLED" if "alive" in message else status
     return status
 
 
