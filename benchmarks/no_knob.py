@@ -57,7 +57,7 @@ def run(task: Task, rule: Rule, seed: int) -> dict[str, float]:
 
 
 def cached(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """What was run before."""
+    """The trainings that were run before."""
     lines = path.read_text().splitlines() if path.exists() else []
     found = [json.loads(line) for line in lines]
     return {(x["rule"], x["task"], x["seed"]): x for x in found}

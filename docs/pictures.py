@@ -1,4 +1,4 @@
-"""The pictures of README and docs, measured: `python docs/pictures.py` trains and draws them in eight minutes."""
+"""The pictures of README and docs, measured: `python docs/pictures.py` trains and draws them again."""
 
 from __future__ import annotations
 

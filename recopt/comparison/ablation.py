@@ -198,7 +198,7 @@ class Ablation(Comparison):
         return "\n".join([head, *scores, *(level.sentence for level in self.levels[1:])])
 
     def _repr_html_(self) -> str:
-        """What each level brings, and the picture; then the figures of all competitors."""
+        """A table of the levels with what each brings, and the picture; then the figures of all competitors."""
         spec = self.spec
         heads = ("depth", "stack", "score", "gain", "start values", "pays from", "evaluations", "seconds", "verdict")
         lines = [

@@ -44,7 +44,7 @@ class Moved:
 
     @np.errstate(all="ignore")
     def ends(self) -> NDArray[np.bool_]:
-        """Whether it is at an end of its range, by step."""
+        """True where it is at an end of its range, by step."""
         low, high = self.user.ends.get(self.key, (-math.inf, math.inf))
         near = np.isclose(self.values, low, rtol=_NEAR, atol=0) | np.isclose(high - self.values, 0, atol=1e-12)
         return near | (np.isclose(self.values, high, rtol=_NEAR, atol=0) & (high > 1))

@@ -27,7 +27,7 @@ def diagnosis(run: RunView) -> list[str]:
 
 @np.errstate(all="ignore")
 def remarks(run: RunView) -> list[str]:
-    """How a run ended, and what is unusual in it though not wrong, in sentences with the figures that they rest on."""
+    """Sentences on a run's end and on what is unusual in it though not wrong, with the figures that they rest on."""
     return [*_end(run), *_unusual(run)]
 
 

@@ -26,7 +26,7 @@ class EvolutionStrategies(Value):
     persistent: ClassVar[bool] = False
 
     def refusal(self, graph: Structure, number: int) -> str | None:
-        """What asks for a derivative, and fresh starts by turns."""
+        """A sentence for what asks for a derivative, and for fresh starts by turns."""
         level = graph.levels[number]
         if level.second_order:
             return f"gradient={level.gradient} differentiates nothing: leave 'second_order' out."

@@ -47,7 +47,7 @@ class Implicit:
     tapes: ClassVar[bool] = False
 
     def refusal(self, graph: Structure, number: int) -> str | None:
-        """What has no part in where the training loss is stationary; and what asks for the steps that led there."""
+        """A sentence for what has no part in where the loss is stationary, or asks for the steps that led there."""
         level = graph.levels[number]
         if level.moves == INIT and level.proximal is None:
             return "an episode that ends at a stationary point forgets its start: set 'proximal', or gradient=unroll."

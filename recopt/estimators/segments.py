@@ -22,7 +22,7 @@ from .tape import weighted
 
 
 def refusal(graph: Structure, number: int) -> str | None:
-    """What no segment can be made anew of, and what else reads the tape."""
+    """A sentence for what no segment can be made anew of, and for what else reads the tape."""
     level, within = graph.levels[number], graph.within(number)
     upper = [(n, x) for n, x in enumerate(graph.levels) if n != number and x.taping]
     rivals = [n for n, x in upper if within & set(graph.subjects[n]) or (x.second_order and number in graph.below(n))]

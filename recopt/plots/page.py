@@ -150,7 +150,7 @@ def _levels(run: RunView) -> str:
 
 
 def _signals(run: RunView) -> str:
-    """Whether successive signals of the levels above the first agree, and what became of their steps."""
+    """A table of how successive signals of the levels above the first agree, and of what became of their steps."""
     lines = [tuple(map(escape, found.row())) for found in figures(run)]
     return titled("Signals that follow each other", table(HEADS, lines[::-1])) if lines else ""
 
