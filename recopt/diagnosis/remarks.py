@@ -100,7 +100,7 @@ def _levels(run: RunView) -> Iterator[str]:
                 f"Level {level.number} ({level.name}) accepted {int((trials > 0).sum()):,} of {len(trials):,} trials."
             )
     for one in moved(run):
-        end = one.user.end.get(one.key, one.values[-1])
-        if one.values[0] > 0 and end > 0 and not 0.1 < end / one.values[0] < 10:
-            far = f"from {one.values[0]:.3g} to {end:.3g}, ×{end / one.values[0]:.3g}"
+        begin, end = one.user.start[one.key], one.user.end.get(one.key, one.values[-1])
+        if begin > 0 and end > 0 and not 0.1 < end / begin < 10:
+            far = f"from {begin:.3g} to {end:.3g}, ×{end / begin:.3g}"
             yield f"Level {one.by.number} ({one.by.name}) moved {one.user.name}'s {one.key} {far}."

@@ -99,6 +99,8 @@ def test_names_are_text_and_no_markup() -> None:
         (view(status="FAILED"), "traceback.txt"),
         (view(levels=(LEVELS[0], LevelView(2, "sgd", "adam", spent={"steps": 0.0}))), "from step 0: made no step"),
         (view(levels=(LEVELS[0], LevelView(2, "sgd", "adam[lr]"))), "moved adam's lr from 0.001 to 0.1, ×100"),
+        (view(levels=(LevelView(1, "adam", "task", "", {"lr": 1e-4}, {"lr": 0.1}), LevelView(2, "sgd", "adam[lr]"))),
+         "moved adam's lr from 0.0001 to 0.1, ×1e+03"),  # a trial has moved it before it is first recorded
         (view(levels=(LevelView(1, "adam", "task", spent={"skipped_total": 3, "restored_total": 1}),)),
          "skipped 3 evaluations and took 1 updates back"),
         (view(levels=(LevelView(1, "adam", "task", spent={"frozen_tasks": 1}),)), "stands still"),
