@@ -3,6 +3,7 @@
     pip install 'recopt[search]' nevergrad
     python benchmarks/zero_order.py functions --evaluations 10000 --seeds 30 --out functions.jsonl
     python benchmarks/zero_order.py table functions.jsonl
+    python benchmarks/zero_order.py times functions.jsonl
     python benchmarks/zero_order.py rates --task digits --seeds 10 --out rates.jsonl
     python benchmarks/zero_order.py compared rates.jsonl
 
@@ -25,6 +26,7 @@ import argparse
 import json
 import math
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -181,10 +183,11 @@ def functions(given: argparse.Namespace) -> None:
                 if (method, name, seed, given.evaluations) in done:
                     continue
                 loss, start = landscape(name, seed)
-                f = Counted(loss, given.evaluations)
+                f, began = Counted(loss, given.evaluations), time.process_time()
                 run(method, f, start, seed)
                 write(given.out, method=method, function=name, seed=seed, evaluations=given.evaluations,
-                      best={n: v for n, v in f.at.items() if n <= given.evaluations})  # fmt: skip
+                      best={n: v for n, v in f.at.items() if n <= given.evaluations},
+                      seconds=time.process_time() - began)  # fmt: skip
 
 
 def searched(task: str, seed: int, episode: int) -> tuple[dict[str, float], int]:
@@ -278,6 +281,17 @@ def table(given: argparse.Namespace) -> None:
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
+def times(given: argparse.Namespace) -> None:
+    """Seconds of the processor that a run takes, its evaluations with it: the median over functions and seeds."""
+    taken = dict[tuple[str, int], list[float]]()
+    for line in lines(given.files):
+        if "seconds" in line:
+            taken.setdefault((line["method"], line["evaluations"]), []).append(line["seconds"])
+    print("| method | evaluations | seconds | runs |\n|---|---|---|---|")
+    for (method, evaluations), seconds in sorted(taken.items()):
+        print(f"| {method} | {evaluations:,} | {statistics.median(seconds):.3g} | {len(seconds)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -297,6 +311,9 @@ def main() -> None:
     three = commands.add_parser("compared")
     three.add_argument("files", nargs="+", type=Path)
     three.set_defaults(act=compared)
+    four = commands.add_parser("times")
+    four.add_argument("files", nargs="+", type=Path)
+    four.set_defaults(act=times)
     last = commands.add_parser("table")
     last.add_argument("files", nargs="+", type=Path)
     last.add_argument("--evaluations", type=int, default=10_000)
