@@ -167,7 +167,7 @@ def _rate_alone(graph: Structure, number: int, settings: dict[str, Any]) -> bool
 
     With second derivatives dropped and signals normalized coordinate by coordinate, what is left of the others'
     signals is noise of the size of the rate's own, and no run was seen in which following it helped (see
-    docs/optimizer.md, "What a level above moves"). ``only: ["*"]`` moves them all.
+    docs/reference/optimizer.md, "What a level above moves"). ``only: ["*"]`` moves them all.
     """
     level = graph.levels[number]
     if level.moves in BILEVEL:

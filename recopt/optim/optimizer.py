@@ -46,7 +46,7 @@ class Optimizer(Modes):
         depth: height to which the last strategy is repeated.
         scope: what shares one set of hyperparameters: all groups, each group, or each tensor by itself.
         normalize: of the levels above the first, instead of their defaults (``rms_all``); ``"none"`` for the raw tower.
-        every: steps of level 1 between two steps of level 2: K-step windows (see docs/optimizer.md, greedy bias).
+        every: steps of level 1 between two steps of level 2: K-step windows (docs/reference/optimizer.md, greedy bias).
         levels: more per level, from 1: ``{2: {"normalize": "cosine", "every": 5, "only": ["lr"]}}``.
         maximize: climb instead of descend.
         guard: skip non-finite gradients, take back steps that led to them, bound wild steps of upper levels.
