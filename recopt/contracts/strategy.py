@@ -47,6 +47,7 @@ class Strategy(nn.Module):
         level: settings of the level it moves by, where neither user nor spec gives them (``normalize`` …).
         above: settings of a level that moves *it*, likewise (``every``, ``episode``, ``gradient`` …).
         files: options that name a file, of which a run keeps a copy.
+        paired: True if its points have to be scored on the same batches, which :class:`recopt.Optimizer` cannot do.
 
     Raises:
         RecoptError: for an unknown setting, or a value outside its domain.
@@ -59,6 +60,7 @@ class Strategy(nn.Module):
     level: ClassVar[Mapping[str, Any]] = {}
     above: ClassVar[Mapping[str, Any]] = {}
     files: ClassVar[tuple[str, ...]] = ()
+    paired: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -9,11 +9,13 @@ import numpy as np
 
 from .moved import moved
 from .verdicts import verdicts
-from .view import RunView
+from .view import LevelView, RunView
 
 _TENTH = 0.1
 _MUCH = 0.05
 """A change of the loss, relative, from which it is called one."""
+_GATE = ("compared", "won", "rolled_back", "odds")
+"""The numbers that a gate tells."""
 _FEW = 20
 """Fewer losses than these say nothing of a trend."""
 
@@ -95,7 +97,10 @@ def _held_out(run: RunView) -> Iterator[str]:
 def _levels(run: RunView) -> Iterator[str]:
     for level in run.levels:
         trials = run.trace.series(level.number, "accepted")[1]
-        if len(trials):
+        told = [run.trace.series(level.number, f"{level.name}.{key}")[1] for key in _GATE]
+        if all(map(len, told)):
+            yield _gate(level, *(float(values[-1]) for values in told))
+        elif len(trials):
             yield (
                 f"Level {level.number} ({level.name}) accepted {int((trials > 0).sum()):,} of {len(trials):,} trials."
             )
@@ -104,3 +109,8 @@ def _levels(run: RunView) -> Iterator[str]:
         if begin > 0 and end > 0 and not 0.1 < end / begin < 10:
             far = f"from {begin:.3g} to {end:.3g}, ×{end / begin:.3g}"
             yield f"Level {one.by.number} ({one.by.name}) moved {one.user.name}'s {one.key} {far}."
+
+
+def _gate(level: LevelView, compared: float, won: float, back: float, odds: float) -> str:
+    counts = f"won {won:,.0f} of {compared:,.0f} comparisons, took {back:,.0f} windows back"
+    return f"Level {level.number} ({level.name}) {counts}, and ended with odds of {odds:.3g} that opening pays."

@@ -41,7 +41,7 @@ def complete(graph: Structure, number: int) -> Level:
     level = graph.levels[number]
     by = graph.slots[level.by]
     beneath = {} if level.moves in (TASK, *BILEVEL) else _wishes(graph.slots[level.moves], "above")
-    given = level.model_dump(exclude_none=True) | _population(by)
+    given = level.model_dump(exclude_none=True, exclude=None if level.only else {"only"}) | _population(by)
     open_: dict[str, Any] = beneath | _wishes(by, "level")
     if by.order == 0:
         open_ = {k: v for k, v in open_.items() if k not in ("gradient", "second_order", "normalize", "every")}

@@ -84,10 +84,12 @@ class Driver:
                 "each an optimizer of its own."
             )
         for number, level in enumerate(graph.levels):
-            if level.moves != TASK and graph.slots[level.by].keeps_members():
+            by = graph.slots[level.by]
+            if level.moves != TASK and (by.paired or by.keeps_members()):
+                has = "compares runs on the same batches" if by.paired else "has members with runs of their own"
                 raise RecoptError(
-                    f"Level {number + 1}: '{level.by}' has members with runs of their own, to which a loop that is "
-                    "not recopt's cannot go back: take annealing or evolution, or 'recopt run'."
+                    f"Level {number + 1}: '{level.by}' {has}, to which a loop that is not recopt's cannot go back: "
+                    "take annealing or evolution, or 'recopt run'."
                 )
         self.reader = next((name for name, strategy in graph.slots.items() if strategy.reads_loss), None)
         searches = any(

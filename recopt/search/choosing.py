@@ -18,6 +18,7 @@ from ..levels.estimator import POINTS, STACK, Perturbing
 from ..levels.registry import ESTIMATORS
 from ..levels.state import LevelState, Numbers, RunState, Search, Signal, Window
 from ..rules.answers import given
+from ..rules.told import told
 from .begins import Home
 from .lineage import descent
 
@@ -104,14 +105,13 @@ class Chosen:
         around, scores = self.tower.around, torch.stack(search.scores)
         if around is None:
             return
-        values = {
-            "meta_loss": search.scores[winner],
-            "accepted": int(winner > 0),
-            "update_norm": trees.norm(delta),
-            "score_spread": scores.max() - scores.min(),
-        }
-        around.log(self.home.state, number, values)
-        around.hyperparameters(self.home.state, number)
+        state, graph = self.home.state, self.tower.graph
+        values: dict[str, Any] = {"meta_loss": search.scores[winner], "update_norm": trees.norm(delta)}
+        if len(scores) > 1:
+            values |= {"accepted": int(winner > 0), "score_spread": scores.max() - scores.min()}
+        by, parts = self.levels[number].by, state.levels[number].parts
+        around.log(state, number, values | told(by, graph.slots[by], graph.names[by], state.slots[by], parts))
+        around.hyperparameters(state, number)
 
 
 class Estimated:

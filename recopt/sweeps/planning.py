@@ -177,7 +177,7 @@ def _strategy(spec: SweepSpec) -> Strategy | None:
     strategy = make_strategy(
         "by", named, spec.seed, spec.run.get("plugins") or (), f"in 'by' ({GRID} and {RANDOM} too)"
     )
-    if strategy.order or term.only:
+    if strategy.order or strategy.paired or term.only:
         raise refusal
     return strategy
 

@@ -137,7 +137,7 @@ def test_empty_tensors_change_nothing(stack: str) -> None:
     plain = pulled_to(targets(), starts, stack)
     beside = pulled_to(targets(), [torch.zeros(0), *starts[:2], torch.zeros(0, 4), *starts[2:]], stack)
     assert all(torch.equal(a, b) for a, b in zip(plain, beside, strict=True))
-    assert not torch.equal(plain[0], starts[0])
+    assert stack == "gate" or not torch.equal(plain[0], starts[0])  # which stays where it is until it opens
 
 
 @pytest.mark.parametrize("stack", ["adam", "annealing", "learned", "sgd/annealing"])

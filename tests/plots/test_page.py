@@ -110,6 +110,20 @@ def test_the_diagnosis_names_what_is_unusual(run: RunView, says: str) -> None:
     assert any(says in text for text in diagnosis(run)), diagnosis(run)
 
 
+def test_a_gate_is_told_by_its_comparisons_and_not_by_its_trials() -> None:
+    run = view(levels=(*LEVELS, LevelView(3, "gate", "gated[gamma]")))
+    run.trace.add(
+        3, 10, {"accepted": 1.0, "gate.odds": 4.0, "gate.compared": 4.0, "gate.won": 4.0, "gate.rolled_back": 0.0}
+    )
+    run.trace.add(
+        3, 20, {"accepted": 0.0, "gate.odds": 2.0, "gate.compared": 5.0, "gate.won": 4.0, "gate.rolled_back": 1.0}
+    )
+    says = "won 4 of 5 comparisons, took 1 windows back, and ended with odds of 2 that opening pays"
+    assert any(says in text for text in diagnosis(run))
+    assert not any("trials" in text for text in diagnosis(run))
+    assert "gate.rolled_back" in page([run])
+
+
 @pytest.mark.parametrize(("held_out", "stopped"), [((0.5, 0.1, 0.1, 0.1), True), ((0.5, 0.4, 0.2, 0.1), False)])
 def test_more_steps_are_not_praised_where_the_held_out_loss_has_stopped_falling(
     held_out: tuple[float, ...], stopped: bool

@@ -33,6 +33,9 @@ CASES: list[tuple[str, list[str], int]] = [
     *((stack, WINDOWS, 1) for stack in ("switch/annealing[which]", "switch/optuna[which]", "sgd/pbt")),
     ("adam(lr=2)/random-search", WINDOWS, 1),
     ("adam(lr=2)/sgd", ["level1.average=8"], 1),
+    ("gated(base=adam(lr=2),rule=lstm)/gate(evidence=1.2,rest=1)", ["level2.every=2"], 1),
+    ("lstm(hidden=3)/gated(rule=lstm(hidden=3),tied=true,lag=2)/gate(evidence=1.2,rest=0)",
+     ["level2.every=2", "level2.episode=6", "level3.every=1"], 1),
     ("adam(lr=2)/sgd/annealing[every]", ["level2.every=2", "level3.every=2"], 1),
     *((stack, WINDOWS, 2) for stack in ("adam(lr=2)/adam", "lstm/adam", "sgd(lr=3)/annealing")),
 ]  # fmt: skip

@@ -24,7 +24,8 @@ from recopt.tracking.mlflow.ui import page_of
 from .plugins import data, swept
 
 QUICK: dict[str, Any] = {"steps": 6, "measure": 0, "track": False}
-SEARCHES = [one.name for one in list_strategies() if load_strategy(one.name).order == 0 and one.name != "replay"]
+ZERO_ORDER = {one.name: load_strategy(one.name) for one in list_strategies() if load_strategy(one.name).order == 0}
+SEARCHES = [name for name, kind in ZERO_ORDER.items() if name != "replay" and not kind.paired]
 GRID: dict[str, Any] = {"over": {"sgd.lr": "1e-3..1e-1 in 3"}, "by": "grid", **QUICK}
 
 
@@ -172,6 +173,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "choice": ({"over": {"stack": ["adam", "adm"]}}, "Unknown strategy 'adm'"),
     "range of depths": ({"over": {"depth": "1..3"}}, "searched over a list"),
     "by": ({"by": "anealing"}, "Unknown strategy 'anealing' in 'by' .grid and random too.. Did you mean 'annealing'?"),
+    "by a gate": ({"by": "gate"}, "grid, random or a zero-order strategy, like annealing, not 'gate'"),
     "by gradients": ({"by": "adam"}, "grid, random or a zero-order strategy, like annealing, not 'adam'"),
     "grid of a range": ({"by": "grid"}, "say how many 'adam.lr' has, like LOW..HIGH in 5"),
     "grid and trials": ({"by": "grid", "trials": 3, "over": {"adam.lr": [1]}}, "leave 'trials' out"),
