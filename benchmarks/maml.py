@@ -4,22 +4,30 @@
 
 Adam moves the start at rate 0.001, over episodes of 5 steps of SGD, on new tasks at every update. Then 200 new tasks
 are learned in 5 steps from each start: the loss on their test points, and the accuracy. The loop with higher is that of
-its examples (`copy_initial_weights=False`, one task after the other, one step of the outer Adam on the mean).
+its examples (`copy_initial_weights=False`, one task after the other, one step of the outer Adam on the mean). `recopt,
+LSTM` learns a rule beside the start (Ravi & Larochelle 2017); new tasks are then learned by that rule.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import higher
 import torch
 from torch import nn
 
 import recopt
+from recopt.running.export import write_export
 from recopt.tasks import make
+
+Maker = Callable[[nn.Module], torch.optim.Optimizer]
+Learner = Callable[[recopt.Task, float, int, int, int], tuple[nn.Module, Maker]]
+"""Of task, inner rate, updates, tasks an update, seed: the start, and a maker of what new tasks are learned by."""
 
 STEPS, NEW = 5, 200
 TASKS = {
@@ -28,7 +36,11 @@ TASKS = {
 }  # name, options in training and of new tasks, inner rate
 
 
-def with_higher(task: recopt.Task, rate: float, updates: int, tasks: int, seed: int) -> nn.Module:
+def plain(rate: float) -> Maker:
+    return lambda model: torch.optim.SGD(model.parameters(), lr=rate)
+
+
+def with_higher(task: recopt.Task, rate: float, updates: int, tasks: int, seed: int) -> tuple[nn.Module, Maker]:
     """The start that a loop with higher learns."""
     torch.manual_seed(seed)
     model = task.model()
@@ -43,30 +55,43 @@ def with_higher(task: recopt.Task, rate: float, updates: int, tasks: int, seed: 
                     diffopt.step(one.loss(patched, one.batch(step)))
                 (one.loss(patched, one.batch(STEPS, "valid")) / tasks).backward()
         outer.step()
-    return model
+    return model, plain(rate)
 
 
-def with_recopt(stack: str, more: list[str]) -> Callable[[recopt.Task, float, int, int, int], nn.Module]:
-    """The start that a stack learns."""
+def with_recopt(stack: str, more: list[str]) -> Learner:
+    """The start that a stack above SGD learns."""
 
-    def learn(task: recopt.Task, rate: float, updates: int, tasks: int, seed: int) -> nn.Module:
+    def learn(task: recopt.Task, rate: float, updates: int, tasks: int, seed: int) -> tuple[nn.Module, Maker]:
         told = [f"level2.episode={STEPS}", *more]
-        return recopt.run(task, f"sgd(lr={rate})/{stack}", settings=told, steps=STEPS * updates, tasks=tasks, seed=seed,
-                          track=False, measure=0, progress=False).start()  # fmt: skip
+        found = recopt.run(task, f"sgd(lr={rate})/{stack}", settings=told, steps=STEPS * updates, tasks=tasks,
+                           seed=seed, track=False, measure=0, progress=False)  # fmt: skip
+        return found.start(), plain(rate)
 
     return learn
 
 
-def scored(task: recopt.Task, start: nn.Module, rate: float) -> tuple[float, float]:
+def with_rule(task: recopt.Task, rate: float, updates: int, tasks: int, seed: int) -> tuple[nn.Module, Maker]:
+    """The start and the rule that are learned together, as Ravi and Larochelle do."""
+    told = [f"level{n}.{x}" for n in (2, 3) for x in (f"episode={STEPS}", f"every={STEPS}", "second_order=false")]
+    found = recopt.run(task, "meta-lstm/init:adam(lr=0.001)+adam(lr=0.01)", steps=STEPS * updates, tasks=tasks,
+                       seed=seed, settings=[*told, "level3.on=valid", "level3.objective=last"], track=False,
+                       measure=0, progress=False)  # fmt: skip
+    folder = Path(tempfile.mkdtemp())
+    write_export(found.engine, found.spec, folder, model=False)
+    return found.start(), lambda model: recopt.Optimizer(model.parameters(), folder)
+
+
+def scored(task: recopt.Task, start: nn.Module, maker: Maker) -> tuple[float, float]:
     """Mean loss and accuracy on new tasks after as many steps from ``start``."""
     losses, right = [], []
     for n in range(NEW):
         one, model = task.sample(9_000_000 + n), copy.deepcopy(start)
-        inner = torch.optim.SGD(model.parameters(), lr=rate)
+        inner = maker(model)
         for step in range(STEPS):
             inner.zero_grad()
-            one.loss(model, one.batch(step)).backward()
-            inner.step()
+            loss = one.loss(model, one.batch(step))
+            loss.backward()
+            inner.step(loss=loss) if isinstance(inner, recopt.Optimizer) else inner.step()
         with torch.no_grad():
             losses.append(float(one.loss(model, one.batch(0, "test"))))
             right.append(float(one.metrics(model, one.batch(0, "test")).get("accuracy", torch.nan)))
@@ -80,11 +105,12 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2000)
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ways", nargs="+", help="some of those that it prints, like 'recopt, LSTM'; all by default")
     given = parser.parse_args()
     name, seen, new, rate = TASKS[given.task]
     torch.manual_seed(given.seed)
-    ways: dict[str, Callable[[recopt.Task, float, int, int, int], nn.Module]] = {
-        "none": lambda task, *_: task.model(),
+    ways: dict[str, Learner] = {
+        "none": lambda task, rate, *_: (task.model(), plain(rate)),
         "higher": with_higher,
         "recopt, MAML": with_recopt("init:adam(lr=0.001)", []),
         "recopt, first order": with_recopt("init:adam(lr=0.001)", ["level2.second_order=false"]),
@@ -92,11 +118,13 @@ def main() -> None:
             "init:adam(lr=0.001)", ["level2.gradient=implicit", "level2.proximal=2", "level2.iterations=5"]
         ),
         "recopt, Reptile": with_recopt("init:sgd(lr=0.5)", ["level2.gradient=reptile"]),
+        "recopt, LSTM": with_rule,
     }
-    for way, learn in ways.items():
+    for way in given.ways or ways:
+        learn = ways[way]
         begin = time.perf_counter()
-        start = learn(make(name, **seen), rate, given.updates, given.tasks, given.seed)
-        loss, accuracy = scored(make(name, **new), start, rate)
+        start, maker = learn(make(name, **seen), rate, given.updates, given.tasks, given.seed)
+        loss, accuracy = scored(make(name, **new), start, maker)
         spent = time.perf_counter() - begin
         print(f"{way:20} loss {loss:.3f}  accuracy {accuracy:.4f}  {spent:.0f} s", flush=True)
 

@@ -17,7 +17,7 @@ STRATEGIES = Path(__file__).parent.parent / "strategies"
 
 NAMES = {
     "lstm": "Lstm", "rnnprop": "Rnnprop", "mlp_rule": "MlpRule", "hierarchical": "Hierarchical", "residual": "Residual",
-    "blend": "Blend",
+    "blend": "Blend", "meta_lstm": "MetaLstm",
 }  # fmt: skip
 
 SHAPES = [(6, 4), (6,), (3, 6), (3,)]

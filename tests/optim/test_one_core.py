@@ -19,7 +19,7 @@ RULES = (
     "adam(weight_decay=0.1,decoupled_weight_decay=false)", "rmsprop", "rmsprop(momentum=0.5,centered=true)", "adagrad",
     "adagrad(lr_decay=0.01)", "kesten", "muon",
     "paced", "paced(base=muon)", "paced(steps=60,weight_decay=0.1)", "schedule-free", "prodigy",
-    "dog", "dowg", "cocob", "mechanic", "osgm", "lstm",
+    "dog", "dowg", "cocob", "mechanic", "osgm", "lstm", "meta-lstm",
     "rnnprop", "mlp-rule", "hierarchical", "residual", "blend", "learned", "learned-quadratic", "learned-mnist",
 )  # fmt: skip
 ABOVE = ("sgd", "adam", "adagrad(lr=1)[lr]", "kesten[lr]", "hypergradient", "rmsprop", "prodigy[lr]", "lstm[lr]")
