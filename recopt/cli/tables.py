@@ -153,11 +153,13 @@ def _levels(result: Result) -> Table:
     """Hyperparameters and evaluations per level."""
     from ..levels.words import target
 
-    made = table("level", "strategy", "moves", "found", "losses", "gradients", "hypergradients", "seconds",
-                 right=(4, 5, 6, 7), wrap=(3,))  # fmt: skip
+    products = [f"{spent.products:,}" for spent in result.budget.levels if result.budget.total.products]
+    more = ("Hessian products",) if products else ()
+    made = table("level", "strategy", "moves", "found", "losses", "gradients", *more, "hypergradients", "seconds",
+                 right=(4, 5, 6, 7, 7 + len(more)), wrap=(3,))  # fmt: skip
     for number in range(1, len(result.spec.levels) + 1):
         level, spent = result.spec.levels[number - 1], result.budget.levels[number - 1]
-        counts = [f"{count:,}" for count in (spent.loss, spent.gradient, spent.hypergradient)]
+        counts = [f"{spent.loss:,}", f"{spent.gradient:,}", *products[number - 1 : number], f"{spent.hypergradient:,}"]
         made.add_row(str(number), escape(level.by), escape(target(level)), _values(result, level.by), *counts,
                      f"{spent.seconds:.1f}")  # fmt: skip
     return made

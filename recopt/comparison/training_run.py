@@ -78,7 +78,7 @@ class TrainingRun:
         engine, chosen, total = found.engine, found.chosen, found.budget.total
         values = chosen.values if chosen else {name: slot.params for name, slot in settled(engine).slots.items()}
         graph = held_at(engine.levels, engine.graph.slots, values, guards=True)
-        spent = total.loss + total.gradient + (chosen.evaluations if chosen else 0)
+        spent = total.evaluations + (chosen.evaluations if chosen else 0)
         return {"seed": found.spec.seed, "evaluations": round(spent), "run": found.run_id,
                 "graph": graph_in_words(graph, found.spec.plugins)}  # fmt: skip
 

@@ -1,18 +1,27 @@
-"""The cost of a run, per level: evaluations of losses, gradients and hypergradients, and seconds."""
+"""The cost of a run, per level: losses, gradients, Hessian-vector products, hypergradients, and seconds."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 
 @dataclass
 class Spent:
-    """``loss`` and ``gradient`` count evaluations of one task; ``hypergradient`` counts vector-Jacobian products."""
+    """``loss`` and ``gradient`` count evaluations of one task, ``products`` Hessian-vector products of one.
+
+    ``hypergradient`` counts the vector-Jacobian products that end windows.
+    """
 
     loss: int = 0
     gradient: int = 0
+    products: int = 0
     hypergradient: int = 0
     seconds: float = 0.0
+
+    @property
+    def evaluations(self) -> int:
+        """All that was computed of the task: a Hessian-vector product takes about as long as a gradient."""
+        return self.loss + self.gradient + self.products
 
 
 class Budget:
@@ -21,24 +30,17 @@ class Budget:
     def __init__(self, levels: int) -> None:
         self.levels = [Spent() for _ in range(levels)]
 
-    def spend(
-        self, number: int, *, loss: int = 0, gradient: int = 0, hypergradient: int = 0, seconds: float = 0.0
-    ) -> None:
-        """Charge level ``number`` (0-based)."""
+    def spend(self, number: int, **spent: float) -> None:
+        """Charge level ``number`` (0-based) for what ``spent`` says, by the names of :class:`Spent`."""
         entry = self.levels[number]
-        entry.loss += loss
-        entry.gradient += gradient
-        entry.hypergradient += hypergradient
-        entry.seconds += seconds
+        for name, amount in spent.items():
+            setattr(entry, name, getattr(entry, name) + amount)
 
     @property
     def total(self) -> Spent:
         """The sum over levels."""
-        rows = self.levels
-        return Spent(
-            sum(r.loss for r in rows), sum(r.gradient for r in rows),
-            sum(r.hypergradient for r in rows), sum(r.seconds for r in rows),
-        )  # fmt: skip
+        rows = [astuple(row) for row in self.levels]
+        return Spent(*(sum(column) for column in zip(*rows, strict=True)))
 
     def plain(self) -> list[dict[str, float]]:
         """As JSON-able rows, one per level."""

@@ -119,8 +119,12 @@ class Engine:
         count = self.family.count if self.family.batched else 0
         self.imitation = Imitation(graph, count, self.seed)
 
-        def charge(state: RunState, number: int) -> None:
-            self.budget.spend(self.trials.payer(state) or number, hypergradient=1)
+        def charge(state: RunState, number: int, hypergradient: int = 1) -> None:
+            products = self.evaluator.products.take() * self.family.count
+            if self.ranks and self.evaluator.exact:
+                products = round(self.ranks.totals([products])[0])
+            payer = self.trials.payer(state) or number
+            self.budget.spend(payer, hypergradient=hypergradient, products=products)
 
         def names(state: RunState) -> list[str]:
             return self.family.drawn(state.slots[TASK].draw).names
@@ -179,6 +183,8 @@ class Engine:
                     top, found = self._up()
                 payer = self.trials.payer(self.state)
                 self.tower.down(self.state, top, found)
+                for number in self.tower.windows.carried.numbers[:1]:
+                    self.surroundings.charge(self.state, number, 0)
                 self.segments.mark()
                 self.replay += 1
                 self.budget.spend(payer, seconds=time.perf_counter() - begin - (self.population.seconds - aside))

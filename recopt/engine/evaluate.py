@@ -16,6 +16,7 @@ from ..contracts.task import Split
 from ..levels.state import SlotState
 from .family import Family, kind
 from .probe import UNREACHED, Choice, Probe
+from .products import Products
 from .randomness import undone_if_it_fails
 from .ways import Function, Grads, InPlace, Way
 
@@ -38,6 +39,7 @@ class Evaluator:
         self._choices: dict[Any, Choice] = {}
         self._mapped: Way | None = None
         self.quietly = Quietly(family.device)
+        self.products = Products()
         self._told: set[str] = set()
         self._checked = False
         self.way(0)
@@ -99,6 +101,8 @@ class Evaluator:
             RecoptError: if it reaches none.
         """
         loss, grads = self.way(slot.draw).gradient(self.family.members(slot), slot, batch, graph)
+        if graph:
+            self.products.watch(grads)
         if not self._checked:
             self._check(slot, grads)
         return loss, grads

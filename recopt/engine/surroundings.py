@@ -34,7 +34,7 @@ class Surroundings:
     """The surroundings of a tower in a run; ``episodes`` are set once the tower is there.
 
     Args:
-        charge: charges a level for one hypergradient.
+        charge: charges a level for a hypergradient, or so many, and for the Hessian products since the last call.
         closing: adds to the terms on which a window is closed what the run can do for that.
         heard: whether somebody reads the record, so that the sizes of updates are worth their time.
         ranks: the processes among which the tasks are divided.
@@ -46,7 +46,7 @@ class Surroundings:
     episodes: Episodes
 
     def __init__(
-        self, graph: Graph, imitation: Imitation, charge: Callable[[RunState, int], None], *,
+        self, graph: Graph, imitation: Imitation, charge: Callable[..., None], *,
         closing: Callable[[RunState, int, Closing], Closing], heard: Callable[[], bool], ranks: Ranks,
     ) -> None:  # fmt: skip
         self.graph, self.imitation, self.charge, self.heard, self.ranks = graph, imitation, charge, heard, ranks

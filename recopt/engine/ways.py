@@ -142,8 +142,9 @@ class Function:
         params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
         if graph:
             slot.params = params
-        if graph and (self.many or isinstance(batch, Weighed)):
-            # Of the loss at these values alone: what weighs it may follow from the same point, and a task may be cut.
+        if graph and (self.many or isinstance(batch, Weighed) or len({p.is_leaf for p in params}) > 1):
+            # Of the loss at these values alone: what weighs it may follow from the same point, a task may be cut, and
+            # a tensor that nothing moves is behind those that are moved.
             params = [p.view_as(p) for p in params]
         self._read = params if graph else []
         with twice_differentiable() if graph and self.fused else nullcontext(), torch.enable_grad():

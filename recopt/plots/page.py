@@ -23,7 +23,7 @@ _PANELS = 30
 """The most charts of a section; the table of levels has all values."""
 _STYLE = (Path(__file__).parent / "page.css").read_text
 _WORDS = """<details class=note><summary>Words on this page</summary><ul>
-<li><b>evaluation</b>: one computation of the task's loss, alone or with its gradient</li>
+<li><b>evaluation</b>: one computation of the task's loss, alone or with its gradient, or of a Hessian product</li>
 <li><b>meta-loss</b>: what a level above the first lowers; by default the mean loss between two of its steps</li>
 <li><b>hypergradient</b>: the gradient of the meta-loss with respect to hyperparameters or learned weights</li>
 <li><b>signal</b>: the gradient or hypergradient that a strategy reads; normalized: divided by its size</li>

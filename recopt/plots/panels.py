@@ -38,11 +38,12 @@ _ROUNDED = 1e-6
 SPENT = {
     "gradient_evaluations": "gradients",
     "loss_evaluations": "losses",
+    "hessian_products": "Hessian products",
     "hypergradient_evaluations": "hypergradients",
 }
 """What a level spends, in words."""
-EVALUATIONS = ("gradient_evaluations", "loss_evaluations")
-"""Those of the task, whose sum over levels is the ``evaluations`` of a run."""
+EVALUATIONS = ("gradient_evaluations", "loss_evaluations", "hessian_products")
+"""Those of the task, whose sum over levels is the ``evaluations`` of a run: each counts as one."""
 
 
 def hue(level: LevelView) -> str:

@@ -44,7 +44,7 @@ def _facts(engine: Engine, spec: Spec, trace: Trace | None) -> dict[str, str]:
     facts = {
         "stack": f"`{engine.graph.describe()}`",
         "steps": f"{engine.state.step:,} of {spec.steps:,}",
-        "evaluations": f"{total.loss + total.gradient:,} of the task, {total.hypergradient:,} hypergradients",
+        "evaluations": f"{total.evaluations:,} of the task, {total.hypergradient:,} hypergradients",
         "seed": f"{spec.seed}",
         "precision": spec.dtype,
         "by": f"recopt {__version__}, torch {torch.__version__.partition('+')[0]}",

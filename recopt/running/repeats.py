@@ -56,7 +56,8 @@ class Runs:
         losses: the training loss at θ_0 … θ_T, shape (N, T + 1), not capped; where evaluations are counted, after each
             of T of them.
         test: loss and metrics on the ``test`` split at the end, each of shape (N,); empty if not measured.
-        evaluations: of losses and gradients, per run, without those at θ_T and on held-out data.
+        evaluations: of losses and gradients, Hessian-vector products included, per run, without those at θ_T and on
+            held-out data.
         hypergradients: per run.
         seconds: total.
         restored: total number of restores by guards.
@@ -245,7 +246,7 @@ def _run(graph: Graph, task: Task, seeds: Sequence[int], how: RunSettings, test:
     total = engine.budget.total
     return Runs(
         losses.cpu().numpy(), {key: np.array([one[key] for one in held]) for key in (held[0] if held else {})},
-        total.loss + total.gradient, total.hypergradient, total.seconds,
+        total.evaluations, total.hypergradient, total.seconds,
         engine.state.guard.counts.get("restored", 0) if engine.state.guard else 0,
     )  # fmt: skip
 
@@ -256,7 +257,7 @@ def _advance(engine: Engine, how: RunSettings) -> int:
         engine.run(how.steps)
     else:
         whole = how.steps * engine.tasks
-        while (left := whole - engine.budget.total.loss - engine.budget.total.gradient) > 0:
+        while (left := whole - engine.budget.total.evaluations) > 0:
             engine.step(max(1, min(STRETCH, left // engine.tasks)))
     return engine.state.step
 

@@ -148,7 +148,7 @@ def summary(result: Result) -> dict[str, float]:
     found = {
         "final_loss": float(losses[-1]) if len(losses) else float("nan"),
         "best_loss": float(np.nanmin(losses)) if np.isfinite(losses).any() else float("nan"),
-        "evaluations": float(total.loss + total.gradient),
+        "evaluations": float(total.evaluations),
         "seconds": total.seconds,
         "diverged": float(result.diverged),
         "frozen": float(all_frozen(result.engine)),
@@ -168,6 +168,7 @@ def level_summary(engine: Engine) -> dict[int, dict[str, float]]:
             "steps": float(engine.state.levels[number].steps),
             "loss_evaluations": float(spent.loss),
             "gradient_evaluations": float(spent.gradient),
+            "hessian_products": float(spent.products),
             "hypergradient_evaluations": float(spent.hypergradient),
             "seconds": spent.seconds,
         }

@@ -87,7 +87,7 @@ class Export:
         if not rows:
             return None
         choosing = chosen["spent"]["evaluations"] if chosen else 0
-        return int(sum(row.get("loss", 0) + row.get("gradient", 0) for row in rows) + choosing)
+        return int(sum(row.get(key, 0) for row in rows for key in ("loss", "gradient", "products")) + choosing)
 
     @cached_property
     def card(self) -> str:

@@ -127,5 +127,5 @@ class TrialRun:
 def _figures(session: Session, result: Result) -> dict[str, float]:
     engine, chosen, total = session.engine, result.chosen, result.budget.total
     found = {**measure(engine, "valid", settled(engine)), "steps": float(session.step),
-             "evaluations": float(total.loss + total.gradient)}  # fmt: skip
+             "evaluations": float(total.evaluations)}  # fmt: skip
     return found | ({"choose_score": chosen.score.mean} if chosen and chosen.score else {})

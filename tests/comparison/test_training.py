@@ -37,7 +37,7 @@ def test_a_competitor_with_a_run_is_trained_and_then_fixed() -> None:
     again = run_all("x", held, plan("quadratic(dim=3)", "sgd").task, report_seeds(found.spec), RunSettings(8))
     np.testing.assert_array_equal(mine.runs.losses, again.losses)
     total = result.budget.total
-    assert mine.competitor.prepared == total.loss + total.gradient + result.chosen.evaluations > 2 * 40
+    assert mine.competitor.prepared == total.evaluations + result.chosen.evaluations > 2 * 40
     assert mine.competitor.kind == "trained" and mine.competitor.notes == ()
     assert ("training mine", 40, 40) in shown
     assert next(f for f in found.figures if f.name == "mine").trainings == 1

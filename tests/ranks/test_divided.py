@@ -93,7 +93,7 @@ def found(engine: Engine) -> dict[str, Any]:
         *state.guard.counts.values(),
         *(n for own in state.levels for n in own.counts.values()),
     ]
-    numbers += [n for spent in engine.budget.levels for n in (spent.loss, spent.gradient, spent.hypergradient)]
+    numbers += [n for row in engine.budget.plain() for key, n in row.items() if key != "seconds"]
     states: dict[bool, list[Any]] = {
         ours: [
             t.tolist()

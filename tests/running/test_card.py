@@ -31,7 +31,7 @@ def test_a_card_tells_what_the_run_knows_and_no_more(result: recopt.Result) -> N
     spent = result.budget.total
     for fact in ("stack: `lstm(hidden=4)/adam`", "steps: 60 of 60", "seed: 7", "precision: float32",
                  f"by: recopt {recopt.__version__}, torch ",
-                 f"evaluations: {spent.loss + spent.gradient:,} of the task, {spent.hypergradient:,} hy"):  # fmt: skip
+                 f"evaluations: {spent.evaluations:,} of the task, {spent.hypergradient:,} hy"):  # fmt: skip
         assert f"- {fact}" in how
     losses = result.history("meta_loss", 2)[1]
     tenth = max(1, len(losses) // 10)

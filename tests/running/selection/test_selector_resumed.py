@@ -67,7 +67,7 @@ def test_a_run_made_longer_is_the_unbroken_one(tmp_path: Path, monkeypatch: pyte
     assert short.chosen is not None
     total, spec = short.budget.total, make_compare_spec({"task": "quadratic"})
     prepared = competitor(CompetitorSpec(stack=str(short.folder / "export")), "quadratic", spec).prepared
-    assert prepared == total.loss + total.gradient + short.chosen.evaluations
+    assert prepared == total.evaluations + short.chosen.evaluations
     data = first.spec.model_dump(mode="json")
     result = Session(replan(data, steps=60), RunOptions(resume=short.run_id)).run()
     whole = Session(replan(data, steps=60), RunOptions(track=False)).run()
