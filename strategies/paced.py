@@ -5,11 +5,14 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
 
     rate = lr · size · gain · f(t)
     θ ← θ − rate · weight_decay · θ − rate · (m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps)
-    size = 0.3 · min(rms, 0.085) · min(1, 6 / L) · trained   (a tensor of zeros counts as one of rms 0.085)
+    size = 0.3 · min(rms, 0.085) · deep · trained   (a tensor of zeros counts as one of rms 0.085)
     f(t) = min(t / (0.05 N), 1 − (t − 1) / N);   without N:  min(t / 20, 1, √(100 / t))
 
 - A share of the weights' own size is right for networks as they are initialized, from 30 inputs a unit to thousands,
-  where the best rate of Adam falls by two powers of ten; what is stacked deep without normalization wants less.
+  where the best rate of Adam falls by two powers of ten.
+- ``deep`` is s = min(1, 6 / L) where something normalizes in between: a vector whose mean is twice its deviation, as
+  scales of norms are. Otherwise the errors of all layers multiply, and it is s · max(s², 0.1); not so with
+  ``base=muon``, whose steps have no large singular value.
 - ``trained`` is 1 for weights as they are initialized and 0.1 for those that are trained already. Matrices of
   independent entries have no singular value above rms · (√rows + √columns) (Marchenko & Pastur 1967), those of trained
   networks have (Martin & Mahoney 2021, 1810.01075): with s the largest over that bound, it is 0.1 to the power of
@@ -37,16 +40,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
-from recopt.toolkit.matrices import by_kind, orthogonal_step
+from recopt.toolkit.matrices import by_kind, orthogonal_step, spread
 
-SHARE, CAP, DEPTH = 0.3, 0.085, 6
-"""The rate over the weights' root mean square, the largest that this is taken for, and the matrices from which on a
-network counts as deep."""
+SHARE, CAP, DEPTH, PLAIN, ENTRIES = 0.3, 0.085, 6, 0.1, 8
+"""The rate over the weights' root mean square, the largest that this is taken for, the matrices from which on a network
+counts as deep, the least further factor where nothing normalizes, and the entries of a vector that tells of it."""
 WARM, BEGINNING, LEVEL = 0.05, 20, 100
 """The share of a run in which steps grow; where its length is not told, how many those are, and how many come before
 steps shrink."""
@@ -58,9 +59,9 @@ powers of e, were it looked at all the run."""
 TURNING, FALL, FLOOR = 0.17, 0.5, 0.08
 """The excess of the last step's descent over the way's where two losses turn about each other; the factor on the gain
 there, and its least value."""
-TRAINED, BOUND, BEYOND, ROUNDS = 0.1, 1.05, 0.1, 16
+TRAINED, BOUND, BEYOND = 0.1, 1.05, 0.1
 """The factor on the rate of trained weights, the singular value over that of independent entries from which on weights
-begin to count as trained, how far beyond they do, and the steps of the power iteration that finds it."""
+begin to count as trained, and how far beyond they do."""
 
 _SHARES = WeakTensorKeyDictionary()
 """By the first tensor's gain, which each look at it makes anew: the products of all sizes and gains, as read once."""
@@ -179,13 +180,13 @@ class Paced(Rule):
         self.split = self.base == "adam"  # an orthogonalized matrix is whole
 
     def init(self, point: Params) -> State:
-        """Adam's zeros, the first point, and a gain of 1; ``"size"`` is ``trained`` until the first step."""
+        """Adam's zeros, the first point, and a gain of 1; ``"size"`` is ``deep · trained`` until the first step."""
         zeros = {name: [torch.zeros_like(p) for p in point] for name in ("mean", "square")}
         trained = _trained(point)
-        starts = {"size": trained, "floor": min(1.0, FLOOR / trained), "gain": 1.0, "along": 0.0, "turning": 0.0}
+        size, floor = trained * _deep(point, self.base == "adam"), min(1.0, FLOOR / trained)
+        starts = {"size": size, "floor": floor, "gain": 1.0, "along": 0.0, "turning": 0.0}
         numbers = {name: [p.new_full((), at) for p in point] for name, at in starts.items()}
-        matrices = sum(p.ndim >= 2 for p in point)
-        return {"steps": 0, "matrices": matrices, "start": [p.clone() for p in point], **zeros, **numbers}
+        return {"steps": 0, "start": [p.clone() for p in point], **zeros, **numbers}
 
     def looks(self, steps: int) -> bool:
         """True where the size or the gain is measured: at the first step, and now and then in the first part."""
@@ -219,7 +220,7 @@ class Paced(Rule):
             "mean": mean,
             "square": self.way.second(ops, grads, mean, state, hyper),
         }
-        return {**after, "size": ops.mul(_size(ops, point, state["matrices"]), state["size"])} if steps == 1 else after
+        return {**after, "size": ops.mul(_size(ops, point), state["size"])} if steps == 1 else after
 
     def _looked(self, ops: Ops, grads: Column, point: Column, state: State, steps: int) -> State:
         """The running means of the cosines, and the gain that follows from them."""
@@ -264,27 +265,27 @@ class Paced(Rule):
 def _trained(point: Params) -> float:
     """TRAINED to the power of how far the weights are from independent entries; 1 where there is no matrix."""
     matrices = [p.flatten(1) for p in point if p.ndim >= 2 and p.numel()]
-    far = sum(w.numel() * min(max(_spread(w) - BOUND, 0.0) / BEYOND, 1.0) for w in matrices)
+    far = sum(w.numel() * min(max(spread(w) - BOUND, 0.0) / BEYOND, 1.0) for w in matrices)
     return float(TRAINED ** (far / max(sum(w.numel() for w in matrices), 1)))
 
 
-def _spread(matrix: Tensor) -> float:
-    """The largest singular value over that of independent entries of the same rms, by power iteration."""
-    rows, columns = matrix.shape
-    matrix = functional.normalize(matrix.flatten(), dim=0).view(rows, columns)
-    at = torch.randn(columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(matrix)
-    for _ in range(ROUNDS):
-        at = functional.normalize(matrix.T @ (matrix @ at), dim=0)
-    return float((matrix @ at).norm()) * math.sqrt(rows * columns) / (math.sqrt(rows) + math.sqrt(columns))
+def _deep(point: Params, plain: bool) -> float:
+    """The factor on the rate of a network of many matrices; ``plain``: less where no vector is a norm's scale."""
+    share = min(1.0, DEPTH / max(sum(p.ndim >= 2 for p in point), 1))
+    if share == 1.0 or not plain:
+        return share
+    vectors = [p.float() for p in point if p.ndim < 2 and p.numel() >= ENTRIES]
+    normalized = not vectors or any(bool(v.mean() > 2 * v.std()) for v in vectors)
+    return share if normalized else share * max(share**2, PLAIN)
 
 
-def _size(ops: Ops, point: Column, matrices: int) -> Column:
-    """SHARE · min(rms, CAP) · min(1, DEPTH / L), tensor by tensor; that of CAP where all is zero."""
+def _size(ops: Ops, point: Column) -> Column:
+    """SHARE · min(rms, CAP), tensor by tensor; that of CAP where all is zero."""
     square = ops.inner(point, point)
     some = ops.sign(square)
     rms = _at_most(ops, ops.roots(ops.div(square, ops.count(point))), CAP)
     found = ops.add(ops.mul(some, rms), ops.mul(ops.add(some, -1.0), -CAP))
-    return ops.mul(found, SHARE * min(1.0, DEPTH / max(matrices, 1)))
+    return ops.mul(found, SHARE)
 
 
 def _cosine(ops: Ops, product: Column, square: Column, other: Column) -> Column:

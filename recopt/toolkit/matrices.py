@@ -1,4 +1,4 @@
-"""Steps of matrices along their orthogonalized means of gradients (Muon), and columns of matrices and other tensors."""
+"""Steps of matrices along orthogonalized means of gradients (Muon), their spectra, columns of matrices and others."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .blocks import orthogonalize
 
-__all__ = ["by_kind", "orthogonal_step"]
+__all__ = ["by_kind", "orthogonal_step", "spread"]
 
 Columns = Callable[..., tuple[Any, ...]]
 
@@ -45,3 +47,13 @@ def orthogonal_step(mean: Tensor, original: bool = False) -> Tensor:
     rows, columns = mean.flatten(1).shape
     size = math.sqrt(max(1.0, rows / columns)) if original else 0.2 * math.sqrt(max(rows, columns))
     return size * orthogonalize(mean.flatten(1)).view_as(mean)
+
+
+def spread(matrix: Tensor, rounds: int = 16) -> float:
+    """The largest singular value over that of independent entries of the same rms, by ``rounds`` of power iteration."""
+    rows, columns = matrix.shape
+    matrix = functional.normalize(matrix.flatten(), dim=0).view(rows, columns)
+    at = torch.randn(columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(matrix)
+    for _ in range(rounds):
+        at = functional.normalize(matrix.T @ (matrix @ at), dim=0)
+    return float((matrix @ at).norm()) * math.sqrt(rows * columns) / (math.sqrt(rows) + math.sqrt(columns))

@@ -95,17 +95,33 @@ def test_over_muon_matrices_step_along_their_orthogonalized_means(fused: bool) -
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_a_network_of_many_matrices_begins_slower() -> None:
-    deep, flat = (recopt.Optimizer(network(depth=depth).parameters()) for depth in (11, 1))
-    train(deep, network(depth=11), 0)
-    for optimizer, depth in ((deep, 11), (flat, 1)):
-        params = optimizer.param_groups[0]["params"]
-        for p in params:
-            p.grad = torch.ones_like(p)
-        optimizer.step()
-        expected = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in network(depth=depth).parameters()]
-        share = 6 / 12 if depth == 11 else 1
-        assert entries(optimizer, "size") == pytest.approx([share * x for x in expected])
+@pytest.mark.parametrize(
+    ("kind", "stack", "deep"),
+    [
+        ("flat", None, 1.0),
+        ("plain", None, 6 / 12 * (6 / 12) ** 2),
+        ("plainer", None, 6 / 30 * 0.1),
+        ("plain", "paced(base=muon)", 6 / 12),
+        ("normalized", None, 6 / 12),
+        ("normalized and trained", None, 6 / 12),
+        ("matrices only", None, 6 / 12),
+    ],
+)
+def test_a_network_of_many_matrices_begins_slower_and_slower_still_where_nothing_normalizes(
+    kind: str, stack: str | None, deep: float
+) -> None:
+    params = list(network(depth={"flat": 1, "plainer": 29}.get(kind, 11)).parameters())
+    if kind == "matrices only":
+        params = [p for p in params if p.ndim > 1]
+    elif "normalized" in kind:
+        spread = 0.2 * torch.randn(16, generator=torch.Generator().manual_seed(1)) * ("trained" in kind)
+        params += [nn.Parameter(torch.ones(16, dtype=torch.float64) + spread), nn.Parameter(torch.zeros(16).double())]
+    rms = [p.square().mean().sqrt().item() or 0.085 for p in params]
+    optimizer = recopt.Optimizer(params, stack)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert entries(optimizer, "size") == pytest.approx([deep * 0.3 * min(x, 0.085) for x in rms])
 
 
 def test_the_gain_rises_where_the_way_is_long() -> None:
