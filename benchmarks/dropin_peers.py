@@ -90,6 +90,8 @@ RULES: dict[str, Rule] = {
     "recopt default, steps told": Rule(tower(None), told="paced"),
     "recopt `paced(base=muon)`, steps told": Rule(tower(None), told="paced(base=muon)"),
     "recopt `paced(base=muon)`": Rule(tower("paced(base=muon)")),
+    "recopt `paced(base=factored)`, steps told": Rule(tower(None), told="paced(base=factored)"),
+    "recopt `paced(base=factored)`": Rule(tower("paced(base=factored)")),
     "recopt default": Rule(tower(None)),
     "recopt default, averaged": averaged(None),
     "recopt `adam/adagrad(lr=1)[lr]`": Rule(tower("adam/adagrad(lr=1)[lr]")),

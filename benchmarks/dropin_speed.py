@@ -97,6 +97,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     stacks: dict[str, tuple[str, int]] = {
         "adam": ("adam", 1), "paced": ("paced", 1), "paced(base=muon)": ("paced(base=muon)", 1),
+        "paced(base=factored)": ("paced(base=factored)", 1),
         "adam/adagrad(lr=1)[lr]": ("adam/adagrad(lr=1)[lr]", 2),
         "adam/sgd": ("adam/sgd", 2),
         "adam/sgd[*]": ("adam/sgd[*]", 2),

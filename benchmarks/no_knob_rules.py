@@ -116,6 +116,8 @@ UNTUNED: dict[str, Rule] = {
     "recopt": partial(ours, None),
     "recopt over muon, steps told": partial(ours, "paced(base=muon)", told=True),
     "recopt over muon": partial(ours, "paced(base=muon)"),
+    "recopt factored, steps told": partial(ours, "paced(base=factored)", told=True),
+    "recopt factored": partial(ours, "paced(base=factored)"),
     "recopt at its mean": partial(ours, None, average=True),
     "recopt adam/adagrad[lr]": partial(ours, "adam/adagrad(lr=1)[lr]"),
     "recopt adam/kesten[lr] at its mean": partial(ours, "adam/kesten[lr]", average=True),

@@ -25,6 +25,8 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   looked at in every fourth step of the first 0.3 N (300, if N is not told).
 - With ``base=muon`` matrices step along their orthogonalized means instead, and have no second moment: in the place of
   m / √v is 0.2 √max(A, B) · O of β1 · m + (1 − β1) · g (see muon), which ``"square"`` holds then.
+- With ``base=factored`` the second moments of matrices are kept as means over rows and columns, and their first point
+  in bfloat16: half of the memory of Adam's default here (:class:`recopt.toolkit.bases.FactoredBase`).
 - Where N is told, weights shrink by 1 − 4 · ``shrink`` / N · f(t)³ a step, exp(−``shrink``) in all.
 
 The size and the gain are of each tensor; where parameters are split over processes, of each part.
@@ -43,7 +45,8 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
-from recopt.toolkit.matrices import by_kind, orthogonal_step, spread
+from recopt.toolkit.bases import AdamBase, FactoredBase, MuonBase
+from recopt.toolkit.matrices import spread
 
 SHARE, CAP, DEPTH, PLAIN, ENTRIES = 0.3, 0.085, 6, 0.1, 8
 """The rate over the weights' root mean square, the largest that this is taken for, the matrices from which on a network
@@ -97,63 +100,7 @@ class Fused:
         return True
 
 
-class _Adam:
-    """Steps along the mean of gradients over the root of the mean of their squares."""
-
-    def second(self, ops: Ops, grads: Column, mean: Column, state: State, hyper: Hypers) -> Column:
-        """The running mean of squares."""
-        return ops.lerp_square(state["square"], grads, hyper["beta2"])
-
-    def last(self, ops: Ops, state: State) -> Column:
-        """The direction of the last step, but for sizes."""
-        return ops.div(state["mean"], ops.roots(state["square"]))
-
-    def term(self, ops: Ops, rate: Any, sizes: Column, grads: Column, state: State, hyper: Hypers) -> Term:
-        """The step: ``rate``, and a size for each tensor, by the direction."""
-        steps = state["steps"]
-        if ops.differentiates and steps == 1:  # the means are then the gradient's own whatever the betas are
-            return Term(rate, ops.mul(grads, sizes), ops.roots(ops.mul(grads, grads), hyper["eps"]))
-        correction = ops.sqrt(1 - hyper["beta2"] ** steps)
-        spread = ops.roots(state["square"], correction * hyper["eps"])
-        return Term(rate * correction / (1 - hyper["beta1"] ** steps), ops.mul(state["mean"], sizes), spread)
-
-
-class _Muon(_Adam):
-    """Steps of matrices along their orthogonalized means of gradients; Adam's for other tensors."""
-
-    def second(self, ops: Ops, grads: Column, mean: Column, state: State, hyper: Hypers) -> Column:
-        """The step of a matrix, with Nesterov's look ahead; the running mean of squares for other tensors."""
-        first = ops.differentiates and state["steps"] == 0
-
-        def matrices(g: Column, mean: Column, _: Column) -> tuple[Column]:
-            ahead = g if first else ops.add(mean, ops.add(g, mean, -1.0), 1 - hyper["beta1"])
-            return ([orthogonal_step(x) for x in ahead],)
-
-        def rest(g: Column, _: Column, square: Column) -> tuple[Column]:
-            return (ops.lerp_square(square, g, hyper["beta2"]),)
-
-        return by_kind(matrices, rest, grads, mean, state["square"])[0]
-
-    def last(self, ops: Ops, state: State) -> Column:
-        """The direction of the last step, but for sizes."""
-
-        def rest(mean: Column, square: Column) -> tuple[Column]:
-            return (ops.div(mean, ops.roots(square)),)
-
-        return by_kind(lambda mean, step: (step,), rest, state["mean"], state["square"])[0]
-
-    def term(self, ops: Ops, rate: Any, sizes: Column, grads: Column, state: State, hyper: Hypers) -> Term:
-        """The step: ``rate``, and a size for each tensor, by what :meth:`second` has or Adam's direction."""
-
-        def rest(g: Column, mean: Column, square: Column, sizes: Column) -> tuple[Column]:
-            own = {"steps": state["steps"], "mean": mean, "square": square}
-            scale, numer, denom = super(_Muon, self).term(ops, 1.0, sizes, g, own, hyper)
-            return (ops.mul(ops.div(numer, denom), scale),)
-
-        def matrices(g: Column, mean: Column, step: Column, sizes: Column) -> tuple[Column]:
-            return (ops.mul(step, sizes),)
-
-        return Term(rate, by_kind(matrices, rest, grads, state["mean"], state["square"], sizes)[0])
+BASES = {"adam": AdamBase, "factored": FactoredBase, "muon": MuonBase}
 
 
 class Paced(Rule):
@@ -170,23 +117,24 @@ class Paced(Rule):
     weight_decay = positive(0.0, "decoupled weight decay, as a multiple of the rate; 0: none", off=0.0)
     steps = option(0, "length of the whole run, after which nothing moves; 0: not told", least=0)
     base = option(
-        "adam", "the step whose size is found; muon: orthogonalized means for matrices", choices=("adam", "muon")
+        "adam",
+        "the step whose size is found; factored: Adam's in less memory; muon: orthogonalized means for matrices",
+        choices=tuple(BASES),
     )
     shrink = option(0.1, "how far weights shrink over a run whose length is told: by exp(-shrink)", least=0)
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.way = _Muon() if self.base == "muon" else _Adam()
-        self.split = self.base == "adam"  # an orthogonalized matrix is whole
+        self.way = BASES[self.base]()
+        self.split = self.base == "adam"  # the others read whole matrices
 
     def init(self, point: Params) -> State:
         """Adam's zeros, the first point, and a gain of 1; ``"size"`` is ``deep · trained`` until the first step."""
-        zeros = {name: [torch.zeros_like(p) for p in point] for name in ("mean", "square")}
         trained = _trained(point)
-        size, floor = trained * _deep(point, self.base == "adam"), min(1.0, FLOOR / trained)
+        size, floor = trained * _deep(point, self.base != "muon"), min(1.0, FLOOR / trained)
         starts = {"size": size, "floor": floor, "gain": 1.0, "along": 0.0, "turning": 0.0}
         numbers = {name: [p.new_full((), at) for p in point] for name, at in starts.items()}
-        return {"steps": 0, "start": [p.clone() for p in point], **zeros, **numbers}
+        return {"steps": 0, **self.way.begin(point), **numbers}
 
     def looks(self, steps: int) -> bool:
         """True where the size or the gain is measured: at the first step, and now and then in the first part."""
@@ -259,7 +207,7 @@ class Paced(Rule):
         sizes = ops.mul(state["size"], state["gain"])
         if self.on("weight_decay"):
             shrink.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
-        return [*shrink, self.way.term(ops, rate, sizes, grads, state, hyper)]
+        return [*shrink, Term(*self.way.term(ops, rate, sizes, grads, state, hyper))]
 
 
 def _trained(point: Params) -> float:

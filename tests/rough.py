@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 ALONE = (
-    "sgd(momentum=0.9)", "adam", "muon", "paced", "paced(base=muon)", "rmsprop(momentum=0.5,centered=true)", "adagrad",
-    "kesten", "schedule-free", "prodigy", "dog", "dowg", "cocob", "mechanic", "osgm", "lstm", "rnnprop", "mlp-rule",
-    "hierarchical", "residual", "blend", "meta-lstm",
+    "sgd(momentum=0.9)", "adam", "muon", "paced", "paced(base=muon)", "paced(base=factored)",
+    "rmsprop(momentum=0.5,centered=true)", "adagrad", "kesten", "schedule-free", "prodigy", "dog", "dowg", "cocob",
+    "mechanic", "osgm", "lstm", "rnnprop", "mlp-rule", "hierarchical", "residual", "blend", "meta-lstm",
 )  # fmt: skip
 WILD = (
     "sgd(lr=3)",

@@ -42,6 +42,8 @@ OWN = f"{STATE}."
 """The beginning of names that no strategy gave; of what belongs to no parameter a number follows."""
 HOME = f"{OWN}home"
 """The name of where a parameter trains, while it is at its mean."""
+PAIRED = (torch.float16, torch.float32, torch.float64)
+"""What complex numbers are pairs of."""
 LARGEST = 1 << 26
 """Bytes of tensors that belong to no parameter, up to which they are part of the text."""
 
@@ -84,7 +86,7 @@ def saved(towers: Towers, groups: Groups, steps: int, home: Mapping[Tensor, Tens
             continue
         number, _, key = name.partition(":")
         p = params[int(number) if key else common]
-        real = p.is_complex() and tensor.shape == (*local(p).shape, 2)
+        real = p.is_complex() and tensor.shape == (*local(p).shape, 2) and tensor.dtype in PAIRED
         shown = like(torch.view_as_complex(tensor) if real else tensor, p)
         entries[p][key or f"{OWN}{number}"] = shown
         shapes[name] = _form(shown)

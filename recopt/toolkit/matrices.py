@@ -12,20 +12,25 @@ from torch.nn import functional
 
 from .blocks import orthogonalize
 
-__all__ = ["by_kind", "orthogonal_step", "spread"]
+__all__ = ["by_kind", "is_matrix", "orthogonal_step", "spread"]
 
 Columns = Callable[..., tuple[Any, ...]]
+
+
+def is_matrix(tensor: Tensor) -> bool:
+    """True for two or more dimensions that, flattened from the second on, are more than one row and column."""
+    return tensor.ndim > 1 and min(len(tensor), tensor.numel() // max(len(tensor), 1)) > 1
 
 
 def by_kind(matrices: Columns, rest: Columns, *columns: Any) -> list[Any]:
     """Columns by one function of the matrices in ``columns``, and by another of the rest.
 
-    A matrix is a tensor of two or more dimensions that, flattened from the second on, has more than one row and column.
-    Plain numbers are none. Each function takes as many columns as are given, and all give equally many.
+    Which those are, :func:`is_matrix` says; plain numbers are none. Each function takes as many columns as are given,
+    and all give equally many.
     """
     if not isinstance(columns[0], list):
         return list(rest(*columns))
-    are = [x.ndim > 1 and min(len(x), x.numel() // max(len(x), 1)) > 1 for x in columns[0]]
+    are = [is_matrix(x) for x in columns[0]]
     found: dict[int, tuple[Tensor, ...]] = {}
     for kind, function in ((True, matrices), (False, rest)):
         places = [i for i, matrix in enumerate(are) if matrix is kind]

@@ -74,7 +74,7 @@ def inner(point: Params, cotangents: Params) -> Tensor:
 MOVED = [pytest.param(text, moved, id=f"{text}-{','.join(sorted(moved))}") for text in RULES for moved in _moved(text)]
 MATRICES = [
     pytest.param(text, moved, id=f"{text}-{','.join(sorted(moved))}")
-    for text in ("muon", "muon(nesterov=false)", "muon(weight_decay=0.1)", "paced(base=muon)")
+    for text in ("muon", "muon(nesterov=false)", "muon(weight_decay=0.1)", "paced(base=muon)", "paced(base=factored)")
     for moved in _moved(text)
 ]
 WINDOWS = [text for text in RULES if made(text).linear and not reads(made(text)).point]
@@ -95,7 +95,7 @@ def test_of_one_update_on_columns(text: str, moved: frozenset[str], scale: float
 
 
 @pytest.mark.parametrize("window", [2, 5])
-@pytest.mark.parametrize("text", [*WINDOWS, "muon", "paced(base=muon)"])
+@pytest.mark.parametrize("text", [*WINDOWS, "muon", "paced(base=muon)", "paced(base=factored)"])
 def test_of_a_window_of_updates_on_columns(text: str, window: int) -> None:
     rule = made(text)
     assert rule.linear is not None

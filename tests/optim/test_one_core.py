@@ -18,7 +18,7 @@ RULES = (
     "sgd", "sgd(momentum=0.9)", "sgd(momentum=0.9,nesterov=true,weight_decay=0.01)", "adam", "adam(weight_decay=0.1)",
     "adam(weight_decay=0.1,decoupled_weight_decay=false)", "rmsprop", "rmsprop(momentum=0.5,centered=true)", "adagrad",
     "adagrad(lr_decay=0.01)", "kesten", "muon",
-    "paced", "paced(base=muon)", "paced(steps=60,weight_decay=0.1)", "schedule-free", "prodigy",
+    "paced", "paced(base=muon)", "paced(base=factored)", "paced(steps=60,weight_decay=0.1)", "schedule-free", "prodigy",
     "dog", "dowg", "cocob", "mechanic", "osgm", "lstm", "meta-lstm",
     "rnnprop", "mlp-rule", "hierarchical", "residual", "blend", "learned", "learned-quadratic", "learned-mnist",
 )  # fmt: skip

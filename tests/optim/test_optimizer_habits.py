@@ -201,10 +201,17 @@ def test_grad_scaler_skips_what_overflows() -> None:
     assert scaler.get_scale() == 2.0**9
 
 
+SIDE_BY_SIDE = ("adam(lr=0.01)/sgd/sgd", "paced(base=factored)")
+
+
 def _rank(rank: int) -> Any:
+    return [_one_of_two(rank, stack) for stack in SIDE_BY_SIDE]
+
+
+def _one_of_two(rank: int, stack: str) -> Any:
     torch.manual_seed(rank)
     model = nn.parallel.DistributedDataParallel(mlp())
-    optimizer = recopt.Optimizer(model.parameters(), "adam(lr=0.01)/sgd/sgd")
+    optimizer = recopt.Optimizer(model.parameters(), stack)
     data = torch.randn(40, 32, 6, generator=torch.Generator().manual_seed(9))
     for batch in data:
         x = batch[rank * 16 : rank * 16 + 16]
@@ -217,12 +224,13 @@ def _rank(rank: int) -> Any:
 
 @pytest.mark.slow
 def test_two_ranks_have_identical_hyperparameters(tmp_path: Path) -> None:
-    one, other = of_two(_rank, tmp_path)
-    assert one == other
-    model = mlp()
-    single = recopt.Optimizer(model.parameters(), "adam(lr=0.01)/sgd/sgd")
-    for x in torch.randn(40, 32, 6, generator=torch.Generator().manual_seed(9)):
-        single.zero_grad()
-        (model(x) - x[:, :3]).square().mean().backward()
-        single.step()
-    assert one[0]["adam.lr"] == pytest.approx(single.hyperparameters()["adam.lr"], rel=1e-3)
+    ones, others = of_two(_rank, tmp_path)
+    assert ones == others
+    for stack, one in zip(SIDE_BY_SIDE, ones, strict=True):
+        model = mlp()
+        single = recopt.Optimizer(model.parameters(), stack)
+        for x in torch.randn(40, 32, 6, generator=torch.Generator().manual_seed(9)):
+            single.zero_grad()
+            (model(x) - x[:, :3]).square().mean().backward()
+            single.step()
+        assert one[0] == pytest.approx(single.hyperparameters(), rel=1e-3)

@@ -95,6 +95,69 @@ def test_over_muon_matrices_step_along_their_orthogonalized_means(fused: bool) -
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_factored_it_steps_by_the_means_of_squares_over_rows_and_columns(fused: bool) -> None:
+    model, twin = network(), network()
+    optimizer = recopt.Optimizer(model.parameters(), "paced(base=factored,shrink=0)", steps=50, fused=fused)
+    train(optimizer, model, 25)
+    assert entries(optimizer, "gain") == [1.0] * 4
+    sizes = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in twin.parameters()]
+    means, squares = ([torch.zeros_like(p) for p in twin.parameters()] for _ in range(2))
+    for step in range(1, 26):
+        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step - 1), dtype=torch.float64)
+        twin.zero_grad()
+        (twin(x) - x[:, :3].sin()).square().mean().backward()
+        for p, mean, square, size in zip(twin.parameters(), means, squares, sizes, strict=True):
+            assert p.grad is not None
+            mean.lerp_(p.grad, 0.1)
+            square.lerp_(p.grad.square(), 0.001)  # whose means over rows and columns are the means of theirs
+            known = square.mean(1).outer(square.mean(0)) / square.mean() if p.ndim == 2 else square
+            rate = size * min(step / 2.5, 1 - (step - 1) / 50)
+            p.data -= rate * mean / (1 - 0.9**step) / ((known / (1 - 0.999**step)).sqrt() + 1e-8)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("stack", "copies"), [("paced", 3), ("paced(base=muon)", 3), ("paced(base=factored)", 1.5), ("adam", 2)]
+)
+def test_copies_of_the_parameters_that_are_kept(stack: str, copies: float) -> None:
+    weight = nn.Parameter(torch.randn(400, 300))
+    optimizer = recopt.Optimizer([weight], stack)
+    weight.grad = torch.randn(400, 300)
+    for _ in range(4):
+        optimizer.step()
+    kept = sum(t.nbytes for t in optimizer.state_dict()["state"][0].values())
+    assert kept == pytest.approx(copies * weight.nbytes, rel=0.01)
+
+
+def test_factored_no_gradient_moves_nothing_and_a_tiny_one_as_any() -> None:
+    idle, tiny = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3, 4))
+    optimizer = recopt.Optimizer([idle, tiny], "paced(base=factored,eps=1e-20,shrink=0)", steps=100)
+    for _ in range(5):
+        idle.grad, tiny.grad = torch.zeros(3, 4), torch.full((3, 4), 1e-15)
+        optimizer.step()
+    assert torch.equal(idle.detach(), torch.ones(3, 4))
+    assert 0.9 < tiny.detach().min() <= tiny.detach().max() < 0.99  # some steps of 0.0255 at most
+
+
+def test_complex_numbers_are_saved_factored() -> None:
+    whole, parted = (nn.Parameter(torch.ones(5, 4, dtype=torch.complex64)) for _ in range(2))
+
+    def run(optimizer: recopt.Optimizer, z: nn.Parameter, steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (z - 3j).abs().square().sum().backward()
+            optimizer.step()
+
+    run(recopt.Optimizer([whole], "paced(base=factored)"), whole, 10)
+    first, second = (recopt.Optimizer([parted], "paced(base=factored)") for _ in range(2))
+    run(first, parted, 5)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    run(second, parted, 5)
+    assert torch.equal(whole, parted)
+
+
 @pytest.mark.parametrize(
     ("kind", "stack", "deep"),
     [
@@ -102,6 +165,7 @@ def test_over_muon_matrices_step_along_their_orthogonalized_means(fused: bool) -
         ("plain", None, 6 / 12 * (6 / 12) ** 2),
         ("plainer", None, 6 / 30 * 0.1),
         ("plain", "paced(base=muon)", 6 / 12),
+        ("plain", "paced(base=factored)", 6 / 12 * (6 / 12) ** 2),
         ("normalized", None, 6 / 12),
         ("normalized and trained", None, 6 / 12),
         ("matrices only", None, 6 / 12),
@@ -228,12 +292,13 @@ def test_after_the_last_step_nothing_moves_and_that_is_told_once() -> None:
 
 @pytest.mark.parametrize("length", [None, 60])
 @pytest.mark.parametrize("at", [1, 3, 4, 17, 40])
-def test_a_saved_run_goes_on_bit_for_bit_while_the_gain_is_looked_at(at: int, length: int | None) -> None:
+@pytest.mark.parametrize("stack", ["paced", "paced(base=factored)"])
+def test_a_saved_run_goes_on_bit_for_bit_while_the_gain_is_looked_at(stack: str, at: int, length: int | None) -> None:
     whole, parted = network(), network()
-    train(recopt.Optimizer(whole.parameters(), steps=length), whole, 50)
-    first = recopt.Optimizer(parted.parameters(), steps=length)
+    train(recopt.Optimizer(whole.parameters(), stack, steps=length), whole, 50)
+    first = recopt.Optimizer(parted.parameters(), stack, steps=length)
     train(first, parted, at)
-    second = recopt.Optimizer(parted.parameters(), steps=length)
+    second = recopt.Optimizer(parted.parameters(), stack, steps=length)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     train(second, parted, 50 - at, at)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parted.parameters(), strict=True))
