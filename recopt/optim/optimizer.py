@@ -136,7 +136,8 @@ class Optimizer(Modes):
             valid: a function that computes it, called with gradients enabled.
 
         Raises:
-            RecoptError: for sparse gradients, a strategy without the loss that it needs, or a group that was changed.
+            RecoptError: for sparse gradients, a strategy without the loss that it needs, a held-out loss that no level
+                reads, or a group that was changed.
         """
         self._check_outside("opt.step()")
         if not self.training:
@@ -157,7 +158,7 @@ class Optimizer(Modes):
             with torch.enable_grad():
                 valid_loss = called(valid)
         if valid is not None or valid_loss is not None:
-            held = held_out(self.param_groups, valid_loss, any(tower.shards for tower in towers.all))
+            held = held_out(self.param_groups, valid_loss, towers.all)
         searched = towers.step(self.param_groups, closure, seen, held)
         self._steps += 1
         if self._length is not None and self._steps == self._length + 1:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..checking.errors import RecoptError, StateError
+from ..levels.level import TASK
 from ..rules.shards import local, local_gradient
+from .driver import Driver
 
 _LOW = (torch.float16, torch.bfloat16)
 _PLAIN = (torch.float32, torch.float64)
@@ -96,11 +98,11 @@ def called(valid: Any) -> Any:
     return valid()
 
 
-def held_out(groups: Sequence[Mapping[str, Any]], valid_loss: Any, sharded: bool) -> dict[int, Tensor]:
+def held_out(groups: Sequence[Mapping[str, Any]], valid_loss: Any, towers: Sequence[Driver]) -> dict[int, Tensor]:
     """The gradients of a loss on held-out data, by the tensors' identities.
 
     Raises:
-        RecoptError: if it is no number with a graph, or the parameters are ``sharded``.
+        RecoptError: if it is no number with a graph, the parameters are sharded, or no level of ``towers`` reads it.
     """
     tensors = [p for group in groups for p in group["params"] if p.requires_grad]
     if not isinstance(valid_loss, Tensor) or valid_loss.numel() != 1 or not valid_loss.requires_grad:
@@ -108,8 +110,13 @@ def held_out(groups: Sequence[Mapping[str, Any]], valid_loss: Any, sharded: bool
             "valid_loss must be one number with its graph: compute it with gradients enabled, without detach() or "
             "item()."
         )
-    if sharded:
+    if any(tower.shards for tower in towers):
         raise RecoptError("valid_loss is not supported for sharded parameters (FSDP2): leave it out.")
+    if all(level.moves == TASK for tower in towers for level in tower.graph.levels):
+        raise RecoptError(
+            "valid_loss moves the levels above the first, of which there is none here: name a stack that has one, such "
+            "as 'adam/adagrad[lr]', or leave it out."
+        )
     try:
         found = torch.autograd.grad(valid_loss, tensors, allow_unused=True)
     except RuntimeError as why:

@@ -145,7 +145,9 @@ def slips_in_training() -> list[tuple[str, Any]]:
         ("The closure gave dict", lambda: make([w], "blend").step(lambda: {"loss": 1.0})),
         ("valid_loss must be one number", lambda: make([w]).step(valid_loss=1.0)),  # type: ignore[arg-type]
         ("valid_loss must be one number", lambda: make([w]).step(valid=lambda: None)),  # type: ignore[arg-type, return-value]
-        ("differentiated already", lambda: make(linear.parameters()).step(valid_loss=done)),
+        ("differentiated already", lambda: make(linear.parameters(), "adam/sgd").step(valid_loss=done)),
+        ("of which there is none here", lambda: make([w]).step(valid_loss=w.sum())),
+        ("of which there is none here", lambda: make([w], "learned").step(loss=1.0, valid=w.sum)),
         ("set to nan", lambda: lr(float("nan")).step()),
         ("set to None", lambda: lr(None).step()),
         ("set to 'a'", lambda: lr("a").step()),
