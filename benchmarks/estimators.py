@@ -1,9 +1,9 @@
 """Estimators of hypergradients on problems whose answers are known.
 
-    python benchmarks/estimators.py influence|schedule|horizon|penalties
+    python benchmarks/estimators.py influence|schedule|horizon|penalties [--seeds 3]
 
 ``influence``: influence balancing (Tallec & Ollivier 2017, 1702.05043; Vicol et al. 2021, 2112.13835), n = 23, p = 10.
-``schedule``: two ends of a linear schedule of SGD on a rough surface (Vicol et al. 2021, sect. 5.1).
+``schedule``: two ends of a linear schedule of SGD on a rough surface (Vicol et al. 2021, sect. 5.1), from each seed.
 ``horizon``: a rate and a momentum tuned by tangents over long runs, and the memory of the process; time and memory of
 the exact unroll of 1,000 steps, plain and in segments.
 ``penalties``: one penalty for each feature of a ridge and a logistic regression, against the closed form, plain torch,
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -106,10 +107,12 @@ class Logistic(Ridge):
         return softplus(-batch[1].sign() * (batch[0] @ weight)).mean()
 
 
-def engine(task: Task, inner: Strategy, outer: Strategy, moves: str, told: Mapping[str, Any]) -> Engine:
+def engine(
+    task: Task, inner: Strategy, outer: Strategy, moves: str, told: Mapping[str, Any], seed: int = 0
+) -> Engine:  # fmt: skip
     """A run of two levels in float64; the upper one is told ``told``."""
     levels = [Level(moves="task", by="inner", guard=False), Level(moves=moves, by="outer", **told)]
-    return Engine(task, Graph(levels, {"inner": inner, "outer": outer}), dtype=torch.float64)
+    return Engine(task, Graph(levels, {"inner": inner, "outer": outer}), dtype=torch.float64, seed=seed)
 
 
 def strategy(name: str, **settings: float) -> Strategy:
@@ -160,7 +163,7 @@ def rough(x: Tensor, y: Tensor) -> Tensor:
     return (x**2 + 5).sqrt() - 5**0.5 + y.sin() ** 2 * (-5 * x**2).exp() + (y - 100).abs() / 4
 
 
-def schedule(steps: int = 5000) -> None:
+def schedule(seeds: int, steps: int = 5000) -> None:
     """The sum of the losses of a run of LENGTH steps, before and after ``steps`` of Adam on windows of ten."""
     ends = torch.linspace(-7, 3, 201, dtype=torch.float64)
     start = torch.tensor(0.01, dtype=torch.float64).log()
@@ -169,13 +172,15 @@ def schedule(steps: int = 5000) -> None:
     falling = {"schedule": "cosine", "horizon": steps}
     for gradient, more in (("es", {}), ("pes", {}), ("nres", {}), ("pes", falling), ("nres", falling)):
         told = {"gradient": gradient, "every": 10, "episode": LENGTH, "sigma": 0.3, "pairs": 50, "objective": "sum"}
-        outer = strategy("adam", lr=0.01, beta1=0.99, beta2=0.999)
-        made, begin = engine(Rough(), Ramp(), outer, "inner", {**told, **more, **PLAIN}), time.perf_counter()
-        made.run(10 * steps)
-        found = [p.detach() for p in made.state.slots["inner"].params]
-        rates = " to ".join(f"{float(p.exp()):.3g}" for p in found)
-        print(f"{gradient:5} {'falling' if more else 'constant':9} {float(total(*found)):.1f}, rates {rates}, "
-              f"{time.perf_counter() - begin:.0f} s", flush=True)  # fmt: skip
+        sums, begin = list[float](), time.perf_counter()
+        for seed in range(seeds):
+            outer = strategy("adam", lr=0.01, beta1=0.99, beta2=0.999)
+            made = engine(Rough(), Ramp(), outer, "inner", {**told, **more, **PLAIN}, seed)
+            made.run(10 * steps)
+            sums.append(float(total(*(p.detach() for p in made.state.slots["inner"].params))))
+        spread = statistics.stdev(sums) if seeds > 1 else 0.0
+        print(f"{gradient:5} {'falling' if more else 'constant':9} {statistics.mean(sums):.1f} ± {spread:.1f} "
+              f"({', '.join(f'{x:.1f}' for x in sums)}), {time.perf_counter() - begin:.0f} s", flush=True)  # fmt: skip
 
 
 def total(first: Tensor, last: Tensor) -> Tensor:
@@ -377,8 +382,12 @@ def closed(task: Ridge) -> Tensor:
 
 
 if __name__ == "__main__":
-    commands = {"influence": influence, "schedule": schedule, "horizon": horizon, "penalties": penalties}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=commands)
+    parser.add_argument("what", choices=("influence", "schedule", "horizon", "penalties"))
+    parser.add_argument("--seeds", type=int, default=3, help="of 'schedule'; the others draw nothing")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    commands[parser.parse_args().what]()
+    if given.what == "schedule":
+        schedule(given.seeds)
+    else:
+        {"influence": influence, "horizon": horizon, "penalties": penalties}[given.what]()

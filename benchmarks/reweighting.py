@@ -1,14 +1,17 @@
 """Learned weights of examples: MNIST with flipped training labels and 1,000 clean held-out ones.
 
-    python benchmarks/reweighting.py [--flip 0.3] [--steps 10000] [--seeds 3] [--arms none,network,examples,betty]
+    python benchmarks/reweighting.py [--flip 0.3] [--steps 10000] [--seeds 3] [--arms none,network,slow,hand,examples]
 
 A network of 100 hidden units is trained on batches of 100 by SGD with momentum 0.9 and a rate that falls from 0.1 along
 a cosine. Weights of examples stay equal (``none``), or are moved by Adam at every step by the exact hypergradient of
-the loss on a batch of clean examples: a network that weighs an example by its loss (``network``; Shu et al. 2019,
-1902.07379), or a number for each example (``examples``). ``betty``: the recipe of betty (Choe et al. 2023, 2207.02849),
-examples/learning_to_reweight, with its --meta_lr for noise, by betty-ml 0.1.1 where that is installed, on the same
-batches: a second classifier with the label as a further input gives the weight, and one-step hypergradients come from a
-difference of gradients. Loss and accuracy on the official test set at the end.
+the loss on a batch of clean examples: a network that weighs an example by its loss (Shu et al. 2019, 1902.07379) at
+their rate for noise, 1e-3 (``network``), or at 1e-5 (``slow``), or a number for each example (``examples``). ``hand``:
+Meta-Weight-Net as its authors train it, in plain torch: a step without momentum on the sum of weighed losses over the
+batch's size gives the hypergradient, and the step that is made then goes back to where that one began. ``betty``: the
+recipe of betty (Choe et al. 2023, 2207.02849), examples/learning_to_reweight, with its --meta_lr for noise, by
+betty-ml 0.1.1 where that is installed, on the same batches: a second classifier with the label as a further input gives
+the weight, and one-step hypergradients come from a difference of gradients. Loss and accuracy on the official test set
+at the end.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +30,9 @@ from torch.nn import functional
 import recopt
 from recopt.tasks.wrappers import members
 
-OUTER = {"none": "", "network": "/loss:adam", "examples": "/loss:adam(lr=0.1)"}
+OUTER = {
+    "none": "", "network": "/loss:adam(lr=0.001)", "slow": "/loss:adam(lr=0.00001)", "examples": "/loss:adam(lr=0.1)",
+}  # fmt: skip
 
 
 def task_of(flip: float, weights: str) -> str:
@@ -40,8 +46,53 @@ def by_recopt(arm: str, flip: float, steps: int, seed: int) -> dict[str, float]:
     task = task_of(flip, "examples" if arm == "examples" else "network")
     rule = "sgd(lr=0.1, momentum=0.9, weight_decay=0.0005)"
     told = ["level1.schedule=cosine", f"level1.horizon={steps}"]
+    told += ["level2.normalize=none"] if arm in ("network", "slow") else []
     found = recopt.run(task, rule + OUTER[arm], settings=told, steps=steps, seed=seed, measure=0, track=False).after
     return {key: float(found[key]) for key in ("accuracy", "loss")}
+
+
+def by_hand(flip: float, steps: int, seed: int) -> dict[str, float]:
+    """Test loss and accuracy at the end of Meta-Weight-Net in plain torch."""
+    task: Any = members(task_of(flip, "network"), "task")[0].sample(seed)
+    torch.manual_seed(seed)
+    model, weigher = task.model(), task.loss_parameters()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    adam = torch.optim.Adam(weigher.parameters(), lr=1e-3, weight_decay=1e-4)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, steps)
+    theta = dict(model.named_parameters())
+
+    def weights(losses: Tensor) -> Tensor:
+        found: Tensor = weigher(losses.detach()[:, None])[:, 0].sigmoid()
+        return found
+
+    for step in range(steps):
+        x, y, _ = task.batch(step)
+        losses = functional.cross_entropy(model(x), y, reduction="none")
+        weighed = (weights(losses) * losses).mean()
+        grads = torch.autograd.grad(weighed, list(theta.values()), create_graph=True)
+        rate = sgd.param_groups[0]["lr"]
+        moved = {name: p - rate * g for (name, p), g in zip(theta.items(), grads, strict=True)}
+        clean, right = task.batch(step, "valid")
+        adam.zero_grad()
+        held_out = functional.cross_entropy(torch.func.functional_call(model, moved, (clean,)), right)
+        held_out.backward(inputs=list(weigher.parameters()))
+        adam.step()
+        losses = functional.cross_entropy(model(x), y, reduction="none")
+        each = weights(losses).detach()
+        sgd.zero_grad()
+        ((each * losses).sum() / each.sum()).backward()
+        sgd.step()
+        falling.step()
+    return tested(task, model)
+
+
+def tested(task: Any, model: nn.Module) -> dict[str, float]:
+    """Loss and accuracy on the test set."""
+    pieces = [task.batch(index, "test") for index in range(task.batches("test"))]
+    with torch.no_grad():
+        losses = [float(functional.cross_entropy(model(x), y)) for x, y in pieces]
+        right = [float((model(x).argmax(1) == y).float().mean()) for x, y in pieces]
+    return {"accuracy": statistics.mean(right), "loss": statistics.mean(losses)}
 
 
 class Batches:
@@ -104,11 +155,7 @@ def by_betty(flip: float, steps: int, seed: int) -> dict[str, float]:
     )  # fmt: skip
     links = {"u2l": {outer: [inner]}, "l2u": {inner: [outer]}}
     Engine(config=EngineConfig(train_iters=steps), problems=[outer, inner], dependencies=links).run()
-    pieces = [task.batch(index, "test") for index in range(task.batches("test"))]
-    with torch.no_grad():
-        losses = [float(functional.cross_entropy(model(x), y)) for x, y in pieces]
-        right = [float((model(x).argmax(1) == y).float().mean()) for x, y in pieces]
-    return {"accuracy": statistics.mean(right), "loss": statistics.mean(losses)}
+    return tested(task, model)
 
 
 def main() -> None:
@@ -117,14 +164,14 @@ def main() -> None:
     parser.add_argument("--flip", type=float, default=0.3)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", default="none,network,examples", help="and betty, separated by commas")
+    parser.add_argument("--arms", default="none,network,slow,hand,examples", help="and betty, separated by commas")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for arm in given.arms.split(","):
         begin, ends = time.perf_counter(), list[dict[str, float]]()
         for seed in range(given.seeds):
-            ends.append(by_betty(given.flip, given.steps, seed) if arm == "betty" else
-                        by_recopt(arm, given.flip, given.steps, seed))  # fmt: skip
+            others = {"betty": by_betty, "hand": by_hand}
+            ends.append(others.get(arm, partial(by_recopt, arm))(given.flip, given.steps, seed))
         accuracy, loss = ([end[key] for end in ends] for key in ("accuracy", "loss"))
         spread = statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0
         took = 1000 * (time.perf_counter() - begin) / given.seeds / given.steps

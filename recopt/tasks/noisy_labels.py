@@ -28,7 +28,8 @@ class NoisyLabels(Wrapper):
 
     The training loss is Σ wᵢ ℓᵢ / Σ wᵢ over the batch. The weights wᵢ are parameters of the loss: a small network of
     ℓᵢ (``network``), or a number for each training example (``examples``). All are equal at the start, so that a stack
-    that does not move them trains without weights.
+    that does not move them trains without weights. Of the network no derivative is taken through Σ wᵢ (Shu et al.
+    divide by the size of the batch): through it the network learns to pass over all but examples of middling loss.
 
     Raises:
         RecoptError: for an inner task without labels, or a share or number that cannot be.
@@ -112,7 +113,9 @@ class NoisyLabels(Wrapper):
         losses = functional.cross_entropy(model(x), y, reduction="none")
         if isinstance(parameters, nn.ParameterDict):
             weights = parameters["weights"][rows].sigmoid()
+            total = weights.sum()
         else:
             weights = parameters(losses.detach()[:, None])[:, 0].sigmoid()
-        found: Tensor = (weights * losses).sum() / weights.sum()
+            total = weights.sum().detach()
+        found: Tensor = (weights * losses).sum() / total
         return found
