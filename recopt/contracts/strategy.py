@@ -103,8 +103,8 @@ class Strategy(nn.Module):
         return name in self._parameters
 
     def natural(self, coordinates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Each hyperparameter among ``coordinates`` (parameter name to value) in its natural unit."""
-        return {n: self._domains[n].natural(value) for n, value in coordinates.items() if n in self._domains}
+        """Each hyperparameter among ``coordinates`` (by parameter) in its natural unit; of many numbers, the middle."""
+        return {n: self._domains[n].natural(x.mean()) for n, x in coordinates.items() if n in self._domains}
 
     def afresh(self, seed: int, draw: int) -> Self:
         """The same strategy made again, with initial meta-parameters drawn anew."""

@@ -45,15 +45,14 @@ class Bottom:
     def admit(self, state: RunState, number: int, grads: Sequence[Tensor | None]) -> None:
         """Make a part of those tensors that have a gradient for the first time, and are not empty."""
         own = state.levels[number]
-        seen = {i for part in own.parts for i in part.indices}
-        if len(seen) == len(grads):
+        had = {i for part in own.parts for i in part.indices}
+        if len(had) == len(grads):
             return
         point = self.slots.point(state, number)
-        fresh = [i for i, g in enumerate(grads) if g is not None and i not in seen]
         # What is empty here may be a part of a split tensor, and all processes must make the same parts.
-        fresh = [i for i in fresh if point[i].numel() or self.shards]
-        if fresh:
-            own.parts.append(Part(fresh, self.beginnings.state_at(state, number, fresh)))
+        fresh = [i for i, g in enumerate(grads) if g is not None and i not in had and (self.shards or point[i].numel())]
+        for some in [[i] for i in fresh] if self.carriers.wide[number] else [fresh] if fresh else []:
+            own.parts.append(Part(some, self.beginnings.state_at(state, number, some)))
 
     def measures(self, state: RunState, number: int) -> bool:
         """True if closed derivatives of a level's updates are asked for, and there are any."""

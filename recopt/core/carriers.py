@@ -22,6 +22,7 @@ from ..levels.state import RunState, Signal
 from ..levels.transforms import Transform
 from ..ranks.shared import ONE, Ranks
 from ..rules.columns import ColumnMover
+from ..rules.coordinates import wide
 from ..rules.numbers import NumberMover, NumberSpace, made_of_numbers, reads
 from ..rules.rule import text_of
 from ..rules.tensors import TensorMover
@@ -97,12 +98,14 @@ class Carriers:
         places: by level, what those look up that move numbers by a rule.
         columns: by level, the movers of those that move the task in place without a tape.
         descents: the levels that move the task by gradients.
+        wide: by level, whether its strategy has numbers for each coordinate, so that each tensor is a part of its own.
         guarded: whether a level of the task is.
         tasks: by level, how many points it moves side by side; 0 for one without a leading dimension.
     """
 
     def __init__(self, graph: Graph, setting: Setting) -> None:
         self.graph, self.setting, self.levels = graph, setting, graph.levels
+        self.wide = [wide(graph, n) for n in range(len(graph.levels))]
         self.exact = [n for n, level in enumerate(self.levels) if level.second_order]
         numbers = {} if self.exact or setting.rows else graph.slots
         self.spaces = {name: NumberSpace(s) for name, s in numbers.items() if made_of_numbers(s)}

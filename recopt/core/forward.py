@@ -13,6 +13,7 @@ from ..contracts.strategy import Params
 from ..levels.level import TASK
 from ..levels.state import LevelState, RunState, Signal
 from ..rules.answers import Answers, given
+from ..rules.coordinates import shares
 from ..rules.tensors import TensorMover
 from .carriers import Carriers
 from .evaluation import Around, Moved
@@ -90,6 +91,7 @@ class Forward:
         answer: dict[int, Tensor] = {}
         read: Params = []
         found, bound = signal.grads, signal.bound
+        own_values = shares(values, point, self.carriers.tasks[number]) if self.carriers.wide[number] else None
         if level.moves in self.carriers.spaces:
             found = self.slots.tensors(number, found)
             bound = None if bound is None else torch.as_tensor(bound, dtype=torch.float64)
@@ -98,7 +100,7 @@ class Forward:
             if not grads:
                 continue
             told = Signal(_to(signal.loss, cast), _all_to(grads, cast), bound=bound)
-            mine = _all_to(mine, cast)
+            mine, values = _all_to(mine, cast), own_values[part.indices[0]] if own_values else values
             closely = self.looking.closely(state, number)
             inputs = given(values, mine, told.loss, told.grads, part.strategy) if closely else None
             made = mover.step(

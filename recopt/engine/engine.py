@@ -22,6 +22,7 @@ from ..levels.level import TASK
 from ..levels.seeds import mix
 from ..levels.state import RunState
 from ..ranks.shared import ONE, Ranks
+from ..rules.coordinates import widened
 from ..search.trials import Trials, untaped
 from .budget import Budget
 from .copies import Copies
@@ -84,8 +85,9 @@ class Engine:
         self.family = Family(task, tasks, seed, self.device, dtype, ranks.share(tasks))
         graph.check_task(self.family.drawn(0).names)
         with seeded(seed, self.device):
-            graph, first = started(graph, self.family.module(0)), self.family.drawn(0).tasks[0]
-            self.graph = graph = bound(graph, first, self.family.module(0), self.family.place)
+            model, first = self.family.module(0), self.family.drawn(0).tasks[0]
+            graph = widened(graph, [p for p in model.parameters() if p.requires_grad])
+            self.graph = graph = bound(started(graph, model), first, self.family.module(0), self.family.place)
         self.budget = Budget(len(self.levels))
         self.tower = self._tower()
         ends = lambda state, number: self.surroundings.episodes.close(state, number)  # noqa: E731, PLW0108

@@ -109,6 +109,8 @@ class Level(BaseModel, metaclass=_Refusing):
             (the point that the task's episodes start from).
         by: the slot of the strategy it moves with.
         only: glob patterns on parameter names; empty for all that nothing else moves.
+        scope: ``coordinate`` where each coordinate of the model is to have numbers of its own in place of those that it
+            moves (:mod:`recopt.rules.coordinates`).
         every: steps of the optimizee's level between two steps of this one (the unroll length).
         episode: steps after which the slot below starts afresh; None if it goes on.
         curriculum: updates of the slot that it moves over which its episodes grow from one window to ``episode``,
@@ -154,6 +156,7 @@ class Level(BaseModel, metaclass=_Refusing):
     moves: str
     by: str
     only: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = ()
+    scope: Literal["coordinate"] | None = None
     every: Steps | None = None
     episode: Steps | None = None
     curriculum: Steps | None = None

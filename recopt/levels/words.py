@@ -42,6 +42,7 @@ def how(paces: Paces, number: int) -> str:
     if level.episode:
         growth = f" that grow over {level.curriculum} steps" if level.curriculum else ""
         parts.append(f"episodes of {level.episode}{growth}{', staggered' if level.stagger else ''}")
+    parts += ["a number for each coordinate"] if level.scope else []
     parts += [signal] if signal else []
     if level.teacher is not None:
         parts.append(f"imitating {level.teacher} for {level.imitate} steps")

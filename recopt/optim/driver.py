@@ -22,6 +22,7 @@ from ..levels.graph import Graph
 from ..levels.level import TASK
 from ..levels.state import Guard, Numbers, RunState, SlotState
 from ..rules.columns import ColumnMover
+from ..rules.coordinates import widened
 from ..rules.numbers import made_of_numbers
 from ..rules.shards import Shards
 from ..rules.tensors import TensorMover
@@ -60,6 +61,7 @@ class Driver:
     def __init__(self, graph: Graph, points: Params, *, fused: bool, seed: int, shards: Shards) -> None:
         widest = max(points, key=lambda p: torch.finfo(p.dtype).bits)
         graph.slots = {name: copy.deepcopy(strategy) for name, strategy in graph.slots.items()}
+        graph = widened(graph, points)
         for strategy in graph.slots.values():
             if not made_of_numbers(strategy):
                 strategy.to(widest.device, widest.dtype)

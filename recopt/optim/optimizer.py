@@ -44,7 +44,8 @@ class Optimizer(Modes):
         steps: how many steps the run will have, where you know: the default, and other rules that have such a setting,
             then fall to zero at its end. After that nothing moves.
         depth: height to which the last strategy is repeated.
-        scope: what shares one set of hyperparameters: all groups, each group, or each tensor by itself.
+        scope: what shares one set of hyperparameters: all groups, each group, or each tensor by itself; ``coordinate``:
+            each group, but that level 2 moves a number for each coordinate (online scaled gradients).
         normalize: of the levels above the first, instead of their defaults (``rms_all``); ``"none"`` for the raw tower.
         every: steps of level 1 between two steps of level 2: K-step windows (docs/reference/optimizer.md, greedy bias).
         levels: more per level, from 1: ``{2: {"normalize": "cosine", "every": 5, "only": ["lr"]}}``.
@@ -81,9 +82,10 @@ class Optimizer(Modes):
         callback: Callback | None = None, log_every: int = 1, seed: int = 0, plugins: Places = (),
         store: str | Path | None = None, **settings: Any,
     ) -> None:  # fmt: skip
-        if scope not in ("global", "group", "tensor"):
-            raise RecoptError(f"scope={scope!r} must be 'global', 'group' or 'tensor'.")
-        options = Options(depth, normalize, every, levels or {}, guard, fused, seed, average, plugins)
+        if scope not in ("global", "group", "tensor", "coordinate"):
+            raise RecoptError(f"scope={scope!r} must be 'global', 'group', 'tensor' or 'coordinate'.")
+        each = scope == "coordinate"
+        options = Options(depth, normalize, every, levels or {}, guard, fused, seed, average, plugins, each)
         check_options(options, maximize=maximize, callback=callback, log_every=log_every)
         self._callback, self._log_every = callback, log_every
         self._towers, self._observed = Towers(options, scope), Observed()

@@ -27,7 +27,7 @@ Stack = str | Path | Listed | None
 """None: ``DEFAULT_STACK``."""
 DEFAULT_STACK = "paced"
 """Knob-free: Adam whose rate follows from the weights' size, the way from the start and the run's length (see docs)."""
-_SETTABLE = ("every", "normalize", "objective", "only", "on", "trust", "gradient", "average")
+_SETTABLE = ("scope", "every", "normalize", "objective", "only", "on", "trust", "gradient", "average")
 _OBJECTIVES = ("mean", "sum", "last")
 
 
@@ -82,6 +82,7 @@ class Options:
         seed: of what strategies draw.
         average: of the levels of the model, where ``levels`` says nothing (see ``recopt.levels.level.Level``).
         plugins: folders and files that strategies are searched in first.
+        coordinates: whether the rules of level 1 have hyperparameters for each coordinate.
     """
 
     depth: int | None
@@ -93,6 +94,7 @@ class Options:
     seed: int
     average: bool | float = False
     plugins: Places = ()
+    coordinates: bool = False
 
 
 def check_options(options: Options, *, maximize: object, callback: object, log_every: object) -> None:
@@ -169,6 +171,8 @@ def graph_of(stack: Stack, names: Sequence[str], options: Options, overrides: Ma
         if not 1 <= number <= len(found):
             raise RecoptError(f"levels={{{number}: …}}: this stack has levels 1 to {len(found)}.")
     found = [_set(level, number, options) for number, level in enumerate(found, 1)]
+    if options.coordinates:
+        found = _apart(found)
     graph = Graph(found, slots, labels=_labels(layers))
     graph.check_task(names)
     graph.levels = [_settled(graph, number, options.guard) for number in range(len(graph.levels))]
@@ -227,6 +231,16 @@ def _set(level: Level, number: int, options: Options) -> Level:
         return Level.model_validate({**level.model_dump(exclude_none=True), **given})
     except ValidationError as why:
         raise RecoptError(f"In levels={{{number}: …}}: {explain(why, {})}") from None
+
+
+def _apart(levels: list[Level]) -> list[Level]:
+    """The levels with numbers for each coordinate where they move those of the rules of level 1."""
+    first = {level.by for level in levels if level.moves == TASK}
+    if not any(level.moves in first for level in levels):
+        raise RecoptError(
+            "scope='coordinate' needs a level over the first one that moves its numbers: give 'sgd/adagrad'."
+        )
+    return [x.model_copy(update={"scope": "coordinate"}) if x.moves in first else x for x in levels]
 
 
 def _settled(graph: Graph, number: int, guard: bool) -> Level:

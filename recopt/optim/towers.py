@@ -22,7 +22,7 @@ from .groups import Groups, Made, factor, later, settings_of
 from .points import check_together, gradients, one_number, points_of, write_back
 from .stack_graph import DEFAULT_STACK, Options, Stack, graph_of, settable
 
-Scope = Literal["global", "group", "tensor"]
+Scope = Literal["global", "group", "tensor", "coordinate"]
 Member = tuple[int, int]
 """Number of a group, and of a tensor in it."""
 

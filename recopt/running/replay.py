@@ -40,7 +40,8 @@ class Source(NamedTuple):
             folder, name, run = working_folder(found, store), found.name, found.id
             over = found.status not in ("RUNNING", "KILLED", "SCHEDULED")
         if not (folder / SCHEDULE).is_file():
-            nothing = "moved no hyperparameter of what trains the model, so there is nothing to replay: name another"
+            nothing = ("moved no hyperparameter of what trains the model, or one for each coordinate, so there is "
+                       "nothing to replay: name another")  # fmt: skip
             why = nothing if over else f"is not over: recopt run --resume {ref} goes on with it"
             raise RecoptError(f"Run '{shown(ref)}' {why}.")
         schedules, steps = load_schedules(folder / SCHEDULE)

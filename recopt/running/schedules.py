@@ -26,7 +26,12 @@ _NEAR = 4
 
 
 def write_schedules(engine: Engine, trace: Trace, folder: Path) -> None:
-    """Write the schedules that a run found into ``folder``; nothing if it moved no hyperparameter that counts."""
+    """Write the schedules that a run found into ``folder``; nothing if it moved no hyperparameter that counts.
+
+    Nor if there was one for each coordinate, of which the record has the middle alone.
+    """
+    if any(level.scope for level in engine.levels):
+        return
     if found := found_schedules(engine, trace):
         save_schedules(found, folder / SCHEDULE, engine.state.step)
 

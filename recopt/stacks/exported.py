@@ -131,6 +131,11 @@ class Export:
             if name in given:
                 continue
             found, parameter = have.get(name), wanted.get(name)
+            if found is not None and found.ndim == 1 and parameter is not None and not parameter.ndim:
+                raise RecoptError(
+                    f"{self.folder} has a {name} of '{slot}' for each coordinate of the model that it was found on "
+                    "(scope=coordinate), and is of no use to another: go on with that run by --resume."
+                )
             if found is None or parameter is None or found.shape != parameter.shape:
                 raise self._unfit(slot, name, given)
             with torch.no_grad():

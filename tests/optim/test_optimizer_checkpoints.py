@@ -63,12 +63,14 @@ def other(model: nn.Module, weights: dict[str, Tensor], stack: str | None, **opt
 
 @quiet
 @pytest.mark.parametrize("how", OPTIONS)
-@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize(
+    ("stack", "scope"), [*((stack, "group") for stack in STACKS), ("sgd(momentum=0.9)/adam[lr]", "coordinate")]
+)
 def test_a_state_goes_through_torchs_checkpoints_and_disk_to_the_bit(
-    stack: str | None, how: str, tmp_path: Path
+    stack: str | None, scope: Any, how: str, tmp_path: Path
 ) -> None:
     options, model = OPTIONS[how], mlp()
-    optimizer = recopt.Optimizer(model.parameters(), stack, average=True)
+    optimizer = recopt.Optimizer(model.parameters(), stack, average=True, scope=scope)
     train(model, optimizer, DATA[:7])
     state = get_optimizer_state_dict(model, optimizer, options=options)
     weights = copy.deepcopy(model.state_dict())
@@ -77,7 +79,7 @@ def test_a_state_goes_through_torchs_checkpoints_and_disk_to_the_bit(
     losses = train(model, optimizer, DATA[7:])
     for disk in (False, True):
         again = mlp()
-        resumed = other(again, weights, stack, average=True)
+        resumed = other(again, weights, stack, average=True, scope=scope)
         room = {"optimizer": get_optimizer_state_dict(again, resumed, options=options)}
         if disk:
             dcp.load(room, checkpoint_id=tmp_path / "saved", no_dist=True)
