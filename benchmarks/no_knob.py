@@ -97,6 +97,8 @@ def show(path: Path, tasks: dict[str, Task]) -> None:
     """Ratios to tuned Adam, and what sums them up."""
     means = table(path, tasks)
     base = means["Adam, tuned"]
+    if base.keys() != tasks.keys():
+        raise SystemExit(f"{path} lacks runs of Adam, to which losses are compared: no table.")
     rows = {name: {t: row[t] / base[t] for t in tasks if t in row} for name, row in means.items()}
     rows = {name: row for name, row in rows.items() if len(row) == len(tasks)}
     best = {t: min(row[t] for row in rows.values()) for t in tasks}
