@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import recopt
+from recopt.running.export import write_export
 from recopt.running.plan import plan, replan
 from recopt.running.relocated import relocated
 from recopt.running.schedules import write_schedules
@@ -208,6 +209,17 @@ def test_what_cannot_be_replayed_is_refused(change: Callable[[bytes], bytes], ho
         return
     with pytest.raises(recopt.RecoptError, match=said):
         replay(source, **how)
+
+
+def test_numbers_for_each_coordinate_are_neither_replayed_nor_put_into_another_model() -> None:
+    """A record has the middle of them, which would be another run."""
+    source = run("adam/adagrad[lr]", "level2.scope=coordinate")
+    with pytest.raises(recopt.RecoptError, match="or one for each coordinate, so there is nothing to replay"):
+        replay(source)
+    write_export(source.engine, source.spec, Path("rates"))
+    with pytest.raises(recopt.RecoptError, match="a lr of 'adam' for each coordinate of the model that it was"):
+        recopt.Optimizer([nn.Parameter(torch.ones(3))], Path("rates"))
+    assert "a number for each coordinate" in repr(source.engine.graph)
 
 
 def test_a_run_that_moved_nothing_has_no_schedule() -> None:
