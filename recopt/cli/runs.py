@@ -90,13 +90,13 @@ def why(run: str, store: str | None, as_json: bool) -> None:
     its end as well.
     """
     from ..diagnosis.remarks import remarks
-    from ..diagnosis.signals import HEADS, figures
     from ..diagnosis.verdicts import verdicts
     from ..diagnosis.view import read_run
+    from ..diagnosis.windows import signal_tables
     from ..tracking.mlflow.runs import find_single, working_folder
 
-    found = find_single(store, run)
-    view = read_run(working_folder(found, store), found.name, found.status)
+    recorded = find_single(store, run)
+    view = read_run(working_folder(recorded, store), recorded.name, recorded.status)
     faults = verdicts(view)
     if as_json:
         return print_json([asdict(one) for one in faults])
@@ -106,9 +106,8 @@ def why(run: str, store: str | None, as_json: bool) -> None:
     tell(faults)
     if not faults and view.status in ("finished", "running"):
         out.print("\nNothing went wrong, by what is recorded.")
-    rows = [found.row() for found in figures(view)]
-    if rows:
-        made = table(*HEADS, right=tuple(range(2, len(HEADS))))
+    for _, heads, rows in signal_tables(view):
+        made = table(*heads, right=tuple(range(2, len(heads))))
         for row in rows:
             made.add_row(*map(escape, row))
         out.print()

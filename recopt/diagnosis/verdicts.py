@@ -14,6 +14,7 @@ from . import level_faults as faults
 from .loss_faults import losses
 from .verdict import Verdict
 from .view import RunView
+from .windows import unfit_windows
 
 FAULTS = (
     faults.frozen,
@@ -23,6 +24,7 @@ FAULTS = (
     faults.idle,
     faults.noise,
     faults.taken_back,
+    unfit_windows,
 )
 
 

@@ -28,6 +28,7 @@ from .budget import Budget
 from .copies import Copies
 from .episodes import Episodes
 from .evaluate import Evaluator
+from .examine import Examiner
 from .family import Family
 from .imitation import Imitation
 from .init_slot import begin, pulled, reconnect, started, taped
@@ -68,6 +69,7 @@ class Engine:
         source: the task's evaluations, by ``evaluator``.
         stream: what models draw at random.
         budget: what was spent.
+        examiner: of windows.
         clean, replay: the last moment at which no tape was open, and the steps since.
     """
 
@@ -107,6 +109,7 @@ class Engine:
         stagger = Stagger(self.tower, self.family, self.source, self.imitation)
         self.surroundings.episodes = Episodes(self.tower, self.family, stagger, self.surroundings.log)
         self.stream = Stream(self.device, lambda: self.state)
+        self.examiner = Examiner(self.tower, self.family, self.source, self.surroundings, self)
         self.segments = Segments(self.tower, self.source, self, self.stream)
         with seeded(mix(seed, 1), self.device):
             self.state = self.tower.beginnings.first(self.family.fresh(0))
@@ -132,7 +135,7 @@ class Engine:
             return self.family.drawn(state.slots[TASK].draw).names
 
         def searching(state: RunState) -> bool:
-            return self.trials.active(state)
+            return self.examiner.at_work or self.trials.active(state)
 
         heard = lambda: self.sink is not None  # noqa: E731
         closing = lambda state, number, how: replace(  # noqa: E731
@@ -178,6 +181,7 @@ class Engine:
                 if self.state.step >= end:
                     break
                 begin, aside = time.perf_counter(), self.population.seconds
+                made = self.examiner.made()
                 if self.state.middle:
                     self.state.middle = False
                     top, found = len(self.levels), self.source.around(Evaluation(None))
@@ -190,6 +194,7 @@ class Engine:
                 self.segments.mark()
                 self.replay += 1
                 self.budget.spend(payer, seconds=time.perf_counter() - begin - (self.population.seconds - aside))
+                self.examiner.look(made)
         if not self.ranks or len(self.state.log) >= LOG:
             self.keep_up()
 

@@ -50,7 +50,7 @@ class Particles:
         others = [m for m in range(len(self.levels)) if m not in (*movers, number) and number not in graph.below(m)]
         if graph.subjects[number] != movers or others or slots or tower.setting.tasks or level.on == "valid":
             return False
-        if level.teacher is not None or level.penalty_update or level.penalty_moved or graph.paces.spans:
+        if level.teacher is not None or level.penalty_update or level.penalty_moved or graph.paces.slots:
             return False
         below = [self.levels[m] for m in movers]
         free = all(x.schedule == "constant" and not x.null_step and x.average is None for x in below)

@@ -63,6 +63,7 @@ class Graph(Structure):
             self.levels[number] = chosen(self, number)
             self.levels[number] = complete(self, number)
             self.paces.add(number)
+            self.paces.examine(number)
         for number in range(len(self.levels)):
             check_level(self, number)
             tell_exact(self, number)

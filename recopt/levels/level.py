@@ -112,6 +112,7 @@ class Level(BaseModel, metaclass=_Refusing):
         scope: ``coordinate`` where each coordinate of the model is to have numbers of its own in place of those that it
             moves (:mod:`recopt.rules.coordinates`).
         every: steps of the optimizee's level between two steps of this one (the unroll length).
+        examine: steps of this level between two examinations of its windows (:mod:`recopt.engine.examine`).
         episode: steps after which the slot below starts afresh; None if it goes on.
         curriculum: updates of the slot that it moves over which its episodes grow from one window to ``episode``,
             by equal factors, in whole windows (a curriculum of lengths: Chen et al. 2020, 2010.09089).
@@ -158,6 +159,7 @@ class Level(BaseModel, metaclass=_Refusing):
     only: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = ()
     scope: Literal["coordinate"] | None = None
     every: Steps | None = None
+    examine: Steps | None = None
     episode: Steps | None = None
     curriculum: Steps | None = None
     stagger: bool = False
@@ -187,8 +189,8 @@ class Level(BaseModel, metaclass=_Refusing):
     guard: bool = True
 
     @field_validator(
-        "every", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved", "horizon",
-        "trust", "population", "iterations", "tolerance", "sigma", "pairs", "segments",
+        "every", "examine", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved",
+        "horizon", "trust", "population", "iterations", "tolerance", "sigma", "pairs", "segments",
         "proximal", mode="before",
     )  # fmt: skip
     @classmethod

@@ -3,12 +3,15 @@
 ``adam/hypergradient/annealing[every]``: a pattern that is just ``every`` gives the strategy beneath one more parameter
 of that name, a whole number. Its values are those with which whole windows fit into one trial of the level that moves
 it, so all trials take as many evaluations of the task. A trial begins where a window of the level beneath has closed.
+
+A level whose windows are examined has a pace too, which takes them to twice their length and back.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -20,7 +23,7 @@ from ..checking.errors import RecoptError
 from ..contracts.domains import Domain
 from ..contracts.settings import Hyper, declared
 from ..contracts.strategy import Strategy
-from .level import TASK
+from .level import BILEVEL, TASK
 from .state import Numbers, RunState
 from .structure import Structure
 
@@ -61,12 +64,14 @@ class Paces:
         slots: those whose strategies have one.
         places: by level that has such a pace, its place among the parameters of its strategy.
         spans: by level that moves one, the steps of the level two beneath that its window holds.
+        examined: the levels whose windows are examined.
     """
 
     def __init__(self, graph: Structure) -> None:
         self.graph, self.slots = graph, set[str]()
         self.places: dict[int, int] = {}
         self.spans: dict[int, int] = {}
+        self.examined: list[int] = []
 
     def every(self, state: RunState, number: int) -> int:
         """The steps of the level below between two steps of level ``number`` (0-based), at present."""
@@ -117,12 +122,32 @@ class Paces:
         first = graph.levels[beneath[-1]]
         span = (level.every or 1) * (first.every or 1)
         domain = Divisor(whole=math.gcd(span, *(graph.levels[m].episode or span for m in beneath)))
-        made = graph.slots[level.moves] = paced(strategy, domain, first.every or 1)
-        graph.names[level.moves] = [name for name, _ in made.named_parameters()]
-        self.slots.add(level.moves)
+        self._pace(level.moves, domain, beneath)
         self.spans[number] = span
+
+    def examine(self, number: int) -> None:
+        """Give level ``number`` (0-based) a pace that nothing moves, if its windows are to be examined.
+
+        Raises:
+            RecoptError: if they cannot be.
+        """
+        graph, level = self.graph, self.graph.levels[number]
+        if level.examine is None:
+            return
+        if why := _unexamined(graph, number):
+            raise RecoptError(f"Level{graph.title(number).removeprefix('level')}: {why}")
+        self._pace(level.by, Divisor(whole=2 * (level.every or 1)), [number])
+        graph.still(level.by, EVERY)
+        self.examined.append(number)
+
+    def _pace(self, slot: str, domain: Divisor, beneath: Sequence[int]) -> None:
+        """Give the strategy in ``slot``, by which the levels ``beneath`` move, a pace."""
+        graph, first = self.graph, self.graph.levels[beneath[-1]]
+        made = graph.slots[slot] = paced(graph.slots[slot], domain, first.every or 1)
+        graph.names[slot] = [name for name, _ in made.named_parameters()]
+        self.slots.add(slot)
         for m in beneath:
-            self.places[m] = graph.names[level.moves].index(EVERY)
+            self.places[m] = graph.names[slot].index(EVERY)
             if graph.levels[m].gradient == "online":  # which is the unroll of length 1
                 graph.levels[m] = graph.levels[m].model_copy(update={"gradient": "unroll"})
 
@@ -160,5 +185,37 @@ def _refusal(graph: Structure, number: int) -> str | None:
         "windows of exact levels have to fit into each other: set second_order=false.": (
             any(one.second_order for one in upper) and len(upper) > 1
         ),
+    }
+    return next((why for why, holds in reasons.items() if holds), None)
+
+
+def _unexamined(graph: Structure, number: int) -> str | None:
+    """The reason why the windows of level ``number`` cannot be examined, and the remedy; None if they can."""
+    level = graph.levels[number]
+    upper = [n for n, x in enumerate(graph.levels) if x.moves != TASK and graph.order(n)]
+    beside = [n + 1 for n, x in enumerate(graph.levels) if x.tries and n != number and number not in graph.below(n)]
+    one = "leave 'examine' out."
+    reasons = {
+        "it steps at every evaluation of the task, and has no windows: set 'examine' on a level above it.": (
+            level.moves == TASK
+        ),
+        f"windows are compared by hypergradients, and gradient={level.gradient} has none of a window's own: {one}": (
+            level.gradient not in ("unroll", "online")
+        ),
+        f"only windows of levels over strategies are examined: {one}": level.moves in BILEVEL,
+        f"'{level.by}' has other levels too, whose windows would change with these: {one}": (
+            sum(x.by == level.by for x in graph.levels) > 1
+        ),
+        f"'{level.by}' has an '{EVERY}' of its own: {one}": EVERY in declared(type(graph.slots[level.by]), Hyper),
+        f"'curriculum', 'stagger' and 'segments' are for windows of one length: leave them out, or {one[6:]}": bool(
+            level.curriculum or level.stagger or level.segments
+        ),
+        f"windows of exact levels have to fit into each other: set second_order=false, or {one}": (
+            any(graph.levels[n].second_order for n in upper) and len(upper) > 1
+        ),
+        f"only windows under numbers for the whole model are examined: leave 'scope' out, or {one[6:]}": any(
+            x.scope for x in graph.levels
+        ),
+        f"level {beside[0] if beside else 0} tries points on a clock of its own: {one}": bool(beside),
     }
     return next((why for why, holds in reasons.items() if holds), None)

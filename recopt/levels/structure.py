@@ -33,6 +33,10 @@ class Structure:
     def _scores(self, m: int, level: Level) -> bool:
         return self.levels[m].moves == TASK if level.moves in BILEVEL else self.levels[m].by == level.moves
 
+    def still(self, slot: str, name: str) -> None:
+        """Let no level move the parameter ``name`` of a strategy's slot."""
+        self._still.add((slot, name))
+
     def title(self, number: int) -> str:
         """Level ``number`` in a message: in a stack with groups its number alone says little."""
         return f"level {number + 1} ({self.levels[number].by} moves {self.levels[number].moves})"

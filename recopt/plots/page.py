@@ -11,8 +11,8 @@ from typing import Any
 
 from ..checking.errors import writing
 from ..diagnosis.remarks import diagnosis
-from ..diagnosis.signals import HEADS, figures
 from ..diagnosis.view import LevelView, RunView
+from ..diagnosis.windows import signal_tables
 from ..tracking.trace import Points
 from .panels import EVALUATIONS, SPENT, RunPanels, hue
 from .style import colour, draw_lines, figure, plain
@@ -150,9 +150,11 @@ def _levels(run: RunView) -> str:
 
 
 def _signals(run: RunView) -> str:
-    """A table of how successive signals of the levels above the first agree, and of what became of their steps."""
-    lines = [tuple(map(escape, found.row())) for found in figures(run)]
-    return titled("Signals that follow each other", table(HEADS, lines[::-1])) if lines else ""
+    """Tables of how successive signals of the levels above the first agree, and of windows that were examined."""
+    return "".join(
+        titled(title, table(heads, [tuple(map(escape, row)) for row in reversed(rows)]))
+        for title, heads, rows in signal_tables(run)
+    )
 
 
 def _value(key: str, start: float, end: float) -> str:

@@ -11,10 +11,12 @@ import pytest
 from recopt.diagnosis.remarks import diagnosis
 from recopt.diagnosis.signals import figures
 from recopt.diagnosis.view import LevelView, RunView
+from recopt.diagnosis.windows import signal_tables
 from recopt.tracking.trace import Trace
 
 ODD = [0.0, -0.0, math.nan, math.inf, -math.inf, 1e300, -1e300, 1e-300, 1.8e-35, 1.0, -1.0, 1e-13]
-KEYS = ("update_norm", "signal_norm", "meta_loss", "signal_cosine", "accepted", "null_step", "restored", "lr")
+KEYS = ("update_norm", "signal_norm", "meta_loss", "signal_cosine", "accepted", "null_step", "restored", "lr",
+        "window", "window_agreement", "radius")  # fmt: skip
 TOTALS = ("steps", "skipped_total", "restored_total", "bounded_total", "frozen_tasks")
 ENDS = ((1.8e-35, 5.5e34), (1e-13, 1 - 1e-13))
 
@@ -55,3 +57,4 @@ def test_rough_records_are_judged_in_silence(part: int) -> None:
         run = rough(seed)
         assert all(diagnosis(run))
         assert all(len(found.row()) == 8 and found.silent in (True, False) for found in figures(run))
+        assert all(len(heads) == len(row) for _, heads, rows in signal_tables(run) for row in rows)

@@ -13,6 +13,7 @@ from recopt.diagnosis.signals import figures
 from recopt.diagnosis.verdict import Verdict
 from recopt.diagnosis.verdicts import verdicts
 from recopt.diagnosis.view import LevelView, RunView
+from recopt.diagnosis.windows import signal_tables
 from recopt.plots.page import page
 from recopt.tracking.trace import Trace
 
@@ -274,3 +275,32 @@ def test_runs_on_digits_are_judged_as_they_went(
     result = recopt.run("digits", stack, steps=600, settings=settings, track=False, progress=False)
     assert [(one.kind, one.level) for one in result.verdicts] == expected
     assert all(str(one) in repr(result) for one in result.verdicts)
+
+
+def examined(how: str, agreement: Sequence[float], radius: Sequence[float]) -> RunView:
+    """A run whose level 2 had windows of 20 steps examined."""
+    two = (level(1, "sgd"), level(2, "hypergradient", "sgd[lr]", how))
+    run = made(FALLING, *two)
+    for step, (a, r) in enumerate(zip(agreement, radius, strict=True)):
+        run.trace.add(2, 40 * step, {"window": 20.0, "window_agreement": a, "radius": r})
+    return run
+
+
+def test_windows_that_pull_another_way_than_longer_ones_are_to_be_longer() -> None:
+    found = only(examined("unroll, second derivatives dropped, every 20 steps", [-0.8, -0.9, -0.7], [1.0] * 3))
+    assert (found.kind, found.level, found.remedy) == ("short-sighted", 2, "--set level2.every=40")
+
+
+def test_exact_unrolls_through_steps_that_stretch_are_to_be_shorter_or_estimated() -> None:
+    found = only(examined("unroll, every 20 steps", [0.9] * 3, [1.5, 1.6, 1.7]))
+    assert (found.kind, found.level) == ("chaotic", 2)
+    assert found.remedy == "--set level2.every=4, or level2.gradient=es"  # 1.6⁴ = 6.6, 1.6⁵ = 10.5
+    assert only(examined("unroll, episodes of 100", [0.9] * 3, [1.6] * 3)).remedy.endswith("gradient=pes")
+
+
+def test_windows_that_agree_are_no_fault_nor_is_a_radius_of_what_no_derivative_passes_through() -> None:
+    dropped = "unroll, second derivatives dropped, every 20 steps"
+    for run in (examined("unroll", [0.9] * 3, [1.1] * 3), examined(dropped, [0.2, -0.3, 0.1], [1.6] * 3)):
+        assert not verdicts(run)
+        assert [cells[3] for _, _, rows in signal_tables(run) for cells in rows if len(cells) == 6]
+        assert "Windows of T and 2T steps" in page([run])
