@@ -13,7 +13,7 @@ from ..contracts.strategy import Params
 from ..levels.level import TASK
 from ..levels.state import LevelState, RunState, Signal
 from ..rules.answers import Answers, given
-from ..rules.coordinates import shares
+from ..rules.coordinates import kept_short, shares
 from ..rules.tensors import TensorMover
 from .carriers import Carriers
 from .evaluation import Around, Moved
@@ -103,13 +103,13 @@ class Forward:
             mine, values = _all_to(mine, cast), own_values[part.indices[0]] if own_values else values
             closely = self.looking.closely(state, number)
             inputs = given(values, mine, told.loss, told.grads, part.strategy) if closely else None
-            made = mover.step(
-                values, level, mine, told, part.strategy, part.normal, rng, self.carriers.tasks[number], closely
-            )
+            made = mover.step(values, level, mine, told, part.strategy, part.normal, rng, self.carriers.tasks[number],
+                              closely)  # fmt: skip
             if inputs is not None:
                 self.looking.unchanged(number, *inputs)
                 self.looking.untouched(number, made.signal, made.left)
             self.looking.fitting(number, made.delta, mine)
+            made.delta = kept_short(self.carriers.graph, number, mine, made.delta, own.counts)
             if signal.bad is not None:
                 made.strategy = trees.choose(signal.bad, part.strategy, made.strategy)
                 made.normal = trees.choose(signal.bad, part.normal, made.normal) if part.normal else {}
@@ -167,9 +167,7 @@ class Forward:
 def _limited(signal: Signal, answer: Params, factors: Sequence[float]) -> Params:
     """The update: shrunk by schedule and guard, none where the guard acted."""
     update = _times(answer, factors)
-    if signal.bad is not None:
-        update = trees.choose(signal.bad, [torch.zeros_like(d) for d in update], update)
-    return update
+    return update if signal.bad is None else trees.choose(signal.bad, [torch.zeros_like(d) for d in update], update)
 
 
 def _kept(own: LevelState, point: Params, signal: Signal, factors: Sequence[float], rng: Generator) -> dict[str, Any]:

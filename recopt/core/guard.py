@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ..levels.state import Guard, LevelState, TaskGuard
+from ..rules.coordinates import STRIDE
 
 EXPLODE = 10.0
 """A loss above this multiple of the largest among the first good ones is an explosion."""
@@ -43,8 +44,6 @@ FROZEN = 30
 REACH, FLOOR = 0.2, 0.01
 """The longest update where the rate is tuned, relative to the norm of what it moves; the least root mean square that
 this norm is taken for."""
-STRIDE = 1.0
-"""The farthest a level above moves the coordinate of a bounded domain in one step."""
 YOUNG, PERIOD = 10, 20
 """Updates are measured at each of the first steps, then this often, and whenever the rate or the gradient has grown."""
 TINY = 1e-300

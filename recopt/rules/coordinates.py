@@ -11,15 +11,20 @@ its share of the numbers.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from ..checking.errors import RecoptError
+from ..contracts.domains import Domain
 from ..contracts.strategy import Params
 from ..levels.graph import Graph
 from ..levels.level import TASK
 from .rule import text_of
+
+STRIDE = 1.0
+"""The farthest a level above moves the coordinate of a bounded domain in one step."""
 
 
 def wide(graph: Graph, number: int) -> bool:
@@ -90,3 +95,22 @@ def shares(values: Params, point: Sequence[Tensor], tasks: int) -> list[Params]:
         for v in values
     ]
     return [list(row) for row in zip(*each, strict=True)]
+
+
+def kept_short(graph: Graph, number: int, point: Params, update: Params, counts: dict[str, int]) -> Params:
+    """The update of a guarded level that moves numbers for each coordinate: none beyond STRIDE, or the domain's ends.
+
+    Unlike the few numbers of a rule, which are shortened together, each is cut by itself: what happens at one
+    coordinate says nothing of the others. ``counts`` of the level has how often that was needed.
+    """
+    level = graph.levels[number]
+    if not (level.scope and level.guard):
+        return update
+    names, short, wild = graph.names[level.moves], Params(), False
+    for i, p, u in zip(graph.moved(number, names), point, update, strict=True):
+        domain = graph.slots[level.moves]._domains[names[i]]
+        (low, high), most = domain.ends(), math.inf if type(domain) is Domain else STRIDE
+        wild = wild or bool((u.abs() > most).any())
+        short.append(u.clamp(-most, most).clamp(low - p, high - p))
+    counts["bounded"] = counts.get("bounded", 0) + wild
+    return short

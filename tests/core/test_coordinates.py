@@ -245,6 +245,25 @@ def test_groups_have_numbers_of_their_own_and_low_precision_and_complex_weights_
     assert all(bool((p.detach().abs() < 0.9).all()) for p in params)
 
 
+@pytest.mark.parametrize("stack", ["sgd(lr=0.1)/sgd(lr=1e6)[lr]", "adam(lr=0.1)/adam(lr=50)[lr]"])
+def test_the_guard_keeps_each_number_s_steps_short_and_within_its_ends(stack: str) -> None:
+    w = nn.Parameter(torch.tensor([1.0, 1e-3, 2.0, 0.5]))
+    optimizer = recopt.Optimizer([w], stack, scope="coordinate", normalize="none")
+    state = optimizer._towers.all[0].state
+    slot: Any = state.slots["sgd" if stack.startswith("sgd") else "adam"]
+    before = slot.params[0].detach().clone()
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = (w * torch.tensor([1.0, 2.0, 3.0, 10.0])).square().sum()
+        loss.backward()
+        optimizer.step(loss=loss)
+        steps = (slot.params[0].detach() - before).abs()
+        before = slot.params[0].detach().clone()
+        assert bool((steps <= 1 + 1e-5).all()) and bool((before.abs() <= 80).all())
+    assert optimizer.guards()["level2.bounded"] > 3
+    assert float(loss.detach()) < 100
+
+
 # refusals
 
 
