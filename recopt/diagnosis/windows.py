@@ -77,7 +77,7 @@ def unfit_windows(run: RunView) -> Iterator[Verdict]:
     """Windows that pull another way than longer ones, and exact unrolls through steps that stretch too far."""
     for found in windows(run):
         level, cosines = found.level, found.agreement
-        few = len(cosines) < _LEAST
+        few = len(cosines) < _LEAST or "chosen" in level.how
         if not few and cosines.mean() + 2 * cosines.std() / math.sqrt(len(cosines)) < 0:
             text = f"windows of {found.length:,} and {2 * found.length:,} steps pull apart: mean cosine " \
                    f"{cosines.mean():+.2f} over {len(cosines):,} examinations"  # fmt: skip

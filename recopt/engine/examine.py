@@ -5,19 +5,24 @@ batches: as long as it is, and twice as long. Two hypergradients that point the 
 would tell is told by this one already; others that it is short-sighted (its bias: Wu et al. 2018, 1803.02021).
 Over strategies that move the task, the spectral radius of the step that the window unrolls is recorded too. The run
 then goes on from where it was; what was spent is charged to the level.
+
+With ``every: auto`` the window is also compared with one of half its length, and after three examinations its length is
+doubled, halved or kept.
 """
 
 from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 
-from ..checking.errors import RecoptError
+from ..checking.errors import Notice, RecoptError
 from ..contracts import trees
 from ..core.tower import Tower
 from ..levels.level import BILEVEL, TASK
@@ -31,6 +36,16 @@ from .surroundings import Surroundings
 
 _PATIENCE = 4
 """A window that is not full after this multiple of its steps (the guard refuses them) is left."""
+
+
+_TURNS = 3
+"""Examinations before a length is chosen."""
+_APART, _ALIKE = 0.5, 0.9
+"""Mean cosines: below the first a longer window says another thing, above the second a shorter one the same."""
+_GROWTH = 10.0
+"""What an exact unroll may stretch a change by over a window."""
+_SEEN = "examined"
+"""The key of a level's examinations since its length was last chosen."""
 
 
 class Run(Home, Protocol):
@@ -71,17 +86,21 @@ class Examiner:
         quiet, self.surroundings.quiet, self.at_work = self.surroundings.quiet, True, True
         here = run.copy()
         every = self.graph.paces.every(here, number)
-        values = self._radius(here, number, every)
+        values, chooses = self._radius(here, number), self.levels[number].longest is not None
         signals = []
-        for length in (every, 2 * every):
+        for length in ([max(1, every // 2)] if chooses else []) + [every, 2 * every]:
             run.go(here)
             signals.append(self._signal(number, length))
         run.go(here)
         self.surroundings.quiet, self.at_work = quiet, False
         found = [signal for signal in signals if signal is not None]
-        if len(found) == 2:
-            values["window_agreement"] = float(torch.cosine_similarity(found[0], found[1], dim=0))
-        self.surroundings.log(self.run.state, number, {"window": every, **values})
+        if len(found) == len(signals):
+            cosines = [float(torch.cosine_similarity(a, b, dim=0)) for a, b in pairwise(found)]
+            values["window_agreement"] = cosines[-1]
+        self.surroundings.log(run.state, number, {"window": every, **values})
+        if chooses and len(found) == len(signals):
+            run.state.levels[number].carried.setdefault(_SEEN, []).append([*cosines, values.get("radius", 0.0)])
+            self._choose(number, every)
         now, run.budget.levels = run.budget.levels, spent
         for key in ("loss", "gradient", "products", "hypergradient"):
             cost = sum(getattr(after, key) - getattr(was, key) for after, was in zip(now, spent, strict=True))
@@ -89,10 +108,33 @@ class Examiner:
         seconds = time.perf_counter() - begin
         run.budget.spend(number, products=PRODUCTS if "radius" in values else 0, seconds=seconds)
 
-    def _radius(self, state: RunState, number: int, every: int) -> dict[str, Any]:
+    def _choose(self, number: int, every: int) -> None:
+        """Double, halve or keep the length of a level's windows, ``every``, once it was examined often enough."""
+        own, level = self.run.state.levels[number], self.levels[number]
+        if len(own.carried[_SEEN]) < _TURNS:
+            return
+        shorter, longer, step = (sum(column) / _TURNS for column in zip(*own.carried.pop(_SEEN), strict=True))
+        longest, whole = level.longest or every, level.episode or 2 * every
+        far = math.log(_GROWTH) / math.log(step) if step > 1 else math.inf  # the steps that stretch as much as they may
+        fits = 2 * every <= min(longest, far) and whole % (2 * every) == 0
+        if every > 1 and far < every:
+            chosen, why = every // 2, f"more than {far:.0f} steps stretch a change over {_GROWTH:.0f} times"
+        elif longer < _APART and fits:
+            chosen, why = 2 * every, f"windows of {every} and {2 * every} steps disagree (mean cosine {longer:.2f})"
+        elif every > 1 and shorter > _ALIKE:
+            chosen, why = every // 2, f"windows of {every // 2} steps say the same (mean cosine {shorter:.2f})"
+        else:
+            return
+        self.pace(self.run.state, number, chosen)
+        if not self.surroundings.quiet:
+            title, at = self.graph.title(number).removeprefix("level"), self.run.state.step
+            warnings.warn(Notice(f"Level{title}: every is {chosen} from step {at:,} on, since {why}."), stacklevel=2)
+
+    def _radius(self, state: RunState, number: int) -> dict[str, Any]:
         """The spectral radius of the step that the level's windows unroll, where that is one of the task."""
         movers = self.graph.subjects[number]
-        if not self._plain or movers != self.graph.movers[TASK]:
+        level = self.levels[number]
+        if (level.longest and not level.second_order) or not self._plain or movers != self.graph.movers[TASK]:
             return {}
         return {"radius": radius(self.tower, self.family, self.source, state, movers)}
 

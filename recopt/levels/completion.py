@@ -26,6 +26,8 @@ SLOWER = 0.2
 """The default rate of a level over that of the level which it moves, where both move rates of others."""
 LEAST = 1e-300
 """The least such rate, of a level some 400 high."""
+EXAMINED = 40
+"""Steps of a level whose ``every`` is chosen between two examinations: they add a tenth to a run's evaluations."""
 WINDOW_TO_REST = 20
 """Steps of the level below that are to lead near a stationary point, where nothing else is said."""
 SOLVING = {"solver": "cg", "iterations": 20, "tolerance": 1e-8}
@@ -65,6 +67,9 @@ def complete(graph: Structure, number: int) -> Level:
     settings = {**default, **settings}
     if not level.only and _rate_alone(graph, number, settings):
         settings["only"] = (RATE,)
+    if longest := settings.get("longest"):
+        settings["every"] = min(2 ** int(math.log2(settings["every"])), longest)
+        settings.setdefault("examine", EXAMINED)
     episode, every = settings.get("episode"), settings["every"]
     if episode and level.episode is None and episode % every:
         # Nobody chose this length: the nearest that holds whole windows.

@@ -35,7 +35,9 @@ VALUE = "value"
 DIRECT = "direct"
 """The name, in the place of an estimator, for a level that moves the task: its signal is the task's own gradient."""
 AUTO = "auto"
-"""The name, in the place of an estimator, for the one that suits what the graph tells."""
+"""The name, in the place of an estimator, for the one that suits what the graph tells; of ``every``, for a choice."""
+LONGEST_WINDOW = 64
+"""The bound of windows whose length is chosen, where nothing else is said."""
 IMPLICIT = "implicit"
 """The estimator of hypergradients at a stationary point."""
 SETTINGS_OF = {"solver": IMPLICIT, "iterations": IMPLICIT, "tolerance": IMPLICIT, "segments": "unroll"}
@@ -112,6 +114,8 @@ class Level(BaseModel, metaclass=_Refusing):
         scope: ``coordinate`` where each coordinate of the model is to have numbers of its own in place of those that it
             moves (:mod:`recopt.rules.coordinates`).
         every: steps of the optimizee's level between two steps of this one (the unroll length).
+        longest: the bound, a power of two, up to which the engine chooses ``every`` itself, by doubling and halving;
+            ``every: auto`` is ``longest: 64``.
         examine: steps of this level between two examinations of its windows (:mod:`recopt.engine.examine`).
         episode: steps after which the slot below starts afresh; None if it goes on.
         curriculum: updates of the slot that it moves over which its episodes grow from one window to ``episode``,
@@ -159,6 +163,7 @@ class Level(BaseModel, metaclass=_Refusing):
     only: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = ()
     scope: Literal["coordinate"] | None = None
     every: Steps | None = None
+    longest: Steps | None = None
     examine: Steps | None = None
     episode: Steps | None = None
     curriculum: Steps | None = None
@@ -189,8 +194,8 @@ class Level(BaseModel, metaclass=_Refusing):
     guard: bool = True
 
     @field_validator(
-        "every", "examine", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update", "penalty_moved",
-        "horizon", "trust", "population", "iterations", "tolerance", "sigma", "pairs", "segments",
+        "every", "longest", "examine", "episode", "curriculum", "imitate", "imitate_weight", "penalty_update",
+        "penalty_moved", "horizon", "trust", "population", "iterations", "tolerance", "sigma", "pairs", "segments",
         "proximal", mode="before",
     )  # fmt: skip
     @classmethod
@@ -198,6 +203,20 @@ class Level(BaseModel, metaclass=_Refusing):
         if isinstance(value, bool):  # which pydantic takes for 0 or 1
             raise ValueError("should be a number")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _chosen_window(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("every") == AUTO:
+            return {**{"longest": LONGEST_WINDOW}, **{key: x for key, x in given.items() if key != "every"}}
+        return given
+
+    @field_validator("longest")
+    @classmethod
+    def _doubles(cls, given: int | None) -> int | None:
+        if given is not None and (given < 2 or given & (given - 1)):
+            raise ValueError("should be a power of two, since windows double and halve: 64, 128 …")
+        return given
 
     @model_validator(mode="after")
     def _pulls_from_a_start(self) -> Self:

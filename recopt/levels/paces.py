@@ -4,7 +4,8 @@
 of that name, a whole number. Its values are those with which whole windows fit into one trial of the level that moves
 it, so all trials take as many evaluations of the task. A trial begins where a window of the level beneath has closed.
 
-A level whose windows are examined has a pace too, which takes them to twice their length and back.
+A level whose windows are examined has a pace too, which takes them to twice their length and back, and to another
+length where that is chosen.
 """
 
 from __future__ import annotations
@@ -132,11 +133,11 @@ class Paces:
             RecoptError: if they cannot be.
         """
         graph, level = self.graph, self.graph.levels[number]
-        if level.examine is None:
+        if level.examine is None and level.longest is None:
             return
         if why := _unexamined(graph, number):
             raise RecoptError(f"Level{graph.title(number).removeprefix('level')}: {why}")
-        self._pace(level.by, Divisor(whole=2 * (level.every or 1)), [number])
+        self._pace(level.by, Divisor(whole=2 * (level.longest or level.every or 1)), [number])
         graph.still(level.by, EVERY)
         self.examined.append(number)
 
@@ -194,11 +195,9 @@ def _unexamined(graph: Structure, number: int) -> str | None:
     level = graph.levels[number]
     upper = [n for n, x in enumerate(graph.levels) if x.moves != TASK and graph.order(n)]
     beside = [n + 1 for n, x in enumerate(graph.levels) if x.tries and n != number and number not in graph.below(n)]
-    one = "leave 'examine' out."
+    one = f"leave '{'examine' if level.longest is None else 'every: auto'}' out."
     reasons = {
-        "it steps at every evaluation of the task, and has no windows: set 'examine' on a level above it.": (
-            level.moves == TASK
-        ),
+        f"it steps at every evaluation of the task, and has no windows: {one}": (level.moves == TASK),
         f"windows are compared by hypergradients, and gradient={level.gradient} has none of a window's own: {one}": (
             level.gradient not in ("unroll", "online")
         ),

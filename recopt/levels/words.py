@@ -27,7 +27,9 @@ def how(paces: Paces, number: int) -> str:
     if level.moves == TASK:
         return signal
     parts = ["at every step" if level.every == 1 else f"every {level.every} steps"]
-    if movers := paces.movers(number):
+    if level.longest:
+        parts[0] += f" at first (chosen from 1 to {level.longest})"
+    elif movers := paces.movers(number):
         parts[0] += f" at first ({', '.join(f'level {n + 1}' for n in movers)} moves that)"
     elif number in paces.spans:
         parts[0] = f"every {paces.spans[number]} steps of level {paces.graph.clock(paces.graph.clock(number)) + 1}"

@@ -249,6 +249,9 @@ def _settled(graph: Graph, number: int, guard: bool) -> Level:
     if level.perturbs:
         raise RecoptError(f"Level {number + 1}: gradient={level.gradient} goes back to score each of its points, which "
                           "a loop that is not recopt's cannot: use recopt.run, or leave it out.")  # fmt: skip
+    if level.longest is not None:
+        raise RecoptError(f"Level {number + 1}: every=auto goes back to compare windows, which a loop that is not "
+                          "recopt's cannot: use recopt.run, or give a number.")  # fmt: skip
     if level.second_order:
         raise RecoptError(f"Level {number + 1}: recopt.Optimizer drops second derivatives; use recopt.run for them.")
     if level.objective not in _OBJECTIVES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,80 @@ def test_windows_that_cannot_be_examined_are_refused(stack: str, settings: Any, 
 def test_the_optimizer_takes_no_examinations() -> None:
     with pytest.raises(RecoptError, match="examine"):
         recopt.Optimizer(torch.nn.Linear(2, 1).parameters(), "adam/sgd", levels={2: {"examine": 5}})
+
+
+class Swings(engines.Bowl):
+    """A straight slope c, by turns 3 and −1: one step on it turns back, two in a row go on."""
+
+    def batch(self, index: int, split: Any = "train") -> Tensor:
+        return torch.tensor(-1.0 if index % 2 else 3.0, dtype=torch.float64)
+
+    def loss(self, model: Any, batch: Tensor) -> Tensor:
+        return batch * model.weight.sum()
+
+
+def chosen(task: Any, first: int, steps: int, **settings: Any) -> tuple[list[float], list[str]]:
+    """The paces of a level that moves next to nothing, and why it took them."""
+    free = {1: {"guard": False}}
+    level = {"longest": 32, "every": first, "examine": 2, "normalize": "none", "guard": False, **settings}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        made = engines.engine(task, "sgd(lr=0.01)/sgd(lr=1e-300)", {**free, 2: level}, seed=2)
+        made.run(steps)
+    sink: Any = made.sink
+    return sink.series(2, "every"), [str(one.message) for one in told if "every is" in str(one.message)]
+
+
+@pytest.mark.parametrize(("first", "paces"), [(1, [1, 2]), (8, [8, 4, 2])])
+def test_the_length_of_windows_is_chosen_where_longer_ones_agree_and_shorter_ones_do_not(
+    first: int, paces: list[float]
+) -> None:
+    found, told = chosen(Swings(seed=2), first, 130)
+    assert found == paces and len(told) == len(paces) - 1
+    assert ("windows of 1 and 2 steps disagree (mean cosine -1.00)" if first == 1 else "say the same") in told[0]
+
+
+def test_chosen_windows_keep_within_bounds_and_episodes() -> None:
+    assert chosen(Swings(seed=2), 1, 60, episode=3)[0] == [1]
+    assert chosen(engines.Bowl(seed=2), 4, 120)[0] == [4, 2, 1]
+
+
+def test_exact_windows_are_chosen_so_short_that_they_do_not_stretch() -> None:
+    class Steep(engines.Bowl):
+        scale = 110.0  # 1.2 = |1 − 0.01 · 110 · 2| a step
+
+    found, told = chosen(Steep(seed=2), 16, 130, second_order=True)
+    assert found[:2] == [16, 8] and "more than 13 steps stretch a change over 10 times" in told[0]
+
+
+@pytest.mark.filterwarnings("ignore:Level 2:recopt.checking.errors.Notice")
+def test_a_run_that_chooses_its_windows_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    settings = {2: {"every": "auto", "examine": 1}}
+    make = lambda: engines.engine(engines.Noisy(seed=1), "adam/hypergradient", settings, seed=2)  # noqa: E731
+    engines.goes_on_bit_for_bit(make, 13, 31, tmp_path / "state.safetensors")
+
+
+def test_a_spec_has_the_bounds_of_windows_that_are_chosen() -> None:
+    level = engines.graph("adam/hypergradient", {2: {"every": "auto"}}).levels[1]
+    assert (level.every, level.longest, level.examine) == (1, 64, 40)
+    assert engines.graph("lstm/adam", {2: {"every": "auto"}}).levels[1].every == 16
+    again = engines.graph("adam/hypergradient", {2: level.model_dump(exclude={"moves", "by"}, exclude_none=True)})
+    assert again.levels[1] == level
+
+
+@pytest.mark.parametrize(
+    ("stack", "settings", "told"),
+    [
+        ("adam", {1: {"every": "auto"}}, "leave 'every: auto' out"),
+        ("adam/annealing", {2: {"every": "auto"}}, "leave 'every: auto' out"),
+        ("adam/sgd", {2: {"longest": 100}}, "power of two"),
+    ],
+)
+def test_windows_whose_length_cannot_be_chosen_are_refused(stack: str, settings: Any, told: str) -> None:
+    with pytest.raises(RecoptError, match=told):
+        engines.graph(stack, settings)
+
+
+def test_the_optimizer_chooses_no_windows() -> None:
+    with pytest.raises(RecoptError, match="every=auto goes back"):
+        recopt.Optimizer(torch.nn.Linear(2, 1).parameters(), "adam/sgd", levels={2: {"every": "auto"}})
