@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from sklearn.datasets import load_svmlight_file
@@ -41,6 +42,7 @@ GROUPS = (5, 8, 5, 16, 5, 7, 14, 6, 5, 2, 2, 2, 5, 41)
 REPEATS = 0.85
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Of Adam."""
+TOWER = "adam(lr=0.1)/adagrad(lr=0.1)[lr]"
 THEIRS = tuple(itertools.product((0.1, 1.0, 10.0, 100.0), (1.0, 3.0, 5.0, 10.0, 100.0)))
 """Of the authors: steps of the rates, times L, and of the momentum."""
 
@@ -146,14 +148,16 @@ def ways() -> dict[str, dict[str, Way]]:
                        history_size=history, line_search_fn="strong_wolfe")  # fmt: skip
         return partial(by_torch, make)
 
-    def ours(stack: str) -> Way:
-        return partial(by_torch, lambda params: recopt.Optimizer(params, stack))
+    def ours(stack: str, scope: Any = "group") -> Way:
+        return partial(by_torch, lambda params: recopt.Optimizer(params, stack, scope=scope))
 
     def adam(rate: float) -> Way:
         return partial(by_torch, lambda params: torch.optim.Adam(params, lr=rate))
 
     return {
         "`osgm`": {"": ours("osgm")},
+        "tower, one rate": {"": ours(TOWER)},
+        "tower, scope=coordinate": {"": ours(TOWER, "coordinate")},
         "L-BFGS, 10 pairs": {"": lbfgs(10)},
         "L-BFGS, 100 pairs": {"": lbfgs(100)},
         "Adam, best of 9 rates": {f"{rate:g}": adam(rate) for rate in RATES},

@@ -178,6 +178,18 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path, stack: str,
     assert numbers.shape == (21,) and len(numbers.unique()) > 15
 
 
+def test_many_rates_and_one_momentum_are_moved_together_and_steps_that_ascend_are_taken_back() -> None:
+    stack = "sgd(lr=0.9,momentum=0.5)/adagrad@a[lr]+adagrad@b[momentum]"
+    settings = {1: {"null_step": True, "guard": False}, **COORDINATE}
+    made = engines.engine(engines.Bowl(seed=0), stack, settings)
+    made.run(60)
+    rates, momentum = engines.params(made, "sgd")
+    assert rates.shape == (5,) and len(rates.unique()) == 5
+    assert momentum.ndim == 0 and float(momentum) != 0.0
+    assert made.sink.series(1, "null_step")
+    assert engines.losses(made)[-1] < 1e-3 * engines.losses(made)[0]
+
+
 def test_tasks_side_by_side_share_the_numbers_and_average_their_derivatives() -> None:
     told = {2: {"scope": "coordinate", "normalize": "none", "guard": False}}
     made = engines.engine(engines.Regression(seed=0), "sgd(lr=0.1)/sgd(lr=0.001)[lr]", told, tasks=2)
