@@ -197,6 +197,11 @@ def _check_sharded(driver: Driver) -> None:
     graph, movers = driver.graph, driver.tower.carriers.movers
     for number in graph.movers[TASK] if driver.shards else []:
         level, mover = graph.levels[number], movers[number]
+        if driver.tower.carriers.wide[number]:
+            raise RecoptError(
+                "scope='coordinate' needs whole tensors, but the parameters are sharded over processes (DTensor): "
+                "leave it out, or use DistributedDataParallel."
+            )
         if not isinstance(mover, ColumnMover) or not mover.rule.split or level.normalize not in (None, "none"):
             raise RecoptError(
                 f"'{level.by}' on level {number + 1} needs whole tensors, but the parameters are "

@@ -119,6 +119,7 @@ def _rank(rank: int) -> Any:
         _message(lambda: recopt.Optimizer(model.parameters(), "annealing")),
         _message(lambda: recopt.Optimizer(model.parameters(), "muon/sgd")),
         _message(lambda: recopt.Optimizer(model.parameters(), "paced(base=muon)")),
+        _message(lambda: recopt.Optimizer(model.parameters(), "sgd/adam", scope="coordinate")),
         _message(lambda: recopt.Optimizer([*model.parameters(), nn.Parameter(torch.zeros(2))])),
         _message(lambda: recopt.Optimizer(model.parameters()).step(valid_loss=model(data[0][part]).sum())),
     ]
@@ -149,10 +150,11 @@ def test_sharded_training_is_that_of_one_process(ranks: list[Any], number: int) 
 
 @pytest.mark.slow
 def test_what_cannot_be_sharded_is_refused(ranks: list[Any]) -> None:
-    for _, (taped, searched, matrices, paced, mixed, held_out) in ranks:
+    for _, (taped, searched, matrices, paced, apart, mixed, held_out) in ranks:
         assert "'adam' on level 1 needs whole tensors" in taped
         assert "'annealing' on level 1 needs whole tensors" in searched
         assert "'muon' on level 1 needs whole tensors" in matrices
         assert "'paced' on level 1 needs whole tensors" in paced
+        assert "scope='coordinate' needs whole tensors" in apart
         assert "call fully_shard on the whole model" in mixed
         assert "valid_loss is not supported for sharded parameters" in held_out
