@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,22 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 
+
+class _Depth(click.IntRange):
+    """A number of levels, or ``auto``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == AUTO else super().convert(value, param, ctx)
+
+
+AUTO = "auto"
+_REPEAT = "Repeat the stack's last strategy up to this depth; settings of level 1 are not repeated."
+DEPTH = click.option("--depth", type=click.IntRange(1), help=_REPEAT)
+DEPTH_OR_AUTO = click.option("--depth", type=_Depth(1), metavar="N|auto", help=f"{_REPEAT} auto: begin with one level, "
+                             "and add the next as long as short paired probes say that it pays.")  # fmt: skip
 WHAT: list[Callable[[Command], Command]] = [
     click.argument("task", required=False, shell_complete=complete_task),
     click.argument("stack", required=False, shell_complete=complete_stack),
-    click.option("--depth", type=click.IntRange(1),
-                 help="Repeat the stack's last strategy up to this depth; settings of level 1 are not repeated."),
     click.option("--steps", type=click.IntRange(1), help="Updates of the task (1,000)."),
     click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of everything random in the run (0)."),
     click.option("--tasks", type=click.IntRange(1, 1_000_000),
@@ -38,9 +50,9 @@ WHAT: list[Callable[[Command], Command]] = [
 ]  # fmt: skip
 
 
-def run_options(command: Command) -> Command:
-    """Add the arguments and options that say what is run."""
-    for add in reversed(WHAT):
+def run_options(command: Command, depth: Callable[[Command], Command] = DEPTH) -> Command:
+    """Add the arguments and options that say what is run, ``depth`` among them."""
+    for add in reversed([*WHAT[:2], depth, *WHAT[2:]]):
         command = add(command)
     return command
 
@@ -52,7 +64,7 @@ def _number(_: click.Context, __: click.Parameter, value: float) -> float:
 
 
 @click.command()
-@run_options
+@partial(run_options, depth=DEPTH_OR_AUTO)
 @click.option("--measure", type=click.IntRange(0), metavar="N",
               help="Steps between two measurements on held-out data; 0 measures only at both ends.")  # fmt: skip
 @click.option("--until", metavar="BOUND", help="End early at a bound on a measurement: 'accuracy>0.97', 'loss<0.1'.")
@@ -102,6 +114,8 @@ def _run(
 ) -> int:  # fmt: skip
     """Run, as one of the processes of ``link`` under torchrun, of which the first has a voice."""
     _refuse_changes(resume, previous, name, no_track, what)
+    if what["depth"] == AUTO:
+        what = _deep_enough(link, what, store=store, track=not no_track)
     if link and (earlier := link.earlier_run()):  # the processes were started again
         resume, previous = earlier, False
     made, run_id = (
@@ -135,6 +149,24 @@ def _run(
     elif not ranks.rank:
         report(result, store)
     return {"finished": 0, "interrupted": 130}.get(result.outcome, 1)
+
+
+def _deep_enough(link: Link | None, what: dict[str, Any], **how: Any) -> dict[str, Any]:
+    """The options of a run with the levels that pay, in the place of --depth auto."""
+    task, stack = what["task"], what["stack"]
+    if link or task is None or stack is None or what["spec"] is not None or what["replay"] is not None:
+        raise RecoptError("--depth auto probes STACK on TASK in one process: give both, without --spec, --replay and "
+                          "torchrun, or a number.")  # fmt: skip
+    in_order(task, [stack], what["plugins"], "run")
+    from ..comparison.deep_enough import deep_enough
+    from ..running.plan import task_named
+
+    how |= {key: what[key] for key in ("device", "dtype", "plugins") if what[key]}
+    steps = {} if what["steps"] is None else {"steps": what["steps"]}
+    found = deep_enough(task_named(task).model_dump(), stack, **steps, settings=list(what["settings"]),
+                        told=partial(click.echo, err=True), **how)  # fmt: skip
+    click.echo(f"So the run is of {found.stack} (the probes took {found.evaluations:,} evaluations besides).", err=True)
+    return {**what, "stack": found.stack, "settings": tuple(found.settings), "depth": None}
 
 
 def _stopped_at_once(session: Session, store: str | None) -> str:
