@@ -78,7 +78,7 @@ def test_the_drop_in_does_the_same_on_a_device(stack: str) -> None:
 
 TAPED: list[tuple[str, dict[str, Any]]] = [
     ("prodigy/sgd/sgd", {"every": 3}), ("lstm/adam", {"every": 3}), ("adam/sgd", {"fused": False, "every": 3}),
-    ("schedule-free/kesten[lr]/sgd", {"fused": False}),
+    ("schedule-free/kesten[lr]/sgd", {"fused": False}), ("sgd(momentum=0.9)/adam[lr]", {"scope": "coordinate"}),
 ]  # fmt: skip
 
 
@@ -91,7 +91,9 @@ def test_a_state_may_be_loaded_on_another_device(stack: str, options: dict[str, 
             alike(trained(stack, one, half, state, **options)[0], trained(stack, other, half, state, **options)[0])
 
 
-@pytest.mark.parametrize("options", [{"fused": False}, {"levels": {2: {"every": 2}}}, {"scope": "tensor"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"fused": False}, {"levels": {2: {"every": 2}}}, {"scope": "tensor"}, {"scope": "coordinate"}], ids=str
+)
 def test_so_do_its_other_ways(options: dict[str, Any]) -> None:
     here, _ = trained("adam/sgd", "cpu", **options)
     with pretended() as device:
