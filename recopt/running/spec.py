@@ -88,6 +88,7 @@ class SelectionSettings(BaseModel):
         tasks: number of fresh tasks for each score, always the same; the final report uses as many others.
         steps: updates of each fresh task.
         objective: the score: ``sum`` or ``mean`` of the losses before each update, or the ``last`` loss.
+        descendants: scores after a candidate's own that count as much as its own: those of what it became in the run.
         patience: the run ends after this number of scores in a row without a better one; None for never.
     """
 
@@ -97,6 +98,7 @@ class SelectionSettings(BaseModel):
     tasks: Annotated[int, Field(ge=2, le=MOST_TASKS), NO_SWITCH] = 64
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS), NO_SWITCH] = 100
     objective: Literal["sum", "mean", "last"] = "sum"
+    descendants: Annotated[int, Field(ge=0, le=MOST_TASKS), NO_SWITCH] = 0
     patience: Annotated[Steps, NO_SWITCH] | None = None
 
 

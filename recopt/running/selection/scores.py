@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -46,6 +46,12 @@ class Score(NamedTuple):
         if not self.usable or other is None or not other.usable:
             return self.usable
         return (self.diverged, self.mean) < (other.diverged, other.mean)
+
+
+def together(scores: Sequence[Score]) -> Score:
+    """The score of a candidate, the first, with its descendants: the mean of their means; not usable if one is not."""
+    mean = sum(one.mean if one.usable else math.inf for one in scores) / len(scores)
+    return scores[0]._replace(mean=mean, diverged=sum(x.diverged for x in scores), tasks=sum(x.tasks for x in scores))
 
 
 @dataclass(frozen=True)

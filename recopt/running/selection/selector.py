@@ -4,6 +4,9 @@ At intervals the rule that moves the task is scored, with its current values, on
 best values so far are kept. The best of many noisy scores is too optimistic. So at the end the chosen, the last and
 the initial values are scored on another fixed set of tasks, and these scores are reported.
 
+With ``descendants`` a candidate is judged by how what it became goes on: a rule that moves itself may be at its best
+just before it is its own ruin.
+
 The run itself is not affected: scoring uses seeds and engines of its own.
 """
 
@@ -23,7 +26,7 @@ from ...levels.state import RunState
 from ..repeats import RunSettings, held_at, run_all
 from ..spec import SelectionSettings
 from ..statistics import mean_interval
-from .scores import Score, Selection, Values
+from .scores import Score, Selection, Values, together
 
 
 def selection_seeds(how: SelectionSettings) -> list[int]:
@@ -107,6 +110,8 @@ class Selector:
         self.best: Score | None = None
         self.latest: Score | None = None
         self.waited = 0
+        self._family: Score | None = None  # of the best: its own score with those of its descendants
+        self._open: list[tuple[Values, list[Score]]] = []  # candidates with descendants still to come
         self._first = self._kept = self._values(engine.state)
         self._seen = self._scored = self._versions(engine.state)
 
@@ -127,14 +132,19 @@ class Selector:
         return state if moved and state.step // every > last // every else None
 
     def score(self, state: RunState) -> Score:
-        """Score the rule in ``state``, and keep its values if they are the best."""
+        """Score the rule in ``state``, and keep the values of the candidate that is now judged if they are the best."""
         values = self._values(state)
         found = self.latest = self.scorer.score(values, selection_seeds(self.how), state.step)
         self._scored = self._versions(state)
-        if found.beats(self.best):
-            self.best, self._kept, self.waited = found, values, 0
-        else:
-            self.waited += 1
+        self._open.append((values, []))
+        for _, scores in self._open:
+            scores.append(found)
+        if len(self._open) > self.how.descendants:
+            values, scores = self._open.pop(0)
+            if (family := together(scores)).beats(self._family):
+                self._family, self.best, self._kept, self.waited = family, scores[0], values, 0
+            else:
+                self.waited += 1
         self.sink(found)
         return found
 
@@ -170,6 +180,8 @@ class Selector:
         return {
             "best": self.best and self.best._asdict(), "latest": self.latest and self.latest._asdict(),
             "kept": dict(self._kept), "scored": self._scored, "seen": self._seen, "waited": self.waited,
+            "family": self._family and self._family._asdict(),
+            "open": [[dict(values), [one._asdict() for one in scores]] for values, scores in self._open],
             "evaluations": self.scorer.evaluations, "seconds": self.scorer.seconds,
         }  # fmt: skip
 
@@ -177,10 +189,17 @@ class Selector:
         """Restore the state that :meth:`plain` returned."""
         self.best = plain["best"] and Score(**plain["best"])
         self.latest = plain["latest"] and Score(**plain["latest"])
-        self._kept = {name: [p.to(self.engine.device) for p in values] for name, values in plain["kept"].items()}
+        self._family, self._kept = plain["family"] and Score(**plain["family"]), _placed(plain["kept"], self.engine)
+        self._open = [
+            (_placed(values, self.engine), [Score(**one) for one in scores]) for values, scores in plain["open"]
+        ]
         self._scored, self._seen = list(plain["scored"]), list(plain["seen"])
         self.waited = plain["waited"]
         self.scorer.evaluations, self.scorer.seconds = plain["evaluations"], plain["seconds"]
+
+
+def _placed(values: Values, engine: Engine) -> Values:
+    return {name: [p.to(engine.device) for p in own] for name, own in values.items()}
 
 
 def saved_selection(note: Any, how: SelectionSettings | None, engine: Engine, task: Task) -> Selection | None:

@@ -188,3 +188,21 @@ def test_a_short_meta_training_beats_the_untrained_rule_and_tuned_sgd() -> None:
     for other, share in ((sums(untrained, held_out), 0.6), (sums(sgd(best), held_out), 0.9)):
         assert found.mean() < share * other.mean()
         assert paired(found, other).mean.high < 0
+
+
+@pytest.mark.parametrize("descendants", [1, 3])
+def test_a_rule_that_is_best_before_its_ruin_is_not_chosen_by_its_descendants(descendants: int) -> None:
+    ways = [
+        recopt.run(Bowl(), rising(), steps=170, track=False, choose={**CHOOSE, "descendants": count}).chosen
+        for count in (0, descendants)
+    ]
+    whole = recopt.run(Bowl(), rising(), steps=170, track=False, choose=CHOOSE)
+    steps, scores = whole.history("choose_score")
+    lost = whole.history("choose_diverged")[1]
+    scores = np.where(np.isfinite(scores), scores, math.inf)
+    families = [(lost[n : n + 1 + descendants].sum(), scores[n : n + 1 + descendants].mean())
+                for n in range(len(scores) - descendants)]  # fmt: skip
+    greedy, careful = (one.step for one in ways if one is not None)
+    assert greedy == steps[min(range(len(scores)), key=lambda n: (lost[n], scores[n]))]
+    assert careful == steps[min(range(len(families)), key=families.__getitem__)]
+    assert careful < greedy or descendants == 1, "what it becomes is worse"

@@ -36,11 +36,14 @@ def halted(made: Plan, at: int, folder: Path) -> Session:
     return lost
 
 
-@pytest.mark.parametrize("patience", [None, 3])
+@pytest.mark.parametrize(("patience", "descendants"), [(None, 0), (3, 0), (None, 2)])
 @pytest.mark.parametrize("at", [37, 110])
-def test_a_resumed_run_chooses_as_the_unbroken_one(tmp_path: Path, at: int, patience: int | None) -> None:
+def test_a_resumed_run_chooses_as_the_unbroken_one(
+    tmp_path: Path, at: int, patience: int | None, descendants: int
+) -> None:
     def made() -> Plan:
-        return plan(Bowl(), rising(), steps=170, choose={**CHOOSE, "patience": patience})
+        how = {**CHOOSE, "patience": patience, "descendants": descendants}
+        return plan(Bowl(), rising(), steps=170, choose=how)
 
     halted(made(), at, tmp_path)
     again = Session(made(), RunOptions(track=False, saved=tmp_path))
