@@ -8,7 +8,7 @@ from torch import Tensor
 ALONE = (
     "sgd(momentum=0.9)", "adam", "muon", "paced", "paced(base=muon)", "paced(base=factored)",
     "rmsprop(momentum=0.5,centered=true)", "adagrad", "kesten", "schedule-free", "prodigy", "dog", "dowg", "cocob",
-    "mechanic", "osgm", "lstm", "rnnprop", "mlp-rule", "hierarchical", "residual", "blend", "meta-lstm",
+    "mechanic", "osgm", "self-tied", "lstm", "rnnprop", "mlp-rule", "hierarchical", "residual", "blend", "meta-lstm",
 )  # fmt: skip
 WILD = (
     "sgd(lr=3)",

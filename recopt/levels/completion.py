@@ -62,8 +62,8 @@ def complete(graph: Structure, number: int) -> Level:
         settings = {k: v for k, v in settings.items() if k not in free or k in given}
     if carries(Level(moves=level.moves, by=level.by, gradient=settings.get("gradient"))):
         settings["second_order"] = given.get("second_order", True)
-    if level.moves == level.by:
-        default["trust"] = 0.01
+    if level.moves == level.by or any(graph.levels[m].moves == level.by for m in graph.below(number)):
+        default["trust"] = 0.01  # it closes a circle
     settings = {**default, **settings}
     if not level.only and _rate_alone(graph, number, settings):
         settings["only"] = (RATE,)

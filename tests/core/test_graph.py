@@ -109,6 +109,8 @@ def test_what_is_left_open() -> None:
     assert (search.gradient, search.normalize) == ("value", "none")
     assert search.every and search.every >= 50
     assert engines.graph("adam/sgd@k/sgd@k").levels[2].trust == 0.01
+    circle = engines.graph("adam@a/sgd@b/rmsprop@c/adam@a").levels
+    assert [level.trust for level in circle] == [None, None, None, 0.01]
     first = engines.graph("adam").levels[0]
     assert (first.gradient, first.every, first.normalize) == ("direct", 1, "none")
 

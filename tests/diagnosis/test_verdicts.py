@@ -261,7 +261,8 @@ def test_a_run_in_which_nothing_went_wrong_has_no_verdict(run: RunView) -> None:
 @pytest.mark.parametrize(
     ("stack", "settings", "expected"),
     [
-        ("adam@a/hypergradient@b/adam@a", [], [("vanished", 2)]),
+        ("adam@a/hypergradient@b/adam@a", [], []),
+        ("adam@a/hypergradient@b/adam@a", ["level3.trust=1e9"], [("vanished", 2)]),
         ("sgd(lr=1e-9)", [], [("learned nothing", 1)]),
         ("sgd(lr=1e3)", ["level1.guard=false"], [("diverged", 1)]),
         ("adam(lr=1e-7)/sgd(lr=1e-9)", [], [("learned nothing", 1), ("idle", 2)]),

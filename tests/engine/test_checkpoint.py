@@ -90,6 +90,10 @@ CASES: dict[str, tuple[str, dict[int, dict[str, Any]], dict[str, Any]]] = {
     "search over a taped group": (
         "adam(lr=0.02)/sgd[lr]+annealing[beta*]", {2: {"every": 3, "gradient": "unroll"}, 3: {"every": 7}}, {}),
     "zero order on the task": ("annealing/annealing@b", {2: {"every": 9}}, {}),
+    "a rate that moves its step": ("self-tied(lr=0.5)", {}, {}),
+    "self-loop": ("adam(lr=0.02)/hypergradient/self", {}, {}),
+    "self-loop of a learned rule": ("learned@a/learned@a", {2: {"every": 4, "gradient": "unroll"}}, {}),
+    "self-loop of a search": ("adam(lr=0.02)/annealing@a/annealing@a", {2: {"every": 6}, 3: {"every": 2}}, {}),
     "null steps, held-out": ("adam(lr=0.02)/sgd(lr=0.5)", {2: {"every": 3, "on": "valid", "null_step": True}}, {}),
 }  # fmt: skip
 

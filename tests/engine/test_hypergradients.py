@@ -23,6 +23,9 @@ CASES: dict[str, tuple[str, Settings, int]] = {
     "level 3, learned in the middle": ("rule/net/rule", {2: {**EXACT, "every": 2}, 3: {**EXACT, "every": 3}}, 3),
     "level 4": ("rule/rule/rule/rule", {n: {**EXACT, "every": 2} for n in (2, 3, 4)}, 4),
     "self-loop": ("net@a/net@a", {2: {**EXACT, "every": 4, "trust": 10.0}}, 2),
+    "self-loop over a rate": ("rule@a/rule@a", {2: {**EXACT, "every": 4, "trust": 10.0}}, 2),
+    "self-loop at level 3": (
+        "rule/rule@a/rule@a", {2: {**EXACT, "every": 2}, 3: {**EXACT, "every": 3, "trust": 10.0}}, 3),
     "tied": ("rule@a[0.*]+rule@a[2.*]/rule", {3: {**EXACT, "every": 4}}, 3),
     "groups, two slots": ("rule@a[0.*]+net@b[2.*]/rule", {3: {**EXACT, "every": 3}, 4: {**EXACT, "every": 3}}, 4),
     "groups of hyperparameters": ("rule/rule[lr]+rule[beta]", {2: {**EXACT, "every": 3}, 3: {**EXACT, "every": 3}}, 3),

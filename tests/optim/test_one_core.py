@@ -20,6 +20,7 @@ RULES = (
     "adagrad(lr_decay=0.01)", "kesten", "muon",
     "paced", "paced(base=muon)", "paced(base=factored)", "paced(steps=60,weight_decay=0.1)", "schedule-free", "prodigy",
     "dog", "dowg", "cocob", "mechanic", "osgm", "lstm", "meta-lstm",
+    "self-tied", "self-tied(lr=3,base=sgd(momentum=0.9))",
     "rnnprop", "mlp-rule", "hierarchical", "residual", "blend", "learned", "learned-quadratic", "learned-mnist",
 )  # fmt: skip
 ABOVE = ("sgd", "adam", "adagrad(lr=1)[lr]", "kesten[lr]", "hypergradient", "rmsprop", "prodigy[lr]", "lstm[lr]")

@@ -1,0 +1,185 @@
+"""A rate whose own step moves too: its formula, its derivative, steps that are taken back, and what it is told."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recopt
+from recopt.checking.errors import RecoptError, StateError
+from recopt.contracts.strategy import Trial
+
+GENERATOR = torch.Generator().manual_seed(5)
+MATRIX = torch.randn(6, 6, generator=GENERATOR, dtype=torch.float64)
+TARGET = torch.randn(6, generator=GENERATOR, dtype=torch.float64)
+
+
+def squares(point: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of squares of MATRIX · point − TARGET, and its gradient."""
+    rest = MATRIX.to(point) @ point - TARGET.to(point)
+    return rest @ rest, 2 * (rest @ MATRIX.to(point))
+
+
+def descend(stack: Any, steps: int, dtype: torch.dtype = torch.float64) -> tuple[list[float], Tensor, recopt.Optimizer]:
+    """The losses, the last point and the optimizer after some evaluations from 0."""
+    point = nn.Parameter(torch.zeros(6, dtype=dtype))
+    optimizer, losses = recopt.Optimizer([point], stack), []
+    for _ in range(steps):
+        with torch.no_grad():
+            loss, point.grad = squares(point)
+        losses.append(loss.item())
+        optimizer.step(loss=loss)
+    return losses, point.detach(), optimizer
+
+
+def by_hand(rate: float, steps: int, kappa: float = 0.7) -> tuple[list[float], Tensor, int]:
+    """The same with torch's Adam, whose state is set back to what it was before a step that is taken back."""
+    point = nn.Parameter(torch.zeros(6, dtype=torch.float64))
+    adam = torch.optim.Adam([point], lr=rate)
+    losses, backs = [], 0
+    last: Any = None
+    grad_before = torch.zeros(6, dtype=torch.float64)
+    cosine_before, before = 0.0, torch.zeros(6)
+    for _ in range(steps):
+        loss, grad = squares(point.detach())
+        losses.append(loss.item())
+        if last is not None:
+            way = point.detach() - before
+            cosine = float(-(grad @ way) / (grad.norm() * way.norm()))
+            kappa = min(max(kappa * math.exp(kappa * cosine * cosine_before), 1e-3), 1.0)
+            factor, cosine_before = math.exp(kappa * cosine), cosine
+            if loss > 1.1 * last:
+                slope = float(-(grad_before @ way))
+                kept = min(max(float(last / loss), slope / (slope + float(grad @ way)), 0.05), 0.3)
+                factor, backs = min(kept, factor), backs + 1
+                with torch.no_grad():
+                    point.copy_(before + factor * way)
+                adam.param_groups[0]["lr"] *= factor
+                continue
+            adam.param_groups[0]["lr"] *= factor
+        last, before, grad_before, point.grad = loss, point.detach().clone(), grad, grad
+        adam.step()
+    return losses, point.detach(), backs
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.03, 3.0])
+def test_its_formula(rate: float) -> None:
+    expected, point, backs = by_hand(rate, 40)
+    losses, found, _ = descend(f"self-tied(lr={rate})", 40)
+    assert backs >= (2 if rate == 3.0 else 1)
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=1e-7, atol=0)
+    torch.testing.assert_close(found, point, rtol=1e-7, atol=1e-12)
+
+
+def one(kappa: float, steps: int) -> tuple[Tensor, recopt.State, recopt.Strategy]:
+    """The point and the state after some evaluations, asked by its forward, and the rule, whose κ has a graph."""
+    rule, point = recopt.strategy(f"self-tied(lr=0.01,kappa={kappa})"), [torch.zeros(6, dtype=torch.float64)]
+    state = rule.init(point)
+    for _ in range(steps):
+        loss, grad = squares(point[0].detach())
+        update, state = rule(point, [Trial(point, loss, [grad])], state, torch.Generator())
+        point = [point[0] + update[0]]
+    return point[0], state, rule
+
+
+@pytest.mark.parametrize("kappa", [0.1, 0.7])
+def test_the_step_moves_along_its_own_derivative(kappa: float) -> None:
+    """c c' is −∂f/∂κ over ‖g‖ ‖Δ‖, f being the loss after the step Δ at a rate that κ moved: by central differences."""
+    around = [squares(one(kappa + h, 2)[0].detach())[0] for h in (1e-5, -1e-5)]
+    expected = (around[0] - around[1]) / 2e-5
+    point, before, rule = one(kappa, 2)
+    (exact,) = torch.autograd.grad(squares(point)[0], rule._parameters["kappa"])
+    torch.testing.assert_close(exact / kappa, expected, rtol=1e-8, atol=0)  # of its logarithm
+    state = one(kappa, 3)[1]
+    lengths = squares(point.detach())[1].norm() * before["length"]
+    torch.testing.assert_close(-state["cosine"] * before["cosine"] * lengths, expected, rtol=1e-8, atol=0)
+    moved = (kappa * state["cosine"] * before["cosine"]).clamp(max=-math.log(kappa))
+    torch.testing.assert_close(state["step"], moved, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_starts_far_too_small_and_far_too_large_are_left(dtype: torch.dtype) -> None:
+    best = min(sum(descend(f"adam(lr={rate})", 100, dtype)[0]) for rate in (0.03, 0.1, 0.3))
+    for rate in (1e-4, 1.0, 100.0):
+        losses, _, optimizer = descend(f"self-tied(lr={rate})", 100, dtype)
+        assert losses[-1] < 0.02 * losses[0]
+        rates = optimizer.hyperparameters()
+        assert 1e-3 < rates["self_tied.rate"] < 1
+        assert 1e-3 <= rates["self_tied.step"] <= 1
+    assert sum(descend("self-tied(lr=0.0001)", 100, dtype)[0]) < 4 * best
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_the_scale_of_the_loss_changes_nothing(scale: float) -> None:
+    def walk(scale: float) -> Tensor:
+        point = nn.Parameter(torch.zeros(6, dtype=torch.float64))
+        optimizer = recopt.Optimizer([point], "self-tied(base=adam(eps=0))")
+        for _ in range(30):
+            loss, grad = squares(point.detach())
+            point.grad = scale * grad
+            optimizer.step(loss=scale * loss)
+        return point.detach()
+
+    torch.testing.assert_close(walk(scale), walk(1.0), rtol=1e-9, atol=1e-12)
+
+
+def test_a_rise_that_the_slopes_do_not_account_for_is_let_pass() -> None:
+    """The loss's level jumps between batches of one bowl: no step overshot, so none is taken back."""
+    point = nn.Parameter(torch.full((3,), 10.0, dtype=torch.float64))
+    optimizer, path = recopt.Optimizer([point], "self-tied(lr=1e-3)"), []
+    for step in range(12):
+        path.append(point.detach().clone())
+        point.grad = point.detach().clone()
+        optimizer.step(loss=0.5 * path[-1] @ path[-1] + 500 * (step % 2 == 0))
+    assert all(bool((b < a).all()) for a, b in pairwise(path))
+
+
+def test_a_level_of_losses_that_stays_is_gone_on_from() -> None:
+    """From batch 6 on, the loss is five times as high: five shortened steps, and then on."""
+    point = nn.Parameter(torch.full((3,), 10.0, dtype=torch.float64))
+    optimizer, rates = recopt.Optimizer([point], "self-tied(lr=1e-3)", guard=False), []
+    for step in range(24):
+        factor = 5 if step >= 6 else 1
+        point.grad = factor * point.detach()
+        optimizer.step(loss=factor * 0.5 * point.detach() @ point.detach())
+        rates.append(optimizer.hyperparameters().get("self_tied.rate", 0.01))
+    assert rates[10] < 0.01 * rates[5]
+    assert rates[-1] > 100 * rates[10]
+
+
+@pytest.mark.filterwarnings("ignore:recopt.Optimizer skipped")
+@pytest.mark.parametrize("guard", [True, False])
+def test_losses_and_gradients_that_are_no_numbers_are_left(guard: bool) -> None:
+    """One bad batch, then two in a row, for which the guard takes the last step back."""
+    point = nn.Parameter(torch.zeros(6, dtype=torch.float64))
+    optimizer, rates = recopt.Optimizer([point], "self-tied(lr=0.01)", guard=guard), []
+    for step in range(40):
+        loss, point.grad = squares(point.detach())
+        if step in (0, 5, 6):
+            loss, point.grad = loss * math.nan, point.grad * (math.inf if step == 5 else 1)
+        optimizer.step(loss=loss)
+        rates.append(optimizer.hyperparameters().get("self_tied.rate", 0.01))
+    assert rates[7] < 0.1 * rates[4]
+    assert squares(point.detach())[0] < 0.5 * TARGET @ TARGET
+
+
+def test_refusals() -> None:
+    with pytest.raises(
+        RecoptError, match=r"self-tied\.base must be a rule .*adam, sgd, rmsprop and muon.*'lstm' is none"
+    ):
+        recopt.strategy("self-tied(base=lstm)")
+    with pytest.raises(RecoptError, match=r"'dog' is none"):
+        recopt.strategy("self-tied(base=dog)")
+    with pytest.raises(RecoptError, match=r"kappa must be between 0.001 and 1, not 2"):
+        recopt.strategy("self-tied(kappa=2)")
+    with pytest.raises(RecoptError, match="Did you mean 'adam'"):
+        recopt.strategy("self-tied(base=adm)")
+    point = nn.Parameter(torch.zeros(3))
+    point.grad = torch.ones(3)
+    with pytest.raises(StateError, match=r"'self_tied' reads the loss"):
+        recopt.Optimizer([point], "self-tied").step()
