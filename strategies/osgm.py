@@ -92,10 +92,14 @@ class Osgm(Strategy):
         room = 1 + _least(inner(best, best)).sqrt()
         longest = room.log() - 0.5 * _least(inner(grad, grad)).log()
         start = torch.where(begun, torch.minimum(-curvature, longest), longest + math.log(REACH))
-        scale = [torch.where(probed, s, start.expand_as(s)) for s in learned["scale"]]
+        scale = [torch.where(probed, s, start.to(s).expand_as(s)) for s in learned["scale"]]
         trial = [x - s.exp() * g + learned["momentum"] * d for x, s, g, d in zip(best, scale, grad, way, strict=True)]
         one = torch.ones_like(state["begun"])
-        flags = {"begun": one, "probed": state["begun"], "loss": torch.where(taken, loss, state["loss"])}
+        flags = {
+            "begun": one,
+            "probed": state["begun"],
+            "loss": torch.where(taken, loss.to(state["loss"]), state["loss"]),
+        }
         after = {**state, **learned, **flags, "curvature": curvature, "best": best, "grad": grad}
         return _minus(trial, point), {**after, "way": way, "scale": scale}
 
@@ -112,6 +116,7 @@ class Osgm(Strategy):
             s - self.lr * h / _least(v).sqrt() + brake for s, h, v in zip(state["scale"], signals, square, strict=True)
         ]
         along = inner(grads, d) / size
+        along = along.to(state["turns"])
         turns = state["turns"] + along * along
         momentum = (state["momentum"] - self.momentum_lr * along / _least(turns).sqrt()).clamp(0, MOST)
         momentum = torch.where(taken, momentum, CALM * momentum)
@@ -121,6 +126,7 @@ class Osgm(Strategy):
         """log L after the last move."""
         move, change = _minus(point, state["best"]), _minus(grads, state["grad"])
         found = 0.5 * (_least(inner(change, change)).log() - _least(inner(move, move)).log())
+        found = found.to(state["curvature"])
         mean = torch.where(taken, torch.lerp(state["curvature"], found, FOLLOW), state["curvature"])
         first = torch.where(state["begun"] > 0, found, 0.0)
         return torch.where(state["probed"] > 0, mean, first)

@@ -49,7 +49,7 @@ class RnnOpt(Strategy):
 
     def init(self, point: Params) -> State:
         """Zero h and c [hidden, n]; the first and the best point [n]; the losses' number, mean, squares, and least."""
-        flat = flatten(point).detach()
+        flat = flatten(point).detach().to(self.read_out)
         zeros, zero = flat.new_zeros(self.hidden, flat.numel()), flat.new_zeros(())
         return {
             "h": [zeros], "c": [zeros], "first": flat, "best": flat,
@@ -59,7 +59,7 @@ class RnnOpt(Strategy):
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         loss = trials[0].loss
         assert loss is not None
-        at = flatten(point)
+        at = flatten(point).to(self.read_out)
         y = torch.where(loss.isfinite(), loss, state["mean"]).to(at)
         told = _told(y, at, state)
         spread = (told["square"] / told["count"] + torch.finfo(at.dtype).tiny).sqrt()
@@ -71,7 +71,8 @@ class RnnOpt(Strategy):
         ])  # fmt: skip
         h, after = lstm_layers(seen, state, self.weights, self.biases)
         named = tanh((self.read_out @ h)[0] + self.around * q + self.read_out_bias)
-        return unflatten(state["first"] + self.spread * named - at, point), {**after, **told, "first": state["first"]}
+        moved = unflatten(state["first"] + self.spread * named - at, point)
+        return [d.to(p) for d, p in zip(moved, point, strict=True)], {**after, **told, "first": state["first"]}
 
 
 def _told(y: Tensor, at: Tensor, state: State) -> State:

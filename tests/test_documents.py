@@ -155,6 +155,7 @@ def commands() -> list[object]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore:.*estimates from trials what gradient=unroll:recopt.checking.errors.Notice")
 @pytest.mark.parametrize("words", commands())
 def test_a_command_that_stands_in_a_block_is_understood(words: list[str], here: Path) -> None:
     (here / "FILE.yaml").touch()

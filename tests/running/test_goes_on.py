@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 import recopt
@@ -19,7 +20,7 @@ from .. import rough
 EXACT = ["level2.second_order=true", "level2.every=3"]
 WINDOWS = ["level2.every=3"]
 ZERO_ORDER = (
-    "annealing", "tempering", "random-search", "quasi-random", "evolution", "basin-hopping", "cmaes",
+    "annealing", "tempering", "random-search", "quasi-random", "evolution", "basin-hopping", "rnn-opt", "cmaes",
     "cmaes(restarts=bipop)", "optuna", "optuna(sampler=cmaes)",
 )  # fmt: skip
 CASES: list[tuple[str, list[str], int]] = [
@@ -71,7 +72,9 @@ def seen(run: Session) -> str:
     levels = [(own.parts, own.rng, own.steps, own.counts, own.silent) for own in state.levels]
     record = [(at, [x.tobytes() for x in run.trace.series(*at)]) for at in run.trace.keys() if "seconds" not in at[1]]  # noqa: SIM118
     whole = (state.slots, levels, state.guard, state.good, state.step, record)
-    return repr(tree_map(lambda t: (t.dtype, t.shape, t.detach().numpy().tobytes()), whole))
+    return repr(
+        tree_map(lambda t: (t.dtype, t.shape, t.detach().reshape(-1).view(torch.uint8).numpy().tobytes()), whole)
+    )
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

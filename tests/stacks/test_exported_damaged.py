@@ -62,7 +62,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "not finite": (other_values(lambda v: v["lstm/scale"].fill_(float("nan"))), "numbers in 'lstm/scale' that are not"),
     "missing": (other_values(lambda v: v.pop("lstm/scale")), "does not fit 'lstm': scale is missing or of another"),
     "too many": (other_values(lambda v: v.update({"lstm/x": torch.ones(1)})), "does not fit 'lstm': x is missing or"),
-    "shape": (other_values(lambda v: v.update({"lstm/scale": torch.ones(3)})), "does not fit 'lstm': scale is"),
+    "shape": (other_values(lambda v: v.update({"lstm/scale": torch.ones(1, 3)})), "does not fit 'lstm': scale is"),
     "key": (edit(lambda t: t.update(stategies={})), "is not as recopt writes it (there is no 'stategies'"),
     "level": (edit(lambda t: t["levels"][0].update(every="x")), "is not as recopt writes it ('level1.every'"),
     "no levels": (edit(lambda t: t.update(levels=[])), "is not as recopt writes it (nothing in it moves a task)"),
