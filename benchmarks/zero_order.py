@@ -38,7 +38,7 @@ from torch import Generator
 
 import recopt
 import recopt.tasks
-from recopt import Trial
+from recopt import Strategy, Trial
 from recopt.stacks.plugins import load_strategy
 from recopt.tasks.landscape import FUNCTIONS
 
@@ -91,12 +91,15 @@ class Counted:
         return value
 
 
-def by_recopt(name: str, f: Counted, start: np.ndarray, seed: int) -> None:
-    """A strategy by its contract. The point is a vector that starts at ones, so the unit of its coordinates is 1."""
+def by_recopt(name: str, f: Loss, start: np.ndarray, seed: int) -> None:
     from recopt.levels.notation import parse
 
     term = parse(OURS[name])[0][0]
-    rule = load_strategy(term.name)(**term.settings).double()
+    by_strategy(load_strategy(term.name)(**term.settings).double(), f, start, seed)
+
+
+def by_strategy(rule: Strategy, f: Loss, start: np.ndarray, seed: int) -> None:
+    """A strategy by its contract. The point is a vector that starts at ones, so the unit of its coordinates is 1."""
     point, origin = [torch.ones(len(start), dtype=torch.float64)], start - 1
     state, rng = rule.init(point), Generator().manual_seed(seed)
     with torch.no_grad():
