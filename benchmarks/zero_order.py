@@ -76,10 +76,11 @@ class Out(Exception):
 
 
 class Counted:
-    """A function that counts, and keeps the best value at each of ``BUDGETS``."""
+    """A function that counts, keeps the best value at each of ``BUDGETS``, and ends a run at a value of ``until``."""
 
-    def __init__(self, loss: Loss, most: int) -> None:
-        self.loss, self.most, self.count, self.best, self.at = loss, most, 0, math.inf, dict[int, float]()
+    def __init__(self, loss: Loss, most: int, until: float = -math.inf) -> None:
+        self.loss, self.most, self.until = loss, most, until
+        self.count, self.best, self.at = 0, math.inf, dict[int, float]()
 
     def __call__(self, x: Any) -> float:
         if self.count >= self.most:
@@ -88,6 +89,9 @@ class Counted:
         self.count, self.best = self.count + 1, min(self.best, value)
         if self.count in BUDGETS:
             self.at[self.count] = self.best
+        if value <= self.until:
+            self.at |= {n: self.best for n in BUDGETS if n > self.count}
+            raise Out
         return value
 
 
@@ -186,10 +190,10 @@ def functions(given: argparse.Namespace) -> None:
                 if (method, name, seed, given.evaluations) in done:
                     continue
                 loss, start = landscape(name, seed)
-                f, began = Counted(loss, given.evaluations), time.process_time()
+                f, began = Counted(loss, given.evaluations, given.until), time.process_time()
                 run(method, f, start, seed)
                 write(given.out, method=method, function=name, seed=seed, evaluations=given.evaluations,
-                      best={n: v for n, v in f.at.items() if n <= given.evaluations},
+                      best={n: v for n, v in f.at.items() if n <= given.evaluations}, used=f.count,
                       seconds=time.process_time() - began)  # fmt: skip
 
 
@@ -278,9 +282,12 @@ def table(given: argparse.Namespace) -> None:
     for name in FUNCTIONS:
         cells = []
         for method in methods:
-            best = [x["best"][str(given.evaluations)] for x in found if (x["method"], x["function"]) == (method, name)]
+            runs = [x for x in found if (x["method"], x["function"]) == (method, name)]
+            best = [x["best"][str(given.evaluations)] for x in runs]
             rate = sum(b <= given.target for b in best)
-            cells.append(f"{rate}/{len(best)}, {statistics.median(best):.1g}" if best else "")
+            whole = all(x.get("used", given.evaluations) >= given.evaluations for x in runs)
+            middle = f", {statistics.median(best):.1g}" if whole else ""  # those that ended early might go lower
+            cells.append(f"{rate}/{len(best)}{middle}" if best else "")
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
@@ -303,6 +310,7 @@ def main() -> None:
     one.add_argument("--functions", nargs="+", default=list(FUNCTIONS))
     one.add_argument("--evaluations", type=int, default=10_000)
     one.add_argument("--seeds", type=int, default=30)
+    one.add_argument("--until", type=float, default=-math.inf, help="end a run at this value (success rates only)")
     one.add_argument("--out", type=Path, required=True)
     one.set_defaults(act=functions)
     two = commands.add_parser("rates")
