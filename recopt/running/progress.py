@@ -93,10 +93,13 @@ class Live:
         """The steps that are done, their speed, the time that is left, and the run's figures."""
         steps = session.spec.steps
         (t0, n0), (t1, n1) = self._marks[0], self._marks[-1]
-        rate = (n1 - n0) / max(t1 - t0, 1e-9)
-        left = span((steps - n1) / rate) + " left" if rate > 0 else ""
+        speed = ["", ""]
+        if n1 - n0 > 1:  # the first step also starts everything up
+            rate = (n1 - n0) / max(t1 - t0, 1e-9)
+            pace = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+            speed = [f"{pace} a second", f"{span((steps - n1) / rate)} left"]
         trial = f", a trial at {session.step:,}" if session.step < n1 else ""
-        return [f"step {n1:,} of {steps:,}{trial}", f"{rate:,.0f} a second", left, _figures(session)]
+        return [f"step {n1:,} of {steps:,}{trial}", *speed, _figures(session)]
 
     def _levels(self, session: Session) -> list[RenderableType]:
         table = Table.grid(padding=(0, 2))

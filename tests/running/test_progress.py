@@ -64,3 +64,12 @@ def test_the_loss_is_that_of_the_step_while_a_trial_is_open(
     losses = re.findall(r"step (\d+) of 30.*?loss ([\d.]+)", capsys.readouterr().err)
     first = [loss for step, loss in losses if int(step) < 20]
     assert len(first) > 10 and len(set(first)) > 5
+
+
+def test_the_first_step_says_nothing_of_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    run()
+    lines = capsys.readouterr().out.split("\r")
+    assert [" left" in line for line in lines if "of 5" in line] == [False, True, True, True, True]
