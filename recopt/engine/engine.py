@@ -33,7 +33,7 @@ from .family import Family
 from .imitation import Imitation
 from .init_slot import begin, pulled, reconnect, started, taped
 from .landing import land, lands
-from .loss_slot import bound
+from .loss_reach import bound
 from .population import Population
 from .randomness import Stream, seeded
 from .segments import Segments

@@ -6,17 +6,15 @@ serve a loss with parameters as they serve any other.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..checking.errors import Notice, RecoptError
+from ..checking.errors import RecoptError
 from ..contracts.strategy import Params, Strategy
 from ..contracts.task import Batch, Split, Task
-from ..levels.graph import Graph
 from ..levels.level import LOSS
 from ..levels.state import RunState
 
@@ -135,39 +133,3 @@ def recorded(names: Sequence[str], values: Params) -> dict[str, Any]:
             figures = {"mean": numbers.mean(), "std": numbers.std(), "min": numbers.min(), "max": numbers.max()}
             found |= {f"loss.{name}.{key}": figure for key, figure in figures.items()}
     return found
-
-
-def bound(graph: Graph, task: Task, model: nn.Module, place: Callable[[Any], Any]) -> Graph:
-    """``graph`` with the loss's parameters in their slot, if a level moves them.
-
-    Raises:
-        RecoptError: if the task has none, or its training loss reads none.
-    """
-    if not graph.movers[LOSS]:
-        return graph
-    if not isinstance(task, WithParameters) or not values_of(task.module):
-        raise RecoptError(
-            f"Level{graph.title(graph.movers[LOSS][0]).removeprefix('level')}: the task's loss has no parameters: give "
-            "the task a method loss_parameters(), and read them in its training_loss()."
-        )
-    found = values_of(task.module)
-    lost = set(found)
-    for index in range(2):
-        batch = place(task.batch(index))
-        leaves = [value.detach().clone().requires_grad_() for value in batch.values]
-        with torch.enable_grad():
-            loss = task.loss(model, batch._replace(values=leaves))
-        if loss.requires_grad:
-            grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-            lost -= {name for name, g in zip(found, grads, strict=True) if g is not None}
-    named = ", ".join(f"'{name}'" for name in found if name in lost)
-    if lost == set(found):
-        raise RecoptError(
-            f"The training loss reads nothing of loss_parameters() ({named}): read them in training_loss(), which is "
-            "given them as its last argument, without detaching them."
-        )
-    if lost:
-        warnings.warn(
-            f"The training loss does not read {named}: not moved as long as it does not.", Notice, stacklevel=2
-        )
-    return graph.with_values(LOSS, Held(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,53 @@ def test_a_parameter_that_the_training_loss_does_not_read_is_told_of() -> None:
         made = made_engine(HalfDeaf(), "sgd/loss:sgd")
     made.run(3)
     assert not params(made, LOSS)[1].any()
+
+
+class Steered(Ridge):
+    """A training loss that reads two parameters, by an expression of ``loss``, ``strength`` and ``other``."""
+
+    form = ""
+
+    def loss_parameters(self) -> nn.Module | None:
+        return nn.ParameterDict({"strength": torch.tensor(0.5), "other": torch.tensor(0.0)})
+
+    def training_loss(self, model: nn.Module, batch: Batch, parameters: nn.Module) -> Tensor:
+        given = dict(parameters.named_parameters())
+        found: Tensor = eval(self.form, {"loss": self.loss(model, batch), **given})
+        return found
+
+
+ALL = {"strength", "other"}
+FORMS: dict[str, tuple[str, set[str], set[str]]] = {
+    "it weighs": ("loss * strength + loss**2 * other", set(), set()),
+    "it counts where another is not 0": ("loss + loss**2 * strength * other", set(), set()),
+    "it adds": ("loss + strength**2 + other", ALL, ALL),
+    "one adds": ("loss * other + strength", {"strength"}, {"strength"}),
+    "it is multiplied by 0": ("loss * (1 + 0 * strength) + 0 * loss**2 * other", ALL, ALL),
+    "it is detached where it weighs": ("loss * strength.detach() + strength + other * loss", {"strength"}, set()),
+    "it is rounded where it weighs": ("loss * (100 * strength).round() + loss**2 * other", {"strength"}, set()),
+}
+"""By name, a training loss, and the parameters that a gradient, or a strategy that tries values, moves for nothing."""
+
+
+@pytest.mark.parametrize("stack", ["sgd(lr=0.01)/loss:adam", "sgd(lr=0.01)/loss:annealing"])
+@pytest.mark.parametrize("name", FORMS)
+def test_parameters_that_the_training_gradient_does_not_depend_on_are_told_of(name: str, stack: str) -> None:
+    task = Steered()
+    task.form, *idle = FORMS[name]
+    exact = stack.endswith("adam")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        made_engine(task, stack)
+    words = "has no derivative by" if exact else "does not depend on"
+    found = {n for n in ALL for w in said if words in str(w.message) and f"'{n}'" in str(w.message)}
+    assert found == idle[not exact]
+    assert all(w.category is Notice for w in said)
+
+
+def test_a_task_whose_parameters_steer_it_starts_where_it_did_before_it_was_asked() -> None:
+    one, other = made_engine(Ridge(), "sgd/loss:adam"), made_engine(Ridge(), "sgd")
+    assert all(torch.equal(a, b) for a, b in zip(params(one), params(other), strict=True))
 
 
 REFUSED: dict[str, tuple[str, Settings]] = {

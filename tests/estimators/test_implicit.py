@@ -298,6 +298,7 @@ def test_a_solution_that_is_cut_off_is_told(solver: str) -> None:
     assert min(record.series(2, "unsolved")) > 0.01
 
 
+@pytest.mark.filterwarnings("ignore:The gradient of the training loss has no derivative by")
 def test_a_loss_whose_gradients_do_not_read_it_is_refused() -> None:
     with pytest.raises(
         RecoptError, match=r"Level 2 gets no hypergradient: gradients of the training loss.*penalty, weights"
