@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import statistics
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.metadata import files
+from itertools import product
 from pathlib import Path
 
 import numpy
 import torch
-from no_knob import cached, fill
+from no_knob import cached, run
 from no_knob_rules import ADAM, Rule, ours, torchs
 from no_knob_tasks import CONTEXT, Job, Pair, Task, _digits, _fashion, _random, mlp, supervised
 from torch import Tensor, nn
@@ -148,7 +150,13 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("no_knob_trained.jsonl"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    fill(args.cache, RULES, TASKS, args.seeds)
+    known = cached(args.cache)
+    missing = [place for place in product(RULES, TASKS, range(args.seeds)) if place not in known]
+    with args.cache.open("a") as out:
+        for rule, task, seed in missing:
+            found = {"rule": rule, "task": task, "seed": seed, **run(TASKS[task], RULES[rule], seed)}
+            out.write(json.dumps(found) + "\n")
+            out.flush()
     runs = cached(args.cache)
     for rule in RULES:
         means = [statistics.mean(runs[rule, task, seed]["loss"] for seed in range(args.seeds)) for task in TASKS]
