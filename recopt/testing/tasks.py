@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checking.errors import Notice
 from ..contracts import trees
 from ..contracts.task import Split, Task
 from ..engine.engine import Engine
@@ -136,10 +138,49 @@ def sampled(make: MakeTask) -> None:
         raise Broken("sample(seed) must give a task of this class with that seed, and leave this one as it was.")
 
 
+def seeds(make: MakeTask) -> None:
+    """Another seed is another task, which ``sample`` gives too; a task that is the same for all of them is told of."""
+    one, other, sampled = make(seed=1), make(seed=2), make(seed=1).sample(2)
+    if not _one_function(other, sampled):
+        raise Broken(
+            "the task made with seed 2 has other data or another loss than sample(2) of the one made with seed 1, for "
+            "samples share what __init__ draws: draw it in batch() or model(), from self.generator(…), or anew in "
+            "sample()."
+        )
+    if not _one_function(one, other):
+        return
+    start = _same(list(_model(one).parameters()), list(_model(other).parameters()))
+    only = "" if start else ", only the start of the model is another"
+    warnings.warn(
+        f"The data and the loss are the same for all seeds{only}: if they are to differ, draw them in batch() from "
+        "self.generator(index).", Notice, stacklevel=2,
+    )  # fmt: skip
+
+
+def _one_function(one: Task, other: Task) -> bool:
+    """True if both have the same batches and, at the same parameters, the same losses."""
+    models = [_model(task) for task in (one, other)]
+    lives = [Live(model) for model in models]
+    if [p.shape for p in lives[0].params] != [p.shape for p in lives[1].params]:
+        return False
+    for index, split in product(range(2), SPLITS):
+        both = [_cast(task.batch(index, split), torch.float32) for task in (one, other)]
+        if not _same(*both):
+            return False
+        found = []
+        for task, live, batch in zip((one, other), lives, both, strict=True):
+            with probe.seeded():
+                found.append(task.loss(live.put(lives[0].params, live.still()), batch).detach())
+        if not torch.equal(*found):
+            return False
+    return True
+
+
 TASK_RULES: dict[str, Callable[[MakeTask], None]] = {
-    rule.__name__: rule for rule in (settings, documented, models, batches, losses, metrics, follows, sampled, runs)
+    rule.__name__: rule
+    for rule in (settings, documented, models, batches, losses, metrics, follows, sampled, runs, seeds)
 }
-TASK_BASIC = frozenset({"settings", "models", "batches", "losses"})
+TASK_BASIC = frozenset({"settings", "models", "batches", "losses", "runs"})
 
 
 def _model(task: Task, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -181,7 +181,7 @@ def test_what_new_writes_runs_and_conforms(recopt: Recopt) -> None:
     done = recopt("run", "my_task.py", "adam", *SHORT)
     assert (done.status, done.err) == (0, "")
     assert recopt("run", "my_task.py(hidden=5)", "my_rule/hypergradient", *SHORT, "--tasks", "2").status == 0
-    assert "conforms: 9 properties of a task hold" in recopt("check", "my_task.py").out
+    assert "conforms: 10 properties of a task hold" in recopt("check", "my_task.py").out
     done = recopt("check", "my_rule")
     assert (done.status, "properties of a strategy hold" in done.out) == (0, True)
     again = recopt("new", "task", "my_task")
@@ -199,6 +199,17 @@ def test_check_says_what_to_mend_and_ends_with_1(recopt: Recopt) -> None:
     write(Path("other.py").read_text().replace("generator=self.generator(index)", ""), "other.py")
     done = recopt("check", "other.py")
     assert (done.status, "batches: batch(…, 'train') is another one" in done.out) == (1, True)
+
+
+def test_check_says_what_a_seed_does_not_change_and_ends_with_0(recopt: Recopt) -> None:
+    recopt("new", "task", "other")
+    write(
+        Path("other.py").read_text().replace("self.generator(index)", "torch.Generator().manual_seed(index)"),
+        "other.py",
+    )
+    done = recopt("check", "other.py")
+    assert done.status == 0
+    assert done.err.startswith("Note: The data and the loss are the same for all seeds, only the start of the model")
 
 
 def test_show_gives_hyperparameters_domains_and_defaults(recopt: Recopt) -> None:

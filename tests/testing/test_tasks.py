@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -31,6 +32,10 @@ NAMED = ["physics", "penalty", "adversary", "autoencoder", "full_backward", "ten
          "sparse", "linear", "rrelu", "closure"]  # fmt: skip
 
 
+SAME = "The data and the loss are the same for all seeds"
+
+
+@pytest.mark.filterwarnings(f"ignore:{SAME}")
 @pytest.mark.parametrize("name", NAMED)
 def test_what_a_run_trains_conforms(name: str) -> None:
     number = next(n for n, entry in enumerate(ZOO) if entry.name == name)
@@ -77,12 +82,72 @@ class Broken(Plain):
         return torch.ones(2, 1 if split == "train" else 3)
 
 
+class DrawnOnce(Plain):
+    """Data that ``__init__`` draws from the seed, so that they are those of the first seed for all samples."""
+
+    def __init__(self, *, seed: int = 0) -> None:
+        super().__init__(seed=seed)
+        self.x = torch.randn(9, 1, generator=self.generator())
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        return self.x[:2]
+
+
+class Shuffled(DrawnOnce):
+    """The same, in an order that the seed gives."""
+
+    def batch(self, index: int, split: Split = "train") -> Batch:
+        return self.x[torch.randint(9, (2,), generator=self.generator(index))]
+
+
+class Redrawn(DrawnOnce):
+    """The same, drawn anew for each sample."""
+
+    def sample(self, seed: int) -> Redrawn:
+        return Redrawn(seed=seed)
+
+
+class Still(Plain):
+    """One start for all seeds."""
+
+    def model(self) -> nn.Module:
+        made = super().model()
+        nn.init.ones_(next(made.parameters()))
+        return made
+
+
+class InBuffers(Plain):
+    """Data in a buffer of the model."""
+
+    def model(self) -> nn.Module:
+        made = super().model()
+        made.register_buffer("scale", torch.rand(()))
+        return made
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        found: Tensor = model.get_buffer("scale") * model(batch).square().mean()
+        return found
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    (Redrawn, ""), (InBuffers, ""), (Still, f"{SAME}: if"), (Plain, f"{SAME}, only the start of the model is another"),
+])  # fmt: skip
+def test_a_task_that_is_the_same_for_all_seeds_is_told_of(kind: type[Task], said: str) -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert not check_task(kind)
+    assert [str(w.message)[: len(said)] for w in heard] == [said] * bool(said)
+
+
+@pytest.mark.filterwarnings(f"ignore:{SAME}")
 @pytest.mark.parametrize(
     ("kind", "rule", "text"),
     [
         (Complex, "models", "complex"),
         (Broken, "runs", "RuntimeError"),
         (Other, "losses", "0 everywhere|does not depend"),
+        (DrawnOnce, "seeds", "samples share what __init__ draws"),
+        (Shuffled, "seeds", "samples share what __init__ draws"),
     ],
 )
 def test_what_a_run_cannot_train_does_not(kind: type[Task], rule: str, text: str) -> None:
