@@ -151,17 +151,18 @@ def _after(loss: float, diverged: bool) -> str:
 
 def _levels(result: Result) -> Table:
     """Hyperparameters and evaluations per level."""
+    from ..diagnosis.view import spent_columns
     from ..levels.words import target
+    from ..running.result import level_summary
 
-    products = [f"{spent.products:,}" for spent in result.budget.levels if result.budget.total.products]
-    more = ("Hessian products",) if products else ()
-    made = table("level", "strategy", "moves", "found", "losses", "gradients", *more, "hypergradients", "seconds",
-                 right=(4, 5, 6, 7, 7 + len(more)), wrap=(3,))  # fmt: skip
-    for number in range(1, len(result.spec.levels) + 1):
-        level, spent = result.spec.levels[number - 1], result.budget.levels[number - 1]
-        counts = [f"{spent.loss:,}", f"{spent.gradient:,}", *products[number - 1 : number], f"{spent.hypergradient:,}"]
+    levels = level_summary(result.engine)
+    columns = spent_columns(levels.values())
+    made = table("level", "strategy", "moves", "found", *columns.values(), "seconds",
+                 right=tuple(range(4, 5 + len(columns))), wrap=(3,))  # fmt: skip
+    for level, (number, spent) in zip(result.spec.levels, levels.items(), strict=True):
+        counts = [f"{spent[key]:,.0f}" for key in columns]
         made.add_row(str(number), escape(level.by), escape(target(level)), _values(result, level.by), *counts,
-                     f"{spent.seconds:.1f}")  # fmt: skip
+                     f"{spent['seconds']:.1f}")  # fmt: skip
     return made
 
 

@@ -69,16 +69,19 @@ class LevelFigures:
 
     @property
     def verdict(self) -> str:
-        """``pays`` (in the result), ``steadies`` (start values matter less, the result is no worse), ``harms``,
-        ``trades`` (worse, yet start values matter less), ``no sign``; empty for the first level."""
+        """The sign of the gain and of what start values matter; empty for the first level.
+
+        ``pays`` (in the result), ``steadies`` (start values surely matter less, by more than the result may have lost),
+        ``harms``, ``trades`` (worse, yet start values matter less), ``no difference shown``.
+        """
         if self.gain is None:
             return ""
-        steadies = self.steadier is not None and self.steadier.low > WORTH
+        steadier = 0.0 if self.steadier is None else self.steadier.low
         if self.gain.low > WORTH:
             return "pays"
         if self.gain.high < -WORTH:
-            return "trades" if steadies else "harms"
-        return "steadies" if steadies else "no sign"
+            return "trades" if steadier > WORTH else "harms"
+        return "steadies" if steadier > max(WORTH, -self.gain.low) else "no difference shown"
 
     @property
     def sentence(self) -> str:
@@ -94,7 +97,7 @@ class LevelFigures:
             starts = f"; wrong start values change scores up to ×{math.exp(self.spread.value):.3g} with it, "
             starts += f"×{without:.3g} without{sure}"
         words = {
-            "pays": "pays", "harms": "harms", "no sign": "shows no sign of paying",
+            "pays": "pays", "harms": "harms", "no difference shown": "is not shown to pay",
             "steadies": "pays where start values are not known", "trades": "costs, and makes start values matter less",
         }  # fmt: skip
         return f"Level {self.depth} {words[self.verdict]}: {change}{starts}."

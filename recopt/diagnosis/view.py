@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,12 @@ from ..checking.numbers import finite
 from ..tracking.trace import Trace, load_trace
 
 SUMMARY, TRACE, DIAGRAM, TRACEBACK = "summary.json", "trace.npz", "graph.svg", "traceback.txt"
+EVALUATIONS = {
+    "loss_evaluations": "losses",
+    "gradient_evaluations": "gradients",
+    "hessian_products": "Hessian products",
+}
+"""Those of the task, by their keys in the store; their sum over levels is the ``evaluations`` of a run."""
 _LINE = 300
 """Characters of an error that are shown."""
 
@@ -42,6 +48,13 @@ class LevelView:
     def title(self) -> str:
         """Its number and its strategy."""
         return f"level {self.number} {self.name}"
+
+
+def spent_columns(levels: Iterable[Mapping[str, float]]) -> dict[str, str]:
+    """The columns of a table of what ``levels`` spent, by key: Hessian products only where some were made."""
+    products = any(spent.get("hessian_products") for spent in levels)
+    shown = {key: words for key, words in EVALUATIONS.items() if products or key != "hessian_products"}
+    return {**shown, "hypergradient_evaluations": "hypergradients"}
 
 
 @dataclass(frozen=True)

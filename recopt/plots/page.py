@@ -11,10 +11,10 @@ from typing import Any
 
 from ..checking.errors import writing
 from ..diagnosis.remarks import diagnosis
-from ..diagnosis.view import LevelView, RunView
+from ..diagnosis.view import EVALUATIONS, LevelView, RunView, spent_columns
 from ..diagnosis.windows import signal_tables
 from ..tracking.trace import Points
-from .panels import EVALUATIONS, SPENT, RunPanels, hue
+from .panels import RunPanels, hue
 from .style import colour, draw_lines, figure, plain
 
 PAGE = "report.html"
@@ -171,14 +171,14 @@ def _budget(run: RunView) -> str:
         return ""
     totals = [sum(level.spent.get(key, 0.0) for key in EVALUATIONS) for level in run.levels]
     longest, slowest = max(totals), max(level.spent.get("seconds", 0.0) for level in run.levels)
-    lines = []
+    columns, lines = spent_columns(level.spent for level in run.levels), []
     for level, total in reversed(list(zip(run.levels, totals, strict=True))):
         seconds = level.spent.get("seconds", 0.0)
         lines.append((
-            str(level.number), f"<b>{escape(level.name)}</b>", *(number(level.spent.get(key)) for key in SPENT),
+            str(level.number), f"<b>{escape(level.name)}</b>", *(number(level.spent.get(key)) for key in columns),
             _bar(total, longest, level, number(total)), _bar(seconds, slowest, level, f"{seconds:.1f}"),
         ))  # fmt: skip
-    heads = ("level", "strategy", *SPENT.values(), "evaluations", "seconds")
+    heads = ("level", "strategy", *columns.values(), "evaluations", "seconds")
     return titled("Budget by level", table(heads, lines))
 
 

@@ -35,15 +35,6 @@ _NORMS = {"signal_norm": "as it comes", "normalized_norm": "normalized"}
 _ACTS = {"skipped": "skipped by the guard", "restored": "taken back by the guard"}
 _ROUNDED = 1e-6
 """The relative change of a hyperparameter that may be a rounding: it is written as given, and used in float32."""
-SPENT = {
-    "gradient_evaluations": "gradients",
-    "loss_evaluations": "losses",
-    "hessian_products": "Hessian products",
-    "hypergradient_evaluations": "hypergradients",
-}
-"""What a level spends, in words."""
-EVALUATIONS = ("gradient_evaluations", "loss_evaluations", "hessian_products")
-"""Those of the task, whose sum over levels is the ``evaluations`` of a run: each counts as one."""
 
 
 def hue(level: LevelView) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from ..commands import Recopt
 
 
@@ -19,6 +21,17 @@ def test_runs_are_written_as_pages_alone_and_together(recopt: Recopt) -> None:
     assert "2 runs" in text and ">one</summary>" in text and ">two</summary>" in text
     listed = recopt("runs")
     assert "recopt report RUN" in listed.out
+
+
+@pytest.mark.parametrize(("exact", "shown"), [("true", True), ("false", False)])
+def test_hessian_products_are_a_column_where_some_were_made_on_the_page_and_in_the_table(
+    recopt: Recopt, exact: str, shown: bool
+) -> None:
+    settings = ("--set", f"level2.second_order={exact}", "--set", "level2.every=2", "--name", "one")
+    done = recopt("run", "quadratic", "sgd/adam", "--steps", "4", *settings)
+    assert ("Hessian" in done.out) is shown
+    page = Path(recopt("report", "one").out.strip()).read_text()
+    assert ("<th>Hessian products</th>" in page) is shown
 
 
 def test_a_comparison_has_a_page_of_its_own(recopt: Recopt) -> None:

@@ -45,11 +45,11 @@ def made(below: Any, above: Any, *scaled: Any) -> Ablation:
 def test_a_level_that_finds_the_rate_pays_and_one_that_moves_nothing_does_not() -> None:
     found = recopt.ablate("quadratic", "sgd(lr=1e-4)/hypergradient/sgd(lr=1e-13)", **SMALL)
     first, second, third = found.levels
-    assert (first.verdict, second.verdict, third.verdict) == ("", "pays", "no sign")
+    assert (first.verdict, second.verdict, third.verdict) == ("", "pays", "no difference shown")
     assert second.gain is not None and second.gain.low > 0.05
     assert third.gain is not None and abs(third.gain.value) < 1e-6
     assert [level.pays for level in found.levels] == [False, True, False]
-    assert [note.partition(":")[0] for note in found.notes] == ["Level 2 pays", "Level 3 shows no sign of paying"]
+    assert [note.partition(":")[0] for note in found.notes] == ["Level 2 pays", "Level 3 is not shown to pay"]
 
 
 def test_a_level_that_ruins_the_rate_harms() -> None:
@@ -63,7 +63,7 @@ def test_differences_of_chance_are_seldom_called_a_gain() -> None:
     for _ in range(200):
         seeds = np.exp(rng.normal(size=8))  # tasks differ far more than the stacks do
         below, above = (seeds * np.exp(0.1 * rng.normal(size=8)) for _ in range(2))
-        called += made(below, above).levels[1].verdict != "no sign"
+        called += made(below, above).levels[1].verdict != "no difference shown"
     assert called <= 0.05 * 200 + 3 * math.sqrt(200 * 0.05 * 0.95)
 
 
@@ -85,8 +85,19 @@ def test_a_level_pays_by_making_wrong_start_values_matter_less() -> None:
     assert second.starts[1, 10.0].value == pytest.approx(math.log(1.1), abs=0.05)
     worse = made(noise[0], 1.5 * noise[1], 3 * noise[2], 1.5 * noise[3], 1.5 * noise[4]).levels[1]
     assert worse.verdict == "trades" and not worse.pays
+    # One whose result may have lost more than that, for all that eight seeds show, has shown nothing.
+    rough = np.exp(np.linspace(-4, 4, 8))
+    open_ = made(noise[0], rough, 3 * noise[2], 1.1 * rough, rough).levels[1]
+    assert open_.steadier is not None and open_.steadier.low > 0.5
+    assert open_.verdict == "no difference shown" and not open_.pays
+    # Nor has one whose start values matter less by chance alone.
+    wild = made(noise[0], noise[1], 3.0 ** np.array([0, 0, 0, 0, 0, 0, 1, 3]), 1.1 * noise[3], noise[4]).levels[1]
+    assert wild.steadier is not None and wild.steadier.value > 0 > wild.steadier.low
+    assert wild.verdict == "no difference shown"
     # One that takes the place of what it sets, and has to be set itself, gains nothing.
-    assert made(noise[0], noise[1], 3 * noise[2], 1.1 * noise[3], 3 * noise[4]).levels[1].verdict == "no sign"
+    assert (
+        made(noise[0], noise[1], 3 * noise[2], 1.1 * noise[3], 3 * noise[4]).levels[1].verdict == "no difference shown"
+    )
 
 
 def test_a_level_pays_from_where_its_sum_stays_below() -> None:

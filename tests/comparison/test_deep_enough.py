@@ -17,7 +17,7 @@ def test_a_level_that_has_to_help_is_added_and_one_that_cannot_is_not() -> None:
     stack = "sgd(lr=1e-4)/adagrad/sgd(lr=1e-300)"
     found = deep_enough(TASK, stack, steps=60, settings=["level3.every=2"], told=told.append, track=False)
     assert found.stack == "sgd(lr=1e-4)/adagrad" and found.settings == []
-    assert told == found.verdicts and "Level 2 pays" in told[0] and "Level 3 shows no sign of paying" in told[1]
+    assert told == found.verdicts and "Level 2 pays" in told[0] and "Level 3 is not shown to pay" in told[1]
     # The tasks of 5 runs of depth 1 (3 starts) and 2 (5 starts), then of depth 3 (5 starts) too.
     assert found.evaluations == 5 * 60 * (3 + 5 + 3 + 5 + 5)
 

@@ -76,6 +76,8 @@ def test_evaluations_of_levels_add_up_to_those_of_the_run() -> None:
     text = page([view(levels=(LEVELS[0], LevelView(2, "sgd", "adam[lr]", spent=spent)))])
     bars = re.findall(r"</span>&nbsp;([\d,.]+)", text[text.index("Budget by level") :])
     assert bars[::2] == ["933", "300"]
+    assert "<th>Hessian products</th>" in text
+    assert "<th>Hessian products</th>" not in page([view()])
 
 
 def test_several_runs_stand_side_by_side_and_one_by_one() -> None:
