@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ from .places import Places
 from .plugins import load_strategy, load_task
 
 _SETTING = re.compile(r"(?:level(?P<level>\d{1,6})|(?P<slot>task|[A-Za-z_]\w*))\.(?P<key>\w+)")
+
+
+_AROUND: ContextVar[tuple[int, Places]] = ContextVar("_AROUND", default=(0, ()))
+"""The seed and the places of plugins with which a strategy is being made, for those that it makes itself."""
 
 
 def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
@@ -51,11 +56,14 @@ def make_strategy(slot: str, named: Named, seed: int, folders: Places = (), wher
     return make_strategies({slot: named}, seed, folders, where)[slot]
 
 
-def _strategy(made: type[Strategy], slot: str, named: Named, seed: int) -> Strategy:
-    given = _bound(made, named, "domains")
+def _strategy(made: type[Strategy], slot: str, named: Named, seed: int, folders: Places) -> Strategy:
+    given, around = _bound(made, named, "domains"), _AROUND.set((seed, folders))
     with torch.random.fork_rng(devices=[]), _told_of(f"Making the strategy {named.name!r}", made):
         torch.default_generator.manual_seed(mix(seed, 3, *slot.encode()))  # as manual_seed, without other devices
-        return made(domains=named.domains or None, **given)
+        try:
+            return made(domains=named.domains or None, **given)
+        finally:
+            _AROUND.reset(around)
 
 
 def _bound(made: type, named: Named, own: str) -> dict[str, Any]:
@@ -70,18 +78,20 @@ def _bound(made: type, named: Named, own: str) -> dict[str, Any]:
 
 
 @checked
-def strategy(text: str, plugins: Places = (), seed: int = 0) -> Strategy:
+def strategy(text: str, plugins: Places | None = None, seed: int | None = None) -> Strategy:
     """The strategy that is written as in a stack: ``recopt.strategy("adam(lr=0.1)")``.
 
     Args:
         text: its name, with settings in brackets.
-        plugins: folders and files to search first.
-        seed: of what a learned rule starts from.
+        plugins: folders and files to search first. Where a strategy of a run makes another, None is those of the run.
+        seed: of what a learned rule starts from; None is likewise that of the run, and elsewhere 0.
 
     Raises:
         RecoptError: for an unknown strategy or setting.
     """
     named = Named.model_validate(named_of(text))
+    own, places = _AROUND.get()
+    seed, plugins = own if seed is None else seed, places if plugins is None else plugins
     return make_strategy(named.name.replace("-", "_"), named, seed, plugins, f"in '{shown(text)}'")
 
 
@@ -93,7 +103,7 @@ def make_strategies(
     for slot, named in found.items():
         if named.name not in classes:
             classes[named.name] = load_strategy(named.name, folders, where or f"in slot '{shown(slot)}'")
-    return {slot: _strategy(classes[named.name], slot, named, seed) for slot, named in found.items()}
+    return {slot: _strategy(classes[named.name], slot, named, seed, folders) for slot, named in found.items()}
 
 
 def stack_levels(layers: Sequence[Sequence[Any]], strategies: Mapping[str, Strategy]) -> list[Level]:

@@ -34,6 +34,35 @@ def pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.parametrize("holder", ["gated(rule={})", "gated(base={},rule=adam)", "switch(among=[none, {}])"])
+def test_a_rule_within_another_is_searched_where_the_run_says_and_drawn_from_its_seed(
+    holder: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "elsewhere" / "drawn.py"
+    file.parent.mkdir()
+    file.write_text(
+        "import torch\nfrom torch import nn\nfrom recopt import Strategy\n\n\nclass Drawn(Strategy):\n"
+        '    """A random step."""\n\n    def __init__(self, **settings):\n        super().__init__(**settings)\n'
+        "        self.step = nn.Parameter(torch.randn(()))\n\n"
+        "    def forward(self, point, trials, state, rng):\n"
+        "        return [self.step * torch.ones_like(p) for p in point], state\n"
+    )
+
+    def steps(plugins: Path, seed: int) -> list[float]:
+        found = recopt.run("quadratic", holder.format("drawn"), seed=seed, steps=1, plugins=plugins, track=False)
+        (rule,) = found.engine.graph.slots.values()
+        return [p.item() for name, p in rule.named_parameters() if name.endswith("step")]
+
+    assert steps(file, 1) == steps(file.parent, 1) == [p.item() for p in recopt.strategy("drawn", file, 1).parameters()]
+    assert steps(file, 2) != steps(file, 1)
+    model = torch.nn.Linear(2, 1)
+    made = recopt.Optimizer(model.parameters(), holder.format("drawn"), plugins=file, seed=1)
+    model(torch.ones(1, 2)).sum().backward()
+    made.step()
+    with pytest.raises(RecoptError, match="Unknown strategy 'drawn' in 'drawn'"):
+        recopt.run("quadratic", holder.format("drawn"), steps=1, track=False)
+
+
 def judged(wins: str, **settings: Any) -> tuple[list[Params], list[State]]:
     """The points and states of a gate that is told how its open window went: 'w' won, 'l' lost, 'n' no number."""
     gate, rng, point = load_strategy("gate")(**settings).double(), Generator(), vector(0.0)
