@@ -17,7 +17,7 @@ STRATEGIES = Path(__file__).parent.parent / "strategies"
 
 NAMES = {
     "lstm": "Lstm", "rnnprop": "Rnnprop", "mlp_rule": "MlpRule", "hierarchical": "Hierarchical", "residual": "Residual",
-    "blend": "Blend", "meta_lstm": "MetaLstm",
+    "blend": "Blend", "meta_lstm": "MetaLstm", "srwm": "Srwm",
 }  # fmt: skip
 
 SHAPES = [(6, 4), (6,), (3, 6), (3,)]

@@ -19,7 +19,7 @@ RULES = (
     "adam(weight_decay=0.1,decoupled_weight_decay=false)", "rmsprop", "rmsprop(momentum=0.5,centered=true)", "adagrad",
     "adagrad(lr_decay=0.01)", "kesten", "muon",
     "paced", "paced(base=muon)", "paced(base=factored)", "paced(steps=60,weight_decay=0.1)", "schedule-free", "prodigy",
-    "dog", "dowg", "cocob", "mechanic", "osgm", "lstm", "meta-lstm",
+    "dog", "dowg", "cocob", "mechanic", "osgm", "lstm", "meta-lstm", "srwm",
     "self-tied", "self-tied(lr=3,base=sgd(momentum=0.9))",
     "rnnprop", "mlp-rule", "hierarchical", "residual", "blend", "learned", "learned-quadratic", "learned-mnist",
 )  # fmt: skip
