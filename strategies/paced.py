@@ -6,7 +6,7 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
     rate = lr · size · gain · f(t)
     θ ← θ − rate · weight_decay · θ − rate · (m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps)
     size = 0.3 · min(rms, 0.085) · deep · trained   (a tensor of zeros counts as one of rms 0.085)
-    f(t) = min(t / (0.05 N), 1 − (t − 1) / N);   without N:  min(t / 20, 1, √(100 / t))
+    f(t) = min(t / (0.05 N), 1, (N + 1 − t) / (N − h)), h = min(100, N / 2);   without N:  min(t / 20, 1, √(100 / t))
 
 - A share of the weights' own size is right for networks as they are initialized, from 30 inputs a unit to thousands,
   where the best rate of Adam falls by two powers of ten.
@@ -17,7 +17,8 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   independent entries have no singular value above rms · (√rows + √columns) (Marchenko & Pastur 1967), those of trained
   networks have (Martin & Mahoney 2021, 1810.01075): with s the largest over that bound, it is 0.1 to the power of
   min(1, max(0, (s − 1.05) / 0.1)), the power a mean over the entries of all matrices.
-- A short rise and a fall to zero along a line is the best simple schedule known (Defazio et al. 2023, 2310.07831).
+- A short rise and a fall to zero along a line is the best simple schedule known (Defazio et al. 2023, 2310.07831). It
+  does not begin before step h: few runs are near where they are going in their first hundred steps.
 - ``gain`` begins at 1. As long as the way from the start still descends, the cosine of the gradient and (start − θ)
   being above 0.07, the way is long and the gain rises; it falls back to 1 when that ends. Where the gradient agrees
   with the last step and not with the way (their cosines, over all tensors, differ by more than 0.17), two losses turn
@@ -27,7 +28,7 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   m / √v is 0.2 √max(A, B) · O of β1 · m + (1 − β1) · g (see muon), which ``"square"`` holds then.
 - With ``base=factored`` the second moments of matrices are kept as means over rows and columns, and their first point
   in bfloat16: half of the memory of Adam's default here (:class:`recopt.toolkit.bases.FactoredBase`).
-- Where N is told, weights shrink by 1 − 4 · ``shrink`` / N · f(t)³ a step, exp(−``shrink``) in all.
+- Where N is told, weights shrink by 1 − 4 · ``shrink`` / (N + 3 h) · f(t)³ a step, about exp(−``shrink``) in all.
 
 The size and the gain are of each tensor; where parameters are split over processes, of each part.
 
@@ -51,9 +52,9 @@ from recopt.toolkit.matrices import spread
 SHARE, CAP, DEPTH, PLAIN, ENTRIES = 0.3, 0.085, 6, 0.1, 8
 """The rate over the weights' root mean square, the largest that this is taken for, the matrices from which on a network
 counts as deep, the least further factor where nothing normalizes, and the entries of a vector that tells of it."""
-WARM, BEGINNING, LEVEL = 0.05, 20, 100
-"""The share of a run in which steps grow; where its length is not told, how many those are, and how many come before
-steps shrink."""
+WARM, BEGINNING, LEVEL, MOST = 0.05, 20, 100, 0.5
+"""The share of a run in which steps grow; where its length is not told, how many those are; how many come before steps
+shrink, and the largest share of the run that those may be."""
 EVERY, SEARCH, SPAN = 4, 0.3, 1000
 """The steps from one look at the gain to the next, the share of the run that has them, and its length if not told."""
 ONWARD, RANGE, SPEED = 0.07, 0.2, 20.0
@@ -143,12 +144,13 @@ class Paced(Rule):
     def course(self, steps: int) -> float:
         """f(t): the factor on the rate at step t."""
         if self.steps:
-            return max(0.0, min(steps / max(1.0, WARM * self.steps), 1 - (steps - 1) / self.steps))
+            rise, left = steps / max(1.0, WARM * self.steps), self.steps + 1 - steps
+            return max(0.0, min(rise, 1.0, left / (self.steps - _level(self.steps))))
         return min(steps / BEGINNING, 1.0, math.sqrt(LEVEL / steps))
 
     def shrinking(self, steps: int) -> float:
-        """4 · shrink / N · f(t)³: the share of the weights that goes at step t."""
-        return 4 * self.shrink / self.steps * self.course(steps) ** 3 if self.steps else 0.0
+        """4 · shrink / (N + 3 h) · f(t)³: the share of the weights that goes at step t."""
+        return 4 * self.shrink / (self.steps + 3 * _level(self.steps)) * self.course(steps) ** 3 if self.steps else 0.0
 
     def tells(self, state: State, hyper: Mapping[str, float]) -> dict[str, float]:
         """The present rate of Adam: the geometric mean over the tensors that move."""
@@ -199,7 +201,7 @@ class Paced(Rule):
         return ops.add(calm, ops.mul(turns, ops.add(fallen, calm, -1.0)))
 
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
-        """−rate · ((m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps) + weight_decay · θ) − 4 · shrink / N · f³ · θ."""
+        """−rate · ((m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps) + weight_decay · θ) − shrinking(t) · θ."""
         steps = state["steps"]
         course, shrinking = self.course(steps), self.shrinking(steps)
         shrink = [Term(-shrinking, point)] if shrinking else []
@@ -208,6 +210,11 @@ class Paced(Rule):
         if self.on("weight_decay"):
             shrink.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
         return [*shrink, Term(*self.way.term(ops, rate, sizes, grads, state, hyper))]
+
+
+def _level(steps: int) -> float:
+    """h: the steps before the fall of a run of so many."""
+    return min(LEVEL, MOST * steps)
 
 
 def _trained(point: Params) -> float:

@@ -45,10 +45,10 @@ def by_hand(model: nn.Module, steps: int, length: int) -> list[Tensor]:
     for step in range(1, steps + 1):
         f = min(step / 20, 1, (100 / step) ** 0.5)
         if length:
-            f = min(step / (0.05 * length), 1 - (step - 1) / length)
+            f = min(step / (0.05 * length), 1, (length + 1 - step) / (length / 2))
         for group, size in zip(twin.param_groups, sizes, strict=True):
             group["lr"] = size * f
-            group["weight_decay"] = 4 * 0.1 / length * f**3 / group["lr"] if length else 0.0
+            group["weight_decay"] = 4 * 0.1 / (length + 3 * length / 2) * f**3 / group["lr"] if length else 0.0
         x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step - 1), dtype=torch.float64)
         twin.zero_grad()
         (model(x) - x[:, :3].sin()).square().mean().backward()
@@ -57,7 +57,7 @@ def by_hand(model: nn.Module, steps: int, length: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("length", [0, 50])
+@pytest.mark.parametrize("length", [0, 30])
 def test_as_long_as_no_gain_has_risen_it_is_adamw_at_rates_of_the_weights_size(length: int, fused: bool) -> None:
     model = network()
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_as_long_as_no_gain_has_risen_it_is_adamw_at_rates_of_the_weights_size(l
 @pytest.mark.parametrize("fused", [True, False])
 def test_over_muon_matrices_step_along_their_orthogonalized_means(fused: bool) -> None:
     model, twin = network(), network()
-    optimizer = recopt.Optimizer(model.parameters(), "paced(base=muon,shrink=0)", steps=50, fused=fused)
+    optimizer = recopt.Optimizer(model.parameters(), "paced(base=muon,shrink=0)", steps=30, fused=fused)
     train(optimizer, model, 25)
     assert entries(optimizer, "gain") == [1.0] * 4
     sizes = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in twin.parameters()]
@@ -83,7 +83,7 @@ def test_over_muon_matrices_step_along_their_orthogonalized_means(fused: bool) -
         x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
         twin.zero_grad()
         (twin(x) - x[:, :3].sin()).square().mean().backward()
-        rates = [size * min((step + 1) / 2.5, 1 - step / 50) for size in sizes]
+        rates = [size * min((step + 1) / 1.5, 1, (30 - step) / 15) for size in sizes]
         for p, mean, rate, group in zip(twin.parameters(), means, rates, adam.param_groups, strict=True):
             group["lr"] = rate
             if p.ndim == 2 and p.grad is not None:
@@ -98,7 +98,7 @@ def test_over_muon_matrices_step_along_their_orthogonalized_means(fused: bool) -
 @pytest.mark.parametrize("fused", [True, False])
 def test_factored_it_steps_by_the_means_of_squares_over_rows_and_columns(fused: bool) -> None:
     model, twin = network(), network()
-    optimizer = recopt.Optimizer(model.parameters(), "paced(base=factored,shrink=0)", steps=50, fused=fused)
+    optimizer = recopt.Optimizer(model.parameters(), "paced(base=factored,shrink=0)", steps=30, fused=fused)
     train(optimizer, model, 25)
     assert entries(optimizer, "gain") == [1.0] * 4
     sizes = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in twin.parameters()]
@@ -112,7 +112,7 @@ def test_factored_it_steps_by_the_means_of_squares_over_rows_and_columns(fused: 
             mean.lerp_(p.grad, 0.1)
             square.lerp_(p.grad.square(), 0.001)  # whose means over rows and columns are the means of theirs
             known = square.mean(1).outer(square.mean(0)) / square.mean() if p.ndim == 2 else square
-            rate = size * min(step / 2.5, 1 - (step - 1) / 50)
+            rate = size * min(step / 1.5, 1, (31 - step) / 15)
             p.data -= rate * mean / (1 - 0.9**step) / ((known / (1 - 0.999**step)).sqrt() + 1e-8)
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
@@ -342,3 +342,15 @@ def test_the_rate_is_shown() -> None:
     sizes = [s * g for s, g in zip(entries(optimizer, "size"), entries(optimizer, "gain"), strict=True)]
     expected = math.exp(sum(map(math.log, sizes)) / len(sizes))
     assert optimizer.hyperparameters()["paced.rate"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("length", "first"), [(60, 30), (240, 100)])
+def test_the_fall_begins_at_step_100_or_in_the_middle_of_a_shorter_run(length: int, first: int) -> None:
+    weight, rates = nn.Parameter(torch.ones(1000)), []
+    optimizer = recopt.Optimizer([weight], steps=length)
+    for step in range(length):
+        weight.grad = torch.randn(1000, generator=torch.Generator().manual_seed(step))
+        optimizer.step()
+        rates.append(optimizer.hyperparameters()["paced.rate"])
+    assert rates[first] == rates[first - 1] == pytest.approx(rates[-1] * (length - first))
+    assert rates[first + 1] == pytest.approx(rates[first] * (1 - 1 / (length - first)))
