@@ -37,7 +37,9 @@ def bound(graph: Graph, task: Task, model: nn.Module, place: Callable[[Any], Any
         )
     found = values_of(task.module)
     batches = [place(task.batch(index)) for index in range(2)]
-    read = _read(task, model, batches)
+    exact = {n: bool(graph.order(n)) and not graph.levels[n].perturbs for n in graph.movers[LOSS]}
+    steering = {way: _steering(task, model, batches, way) for way in set(exact.values())}
+    read = _read(task, model, batches).union(*steering.values())
     lost = [name for name in found if name not in read]
     if len(lost) == len(found):
         raise RecoptError(
@@ -48,15 +50,16 @@ def bound(graph: Graph, task: Task, model: nn.Module, place: Callable[[Any], Any
         warnings.warn(
             f"The training loss does not read {_named(lost)}: not moved as long as it does not.", Notice, stacklevel=2
         )
-    exact = any(graph.order(n) and not graph.levels[n].perturbs for n in graph.movers[LOSS])
-    steering = _steering(task, model, batches, exact)
-    if idle := [name for name in found if name not in {*lost, *steering}]:
-        what, how = ("has no derivative by", ", undetached") if exact else ("does not depend on", "")
-        warnings.warn(
-            f"The gradient of the training loss {what} {_named(idle)} on the first two batches, so that moving this "
-            f"changes nothing in the model: let training_loss() multiply it{how} with something that follows from the "
-            "model.", Notice, stacklevel=2,
-        )  # fmt: skip
+    names = list(found)
+    for n, way in exact.items():
+        mine = [names[i] for i in graph.moved(n, names)]
+        if idle := [name for name in mine if name not in {*lost, *steering[way]}]:
+            what, how = ("has no derivative by", ", undetached") if way else ("does not depend on", "")
+            warnings.warn(
+                f"The gradient of the training loss {what} {_named(idle)} on the first two batches, so that level "
+                f"{n + 1} changes nothing in the model by it: let training_loss() multiply it{how} with something that "
+                "follows from the model.", Notice, stacklevel=2,
+            )  # fmt: skip
     return graph.with_values(LOSS, Held(found))
 
 

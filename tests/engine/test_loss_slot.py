@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,7 @@ FORMS: dict[str, tuple[str, set[str], set[str]]] = {
     "one adds": ("loss * other + strength", {"strength"}, {"strength"}),
     "it is multiplied by 0": ("loss * (1 + 0 * strength) + 0 * loss**2 * other", ALL, ALL),
     "it is detached where it weighs": ("loss * strength.detach() + strength + other * loss", {"strength"}, set()),
+    "it is given as a number": ("loss * strength.item() + loss**2 * other", {"strength"}, set()),
     "it is rounded where it weighs": ("loss * (100 * strength).round() + loss**2 * other", {"strength"}, set()),
 }
 """By name, a training loss, and the parameters that a gradient, or a strategy that tries values, moves for nothing."""
@@ -229,10 +231,19 @@ def test_parameters_that_the_training_gradient_does_not_depend_on_are_told_of(na
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         made_engine(task, stack)
-    words = "has no derivative by" if exact else "does not depend on"
-    found = {n for n in ALL for w in said if words in str(w.message) and f"'{n}'" in str(w.message)}
+    words = "has no derivative by|does not read" if exact else "does not depend on"
+    found = {n for n in ALL for w in said if re.search(f"({words}) [^:]*'{n}'", str(w.message))}
     assert found == idle[not exact]
     assert all(w.category is Notice for w in said)
+
+
+def test_levels_of_two_kinds_are_told_of_what_each_of_them_can_move() -> None:
+    task = Steered()
+    task.form = "loss * (100 * strength).round() + loss * (100 * other).round()"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        made_engine(task, "sgd(lr=0.01)/loss:adam[strength]+loss:annealing[other]")
+    assert [re.findall("'(.*?)'|level (.)", str(w.message)) for w in said] == [[("strength", ""), ("", "2")]]
 
 
 def test_a_task_whose_parameters_steer_it_starts_where_it_did_before_it_was_asked() -> None:
