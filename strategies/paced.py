@@ -18,7 +18,8 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   networks have (Martin & Mahoney 2021, 1810.01075): with s the largest over that bound, it is 0.1 to the power of
   min(1, max(0, (s − 1.05) / 0.1)), the power a mean over the entries of all matrices.
 - A short rise and a fall to zero along a line is the best simple schedule known (Defazio et al. 2023, 2310.07831). It
-  does not begin before step h: few runs are near where they are going in their first hundred steps.
+  does not begin before step h: few runs are near where they are going in their first hundred steps. Where the errors
+  of layers multiply (``deep``) h is 0, as the rate is near the largest that goes well.
 - ``gain`` begins at 1. As long as the way from the start still descends, the cosine of the gradient and (start − θ)
   being above 0.07, the way is long and the gain rises; it falls back to 1 when that ends. Where the gradient agrees
   with the last step and not with the way (their cosines, over all tensors, differ by more than 0.17), two losses turn
@@ -32,8 +33,8 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
 
 The size and the gain are of each tensor; where parameters are split over processes, of each part.
 
-State: Adam's, ``"start"`` (the first point), and a number for each tensor: ``"size"``, ``"gain"``, its ``"floor"``, and
-running means of the cosine, ``"along"``, and of the difference of cosines, ``"turning"``.
+State: Adam's, ``"start"`` (the first point), ``"level"`` (h), and a number for each tensor: ``"size"``, ``"gain"``, its
+``"floor"``, and running means of the cosine, ``"along"``, and of the difference of cosines, ``"turning"``.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Fused:
     @staticmethod
     def step(rule: Paced, point: Column, grads: Column, state: State, hyper: Hypers, scale: float) -> bool:
         """A step in place on dense tensors of one dtype and place, on a CPU or a CUDA device; False for others."""
-        columns, steps = (point, grads, state["mean"], state["square"]), state["steps"] + 1
-        first, course = point[0], rule.course(steps)
+        columns, at = (point, grads, state["mean"], state["square"]), (state["steps"] + 1, state["level"])
+        first, course, steps = point[0], rule.course(*at), at[0]
         kind, rates = first.device.type, course * hyper["lr"] * scale
         if rule.base != "adam" or rule.looks(steps) or kind not in ("cpu", "cuda") or not hyper["eps"] or not rates:
             return False
@@ -95,7 +96,7 @@ class Fused:
             p, g, m, v = ([column[i] for i in places] for column in columns)
             torch._fused_adamw_(
                 p, g, m, v, [], [count] * len(places), lr=scale * rate, beta1=hyper["beta1"], beta2=hyper["beta2"],
-                weight_decay=hyper["weight_decay"] + rule.shrinking(steps) / rate, eps=hyper["eps"], amsgrad=False,
+                weight_decay=hyper["weight_decay"] + rule.shrinking(*at) / rate, eps=hyper["eps"], amsgrad=False,
                 maximize=False,
             )  # fmt: skip
         return True
@@ -130,33 +131,35 @@ class Paced(Rule):
         self.split = self.base == "adam"  # the others read whole matrices
 
     def init(self, point: Params) -> State:
-        """Adam's zeros, the first point, and a gain of 1; ``"size"`` is ``deep · trained`` until the first step."""
+        """Adam's zeros, the first point, h, and a gain of 1; ``"size"`` is ``deep · trained`` until the first step."""
         trained = _trained(point)
-        size, floor = trained * _deep(point, self.base != "muon"), min(1.0, FLOOR / trained)
+        plain = self.base != "muon" and _plain(point)
+        size, floor = trained * _deep(point, plain), min(1.0, FLOOR / trained)
+        level = 0 if plain else min(LEVEL, int(MOST * self.steps))
         starts = {"size": size, "floor": floor, "gain": 1.0, "along": 0.0, "turning": 0.0}
         numbers = {name: [p.new_full((), at) for p in point] for name, at in starts.items()}
-        return {"steps": 0, **self.way.begin(point), **numbers}
+        return {"steps": 0, "level": level, **self.way.begin(point), **numbers}
 
     def looks(self, steps: int) -> bool:
         """True where the size or the gain is measured: at the first step, and now and then in the first part."""
         return steps == 1 or (steps % EVERY == 0 and steps <= SEARCH * (self.steps or SPAN))
 
-    def course(self, steps: int) -> float:
-        """f(t): the factor on the rate at step t."""
+    def course(self, steps: int, level: int) -> float:
+        """f(t): the factor on the rate at step t, of which ``level`` come before the fall."""
         if self.steps:
             rise, left = steps / max(1.0, WARM * self.steps), self.steps + 1 - steps
-            return max(0.0, min(rise, 1.0, left / (self.steps - _level(self.steps))))
+            return max(0.0, min(rise, 1.0, left / (self.steps - level)))
         return min(steps / BEGINNING, 1.0, math.sqrt(LEVEL / steps))
 
-    def shrinking(self, steps: int) -> float:
+    def shrinking(self, steps: int, level: int) -> float:
         """4 · shrink / (N + 3 h) · f(t)³: the share of the weights that goes at step t."""
-        return 4 * self.shrink / (self.steps + 3 * _level(self.steps)) * self.course(steps) ** 3 if self.steps else 0.0
+        return 4 * self.shrink / (self.steps + 3 * level) * self.course(steps, level) ** 3 if self.steps else 0.0
 
     def tells(self, state: State, hyper: Mapping[str, float]) -> dict[str, float]:
         """The present rate of Adam: the geometric mean over the tensors that move."""
         shares = torch.stack([size * gain for size, gain in zip(state["size"], state["gain"], strict=True)])
         mean = shares[shares > 0].log().mean().exp().item()
-        return {} if math.isnan(mean) else {"rate": hyper["lr"] * self.course(state["steps"]) * mean}
+        return {} if math.isnan(mean) else {"rate": hyper["lr"] * self.course(state["steps"], state["level"]) * mean}
 
     def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
         """Adam's means, and the size or the gain where that is looked at."""
@@ -202,19 +205,14 @@ class Paced(Rule):
 
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
         """−rate · ((m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps) + weight_decay · θ) − shrinking(t) · θ."""
-        steps = state["steps"]
-        course, shrinking = self.course(steps), self.shrinking(steps)
+        at = state["steps"], state["level"]
+        course, shrinking = self.course(*at), self.shrinking(*at)
         shrink = [Term(-shrinking, point)] if shrinking else []
         rate = -hyper["lr"] * course
         sizes = ops.mul(state["size"], state["gain"])
         if self.on("weight_decay"):
             shrink.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
         return [*shrink, Term(*self.way.term(ops, rate, sizes, grads, state, hyper))]
-
-
-def _level(steps: int) -> float:
-    """h: the steps before the fall of a run of so many."""
-    return min(LEVEL, MOST * steps)
 
 
 def _trained(point: Params) -> float:
@@ -224,14 +222,17 @@ def _trained(point: Params) -> float:
     return float(TRAINED ** (far / max(sum(w.numel() for w in matrices), 1)))
 
 
-def _deep(point: Params, plain: bool) -> float:
-    """The factor on the rate of a network of many matrices; ``plain``: less where no vector is a norm's scale."""
-    share = min(1.0, DEPTH / max(sum(p.ndim >= 2 for p in point), 1))
-    if share == 1.0 or not plain:
-        return share
+def _plain(point: Params) -> bool:
+    """True for a network of many matrices in which no vector is a norm's scale: the errors of its layers multiply."""
     vectors = [p.float() for p in point if p.ndim < 2 and p.numel() >= ENTRIES]
-    normalized = not vectors or any(bool(v.mean() > 2 * v.std()) for v in vectors)
-    return share if normalized else share * max(share**2, PLAIN)
+    deep = sum(p.ndim >= 2 for p in point) > DEPTH
+    return deep and bool(vectors) and not any(bool(v.mean() > 2 * v.std()) for v in vectors)
+
+
+def _deep(point: Params, plain: bool) -> float:
+    """The factor on the rate of a network of many matrices; ``plain``: less where nothing normalizes."""
+    share = min(1.0, DEPTH / max(sum(p.ndim >= 2 for p in point), 1))
+    return share * max(share**2, PLAIN) if plain else share
 
 
 def _size(ops: Ops, point: Column) -> Column:

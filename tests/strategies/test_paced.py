@@ -344,13 +344,18 @@ def test_the_rate_is_shown() -> None:
     assert optimizer.hyperparameters()["paced.rate"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("length", "first"), [(60, 30), (240, 100)])
-def test_the_fall_begins_at_step_100_or_in_the_middle_of_a_shorter_run(length: int, first: int) -> None:
-    weight, rates = nn.Parameter(torch.ones(1000)), []
-    optimizer = recopt.Optimizer([weight], steps=length)
-    for step in range(length):
-        weight.grad = torch.randn(1000, generator=torch.Generator().manual_seed(step))
+@pytest.mark.parametrize(("length", "layers", "first"), [(60, 1, 30), (240, 1, 100), (60, 7, 0)])
+def test_the_fall_begins_at_step_100_or_in_the_middle_but_at_once_in_deep_plain_networks(
+    length: int, layers: int, first: int
+) -> None:
+    torch.manual_seed(0)
+    model, rates = nn.Sequential(*(nn.Linear(30, 30) for _ in range(layers))), [0.0]
+    optimizer = recopt.Optimizer(model.parameters(), steps=length)
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(length):
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=rng)
         optimizer.step()
         rates.append(optimizer.hyperparameters()["paced.rate"])
-    assert rates[first] == rates[first - 1] == pytest.approx(rates[-1] * (length - first))
-    assert rates[first + 1] == pytest.approx(rates[first] * (1 - 1 / (length - first)))
+    last, steps = rates[-1], range(length // 2, length + 1)
+    assert [rates[t] / last for t in steps] == pytest.approx([min(length + 1 - t, length - first) for t in steps])
