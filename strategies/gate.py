@@ -37,12 +37,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator
 
-from recopt import Params, State, Strategy, Trial, option, positive
+from recopt import Params, RecoptError, State, Strategy, Trial, option, positive
 
 WON, LOST = 1.5, 0.5
 """Factors on the odds."""
 LARGER, SMALLER, REACH = 0.25, 1.0, 10.0
 """Steps of log2 r up and down, and its largest size."""
+LEAST = 1.01
+"""The least evidence: the odds stay between it and its reciprocal, so below 1 there would be none."""
 LONGEST = 15
 """The most windows without a comparison while the gate is closed."""
 
@@ -58,6 +60,13 @@ class Gate(Strategy):
     size = positive(0.01, "how far the number is moved at the first comparison")
     evidence = positive(4.0, "the odds that opening pays at which it opens")
     rest = option(3, "windows from one comparison to the next while it is open", least=0)
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.evidence < LEAST:
+            raise RecoptError(
+                f"gate.evidence, the odds at which it opens, must be {LEAST:g} or more, not {self.evidence:g}."
+            )
 
     def init(self, point: Params) -> State:
         """Closed, at ``point``."""
@@ -84,7 +93,7 @@ class Gate(Strategy):
             return [torch.zeros_like(p) for p in point], {**state, "left": state["left"] - 1}
         closed, opened = (float(t.loss) if t.loss is not None else math.nan for t in trials)
         won = math.isfinite(opened) and not closed <= opened
-        most = float(self.evidence)
+        most = max(float(self.evidence), LEAST)
         odds = min(max(state["odds"] * (WON if won else LOST), 1 / most), most)
         is_open = int(odds >= (1.0 if state["open"] else most))
         wait = 0 if won or is_open else min(2 * state["wait"] + 1, LONGEST)

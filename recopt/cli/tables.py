@@ -119,8 +119,8 @@ def report(result: Result, store: str | None) -> None:
     for one in tables:
         out.print(one)
         out.print()
-    if result.chosen:
-        out.print(f"{_choice(result.chosen)}\n", markup=False, soft_wrap=True)
+    if result.chosen and result.spec.choose:
+        out.print(f"{_choice(result.chosen, result.spec.choose.descendants)}\n", markup=False, soft_wrap=True)
     for line in _where(result, store):
         out.print(line, markup=False, soft_wrap=True)
     tell(result.verdicts)
@@ -175,25 +175,30 @@ def _chosen(chosen: Selection) -> Table:
     return made
 
 
-def _choice(chosen: Selection) -> str:
+def _choice(chosen: Selection, descendants: int) -> str:
     cost = f"Choosing and reporting took {chosen.evaluations:,} more evaluations, {span(chosen.seconds)}."
     if chosen.score is None:
-        return f"Nothing was chosen, since no score was usable: the last values are exported. {cost}"
+        why = f"no candidate had {descendants:,} usable scores after its own" if descendants else "no score was usable"
+        return f"Nothing was chosen, since {why}: the last values are exported. {cost}"
     others = " (reported: on as many others)" if chosen.report else ""
     return f"Chosen: the values of step {chosen.step:,}, by {chosen.what}{others}: {chosen.score.words}. {cost}"
 
 
 def _values(result: Result, slot: str) -> str:
-    """The hyperparameters, and the number of other meta-parameters."""
+    """What a rule tells of its state, its hyperparameters, and the number of other meta-parameters."""
     from ..toolkit.discrete import Choice
 
     start, strategy = f"{slot}.", result.engine.graph.slots[slot]
     values = {k.removeprefix(start): v for k, v in result.hyperparameters.items() if k.startswith(start)}
-    rest = sum(p.numel() for p in strategy.parameters()) - len(values)
-    domains = {key: strategy._domains[key] for key in values}
-    words = {key: domain.words for key, domain in domains.items() if isinstance(domain, Choice)}
-    chosen = "  ".join(f"{key} {known[int(values.pop(key))]}" for key, known in words.items())
-    return "  ".join(filter(None, [hypers(values), chosen, f"{rest:,} meta-parameters" if rest else ""]))
+    sizes, domains = {name: p.numel() for name, p in strategy.named_parameters()}, strategy._domains
+    told = {key: value for key, value in values.items() if key not in sizes}
+    words = {key: one.words for key, one in domains.items() if key in values and isinstance(one, Choice)}
+    many = [f"{key} {short(values[key])} (middle of {sizes[key]:,})" for key in values if sizes.get(key, 1) > 1]
+    rest = sum(size for key, size in sizes.items() if key not in values)
+    chosen = [f"{key} {known[int(values[key])]}" for key, known in words.items()]
+    single = {key: v for key, v in values.items() if sizes.get(key) == 1 and key not in words}
+    others = f"{rest:,} meta-parameters" if rest else ""
+    return "  ".join(filter(None, [hypers(told), *many, hypers(single), *chosen, others]))
 
 
 def _where(result: Result, store: str | None) -> list[str]:

@@ -80,7 +80,8 @@ def unheard(run: RunView) -> Iterator[Verdict]:
             shorter = max(1, len(run.trace.series(0, "loss")[0]) // 20)
             text = f"made no step: the run is shorter than one of its windows ({level.how})"
             what = "episode" if slot_of(level)[0] == "init" else "every"
-            yield of(level, "no step", 0, text, f"--set level{level.number}.{what}={shorter}, or more --steps")
+            each = "" if "at every step" in level.how else f"--set level{level.number}.{what}={shorter}, or "
+            yield of(level, "no step", 0, text, f"{each}more --steps")
         elif len(sizes) >= FEW and not sizes.any():
             text = f"no gradient reaches what it moves: its norm is 0 at all {len(sizes):,} steps"
             remedy = "the loss of the task has to depend on the model's parameters"

@@ -24,7 +24,8 @@ _DATA = "another strategy on level 1, such as adam; if that stays at chance too,
 def losses(run: RunView) -> Iterator[Verdict]:
     """At most one verdict, on the training loss; where episodes start afresh, on the meta-loss over them."""
     curve = Curve(*run.trace.series(0, "loss"))
-    teacher = next((level for level in run.levels if "episodes" in level.how), None)
+    taught = (level for level in run.levels if "episodes" in level.how and level.spent.get("steps") != 0)
+    teacher = next(taught, None)
     level = first_mover(run)
     if (at := curve.lost) is not None:
         there = curve.values[(curve.steps < at) & np.isfinite(curve.values)]

@@ -239,7 +239,13 @@ def _chooses(spec: Spec, graph: Graph) -> SelectionSettings | None:
         )
     if spec.seed >= LARGEST_SEED:
         raise RecoptError(f"With 'choose' the seed must be below {LARGEST_SEED:,}: the rest is kept for its tasks.")
-    return spec.choose.model_copy(update={"every": spec.choose.every or max(1, spec.steps // 20)})
+    every, wanted = spec.choose.every or max(1, spec.steps // 20), spec.choose.descendants
+    if wanted > (scores := spec.steps // every):
+        raise RecoptError(
+            f"choose.descendants={wanted:,} asks for as many scores after a candidate's own, and {spec.steps:,} steps "
+            f"with a score every {every:,} have {scores:,}: lower it or choose.every, or give more steps."
+        )
+    return spec.choose.model_copy(update={"every": every})
 
 
 def strategy_in_words(strategy: Strategy, folders: Sequence[str]) -> Named:

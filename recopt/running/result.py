@@ -26,6 +26,7 @@ from ..levels.graph import Graph
 from ..levels.level import LOSS, TASK
 from ..levels.words import how, target
 from ..plots.panels import plot_run
+from ..rules.told import told
 from ..tracking.trace import Trace
 from .remaking import Portable
 from .repeats import has_diverged
@@ -189,10 +190,15 @@ def hyperparameters_at(strategy: Strategy, values: Mapping[str, Tensor] | None =
 
 
 def by_slot(engine: Engine, chosen: Selection | None = None) -> dict[str, float]:
-    """The values of :func:`found_hyperparameters`, keyed by ``slot.name``."""
-    found: dict[str, float] = {}
-    for level, values in zip(engine.levels, found_hyperparameters(engine, chosen).values(), strict=True):
-        found |= {f"{level.by}.{name}": value for name, value in values.items()}
+    """The values of :func:`found_hyperparameters`, and what rules tell of their state, keyed by ``slot.name``.
+
+    A rule on several levels tells of its lowest.
+    """
+    state, graph, found = settled(engine), engine.graph, dict[str, float]()
+    for number, values in reversed(found_hyperparameters(engine, chosen).items()):
+        name, parts = graph.levels[number - 1].by, state.levels[number - 1].parts
+        found = {f"{name}.{key}": value for key, value in values.items()} | found
+        found |= told(name, graph.slots[name], graph.names[name], state.slots[name], parts)
     return found
 
 

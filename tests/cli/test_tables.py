@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
 
 from recopt.cli.tables import print_json, table
+
+from ..commands import call
 
 HEADS = ("name", "mean", "difference", "words", "evaluations", "p")
 ROWS = [
@@ -38,3 +41,19 @@ def test_every_figure_is_whole_at_any_width(width: int) -> None:
 def test_json_has_null_for_what_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"a": float("nan"), "b": [1, float("inf"), "x"], "c": None})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1, None, "x"], "c": None}
+
+
+def test_the_table_of_a_run_has_what_rules_tell_and_counts_rates_of_coordinates(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    many = ["--set", "level2.scope=coordinate"]
+    for stack, more, says in (
+        ("self-tied(base=sgd)", [], r"task +rate \d"),
+        ("paced", [], r"task +rate \d"),
+        ("adam/gate[lr]", ["--set", "level2.every=1"], "odds 2.25  compared 2  won 2"),
+        ("adam/sgd", many, r"\(middle of 10\)"),
+    ):
+        assert call("run", "quadratic", stack, "--steps", "3", "--no-track", *more) == 0
+        said = capsys.readouterr().out
+        assert re.search(says, said) and "meta-parameters" not in said, said

@@ -164,6 +164,8 @@ def test_a_level_that_makes_no_step_or_has_no_signal_is_told() -> None:
     assert found.remedy == "--set level2.every=10, or more --steps"
     found = only(made(FALLING, TWO[0], level(2, "sgd", "init", "every 500 steps, episodes of 500", steps=0.0)))
     assert found.remedy == "--set level2.episode=10, or more --steps"
+    found = only(made(FALLING, TWO[0], level(2, "sgd", "adam", "online, at every step", steps=0.0)))
+    assert found.remedy == "more --steps"
     found = only(made(FALLING, *TWO, traces={2: {"signal_norm": np.zeros(STEPS)}}))
     assert (found.kind, found.level, found.remedy) == ("no signal", 2, "leave level 2 out: recopt run 'digits' 'adam'")
     found = only(made(FLAT, traces={1: {"signal_norm": np.zeros(STEPS)}}))
@@ -305,3 +307,8 @@ def test_windows_that_agree_are_no_fault_nor_is_a_radius_of_what_no_derivative_p
         assert not verdicts(run)
         assert [cells[3] for _, _, rows in signal_tables(run) for cells in rows if len(cells) == 6]
         assert "Windows of T and 2T steps" in page([run])
+
+
+def test_a_level_that_never_stepped_is_not_blamed_for_losses() -> None:
+    rule = level(1, "lstm"), level(2, "sgd", "lstm", "every 200 steps, episodes of 200", steps=0.0)
+    assert {one.level for one in verdicts(made(ROSE, *rule)) if one.kind == "diverged"} == {1}

@@ -42,3 +42,9 @@ def test_what_is_said_besides_a_spec_goes_before_it() -> None:
     assert made.choose == SelectionSettings(every=20, tasks=9), "a twentieth of the run"
     assert "every: 20" in write_spec(made)
     assert "choose" not in write_spec(plan("quadratic", "adam").spec)
+
+
+def test_more_descendants_than_a_run_has_scores_are_refused_before_it() -> None:
+    plan("quadratic", "lstm/adam", steps=40, choose={"every": 10, "descendants": 4})
+    with pytest.raises(RecoptError, match="descendants=5 .* 40 steps with a score every 10 have 4: lower it or choose"):
+        plan("quadratic", "lstm/adam", steps=40, choose={"every": 10, "descendants": 5})

@@ -85,6 +85,16 @@ def test_gate_and_gated_conform() -> None:
     assert_conforms(load_strategy("gated"))
 
 
+def test_evidence_below_which_there_are_no_odds_is_refused_and_never_gone_below() -> None:
+    with pytest.raises(RecoptError, match="gate.evidence, the odds at which it opens, must be 1.01 or more, not 0.5"):
+        load_strategy("gate")(evidence=0.5)
+    gate = load_strategy("gate")().double()
+    gate._parameters["evidence"].data.fill_(-5.0)  # as a level above might
+    point = vector(0.0)
+    lost = [Trial(point, torch.tensor(x, dtype=torch.float64)) for x in (1.0, 2.0)]
+    assert gate(point, lost, gate.init(point), Generator())[1]["open"] == 0
+
+
 def test_a_gate_opens_after_four_wins_and_keeps_closed_what_won_before() -> None:
     points, states = judged("wwww")
     assert [float(p[0]) for p in points[:4]] == [0.0] * 4
