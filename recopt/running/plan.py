@@ -19,7 +19,7 @@ from ..stacks.exported import Trained
 from ..stacks.fetch import export_folder, is_reference
 from ..stacks.listed import Listed, graph_listed, in_notation
 from ..stacks.named import Named, deepen, named_of, strategies_of
-from ..stacks.origin import check_apart, check_digests, digests, name_of
+from ..stacks.origin import check_apart, check_digests, digests, held_by, name_of
 from ..stacks.places import canonical, is_export
 from .replay import KEPT, replayed
 from .spec import COMPARES, LARGEST_SEED, RUNS, SHORT, SWEEPS, SelectionSettings, Spec, make_spec, parsed_choice
@@ -210,11 +210,10 @@ def _with_teachers(spec: Spec) -> Spec:
 
 
 def _complete(spec: Spec, graph: Graph, task: Task) -> Spec:
-    strategies = {slot: type(strategy) for slot, strategy in graph.slots.items()}
-    check_apart(strategies.values())
-    now = digests(
-        (spec.task.name, type(task)), [(spec.strategies[slot].name, found) for slot, found in strategies.items()]
-    )
+    strategies = [(spec.strategies[slot].name, type(strategy)) for slot, strategy in graph.slots.items()]
+    strategies += held_by(graph.slots.values())
+    check_apart(rule for _, rule in strategies)
+    now = digests((spec.task.name, type(task)), strategies)
     check_digests(spec.digests, now)
     every = spec.measure if spec.measure is not None else max(1, spec.steps // 10)
     if (asked := "until" if spec.until else "patience" if spec.patience else "") and not every:

@@ -17,6 +17,7 @@ from ..diagnosis.view import DIAGRAM
 from ..levels.level import BILEVEL, INIT, TASK
 from ..plots.diagram import draw_file
 from ..stacks.exported import Trained
+from ..stacks.origin import held_by
 from ..tracking.mlflow.tracker import MlflowTracker
 from ..tracking.trace import Points, Trace
 from ..tracking.trackers import LevelInfo, RunInfo, Status, Tracker
@@ -227,11 +228,13 @@ def _summary_line(made: object) -> str:
 
 def keep_sources(plan: Plan, folder: Path) -> None:
     """Copy the user's plugins, as they were run, and the files that strategies read into ``folder``."""
-    for name, slot in plan.graph.slots.items():
-        if isinstance(slot, Trained):
-            copy_trained(type(slot), folder / "strategies")
+    slots = plan.graph.slots
+    for rule in [*map(type, slots.values()), *(rule for _, rule in held_by(slots.values()))]:
+        if issubclass(rule, Trained):
+            copy_trained(rule, folder / "strategies")
         else:
-            copy_sources(type(slot), folder / "strategies")
+            copy_sources(rule, folder / "strategies")
+    for name, slot in slots.items():
         for file in [Path(getattr(slot, option)) for option in slot.files]:
             copy = folder / "files" / name / file.name
             copy.parent.mkdir(parents=True, exist_ok=True)

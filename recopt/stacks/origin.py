@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .. import tasks
 from ..checking.errors import Notice, RecoptError
+from ..contracts.strategy import Strategy
 from ..contracts.task import Task
 from .exported import VALUES, Trained
 from .places import STACK, Places, candidates, canonical, same, shipped_folder
@@ -38,6 +39,13 @@ def name_of(kind: Kind, plugin: type, folders: Places = ()) -> str:
     if found and public and (same(found.path, file) if found.path else found.load() is plugin):
         return name
     return str(file) if sources_of(plugin) else f"{file.name}:{plugin.__name__}"
+
+
+def held_by(strategies: Iterable[Strategy]) -> list[tuple[str, type[Strategy]]]:
+    """The rules that ``strategies`` hold within them (as ``switch`` does), each with a name and its class."""
+    held = [type(m) for one in strategies for m in one.modules() if isinstance(m, Strategy) and m is not one]
+    return [(rule.name if issubclass(rule, Trained) else next(iter(map(str, sources_of(rule))), rule.__name__), rule)
+            for rule in dict.fromkeys(held)]  # fmt: skip
 
 
 def digests(task: tuple[str, type], strategies: Iterable[tuple[str, type]]) -> dict[str, str]:

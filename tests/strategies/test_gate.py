@@ -11,6 +11,9 @@ from torch import Generator, Tensor
 
 import recopt
 from recopt import Params, RecoptError, State, Trial
+from recopt.checking.errors import Notice
+from recopt.running.plan import plan, replan
+from recopt.running.recorder import keep_sources
 from recopt.stacks.plugins import load_strategy
 from recopt.testing import assert_conforms
 
@@ -32,6 +35,19 @@ def pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "        return [self.by * torch.ones_like(p) + self.up * g for p, g in zip(point, trials[0].grads)], state\n"
     )
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("pull")
+@pytest.mark.filterwarnings("ignore:Strategy 'pull' is taken from ./strategies")
+def test_the_source_of_a_rule_within_another_is_kept_and_its_change_is_told_of(tmp_path: Path) -> None:
+    made = plan("quadratic", "switch(among=[none, pull])")
+    assert list(made.spec.digests) == ["strategy pull"]
+    keep_sources(made, tmp_path / "run")
+    own = tmp_path / "strategies" / "pull.py"
+    assert (tmp_path / "run" / "strategies" / "pull.py").read_text() == own.read_text()
+    own.write_text(own.read_text().replace("A constant pull", "Another pull"))
+    with pytest.warns(Notice, match="Strategy 'pull' has changed since it was recorded"):
+        replan(made.spec.model_dump())
 
 
 @pytest.mark.parametrize("holder", ["gated(rule={})", "gated(base={},rule=adam)", "switch(among=[none, {}])"])
