@@ -82,7 +82,8 @@ class Evolution(Strategy):
         rate = self.adaptation * (3 + math.log(count)) / (5 * math.sqrt(count)) / 2
         deltas, ratios = [], []
         for i, (p, width) in enumerate(zip(point, self._widths(point, state), strict=True)):
-            noise = [(trial.point[i] - p) / width for trial in trials[::2]]
+            ways = [(trial.point[i] - p) / width for trial in trials[::2]]
+            noise = [torch.where(way.isfinite(), way, 0.0) for way in ways]  # steps may be too short or long for floats
             move, turn = torch.zeros_like(p), torch.zeros_like(p)
             for a, b, n in zip(slope, growth, noise, strict=True):
                 move, turn = move + a * n, turn + b * (n * n - 1)

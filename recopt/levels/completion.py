@@ -62,7 +62,7 @@ def complete(graph: Structure, number: int) -> Level:
         settings = {k: v for k, v in settings.items() if k not in free or k in given}
     if carries(Level(moves=level.moves, by=level.by, gradient=settings.get("gradient"))):
         settings["second_order"] = given.get("second_order", True)
-    if level.moves == level.by or any(graph.levels[m].moves == level.by for m in graph.below(number)):
+    if by.order and (level.moves == level.by or any(graph.levels[m].moves == level.by for m in graph.below(number))):
         default["trust"] = 0.01  # it closes a circle
     settings = {**default, **settings}
     if not level.only and _rate_alone(graph, number, settings):
@@ -214,6 +214,20 @@ def strides(graph: Structure) -> dict[str, dict[str, float]]:
 def held(strategy: Strategy) -> list[tuple[str, Strategy]]:
     """The strategy itself and those that it holds, each with the prefix of its parameters' names."""
     return [(f"{n}." if n else "", own) for n, own in strategy.named_modules() if isinstance(own, Strategy)]
+
+
+def usual(strategy: Strategy) -> dict[str, float]:
+    """The coordinates of the defaults of a strategy's smooth hyperparameters, by name.
+
+    Those in domains that were given for them are not among them, nor those that are off by default.
+    """
+    given = strategy._made_with.get("domains") or {}
+    return {
+        name: strategy._domains[name].coordinate(hyper.default)
+        for name, hyper in declared(type(strategy), Hyper).items()
+        if strategy._parameters.get(name) is not None and name not in given
+        if strategy._domains[name].smooth and hyper.default != hyper.off
+    }
 
 
 def _height(graph: Structure, number: int) -> int:

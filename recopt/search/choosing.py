@@ -14,6 +14,7 @@ from ..contracts import trees
 from ..contracts.strategy import Params, Trial
 from ..core.tower import Tower
 from ..estimators.es import draw
+from ..levels.completion import usual
 from ..levels.estimator import POINTS, STACK, Perturbing
 from ..levels.registry import ESTIMATORS
 from ..levels.state import LevelState, Numbers, RunState, Search, Signal, Window
@@ -64,7 +65,7 @@ class Chosen:
         """The answer of a level's strategy by ``method``, which may draw random numbers, to what it is told."""
         own, looking = state.levels[number], self.tower.forward.looking
         mover: Any = self.tower.carriers.movers[number]
-        values = trees.detach(self.tower.slots.strategy(state, self.levels[number].by))
+        values = self._values(state, number)
         inputs = given(values, told, own.parts[0].strategy) if looking.closely(state, number) else ([], [])
         rng = Generator()
         rng.set_state(own.rng)
@@ -73,6 +74,19 @@ class Chosen:
         looking.unchanged(number, *inputs)
         own.rng = rng.get_state()
         return answer
+
+    def _values(self, state: RunState, number: int) -> Params:
+        """The parameters of a level's strategy; where it moves them itself, its hyperparameters at their defaults.
+
+        So its own step is changed by factors whose size is fixed, as in self-adaptation (Beyer & Schwefel 2002, eq. 8),
+        and not by itself: by which it would never leave a small one, nor be told from noise at a large one.
+        """
+        level = self.levels[number]
+        values = trees.detach(self.tower.slots.strategy(state, level.by))
+        if level.moves != level.by:
+            return values
+        fixed, names = usual(self.tower.graph.slots[level.by]), self.tower.graph.names[level.by]
+        return [v.new_tensor(fixed[n]) if n in fixed else v for n, v in zip(names, values, strict=True)]
 
     def decide(self, number: int, search: Search) -> None:
         """Let the strategy choose, and go on from the end of the window that ran closest to its choice."""

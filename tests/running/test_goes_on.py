@@ -21,7 +21,7 @@ EXACT = ["level2.second_order=true", "level2.every=3"]
 WINDOWS = ["level2.every=3"]
 ZERO_ORDER = (
     "annealing", "tempering", "random-search", "quasi-random", "evolution", "basin-hopping", "rnn-opt", "cmaes",
-    "cmaes(restarts=bipop)", "optuna", "optuna(sampler=cmaes)",
+    "self-adaptive", "cmaes(restarts=bipop)", "optuna", "optuna(sampler=cmaes)",
 )  # fmt: skip
 CASES: list[tuple[str, list[str], int]] = [
     *((stack, [], 1) for stack in (*rough.ALONE, *ZERO_ORDER, *rough.TOWERS, *rough.HIGH)),
