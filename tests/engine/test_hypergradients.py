@@ -26,6 +26,10 @@ CASES: dict[str, tuple[str, Settings, int]] = {
     "self-loop over a rate": ("rule@a/rule@a", {2: {**EXACT, "every": 4, "trust": 10.0}}, 2),
     "self-loop at level 3": (
         "rule/rule@a/rule@a", {2: {**EXACT, "every": 2}, 3: {**EXACT, "every": 3, "trust": 10.0}}, 3),
+    "through a learned rule's updates of a learned rule": (
+        "net@a/net@b/rule", {2: {**EXACT, "every": 2}, 3: {**EXACT, "every": 3}}, 3),
+    "circle of learned rules": (
+        "net@a/net@b/net@a", {2: {**EXACT, "every": 2}, 3: {**EXACT, "every": 3, "trust": 10.0}}, 3),
     "tied": ("rule@a[0.*]+rule@a[2.*]/rule", {3: {**EXACT, "every": 4}}, 3),
     "groups, two slots": ("rule@a[0.*]+net@b[2.*]/rule", {3: {**EXACT, "every": 3}, 4: {**EXACT, "every": 3}}, 4),
     "groups of hyperparameters": ("rule/rule[lr]+rule[beta]", {2: {**EXACT, "every": 3}, 3: {**EXACT, "every": 3}}, 3),
