@@ -80,7 +80,8 @@ def _further(run: RunView) -> str:
 
 def _held_out(run: RunView) -> Iterator[str]:
     steps, values = run.trace.series(0, "valid_loss")
-    if len(values) < 3 or not np.isfinite(values).any():
+    afresh = any("episodes" in level.how for level in run.levels)  # then no model is trained throughout
+    if afresh or len(values) < 3 or not np.isfinite(values).any():
         return
     best = int(np.nanargmin(np.where(np.isfinite(values), values, np.inf)))
     at, losses = run.trace.series(0, "loss")

@@ -18,6 +18,7 @@ from ..contracts import trees
 from ..contracts.strategy import Params
 from ..core.tower import Tower
 from ..levels.counts import opened
+from ..levels.parts import Part
 from ..levels.state import RunState, Signal
 from ..rules.tensors import TensorMover
 from .family import Family
@@ -112,7 +113,8 @@ def one_step(
         index, rng = tower.slots.index(state, m), Generator()
         if len(own.rng):
             rng.set_state(own.rng)
-        for part in own.parts:
+        places = list(range(len(index)))  # at the start of an episode no part has begun
+        for part in own.parts or [Part(places, tower.beginnings.state_at(state, m, places))]:
             here, grads = part.present([point[i] for i in index], [found[i] for i in index])
             if not grads:
                 continue

@@ -47,6 +47,18 @@ def explicit(stack: str, task: Any, steps: int) -> float:
     return float(torch.linalg.eigvals(torch.stack(rows)).abs().max())
 
 
+@pytest.mark.parametrize("stack", ["sgd(lr=0.9, momentum=0.5)", "adam(lr=0.1)", "mlp-rule(hidden=3)"])
+def test_the_radius_of_the_first_step_is_that_of_the_explicit_jacobian(stack: str) -> None:
+    assert found(stack, steps=0) == pytest.approx(explicit(stack, engines.Bowl(seed=2), 0), rel=1e-4)
+
+
+def test_a_window_that_begins_an_episode_has_a_radius() -> None:
+    settings = ["level2.every=2", "level2.episode=2", "level2.examine=1"]
+    made = recopt.run("quadratic(dim=2)", "mlp-rule/adam", steps=7, settings=settings, track=False, progress=False)
+    radii = made.history("radius", 2)[1]
+    assert len(radii) == 3 and all(map(math.isfinite, radii))
+
+
 @pytest.mark.parametrize("lr", [0.1, 0.9, 1.05])
 def test_the_radius_of_gradient_descent_on_a_quadratic_is_the_largest_of_one_less_rate_times_curvature(
     lr: float,

@@ -144,6 +144,8 @@ def test_a_held_out_loss_that_rises_is_called_overfitting_only_where_the_trainin
         for step, value in ((0, 1.0), (100, 0.5), (200, 0.7), (299, 0.9)):
             run.trace.add(0, step, {"valid_loss": value})
         assert any("by heart" in text for text in diagnosis(run)) == found
+        taught = replace(run, levels=(*run.levels, LevelView(9, "sgd", "adam", "every 5 steps, episodes of 5")))
+        assert not any("by heart" in text for text in diagnosis(taught)), "each episode has a model of its own"
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
