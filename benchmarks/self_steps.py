@@ -49,14 +49,11 @@ ROWS = {
 
 
 def score(row: Row, step: float, seed: int) -> float:
-    """The loss at the end of a run; infinite where that is not finite, or where the run failed."""
+    """The loss at the end of a run; infinite where that is not finite."""
     rule = next(name for name in ("annealing", "evolution", "self-adaptive") if name in row.stack)
     stack = row.stack.replace("sgd/", "sgd(lr=1e-5)/").replace(rule, f"{rule}(step={step:g})")
     steps = EVALUATIONS // row.cost
-    try:
-        found = recopt.run("quadratic", stack, steps=steps, seed=seed, settings=[*row.settings], track=False)
-    except recopt.RecoptError:
-        return math.inf
+    found = recopt.run("quadratic", stack, steps=steps, seed=seed, settings=[*row.settings], track=False)
     last = found.after["loss"]
     return last if math.isfinite(last) else math.inf
 
