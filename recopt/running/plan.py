@@ -130,7 +130,8 @@ def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[s
     if double := [key for key in ("strategies", "levels") if stack is not None and key in rest]:
         raise RecoptError(f"In {where}: 'stack' stands for strategies and levels: leave '{double[0]}' out.")
     if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 1):
-        raise RecoptError(f"In {where}: 'depth' should be a whole number above 0, not {quoted(depth)}.")
+        how = ": it is recopt run TASK STACK --depth auto, without a spec" if depth == "auto" else ""
+        raise RecoptError(f"In {where}: 'depth' should be a whole number above 0, not {quoted(depth)}{how}.")
     listed = [] if settings is None else settings
     if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
         raise RecoptError(f"In {where}: 'settings' should be a list like [level2.every=20], not {quoted(settings)}.")

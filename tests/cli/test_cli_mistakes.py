@@ -168,6 +168,7 @@ SPECS = {
         "'stack' should be text like adam/hypergradient, not ['adam']",
     ),
     "settings' kind": ("task: quadratic\nstack: adam\nsettings: a.b=1\n", "'settings' should be a list"),
+    "depth's probes": ("task: quadratic\nstack: adam\ndepth: auto\n", "it is recopt run TASK STACK --depth auto"),
     "depth's kind": ("task: quadratic\nstack: adam\ndepth: two\n", "'depth' should be a whole number above 0"),
     "no number": (SPEC.replace("steps: 5", "steps: yes"), "In spec.yaml: 'steps' should be a whole number, not True."),
     "seed": (SPEC + "seed: 9223372036854775808\n", "'seed' input should be less than 9223372036854775808, not 9"),
