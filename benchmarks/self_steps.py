@@ -80,8 +80,10 @@ def table(given: argparse.Namespace) -> None:
     steps = sorted({x["step"] for x in found})
     print("| stack | seeds |" + "".join(f" {step:g} |" for step in steps) + "\n|---|---|" + "---|" * len(steps))
     for row in dict.fromkeys(x["row"] for x in found):
-        cells = [numpy.array([x["score"] for x in found if (x["row"], x["step"]) == (row, step)]) for step in steps]
-        print(f"| `{row}` | {min(map(len, cells))} | " + " | ".join(map(_shown, cells)) + " |")
+        each = [{x["seed"]: x["score"] for x in found if (x["row"], x["step"]) == (row, step)} for step in steps]
+        seeds = set.intersection(*map(set, each))
+        cells = [_shown(numpy.array([scores[seed] for seed in sorted(seeds)])) for scores in each]
+        print(f"| `{row}` | {len(seeds)} | " + " | ".join(cells) + " |")
 
 
 def _shown(scores: numpy.ndarray) -> str:
