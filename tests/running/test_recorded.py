@@ -78,6 +78,6 @@ def test_a_run_records_what_a_rule_tells_of_its_state(here: Path, tasks: int) ->
     found = recopt.run("sinusoid", "paced(steps=100)", steps=60, tasks=tasks, track=False)
     steps, rates = found.history("paced.rate", 1)
     assert steps.tolist() == list(range(0, 60, 10))
-    shares = [min((step + 1) / 5, 1 - step / 100) for step in steps]  # of a rate that is the same in all steps
+    shares = [min((step + 1) / 5, 1, (100 - step) / 50) for step in steps]  # of a rate that is the same in all steps
     assert rates / shares == pytest.approx([rates[0] / shares[0]] * 6, rel=0.5)
     assert rates[0] < rates[1]
