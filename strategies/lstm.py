@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from recopt import Params, State, Strategy, Trial, option, positive
-from recopt.toolkit.blocks import flatten, lstm_layers, unflatten, uniform_weights
+from recopt.toolkit.blocks import flatten, log_and_sign, lstm_layers, unflatten, uniform_weights
 
 
 class Lstm(Strategy):
@@ -29,8 +28,6 @@ class Lstm(Strategy):
     preprocess = option(True, "log-sign inputs; without it the gradient itself")
     scale = positive(0.1, "what the read-out is multiplied by")
 
-    p: ClassVar[float] = 10.0
-
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         bound = self.hidden**-0.5
@@ -48,10 +45,7 @@ class Lstm(Strategy):
 
     def inputs(self, flat: Tensor) -> Tensor:
         """The features [features, n] of the gradient ``flat`` [n]."""
-        if not self.preprocess:
-            return flat[None]
-        log = flat.abs().clamp(min=math.exp(-self.p)).log() / self.p
-        return torch.stack([log, (flat * math.exp(self.p)).clamp(-1, 1)])
+        return log_and_sign(flat) if self.preprocess else flat[None]
 
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         grads = trials[0].grads

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from recopt import Params, State, Strategy, Trial, option
-from recopt.toolkit.blocks import flatten, lstm_layers, unflatten, uniform_weights
+from recopt.toolkit.blocks import flatten, log_and_sign, lstm_layers, unflatten, uniform_weights
 
 
 class MetaLstm(Strategy):
@@ -33,8 +32,6 @@ class MetaLstm(Strategy):
 
     hidden = option(20, "units of the LSTM below the gates", least=1)
 
-    p: ClassVar[float] = 10.0
-
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         bound = self.hidden**-0.5
@@ -55,14 +52,9 @@ class MetaLstm(Strategy):
         assert grads is not None
         assert loss is not None
         at, g = flatten(point), flatten(grads)
-        seen = torch.cat([self._seen(g), self._seen(loss.to(g).expand_as(g))])
+        seen = torch.cat([log_and_sign(g), log_and_sign(loss.to(g).expand_as(g))])
         h, after = lstm_layers(seen, state, self.weights, self.biases)
         own = self.seen[:, :1] * at + self.seen[:, 1:] * state["gates"]
         gates = torch.sigmoid(self.gates @ h + own + self.gate_biases[:, None])
         delta = (gates[1] - 1) * at - gates[0] * g
         return unflatten(delta, point), {**after, "gates": gates}
-
-    def _seen(self, x: Tensor) -> Tensor:
-        """``x`` [n] as its logarithm and its sign [2, n]."""
-        log = x.abs().clamp(min=math.exp(-self.p)).log() / self.p
-        return torch.stack([log, (x * math.exp(self.p)).clamp(-1, 1)])

@@ -98,7 +98,7 @@ class Osgm(Strategy):
         flags = {
             "begun": one,
             "probed": state["begun"],
-            "loss": torch.where(taken, loss.to(state["loss"]), state["loss"]),
+            "loss": torch.where(taken, loss, state["loss"]),
         }
         after = {**state, **learned, **flags, "curvature": curvature, "best": best, "grad": grad}
         return _minus(trial, point), {**after, "way": way, "scale": scale}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from recopt import Params, State, Strategy, Trial, option, positive
-from recopt.toolkit.blocks import flatten, unflatten, uniform_weights
+from recopt.toolkit.blocks import flatten, log_and_sign, unflatten, uniform_weights
 
 
 class Srwm(Strategy):
@@ -34,8 +33,6 @@ class Srwm(Strategy):
     units = option(8, "width of x, y, k and q", least=1)
     scale = positive(0.1, "what the read-out is multiplied by")
 
-    p: ClassVar[float] = 10.0
-
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         bound = self.units**-0.5
@@ -50,11 +47,6 @@ class Srwm(Strategy):
         columns = sum(p.numel() for p in point)
         return {"change": torch.zeros_like(flatten(point)[:1]).expand(*self.matrix.shape, columns).clone()}
 
-    def inputs(self, flat: Tensor) -> Tensor:
-        """The features [2, n] of the gradient ``flat`` [n]."""
-        log = flat.abs().clamp(min=math.exp(-self.p)).log() / self.p
-        return torch.stack([log, (flat * math.exp(self.p)).clamp(-1, 1)])
-
     def forward(self, point: Params, trials: Sequence[Trial], state: State, rng: Generator) -> tuple[Params, State]:
         grads = trials[0].grads
         assert grads is not None
@@ -64,7 +56,7 @@ class Srwm(Strategy):
             """W x, for columns x [units, n] of the coordinates."""
             return self.matrix @ x + (change * x).sum(1)
 
-        x = self.enter @ self.inputs(flatten(grads)) + self.enter_bias[:, None]
+        x = self.enter @ log_and_sign(flatten(grads)) + self.enter_bias[:, None]
         y, k, q, beta = answers(x.softmax(0)).split([self.units] * 3 + [1])
         key = k.softmax(0)
         gap = answers(q.softmax(0)) - answers(key)

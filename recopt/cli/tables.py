@@ -185,7 +185,7 @@ def _choice(chosen: Selection, descendants: int) -> str:
 
 
 def _values(result: Result, slot: str) -> str:
-    """What a rule tells of its state, its hyperparameters, and the number of other meta-parameters."""
+    """The figures that a rule tells of its state, its hyperparameters, and the number of other meta-parameters."""
     from ..toolkit.discrete import Choice
 
     start, strategy = f"{slot}.", result.engine.graph.slots[slot]

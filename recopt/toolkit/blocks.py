@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from .lstm import lstm_cell, plain_lstm_cell, tanh
 
 __all__ = [
-    "coordinates", "cosine", "flatten", "inner", "log_ratio", "lstm_cell", "lstm_layers", "norm", "orthogonalize",
-    "plain_lstm_cell", "rms", "shaped", "tanh", "unflatten", "uniform_weights",
+    "coordinates", "cosine", "flatten", "inner", "log_and_sign", "log_ratio", "lstm_cell", "lstm_layers", "norm",
+    "orthogonalize", "plain_lstm_cell", "rms", "shaped", "tanh", "unflatten", "uniform_weights",
 ]  # fmt: skip
 
 TINY = 1e-18
@@ -69,6 +70,15 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 def log_ratio(a: Tensor, b: Tensor) -> Tensor:
     """log |a/b| elementwise, within ±12, divided by 3: an input of about unit size for a network."""
     return ((a.abs() + TINY) / (b.abs() + TINY)).log().clamp(-12, 12) / 3
+
+
+def log_and_sign(x: Tensor, p: float = 10.0) -> Tensor:
+    """``(max(log|x| / p, -1), clip(e^p x, -1, 1))``, [2, n] of x [n]: size and sign of numbers of any size.
+
+    Andrychowicz et al. 2016 (1606.04474, appendix A).
+    """
+    log = x.abs().clamp(min=math.exp(-p)).log() / p
+    return torch.stack([log, (x * math.exp(p)).clamp(-1, 1)])
 
 
 def uniform_weights(bound: float, *shape: int) -> nn.Parameter:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from recopt.toolkit.blocks import cosine, flatten, inner, log_ratio, orthogonalize, tanh, unflatten
+from recopt.toolkit.blocks import cosine, flatten, inner, log_and_sign, log_ratio, orthogonalize, tanh, unflatten
 
 from ..rules import numbers
 
@@ -19,3 +21,9 @@ def test_blocks() -> None:
     assert cosine(parts[1], torch.zeros(4, dtype=torch.float64)) == 0
     assert log_ratio(torch.zeros(()), torch.zeros(())) == 0
     torch.testing.assert_close(inner(parts, [*parts[:2], -parts[2]]), flatten(parts) @ flatten([*parts[:2], -parts[2]]))
+
+
+def test_numbers_of_any_size_are_seen_as_logarithm_and_sign() -> None:
+    log, sign = log_and_sign(torch.tensor([0.0, 1.0, -1e-3, math.exp(-11)], dtype=torch.float64))
+    assert log.tolist() == [-1.0, 0.0, math.log(1e-3) / 10, -1.0]
+    assert sign.tolist() == [0.0, 1.0, -1.0, math.exp(10) * math.exp(-11)]
