@@ -26,18 +26,21 @@ from typing import Any
 import torch
 from no_knob_fresh import DEVELOPMENT, SEALED
 from no_knob_rules import TUNED, UNTUNED, Rule
-from no_knob_tasks import CHOSEN_ON, HELD_BACK, TASKS, Task
+from no_knob_tasks import CHOSEN_ON, HELD_BACK, TASKS, Task, keeping_out
 
 ALL: dict[str, Task] = TASKS | DEVELOPMENT | SEALED
+ROWS = ("noisy rows", "small table", "diabetes", "cancer", "wine", "boxes", "table", "digits", "words", "sparse",
+        "mnist", "denoising", "factorization", "recurrent", "fashion", "convolution")  # fmt: skip
 SETS = {"chosen": CHOSEN_ON, "held": HELD_BACK, "all": TASKS, "development": DEVELOPMENT, "sealed": SEALED,
-        "fresh": DEVELOPMENT | SEALED}  # fmt: skip
+        "fresh": DEVELOPMENT | SEALED, "rows": {name: ALL[name] for name in ROWS}}  # fmt: skip
 RULES: dict[str, Rule] = UNTUNED | {name: rule for grid in TUNED.values() for name, rule in grid.items()}
 
 
 def run(task: Task, rule: Rule, seed: int) -> dict[str, float]:
     """The held-out loss at the end of a training, the training loss of its last twentieth, and its seconds."""
     torch.manual_seed(seed)
-    job, began = task.make(seed), time.perf_counter()
+    with keeping_out(getattr(rule, "share", 0.0)):
+        job, began = task.make(seed), time.perf_counter()
     trainings = [rule(network.parameters(), task.steps) for network in job.networks]
     last: list[float] = []
     for number in range(task.steps):
@@ -46,6 +49,8 @@ def run(task: Task, rule: Rule, seed: int) -> dict[str, float]:
             loss = compute()
             loss.backward()
             training.step(loss.detach())
+        if job.measure is not None and (number + 1) % max(1, task.steps // 100) == 0:
+            trainings[0].tell(job.measure(0))
         if number >= task.steps * 0.95:
             last.append(loss.item())
     seconds = time.perf_counter() - began

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -25,11 +25,13 @@ class Training:
     Attributes:
         after: called after each step.
         at_end: a context in which the model is at the point at which it is to be used.
+        tell: told the loss on what is kept out of the training rows, after each hundredth of the run.
     """
 
     optimizer: Any
     after: Callable[[], object] = lambda: None
     at_end: Callable[[], Any] = nullcontext
+    tell: Callable[[float], object] = lambda loss: None
 
     def step(self, loss: Tensor) -> None:
         """One step."""
@@ -97,6 +99,33 @@ def ours(stack: str | None, params: Iterable[nn.Parameter], steps: int, **settin
     return Training(opt, at_end=opt.averaged if settings.get("average") else nullcontext)
 
 
+@dataclass(frozen=True)
+class KeepingOut:
+    """A rule for which a fifth of the training rows is kept out, where there are such.
+
+    Attributes:
+        best: whether the model is used at the best point on those, or at the last one.
+    """
+
+    stack: str | None
+    told: bool = False
+    best: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    share: float = 0.2
+
+    def __call__(self, params: Iterable[nn.Parameter], steps: int) -> Training:
+        """The rule at work."""
+        made, heard = ours(self.stack, params, steps, told=self.told, **self.settings), list[float]()
+
+        def tell(loss: float) -> None:
+            heard.append(loss)
+            made.optimizer.keep_best(loss)
+
+        if self.best:
+            made.tell, made.at_end = tell, lambda: made.optimizer.best() if heard else nullcontext()
+        return made
+
+
 ADAM = torch.optim.Adam
 TUNED: dict[str, dict[str, Rule]] = {
     "Adam": {f"Adam {s} {r:g}": partial(torchs, ADAM, s, lr=r) for s in ("constant", "cosine") for r in RATES},
@@ -114,6 +143,11 @@ UNTUNED: dict[str, Rule] = {
     "Mechanic linear": partial(mechanic, "linear"),
     "recopt, steps told": partial(ours, None, told=True),
     "recopt": partial(ours, None),
+    "recopt, a fifth kept out, steps told": KeepingOut(None, told=True, best=False),
+    "recopt, a fifth kept out, steps told, best point": KeepingOut(None, told=True),
+    "recopt, a fifth kept out, best point": KeepingOut(None),
+    "recopt, a fifth kept out, steps told, best point, paced(lr=0.1)": KeepingOut("paced(lr=0.1)", told=True),
+    "Adam 1e-3, a fifth kept out, best point": KeepingOut("adam", settings={"lr": 1e-3}),
     "recopt over muon, steps told": partial(ours, "paced(base=muon)", told=True),
     "recopt over muon": partial(ours, "paced(base=muon)"),
     "recopt factored, steps told": partial(ours, "paced(base=factored)", told=True),

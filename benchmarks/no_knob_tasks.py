@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import files
@@ -29,11 +31,13 @@ class Job:
         networks: what is trained.
         losses: of each network, the loss on the next batch.
         score: the held-out loss, at the present point.
+        measure: the loss on so many of the rows that are kept out (0: all), if any are (:func:`keeping_out`).
     """
 
     networks: Sequence[nn.Module]
     losses: Sequence[Callable[[], Tensor]]
     score: Callable[[], float]
+    measure: Callable[[int], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,22 +59,45 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Pair = tuple[Tensor, Tensor]
 
 
+_KEPT_OUT: ContextVar[float] = ContextVar("the share of the training rows that is kept out", default=0.0)
+
+
+@contextmanager
+def keeping_out(share: float) -> Iterator[None]:
+    """Jobs that are made inside, and have training rows, keep a share of them out, to be measured on."""
+    token = _KEPT_OUT.set(share)
+    try:
+        yield
+    finally:
+        _KEPT_OUT.reset(token)
+
+
 def supervised(network: nn.Module, train: Pair, held: Pair, batch: int, loss: Loss, seed: int) -> Job:
     """Batches drawn from ``train``, scored on ``held``."""
     rng = torch.Generator().manual_seed(seed)
+    count = int(len(train[0]) * _KEPT_OUT.get())
+    order = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(99)) if count else slice(None)
+    x, y = train[0][order], train[1][order]
+    out, (x, y) = (x[:count], y[:count]), (x[count:], y[count:])
 
     def step() -> Tensor:
-        rows = torch.randint(len(train[0]), (batch,), generator=rng)
-        return loss(network(train[0][rows]), train[1][rows])
+        rows = torch.randint(len(x), (batch,), generator=rng)
+        return loss(network(x[rows]), y[rows])
 
-    def score() -> float:
+    def on(rows: Pair) -> float:
         network.eval()
         with torch.no_grad():
-            found = loss(network(held[0]), held[1]).item()
+            found = loss(network(rows[0]), rows[1]).item()
         network.train()
         return found
 
-    return Job([network], [step], score)
+    draw = torch.Generator().manual_seed(seed + 1)
+
+    def measure(some: int) -> float:
+        rows = torch.randint(count, (some,), generator=draw) if some else slice(None)
+        return on((out[0][rows], out[1][rows]))
+
+    return Job([network], [step], lambda: on(held), measure if count else None)
 
 
 def _random(seed: int) -> Generator:

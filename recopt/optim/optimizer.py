@@ -23,6 +23,7 @@ from ..checking.errors import RecoptError, StateError
 from ..stacks.places import Places
 from . import groups as grouping
 from .driver import level_of_the_caller
+from .kept import Kept
 from .modes import Modes
 from .points import Observed, called, held_out, one_number
 from .stack_graph import Options, Stack, check_options, check_steps, located
@@ -88,7 +89,7 @@ class Optimizer(Modes):
         options = Options(depth, normalize, every, levels or {}, guard, fused, seed, average, plugins, each)
         check_options(options, maximize=maximize, callback=callback, log_every=log_every)
         self._callback, self._log_every = callback, log_every
-        self._towers, self._observed = Towers(options, scope), Observed()
+        self._towers, self._observed, self._kept = Towers(options, scope), Observed(), Kept()
         self._length = check_steps(steps)
         settings = settings if steps is None else {**settings, "steps": steps}
         self._stack, self._settings, self._store = located(stack, store), settings, store
@@ -116,6 +117,8 @@ class Optimizer(Modes):
             raise
         if stack is not None:
             group["stack"] = stack if isinstance(stack, str) else repr(stack)
+        if self._kept.points:  # they did not move before, and so were there as well
+            self._kept.add(group["params"])
 
     # stepping
 
@@ -143,7 +146,9 @@ class Optimizer(Modes):
         """
         self._check_outside("opt.step()")
         if not self.training:
-            raise StateError("opt.step() in eval mode, where the model is at its mean: call opt.train() first.")
+            raise StateError(
+                "opt.step() in eval mode, where the model is at its mean or best point: call opt.train() first."
+            )
         if closure is not None and not callable(closure):
             raise RecoptError("opt.step's first argument is a closure: give a loss by its name, opt.step(loss=loss).")
         self._follow()
@@ -223,4 +228,6 @@ class Optimizer(Modes):
         lines = [f"stack: {'; '.join(self.describe())}", *now, *groups]
         if any(tower.averages for tower in self._towers.all):
             lines.append("keeps a mean: evaluate and save the model inside `with opt.averaged():`")
+        if self._kept.points:
+            lines.append(f"keeps the best point, told of {self.stale} losses ago: use it inside `with opt.best():`")
         return "\n    ".join(["recopt.Optimizer (", *lines]) + "\n)"

@@ -114,8 +114,8 @@ def held_out(groups: Sequence[Mapping[str, Any]], valid_loss: Any, towers: Seque
         raise RecoptError("valid_loss is not supported for sharded parameters (FSDP2): leave it out.")
     if all(level.moves == TASK for tower in towers for level in tower.graph.levels):
         raise RecoptError(
-            "valid_loss moves the levels above the first, of which there is none here: name a stack that has one, such "
-            "as 'adam/adagrad[lr]', or leave it out."
+            "valid_loss moves the levels above the first, of which there is none here: give it to opt.keep_best(loss), "
+            "which keeps the point where it is lowest, or name a stack that has one, such as 'adam/adagrad[lr]'."
         )
     try:
         found = torch.autograd.grad(valid_loss, tensors, allow_unused=True)

@@ -30,18 +30,21 @@ from ..rules.shards import like, local, part_of
 from .driver import Driver
 from .fit import Misfit, check_alike, check_finite, check_state, checked_group, short
 from .groups import STATE, Groups, check_untouched
+from .kept import Kept
 from .points import points_of
 from .remake import closed_up, remake
 from .towers import Towers
 
 Entries = dict[Tensor, dict[str, Any]]
 """By parameter, what is kept of it under names."""
-Restored = tuple[list[RunState], int, dict[Tensor, Tensor], dict[str, Any]]
-"""The states of all towers, the steps made, where parameters train (in eval mode), and what is left for torch."""
+Restored = tuple[list[RunState], int, dict[Tensor, Tensor], Kept, dict[str, Any]]
+"""The states of all towers, the steps made, where parameters train (in eval mode), the best, and what torch keeps."""
 OWN = f"{STATE}."
 """The beginning of names that no strategy gave; of what belongs to no parameter a number follows."""
 HOME = f"{OWN}home"
-"""The name of where a parameter trains, while it is at its mean."""
+"""The name of where a parameter trains, while it is elsewhere."""
+BEST = f"{OWN}best"
+"""The name of where a parameter was at the best point."""
 PAIRED = (torch.float16, torch.float32, torch.float64)
 """What complex numbers are pairs of."""
 LARGEST = 1 << 26
@@ -53,11 +56,11 @@ def stacks(towers: Towers) -> list[str]:
     return [tower.graph.describe() for tower in towers.all]
 
 
-def saved(towers: Towers, groups: Groups, steps: int, home: Mapping[Tensor, Tensor]) -> tuple[str, Entries]:
+def saved(towers: Towers, groups: Groups, steps: int, home: Mapping[Tensor, Tensor], kept: Kept) -> tuple[str, Entries]:
     """Everything the next step depends on: JSON, and tensors (shared, as torch does).
 
     Args:
-        home: where the parameters train, of those that are at their mean.
+        home: where the parameters train, of those that are elsewhere.
     """
     closed = [closed_up(tower.state) for tower in towers.all]
     found: dict[int, tuple[str, Tensor]] = {}
@@ -72,8 +75,9 @@ def saved(towers: Towers, groups: Groups, steps: int, home: Mapping[Tensor, Tens
                     part.mean = [torch.zeros_like(p) for p in points]  # a place to load one into
                 own = {f"{OWN}normal": part.normal, f"{OWN}kept": part.kept, f"{OWN}average": part.mean}
                 _name({**part.strategy, **own}, "", mine, found)
-    text = {**_said(towers, groups), "steps": steps, "towers": pack(closed, found)}
-    found |= {id(t): (f"{number}:{HOME}", t) for number, p in enumerate(params) if (t := home.get(p)) is not None}
+    text = {**_said(towers, groups), "steps": steps, "towers": pack(closed, found), "kept": kept.numbers()}
+    for word, there in ((HOME, home), (BEST, kept.points)):
+        found |= {id(t): (f"{number}:{word}", t) for number, p in enumerate(params) if (t := there.get(p)) is not None}
     rest = {name: t for name, t in found.values() if ":" not in name}
     small = sum(t.numel() * t.element_size() for t in rest.values()) <= LARGEST
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in rest.items()} if small else {}
@@ -143,15 +147,15 @@ def restored(state_dict: Any, towers: Towers, groups: Groups) -> Restored:
         check_alike(told, _said(towers, groups))
         tensors = _Tensors(told, state_dict["state"], theirs, groups)
         states = unpack(told["towers"], tensors, torch.device("cpu"), keep=True)
-        places = {f"{number}:{HOME}": p for number, p in enumerate(_places(groups)[0])}
-        home = {p: tensors[name].to(p.device) for name, p in places.items() if name in told["tensors"]}
+        kept = Kept.of(told["kept"], tensors.points(BEST))
+        home = tensors.points(HOME)
         check_finite(tensors, towers.options.guard)
         for tower, part, state in zip(towers.all, towers.tensors(groups), states, strict=True):
             _go_on(tower, state, points_of(part))
         mine = [checked_group(group) for group in theirs]
         check_untouched(mine, towers.groups)
         mine[0][STATE] = ""
-        return states, told["steps"], home, {**state_dict, "state": tensors.others, "param_groups": mine}
+        return states, told["steps"], home, kept, {**state_dict, "state": tensors.others, "param_groups": mine}
     except RecoptError:
         raise
     except Misfit as why:
@@ -187,11 +191,23 @@ class _Tensors(dict[str, Tensor]):
         self._forms = told["tensors"]
         self._there: dict[str, tuple[Any, str, Tensor, Tensor]] = {}
         self.others: dict[Any, Any] = {key: dict(value) if key in ids else value for key, value in state.items()}
-        for number, (key, p) in enumerate(zip(ids, _places(groups)[0], strict=True)):
+        self._params = _places(groups)[0]
+        for number, (key, p) in enumerate(zip(ids, self._params, strict=True)):
             for word, value in state.get(key, {}).items():
                 common = word.removeprefix(OWN)
                 name = common if word.startswith(OWN) and common.isdigit() else f"{number}:{word}"
                 self._there[name] = (key, word, value, p)
+
+    def points(self, word: str) -> dict[Tensor, Tensor]:
+        """By parameter, where it was under the name ``word``."""
+        names = {f"{number}:{word}": p for number, p in enumerate(self._params)}
+        names = {name: p for name, p in names.items() if name in self._forms}
+        if word == BEST and not self._there.keys() >= names.keys():
+            raise RecoptError(
+                "This state_dict tells of a best point and has no copy of it. A checkpointer that fills a state_dict "
+                "brings only what is there already: call opt.keep_best(0) on the new optimizer before that."
+            )
+        return {p: self[name].to(p.device) for name, p in names.items()}
 
     def __missing__(self, name: str) -> Tensor:
         key, word, value, p = self._there.get(name, (None, name, None, None))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..checking.errors import StateError
 from .groups import STATE, check_untouched, same_tensors
+from .kept import Kept
 from .state_dict import restored, saved
 from .towers import Towers
 
@@ -20,8 +21,9 @@ class Stateful(torch.optim.Optimizer):
 
     _towers: Towers
     _steps = 0
+    _kept: Kept
     _home: Mapping[Tensor, Tensor] | None = None  # in eval mode, where the parameters train
-    _inside = False  # whether that is by averaged()
+    _inside = ""  # the context that this is by, and where the model is there
     _whole = False  # whether the state is told before the first step as well
     _text = ""
     _shown: set[tuple[int, str]]
@@ -44,7 +46,7 @@ class Stateful(torch.optim.Optimizer):
                 del state[p]
         self._shown = set()
         if ours and self.param_groups:
-            self._text, entries = saved(self._towers, self.param_groups, self._steps, self._home or {})
+            self._text, entries = saved(self._towers, self.param_groups, self._steps, self._home or {}, self._kept)
             for p, told in entries.items():
                 state[p] = {**state.get(p, {}), **told}
                 self._shown |= {(id(p), name) for name in told}
@@ -65,16 +67,16 @@ class Stateful(torch.optim.Optimizer):
 
         Raises:
             RecoptError: if it is another optimizer's, another stack's, damaged, or of parameters of other shapes, or
-                inside ``averaged()``; nothing is changed then.
+                inside ``averaged()`` or ``best()``; nothing is changed then.
         """
         self._check_outside("opt.load_state_dict()")
         self._follow()
 
         def take(_: Any, given: Any) -> dict[str, Any]:
-            states, steps, home, rest = restored(given, self._towers, self.param_groups)
+            states, steps, home, kept, rest = restored(given, self._towers, self.param_groups)
             for tower, state in zip(self._towers.all, states, strict=True):
                 tower.state = state
-            self._steps, self._home = steps, home or None
+            self._steps, self._home, self._kept = steps, home or None, kept
             return rest
 
         if not isinstance(state_dict, dict):
@@ -90,19 +92,19 @@ class Stateful(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: the towers go with the groups (torch keeps only groups and state)."""
         self._told(False)
-        return {**self.__dict__, "_inside": False}
+        return {**self.__dict__, "_inside": ""}
 
     def _check_outside(self, what: str) -> None:
-        """Raise StateError inside ``averaged()``."""
+        """Raise StateError inside ``averaged()`` and ``best()``."""
         if self._inside:
-            raise StateError(f"{what} inside opt.averaged(), where the model is at its mean: leave that first.")
+            raise StateError(f"{what} inside {self._inside}: leave that first.")
 
     def _follow(self) -> None:
         """Refuse groups that were changed; build anew if they were given other tensors before the first step."""
         check_untouched(self.param_groups, self._towers.groups)
         if same_tensors(self.param_groups, self._towers.groups):
             return
-        if self._steps or self._home is not None:
+        if self._steps or self._home is not None or self._kept.points:
             raise StateError(
                 "The groups hold other tensors than those that the steps so far were made on, whose state would be "
                 "lost: make a new optimizer, and load this one's state_dict if it should go on."

@@ -232,7 +232,9 @@ def test_what_cannot_be_averaged_is_refused() -> None:
                 inside()
     optimizer.step()
     optimizer.eval()
-    with pytest.raises(RecoptError, match=r"opt.step\(\) in eval mode, where the model is at its mean: call opt.train"):
+    with pytest.raises(
+        RecoptError, match=r"in eval mode, where the model is at its mean or best point: call opt.train"
+    ):
         optimizer.step()
     optimizer.train()
     for stack, given, words in (

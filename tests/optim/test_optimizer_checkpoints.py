@@ -88,6 +88,38 @@ def test_a_state_goes_through_torchs_checkpoints_and_disk_to_the_bit(
         assert resumed.hyperparameters() == optimizer.hyperparameters()
 
 
+@quiet
+@pytest.mark.parametrize("how", OPTIONS)
+def test_a_best_point_goes_through_torchs_checkpoints_into_one_that_has_room(how: str, tmp_path: Path) -> None:
+    options, model = OPTIONS[how], mlp()
+    optimizer = recopt.Optimizer(model.parameters())
+    train(model, optimizer, DATA[:3])
+    optimizer.keep_best(1.0)
+    best = copy.deepcopy(model.state_dict())
+    train(model, optimizer, DATA[3:7])
+    optimizer.keep_best(2.0)
+    weights = copy.deepcopy(model.state_dict())
+    state = get_optimizer_state_dict(model, optimizer, options=options)
+    dcp.save({"optimizer": state}, checkpoint_id=tmp_path / "saved", no_dist=True)
+    losses = train(model, optimizer, DATA[7:])
+    for room_for_it in (True, False):
+        again = mlp()
+        resumed = other(again, weights, None)
+        if room_for_it:
+            resumed.keep_best(0)
+        room = {"optimizer": get_optimizer_state_dict(again, resumed, options=options)}
+        dcp.load(room, checkpoint_id=tmp_path / "saved", no_dist=True)
+        if not room_for_it:
+            with pytest.raises(RecoptError, match="has no copy of it. A checkpointer that fills a state_dict"):
+                set_optimizer_state_dict(again, resumed, room["optimizer"], options=options)
+            continue
+        set_optimizer_state_dict(again, resumed, room["optimizer"], options=options)
+        assert resumed.stale == 1
+        with resumed.best():
+            assert all(torch.equal(value, best[name]) for name, value in again.state_dict().items())
+        assert train(again, resumed, DATA[7:]) == losses
+
+
 def test_the_state_is_per_parameter_as_that_of_torchs_adam() -> None:
     found = []
     for make in (torch.optim.Adam, recopt.Optimizer):

@@ -107,11 +107,17 @@ def _rank(rank: int) -> Any:
         model = _sharded()
         optimizer = recopt.Optimizer(model.parameters(), stack, average=True)
         losses = train(model, optimizer, data[:10], part)
+        optimizer.keep_best(float(rank))  # 0.5 for both
+        best = [p.full_tensor().tolist() for p in model.parameters()]
         again = recopt.Optimizer(model.parameters(), stack, average=True)
         again.load_state_dict(optimizer.state_dict())
         losses += train(model, again, data[10:], part)
+        again.keep_best(1.0 - rank / 2)  # 0.75: worse, though better than what one of them was told
         with again.averaged():
             means = [p.full_tensor().tolist() for p in model.parameters()]
+        with again.best():
+            assert [p.full_tensor().tolist() for p in model.parameters()] == best
+        assert again.stale == 1
         found.append((_of_all(losses), again.hyperparameters(), again.guards(), means))
     model = _sharded()
     messages = [
