@@ -21,20 +21,20 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   does not begin before step h: few runs are near where they are going in their first hundred steps. Where the errors
   of layers multiply (``deep``) h is 0, as the rate is near the largest that goes well.
 - ``gain`` begins at 1. As long as the way from the start still descends, the cosine of the gradient and (start − θ)
-  being above 0.07, the way is long and the gain rises; it falls back to 1 when that ends. Where the gradient agrees
-  with the last step and not with the way (their cosines, over all tensors, differ by more than 0.17), two losses turn
-  about each other, as the networks of a GAN do: the gain falls, at most to 0.08 / ``trained``. It is
-  looked at in every fourth step of the first 0.3 N (300, if N is not told).
+  over all tensors being above 0.07, the way is long and the gain rises; it falls back to 1 when that ends. Where the
+  gradient agrees with the last step and not with the way (cosines that differ by more than 0.17), two losses turn about
+  each other, as the networks of a GAN do: the gain falls, at most to 0.08 / ``trained``. It is looked at in every
+  fourth step of the first 0.3 N (300, if N is not told).
 - With ``base=muon`` matrices step along their orthogonalized means instead, and have no second moment: in the place of
   m / √v is 0.2 √max(A, B) · O of β1 · m + (1 − β1) · g (see muon), which ``"square"`` holds then.
 - With ``base=factored`` the second moments of matrices are kept as means over rows and columns, and their first point
   in bfloat16: half of the memory of Adam's default here (:class:`recopt.toolkit.bases.FactoredBase`).
 - Where N is told, weights shrink by 1 − 4 · ``shrink`` / (N + 3 h) · f(t)³ a step, about exp(−``shrink``) in all.
 
-The size and the gain are of each tensor; where parameters are split over processes, of each part.
+The size is of each tensor; where parameters are split over processes, of each part.
 
 State: Adam's, ``"start"`` (the first point), ``"level"`` (h), and a number for each tensor: ``"size"``, ``"gain"``, its
-``"floor"``, and running means of the cosine, ``"along"``, and of the difference of cosines, ``"turning"``.
+``"floor"``, and running means of the way's cosine, ``"along"``, and of the difference of cosines, ``"turning"``.
 """
 
 from __future__ import annotations
@@ -180,12 +180,9 @@ class Paced(Rule):
         span, seen = self.steps or SPAN, steps // EVERY
         new = 1 / min(seen, max(5.0, 0.02 * span / EVERY))
         way, last = ops.add(state["start"], point, -1.0), self.way.last(ops, state)
-        square = ops.inner(grads, grads)
-        back, ahead = ops.inner(way, grads), ops.inner(last, grads)
-        here, every = ops.inner(way, way), ops.together(square)
-        far = _cosine(ops, ops.together(back), ops.together(here), every)
-        near = _cosine(ops, ops.together(ahead), ops.together(ops.inner(last, last)), every)
-        along = ops.lerp(state["along"], _cosine(ops, back, here, square), new)
+        every = ops.together(ops.inner(grads, grads))
+        far, near = (_cosine(ops, grads, ahead, every) for ahead in (way, last))
+        along = ops.lerp(state["along"], far, new)
         turning = ops.lerp(state["turning"], ops.add(near, far, -1.0), new)
         found = {"along": along, "turning": turning}
         if seen < 4 or steps <= 0.03 * span:
@@ -244,9 +241,10 @@ def _size(ops: Ops, point: Column) -> Column:
     return ops.mul(found, SHARE)
 
 
-def _cosine(ops: Ops, product: Column, square: Column, other: Column) -> Column:
-    """⟨a, b⟩ / (‖a‖ ‖b‖) from the product and the squares."""
-    return ops.div(product, ops.roots(ops.mul(square, other)))
+def _cosine(ops: Ops, grads: Column, other: Column, square: Column) -> Column:
+    """The cosine of the gradient, whose ‖g‖² is ``square``, and another column, over all tensors."""
+    product, length = (ops.together(ops.inner(other, each)) for each in (grads, other))
+    return ops.div(product, ops.roots(ops.mul(square, length)))
 
 
 def _at_most(ops: Ops, a: Column, most: float) -> Column:

@@ -217,6 +217,17 @@ def shares(*params: nn.Parameter) -> list[float]:
     return [found / size for found, size in zip(entries(optimizer, "size"), usual, strict=True)]
 
 
+def test_a_small_tensor_whose_own_way_goes_on_does_not_raise_the_gain_of_the_whole() -> None:
+    dice = torch.Generator().manual_seed(0)
+    model = [torch.zeros(1, requires_grad=True), torch.zeros(10_000, requires_grad=True)]
+    optimizer, gains = recopt.Optimizer(model, steps=400), list[float]()
+    for _ in range(120):
+        model[0].grad, model[1].grad = -torch.ones(1), torch.randn(10_000, generator=dice)
+        optimizer.step()
+        gains += entries(optimizer, "gain")
+    assert max(gains) == 1.0 and model[0] > 0.5
+
+
 def test_weights_that_are_trained_begin_at_a_tenth_of_the_rate() -> None:
     bias = nn.Parameter(torch.zeros(20))
     assert shares(trained(30, 20, 1.0), bias) == pytest.approx([0.1, 0.1])
