@@ -43,6 +43,16 @@ class Regression(Task):
         return self.scale * ((model(x) - y) ** 2).mean()
 
 
+class FromZero(Regression):
+    """Linear regression from zero."""
+
+    def model(self) -> nn.Module:
+        made = nn.Linear(self.width, 1)
+        for p in made.parameters():
+            nn.init.zeros_(p)
+        return made
+
+
 class Noisy(Regression):
     """With batch statistics and dropout: what a trial or a member leaves behind would show."""
 

@@ -20,7 +20,7 @@ from ..rules.shards import Shards
 from ..rules.tensors import TensorMover
 from .beginnings import Beginnings
 from .carriers import Carriers
-from .limits import Limits
+from .limits import Limits, Overshoot
 from .slots import Slots
 
 
@@ -31,13 +31,14 @@ class Bottom:
         shards: how the task's tensors are split over processes.
 
     Attributes:
-        limits: keep updates short, and take them back.
+        limits: keep updates short, and take them back; overshoot: judges the first ones from zero.
     """
 
     def __init__(self, carriers: Carriers, slots: Slots, beginnings: Beginnings, shards: Shards) -> None:
         self.slots, self.beginnings, self.shards = slots, beginnings, shards
         self.carriers, self.levels = carriers, carriers.levels
         self.limits = Limits(carriers, slots, shards)
+        self.overshoot = Overshoot(carriers, slots, self.limits)
         for mover in carriers.columns.values():
             mover.over(shards)
         self._averaging = [(n, d) for n in carriers.descents if (d := self.levels[n].average) is not None]

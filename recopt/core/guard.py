@@ -10,6 +10,8 @@
 - Where a level above tunes the rate of one task, and none is exact or `es`, no update is longer than a fifth of what it
   moves (the root mean square of the tensors, all together, or 0.01 if they are smaller). It is cut back and the rate
   lowered to match, so that a start value that is far too large costs a step and not the model.
+- Tensors that begin at zero are taken for a root mean square of 5 there, if the loss is told. A step of theirs that
+  overshot by one of the first ten losses is cut to where it was lowest (:mod:`recopt.levels.judgement`).
 - No step of a level above moves the coordinate of a bounded domain by more than 1, a factor of e. A longer one is cut,
   and where the level's own rate is tuned, it is lowered to match. A step that is not finite is skipped.
 
@@ -22,40 +24,27 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..levels.state import Guard, LevelState, TaskGuard
+from ..levels.judgement import EXPLODE, Guard, count
+from ..levels.state import LevelState
 from ..rules.coordinates import STRIDE
 
-EXPLODE = 10.0
-"""A loss above this multiple of the largest among the first good ones is an explosion."""
-FIRST = 10
-"""How many good losses make the reference."""
 SHRINK, GROW, LEAST = 0.5, 1.02, 1 / 64
 """The factor on updates after one that was taken back; its growth at each step; its least value."""
-PERSISTS = 2
-"""So many evaluations in a row that are not finite are the point's fault."""
 FROZEN = 30
 """Bad evaluations, with no two good ones in a row between them, after which a task is told to be frozen."""
 REACH, FLOOR = 0.2, 0.01
 """The longest update where the rate is tuned, relative to the norm of what it moves; the least root mean square that
 this norm is taken for."""
+ZERO, SIZELESS = 0.1, 5.0
+"""The share of FLOOR up to which tensors begin at zero; what stands in its place for those, where losses are told."""
 YOUNG, PERIOD = 10, 20
 """Updates are measured at each of the first steps, then this often, and whenever the rate or the gradient has grown."""
 TINY = 1e-300
-
-
-class Verdict(Enum):
-    """The guard's word on one evaluation."""
-
-    GOOD = "good"
-    SKIP = "skip"
-    BACK = "back"
-    """Skip it, and take the last update back."""
 
 
 class Check(NamedTuple):
@@ -69,51 +58,10 @@ class Check(NamedTuple):
     scale: float
 
 
-def judge(
-    memory: Guard, losses: Sequence[float] | None, norms: Sequence[float], overflows: bool = False,
-    places: Sequence[int] | None = None,
-) -> list[Verdict]:  # fmt: skip
-    """The verdicts on an evaluation, by its losses (None: not told) and its gradients' norms; ``memory`` follows.
-
-    Args:
-        overflows: whether the gradient is finite and its squares were not, before it was shortened.
-        places: of the tasks that were evaluated; None: all of them.
-    """
-    told = [None] * len(norms) if losses is None else losses
-    tasks = memory.tasks if places is None else [memory.tasks[n] for n in places]
-    each = zip(tasks, told, norms, strict=True)
-    return [_judge(own, memory.counts, loss, norm, overflows) for own, loss, norm in each]
-
-
-def _judge(own: TaskGuard, counts: dict[str, int], loss: float | None, norm: float, overflows: bool) -> Verdict:
-    good = math.isfinite(norm) and (loss is None or math.isfinite(loss))
-    exploded = good and (overflows or (loss is not None and own.seen >= FIRST and loss > EXPLODE * own.reference))
-    if exploded and own.exploded:
-        exploded, own.reference = False, own.reference if loss is None else abs(loss)
-        count(counts, "resized")
-    own.exploded = exploded or (good and overflows)
-    if good and not exploded:
-        if not own.bad_run:
-            own.strikes = 0
-        own.bad_run = 0
-        if loss is not None and own.seen < FIRST:
-            own.reference, own.seen = max(own.reference, abs(loss)), own.seen + 1
-        return Verdict.GOOD
-    own.bad_run += 1
-    own.strikes += 1
-    count(counts, "skipped")
-    return Verdict.BACK if (exploded and not overflows) or own.bad_run >= PERSISTS else Verdict.SKIP
-
-
 def taken_back(memory: Guard, n: int) -> None:
     """The last update of task ``n`` was taken back."""
     count(memory.counts, "restored")
     memory.tasks[n].shrink = max(memory.tasks[n].shrink * SHRINK, LEAST)
-
-
-def count(counts: dict[str, int], act: str) -> None:
-    """Note that the guard acted."""
-    counts[act] = counts.get(act, 0) + 1
 
 
 def skip_level(number: int, own: LevelState) -> None:

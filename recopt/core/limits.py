@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ..contracts import trees
 from ..contracts.strategy import Params
+from ..levels.judgement import count, kept, rose
 from ..levels.level import TASK
 from ..levels.state import RunState, Window
 from ..rules.shards import Shards
@@ -38,7 +40,7 @@ class Limits:
                     out[i] = u
         return out
 
-    def _before(self, state: RunState, number: int) -> Params | None:
+    def before(self, state: RunState, number: int) -> Params | None:
         """The point before a level's last update; None if it is not known."""
         point, update = trees.detach(self.slots.point(state, number)), self.last(state, number)
         if update is not None:
@@ -50,7 +52,7 @@ class Limits:
     def take_back(self, state: RunState, wrong: Sequence[bool]) -> None:
         """Take the last updates of the tasks that are ``wrong`` back, and shorten those to come."""
         assert state.guard is not None
-        known = {n: before for n in self.carriers.descents if (before := self._before(state, n)) is not None}
+        known = {n: before for n in self.carriers.descents if (before := self.before(state, n)) is not None}
         mask = torch.tensor(list(wrong) if self.setting.tasks else wrong[0])
         for number, before in known.items():
             point = trees.detach(self.slots.point(state, number))
@@ -101,10 +103,10 @@ class Limits:
             return
         places = [i for part in state.levels[number].parts for i in part.indices]
         whole, update, point = update, [update[i] for i in places], [point[i] for i in places]
-        length, limit = self.shards.norm(update), guard.REACH * self.size(point)
+        length, limit = self.shards.norm(update), guard.REACH * self.size(state, number, point)
         if length > limit:
             torch._foreach_sub_(point, update)
-            limit = guard.REACH * self.size(point)
+            limit = guard.REACH * self.size(state, number, point)
             keep = min(1.0, limit / length)
             torch._foreach_add_(point, update, alpha=keep)
             self.bounded(state, number, keep, state.guard.counts)
@@ -115,7 +117,7 @@ class Limits:
 
     def bounded(self, state: RunState, number: int, keep: float, counts: dict[str, int]) -> None:
         """Count that only ``keep`` of an update was made, and lower the level's rate likewise, if that is tuned."""
-        guard.count(counts, "bounded")
+        count(counts, "bounded")
         rate = self.carriers.rates[number]
         if rate is None:
             return
@@ -128,10 +130,56 @@ class Limits:
         else:  # a window is at one rate; and updates that are no multiples of it would not have come out shorter
             self.forget(state, number)
 
-    def size(self, point: Params) -> float:
-        """The norm of tensors that a level moves, or of tensors of a root mean square of FLOOR if they are smaller."""
+    def size(self, state: RunState, number: int, point: Params) -> float:
+        """The norm of tensors that a level moves, or of those of the least size that they are taken for."""
+        least = guard.SIZELESS if state.guard and number in (state.guard.sizeless or ()) else guard.FLOOR
         (count,) = self.shards.totals([sum(p.numel() for p in point)], point[0].device)
-        return max(self.shards.norm(point), guard.FLOOR * math.sqrt(max(count, 1)))
+        return max(self.shards.norm(point), least * math.sqrt(max(count, 1)))
+
+
+class Overshoot:
+    """Judges the first steps of tensors that begin at zero by the losses, since their size says nothing of a step's."""
+
+    def __init__(self, carriers: Carriers, slots: Slots, limits: Limits) -> None:
+        self.carriers, self.slots, self.limits = carriers, slots, limits
+
+    def __call__(self, state: RunState, grads: Sequence[Tensor | None], loss: float) -> bool:
+        """True if the last step overshot: it is cut to where the line through it is lowest, and the rate likewise."""
+        memory = state.guard
+        assert memory is not None
+        if memory.sizeless is None:
+            memory.sizeless = [n for n in self.carriers.descents if self._at_zero(state, n)]
+        if not memory.sizeless or not rose(memory.tasks[0], loss):
+            return False
+        steps = {n: before for n in memory.sizeless if (before := self.limits.before(state, n)) is not None}
+        ways = {n: torch._foreach_sub(self.slots.point(state, n), before) for n, before in steps.items()}
+        keep = kept(memory.tasks[0], loss, sum(self._slope(state, n, way, grads) for n, way in ways.items()))
+        for n, way in ways.items() if keep < 1 else ():
+            self.limits.bounded(state, n, keep, memory.counts)
+            self._leave(state, n, steps[n], [w.detach() * keep for w in way])
+        memory.tasks[0].back += keep < 1
+        return keep < 1
+
+    def _at_zero(self, state: RunState, number: int) -> bool:
+        """True if a level's rate is tuned, and what it moves is nearly zero."""
+        tuned = self.carriers.rates[number] is not None and self.carriers.levels[number].guard
+        point = self.slots.point(state, number)
+        return tuned and self.limits.shards.norm(point) <= guard.ZERO * self.limits.size(state, number, point)
+
+    def _slope(self, state: RunState, number: int, way: Sequence[Tensor], grads: Sequence[Tensor | None]) -> float:
+        """The slope of the loss along a step at its end."""
+        there = zip(way, self.slots.index(state, number), strict=True)
+        mine = sum(float((w * g).sum()) for w, i in there if (g := grads[i]) is not None)
+        return self.limits.shards.totals([mine], way[0].device)[0]
+
+    def _leave(self, state: RunState, number: int, before: Params, way: Params) -> None:
+        """Leave only ``way`` of a level's last step from the point ``before``."""
+        self.slots.put(state, number, [b + w for b, w in zip(before, way, strict=True)])
+        self.limits.forget(state, number)
+        self.slots.cut(state, number)  # the tape over the rate that it was
+        key, values = ("cut", way) if number in self.carriers.columns else ("point", before)
+        for part in state.levels[number].parts:
+            part.kept[key] = part.within(values)
 
 
 class Cutting:
@@ -154,16 +202,17 @@ class Cutting:
         if level.moves != TASK or state.guard is None or not self.limits.due(state, number, factor):
             return 1.0
         places = [i for part in state.levels[number].parts for i in part.indices]
-        ratio, keep = self._ratio([point[i].detach() for i in places], [update[i].detach() for i in places])
+        mine, steps = ([values[i].detach() for i in places] for values in (point, update))
+        ratio, keep = self._ratio(state, number, mine, steps)
         if ratio > 1:
             self.limits.bounded(state, number, keep, state.guard.counts)
         self.limits.measured(state, number, ratio, factor)
         return keep
 
-    def _ratio(self, point: Params, update: Params) -> tuple[float, float]:
+    def _ratio(self, state: RunState, number: int, point: Params, update: Params) -> tuple[float, float]:
         """The length of an update over the longest allowed, and what may be kept of it."""
         length = self.limits.shards.norm(update)
-        limit = guard.REACH * self.limits.size([p + u for p, u in zip(point, update, strict=True)])
+        limit = guard.REACH * self.limits.size(state, number, [p + u for p, u in zip(point, update, strict=True)])
         if not length > limit:
             return (length / limit if math.isfinite(length) else 0.0), 1.0
-        return length / limit, min(1.0, guard.REACH * self.limits.size(point) / length)
+        return length / limit, min(1.0, guard.REACH * self.limits.size(state, number, point) / length)

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..levels.judgement import Guard, Verdict, count, judge
 from ..levels.level import TASK
-from ..levels.state import Guard, RunState, Signal
+from ..levels.state import RunState, Signal
 from ..rules.columns import Sums
 from ..rules.reading import Reading, read, shortened
 from . import guard
 from .bottom import Bottom
 from .carriers import Carriers, Place
 from .evaluation import Around, Evaluation, Trials
-from .guard import Verdict
 from .slots import Slots
 from .windows import Other, Windows
 
@@ -129,8 +129,10 @@ class Up:
             state.guard = Guard.empty(max(self.tasks, 1))
         before = {} if self.around is None else dict(state.guard.counts)
         verdicts = [Verdict.GOOD] * len(reading.norms)
-        if self.carriers.guarded:
-            verdicts = guard.judge(state.guard, reading.losses, reading.norms, found.overflows)
+        if found.grads and reading.losses and self.bottom.overshoot(state, found.grads, reading.losses[0]):
+            verdicts = [Verdict.SKIP]
+        elif self.carriers.guarded:
+            verdicts = judge(state.guard, reading.losses, reading.norms, found.overflows)
         if Verdict.BACK in verdicts:
             self.bottom.limits.take_back(state, [v is Verdict.BACK for v in verdicts])
         good = [v is Verdict.GOOD for v in verdicts]
@@ -187,7 +189,7 @@ class Up:
     def _deliver(self, state: RunState, number: int, signal: Signal | None) -> None:
         """Hand a level its signal; one that is not finite is bad."""
         if signal is not None and signal.grads and not _finite(signal.grads):
-            guard.count(state.levels[number].counts, "skipped")
+            count(state.levels[number].counts, "skipped")
             signal = Signal(signal.loss, signal.grads, bad=torch.tensor(True), void=True)
         state.pending[number] = signal
 

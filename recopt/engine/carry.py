@@ -38,7 +38,7 @@ def carry(old: Engine, new: Engine, same: Same) -> None:
     made = RunState(slots, new.state.levels, [None] * len(new.levels), step=state.step, rng=state.rng)
     made.resets = [TASK] if INIT in slots else []  # its episode began elsewhere
     if state.guard is not None:
-        made.guard = replace(state.guard, checks={})
+        made.guard = replace(state.guard, checks={}, sizeless=None)
     for name in new.graph.slots.keys() & old.graph.slots.keys():
         if type(new.graph.slots[name]) is type(old.graph.slots[name]):
             _carry_slot(old, new, state, name, same)

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.tower import Tower
+from ..levels.judgement import Guard
 from ..levels.level import BILEVEL, TASK
-from ..levels.state import Guard, Numbers, RunState, SlotState, Window
+from ..levels.state import Numbers, RunState, SlotState, Window
 from .family import Family
 from .init_slot import begin
 from .stagger import Stagger

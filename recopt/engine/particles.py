@@ -21,10 +21,11 @@ from ..contracts.strategy import Params
 from ..core.evaluation import Evaluation
 from ..core.tower import Tower
 from ..levels.estimator import POINTS, STACK
+from ..levels.judgement import Guard
 from ..levels.level import BILEVEL, TASK
 from ..levels.objective import score
 from ..levels.parts import Part
-from ..levels.state import Guard, LevelState, Record, RunState, Search, Signal, SlotState, Window
+from ..levels.state import LevelState, Record, RunState, Search, Signal, SlotState, Window
 from .budget import Budget
 from .copies import ELEMENTS, Copies
 from .ways import Grads

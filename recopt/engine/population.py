@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..contracts.strategy import Params, State
 from ..core import guard
-from ..core.guard import Verdict
 from ..core.limits import Limits
 from ..core.tower import Tower
+from ..levels.judgement import Verdict, judge
 from ..levels.level import BILEVEL, TASK
 from ..levels.state import Record, RunState, Search, Signal
 from ..rules.rows import ROWS
@@ -111,6 +111,8 @@ class Population:
             parts, records = state.levels[m].parts, state.levels[number].window.records[0]
             if state.task.starts or len(parts) != 1 or parts[0].indices != whole or parts[0].idle:
                 return False
+            if state.guard is not None and state.guard.sizeless:  # whose first steps may be cut
+                return False
             if len(records) != 1 or records[0].loss is not None or state.resets or state.due:
                 return False
         return len({(s.step, s.task.draw, s.task.seen) for s in states}) == 1
@@ -170,7 +172,7 @@ class _Rows:
         for row, state in enumerate(self.states):
             if self.good[row] and state.guard is not None:
                 before = dict(state.guard.counts)
-                (verdict,) = guard.judge(state.guard, [losses[row]], [norms[row]])
+                (verdict,) = judge(state.guard, [losses[row]], [norms[row]])
                 self.good[row] = verdict is Verdict.GOOD and state.guard.counts == before
 
     def _step(self, found: _Evaluated) -> Sequence[float]:
@@ -265,7 +267,7 @@ def _is_short(limits: Limits, state: RunState, point: Tensor, below: int, length
     """False if the guard would cut an update of that length, which led to ``point``."""
     if not limits.due(state, below, factor):
         return True
-    most = guard.REACH * limits.size([point])
+    most = guard.REACH * limits.size(state, below, [point])
     limits.measured(state, below, length / most, factor)
     return length <= most
 

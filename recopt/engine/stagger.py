@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..checking.errors import RecoptError
 from ..contracts import trees
-from ..core import guard
 from ..core.tower import Tower
 from ..levels import counts
+from ..levels.judgement import EXPLODE, TaskGuard, Verdict, judge
 from ..levels.level import TASK
-from ..levels.state import Record, RunState, Signal, SlotState, Start, TaskGuard
+from ..levels.state import Record, RunState, Signal, SlotState, Start
 from .family import Family
 from .imitation import Imitation
 from .source import Source
@@ -139,10 +139,10 @@ class Stagger:
             state.guard.tasks[n] = TaskGuard()
         reached = [g for g in first.grads or [] if g is not None]
         norms = trees.norm(reached, batched=True).tolist() if reached else [0.0] * len(places)
-        verdicts = guard.judge(state.guard, first.loss.tolist(), norms, places=places)
+        verdicts = judge(state.guard, first.loss.tolist(), norms, places=places)
         state.good = [*state.good]
         for n, verdict in zip(places, verdicts, strict=True):
-            state.good[n] = verdict is guard.Verdict.GOOD
+            state.good[n] = verdict is Verdict.GOOD
         self._hold(state, [n for n, verdict in zip(places, verdicts, strict=True) if not state.good[n]])
 
     def _hold(self, state: RunState, stuck: Sequence[int]) -> None:
@@ -155,7 +155,7 @@ class Stagger:
             where = torch.tensor(list(stuck), device=pending.loss.device)
             grads = pending.grads and [g if g is None else g.index_fill(0, where, 0.0) for g in pending.grads]
             bad = torch.zeros_like(pending.loss, dtype=torch.bool) if pending.bad is None else pending.bad
-            loss = pending.loss.index_fill(0, where, guard.EXPLODE)
+            loss = pending.loss.index_fill(0, where, EXPLODE)
             state.pending[number] = Signal(loss, grads, bad=bad.index_fill(0, where, True))
 
 

@@ -16,8 +16,9 @@ from ..core import guard
 from ..core.evaluation import Evaluation, Moved
 from ..levels.estimator import Closing
 from ..levels.graph import Graph
+from ..levels.judgement import Guard
 from ..levels.level import INIT, LOSS, TASK
-from ..levels.state import Guard, Numbers, Pair, RunState, Signal
+from ..levels.state import Numbers, Pair, RunState, Signal
 from ..ranks.shared import Ranks
 from ..rules.told import told
 from .episodes import Episodes

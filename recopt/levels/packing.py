@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..checking.errors import RecoptError
-from . import state
+from . import judgement, state
 
-_CLASSES = {c.__name__: c for c in vars(state).values() if isinstance(c, type) and dataclasses.is_dataclass(c)}
+_HELD = {**vars(judgement), **vars(state)}
+_CLASSES = {c.__name__: c for c in _HELD.values() if isinstance(c, type) and dataclasses.is_dataclass(c)}
 
 
 def pack(tree: Any, found: dict[int, tuple[str, Tensor]]) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..contracts import trees
 from ..contracts.strategy import Params, State
+from .judgement import Guard
 from .parts import Part
 
 Values = list[Any]
@@ -128,49 +129,6 @@ class Search:
     ready: dict[int, Any] = field(default_factory=dict)
     of: list[int] = field(default_factory=list)
     carried: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class TaskGuard:
-    """The memory of the guard of one task.
-
-    Attributes:
-        shrink: the factor on updates.
-        reference: the largest of the first good losses, ``seen`` of them.
-        bad_run: evaluations in a row that were bad.
-        strikes: bad evaluations since there were two good ones in a row.
-        exploded: whether the last evaluation was taken for an explosion.
-    """
-
-    shrink: float = 1.0
-    reference: float = 0.0
-    seen: int = 0
-    bad_run: int = 0
-    strikes: int = 0
-    exploded: bool = False
-
-
-@dataclass
-class Guard:
-    """The memory of the guard of the task's slot, by task (see :mod:`recopt.core.guard`).
-
-    Attributes:
-        counts: how often it acted, by the name of the act.
-        checks: by level, the last update that was measured (see :class:`recopt.core.guard.Check`).
-        steps: steps made.
-        still: tasks that were frozen at the last evaluation, in all processes.
-    """
-
-    tasks: list[TaskGuard]
-    counts: dict[str, int] = field(default_factory=dict)
-    checks: dict[int, tuple[float, float, float, int, float]] = field(default_factory=dict)
-    steps: int = 0
-    still: int = 0
-
-    @classmethod
-    def empty(cls, tasks: int) -> Guard:
-        """Nothing happened yet."""
-        return cls([TaskGuard() for _ in range(tasks)])
 
 
 @dataclass

@@ -19,8 +19,9 @@ from ..core.carriers import Setting
 from ..core.evaluation import Evaluation
 from ..core.tower import Tower
 from ..levels.graph import Graph
+from ..levels.judgement import Guard
 from ..levels.level import TASK
-from ..levels.state import Guard, Numbers, RunState, SlotState
+from ..levels.state import Numbers, RunState, SlotState
 from ..rules.columns import ColumnMover
 from ..rules.coordinates import widened
 from ..rules.numbers import made_of_numbers

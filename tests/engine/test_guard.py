@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recopt.contracts.task import Batch, Split
 from recopt.contracts.trees import tensors
 from recopt.core import guard
-from recopt.levels.state import Guard, TaskGuard
+from recopt.levels.judgement import FIRST, Guard, TaskGuard, Verdict, judge
 
 from .. import engines
 
@@ -278,15 +278,15 @@ def test_an_explosion_of_one_batch_changes_nothing_that_losses_are_compared_with
 def test_explosions_are_one_sided_and_need_a_reference() -> None:
     def seen() -> Guard:
         memory = Guard.empty(2)
-        memory.tasks = [TaskGuard(reference=1.0, seen=guard.FIRST), TaskGuard(reference=0.5, seen=guard.FIRST - 1)]
+        memory.tasks = [TaskGuard(reference=1.0, seen=FIRST), TaskGuard(reference=0.5, seen=FIRST - 1)]
         return memory
 
-    good, skip, back = guard.Verdict.GOOD, guard.Verdict.SKIP, guard.Verdict.BACK
+    good, skip, back = Verdict.GOOD, Verdict.SKIP, Verdict.BACK
     zeros = [0.0, 0.0]
-    assert guard.judge(seen(), [-500.0, 7.0], zeros) == [good, good]
-    assert guard.judge(seen(), [11.0, float("nan")], zeros) == [back, skip]
-    assert guard.judge(seen(), None, zeros) == [good, good]
-    assert guard.judge(seen(), [1.0, 1.0], [0.0, float("inf")]) == [good, skip]
+    assert judge(seen(), [-500.0, 7.0], zeros) == [good, good]
+    assert judge(seen(), [11.0, float("nan")], zeros) == [back, skip]
+    assert judge(seen(), None, zeros) == [good, good]
+    assert judge(seen(), [1.0, 1.0], [0.0, float("inf")]) == [good, skip]
 
 
 def test_improvements_are_no_explosions() -> None:

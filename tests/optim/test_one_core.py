@@ -40,6 +40,9 @@ SETTINGS: list[tuple[str, dict[int, dict[str, Any]]]] = [
     ("lstm/adam", {2: {"every": 5}}),
     ("adam[*weight]+sgd[*bias]/hypergradient", {}),
 ]
+FROM_ZERO = ["adam(lr=0.1)/hypergradient", "adam(lr=3)/hypergradient/self", "sgd(lr=1e3)/adagrad(lr=1)[lr]",
+             "adam[*weight]+sgd(lr=30)[*bias]/hypergradient",
+             "muon(lr=99)/adam[lr]", "prodigy(lr=99)/sgd[lr]", "self-tied(lr=3)"]  # fmt: skip
 CASES = [(stack, {}) for stack in (*RULES, *TOWERS, *HIGH, *ABSURD)] + SETTINGS
 STEPS = 60
 
@@ -72,7 +75,16 @@ def by_hand(stack: str, settings: Mapping[int, Mapping[str, Any]], task: Any, st
 @pytest.mark.parametrize("hard", [False, True], ids=["", "hard"])
 @pytest.mark.parametrize(("stack", "settings"), CASES, ids=[f"{n} {stack}" for n, (stack, _) in enumerate(CASES)])
 def test_a_run_and_a_loop_go_the_same_way(stack: str, settings: dict[int, dict[str, Any]], hard: bool) -> None:
-    task = (Hard if hard else engines.Regression)(seed=0)
+    go_the_same_way((Hard if hard else engines.Regression)(seed=0), stack, settings)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("stack", FROM_ZERO)
+def test_so_they_do_from_zero(stack: str, every: int) -> None:
+    go_the_same_way(engines.FromZero(seed=0), stack, {2: {"every": every}} if "/" in stack and "+" not in stack else {})
+
+
+def go_the_same_way(task: Any, stack: str, settings: Mapping[int, Mapping[str, Any]]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         made = built(task, stack, settings)
