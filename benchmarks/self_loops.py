@@ -37,7 +37,7 @@ SelfTied: Any = load_strategy("self-tied")
 
 
 class Constant(SelfTied):
-    """The same with its κ as it is at first: what is left is hypergradient descent that takes steps back."""
+    """The same with its κ as it is at first: what is left is hypergradient descent, parabolas, and steps taken back."""
 
     def _tied(self, state: recopt.State, cosine: torch.Tensor) -> tuple[torch.Tensor, recopt.State]:
         return self.kappa.to(cosine.dtype), {"cosine": cosine}

@@ -1,4 +1,4 @@
-"""A rate whose own step moves too: its formula, its derivative, steps that are taken back, and what it is told."""
+"""A rate whose own step moves too: its formula, its derivatives, lines that are parabolas, and steps taken back."""
 
 from __future__ import annotations
 
@@ -37,41 +37,42 @@ def descend(stack: Any, steps: int, dtype: torch.dtype = torch.float64) -> tuple
     return losses, point.detach(), optimizer
 
 
-def by_hand(rate: float, steps: int, kappa: float = 0.7) -> tuple[list[float], Tensor, int]:
-    """The same with torch's Adam, whose state is set back to what it was before a step that is taken back."""
+def by_hand(rate: float, steps: int, kappa: float = 0.7) -> tuple[list[float], Tensor]:
+    """The same with torch's Adam, which is given the gradients of the lowest points of lines."""
     point = nn.Parameter(torch.zeros(6, dtype=torch.float64))
     adam = torch.optim.Adam([point], lr=rate)
-    losses, backs = [], 0
-    last: Any = None
-    grad_before = torch.zeros(6, dtype=torch.float64)
-    cosine_before, before = 0.0, torch.zeros(6)
-    for _ in range(steps):
+    losses: list[float] = []
+    grad_before, before, loss_before, cosine_before = torch.zeros(6), torch.zeros(6), 0.0, 0.0
+    for step in range(steps):
         loss, grad = squares(point.detach())
         losses.append(loss.item())
-        if last is not None:
+        if step:
             way = point.detach() - before
             cosine = float(-(grad @ way) / (grad.norm() * way.norm()))
-            kappa = min(max(kappa * math.exp(kappa * cosine * cosine_before), 1e-3), 1.0)
-            factor, cosine_before = math.exp(kappa * cosine), cosine
-            if loss > 1.1 * last:
-                slope = float(-(grad_before @ way))
-                kept = min(max(float(last / loss), slope / (slope + float(grad @ way)), 0.05), 0.3)
-                factor, backs = min(kept, factor), backs + 1
-                with torch.no_grad():
-                    point.copy_(before + factor * way)
-                adam.param_groups[0]["lr"] *= factor
-                continue
-            adam.param_groups[0]["lr"] *= factor
-        last, before, grad_before, point.grad = loss, point.detach().clone(), grad, grad
+            error = cosine - kappa * cosine_before
+            larger = max(abs(cosine), abs(cosine_before))
+            kappa = min(max(kappa * math.exp(kappa * cosine_before * error / larger), 1e-3), 1.0)
+            start, end, cosine_before = float(-(grad_before @ way)), float(grad @ way), cosine
+            assert 2 * (loss - loss_before) == pytest.approx(end - start)  # a parabola
+            kept = min(max(start / (start + end), 0.05), math.e)
+            adam.param_groups[0]["lr"] *= kept**kappa
+            loss, grad = squares(before + kept * way)
+            with torch.no_grad():
+                point.copy_(before + kept * way)
+        loss_before, before, grad_before, point.grad = float(loss), point.detach().clone(), grad, grad
         adam.step()
-    return losses, point.detach(), backs
+        promised = float(-(grad @ (point.detach() - before)))
+        if promised > loss:
+            adam.param_groups[0]["lr"] *= float(loss) / promised
+            with torch.no_grad():
+                point.copy_(before + float(loss) / promised * (point - before))
+    return losses, point.detach()
 
 
 @pytest.mark.parametrize("rate", [1e-4, 0.03, 3.0])
 def test_its_formula(rate: float) -> None:
-    expected, point, backs = by_hand(rate, 40)
+    expected, point = by_hand(rate, 40)
     losses, found, _ = descend(f"self-tied(lr={rate})", 40)
-    assert backs >= (2 if rate == 3.0 else 1)
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=1e-7, atol=0)
     torch.testing.assert_close(found, point, rtol=1e-7, atol=1e-12)
 
@@ -88,18 +89,58 @@ def one(kappa: float, steps: int) -> tuple[Tensor, recopt.State, recopt.Strategy
 
 
 @pytest.mark.parametrize("kappa", [0.1, 0.7])
-def test_the_step_moves_along_its_own_derivative(kappa: float) -> None:
-    """c c' is −∂f/∂κ over ‖g‖ ‖Δ‖, f being the loss after the step Δ at a rate that κ moved: by central differences."""
+def test_a_loss_has_its_derivative_by_the_step(kappa: float) -> None:
     around = [squares(one(kappa + h, 2)[0].detach())[0] for h in (1e-5, -1e-5)]
-    expected = (around[0] - around[1]) / 2e-5
-    point, before, rule = one(kappa, 2)
+    point, _, rule = one(kappa, 2)
     (exact,) = torch.autograd.grad(squares(point)[0], rule._parameters["kappa"])
-    torch.testing.assert_close(exact / kappa, expected, rtol=1e-8, atol=0)  # of its logarithm
-    state = one(kappa, 3)[1]
-    lengths = squares(point.detach())[1].norm() * before["length"]
-    torch.testing.assert_close(-state["cosine"] * before["cosine"] * lengths, expected, rtol=1e-8, atol=0)
-    moved = (kappa * state["cosine"] * before["cosine"]).clamp(max=-math.log(kappa))
-    torch.testing.assert_close(state["step"], moved, rtol=1e-12, atol=0)
+    torch.testing.assert_close(exact / kappa, (around[0] - around[1]) / 2e-5, rtol=1e-7, atol=0)  # of its logarithm
+
+
+@pytest.mark.parametrize("kappa", [0.1, 0.7])
+def test_the_step_moves_along_its_own_derivative(kappa: float) -> None:
+    """That of ½ (c − κ c')² by κ, over the larger cosine, times κ: by central differences."""
+    cosines = [one(kappa, steps)[1]["cosine"].detach() for steps in (2, 3)]
+    around = [0.5 * (cosines[1] - (kappa + h) * cosines[0]) ** 2 for h in (1e-5, -1e-5)]
+    slope = (around[0] - around[1]) / 2e-5
+    moved = (-kappa * slope / max(abs(c) for c in cosines)).clamp(max=-math.log(kappa))
+    before, after = (one(kappa, steps)[1]["step"].detach() for steps in (2, 3))
+    torch.testing.assert_close(after - before, moved, rtol=1e-8, atol=0)
+
+
+def test_the_step_falls_where_cosines_are_noise() -> None:
+    """Gradients without a direction leave the rate where it is; those of a long slope let it grow."""
+    dice, found = torch.Generator().manual_seed(1), []
+    for slope in (0.0, 3.0):
+        point = nn.Parameter(torch.zeros(20, dtype=torch.float64))
+        optimizer = recopt.Optimizer([point], "self-tied(lr=1e-5)")
+        for _ in range(300):
+            point.grad = torch.randn(20, generator=dice, dtype=torch.float64) + slope
+            optimizer.step(loss=torch.tensor(1.0))
+        found.append(optimizer.hyperparameters())
+    noise, steady = found
+    assert noise["self_tied.step"] < 0.3
+    assert steady["self_tied.step"] > 0.7
+    assert 1e-6 < noise["self_tied.rate"] < 1e-4
+    assert steady["self_tied.rate"] > 100 * noise["self_tied.rate"]
+
+
+@pytest.mark.parametrize("rate", [1.0, 1e3, 1e6])
+def test_a_line_that_is_a_parabola_is_left_at_its_lowest_point(rate: float) -> None:
+    """A bowl has one line: the second evaluation, wherever it is, says where the bottom is."""
+    point = nn.Parameter(torch.tensor([3.0, -2.0], dtype=torch.float64))
+    optimizer = recopt.Optimizer([point], f"self-tied(lr={rate},base=sgd)")
+    for _ in range(2):
+        point.grad = 7 * point.detach()
+        optimizer.step(loss=3.5 * point.detach() @ point.detach())
+    assert point.detach().norm() < 1e-12
+
+
+@pytest.mark.parametrize("loss", [2.0, -2.0])
+def test_no_step_promises_more_than_a_positive_loss(loss: float) -> None:
+    point = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    point.grad = torch.arange(1.0, 5.0, dtype=torch.float64)
+    recopt.Optimizer([point], "self-tied(lr=1)").step(loss=torch.tensor(loss))
+    assert -(point.grad @ point.detach()) == pytest.approx(2.0 if loss > 0 else 10.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
