@@ -48,6 +48,9 @@ class Gated(Strategy):
         if dict(self.first.level) != dict(rule.level):
             each = f"{self.base} {dict(self.first.level)} and {self.rule} {dict(rule.level)}"
             raise RecoptError(f"The rules of gated ask different things of the level, {each}: take others.")
+        if not self.gamma:
+            gate = "put gate above, as in gated/gate, or give gamma another value"
+            self.above = {**self.above, "without": f"gamma is 0, so rule={self.rule} is never used: {gate}."}  # type: ignore[misc]
         self.level = {**rule.level, **({"trust": 0.01} if self.tied else {})}  # type: ignore[misc]
         self.reads_loss = self.first.reads_loss or rule.reads_loss  # type: ignore[misc]
         self.vectorize = self.first.vectorize and rule.vectorize and not self.tied  # type: ignore[misc]

@@ -112,14 +112,16 @@ def _doc(plugin: type) -> str:
 
 
 def _kind(strategy: Any) -> str:
+    from ..levels.notices import WITHOUT
+
     gradients = "gradients and losses" if strategy.reads_loss else "gradients"
     reads = gradients if strategy.order else "losses only (zero-order)"
     state = "trained" if _is_trained(strategy) else "to be trained"
     learned = f"; its weights are meta-parameters, {state}" if strategy.learned else ""
     lines = [f"Reads {reads}{learned}."]
     for place, settings in (("its level", strategy.level), ("a level that moves it", strategy.above)):
-        if settings:
-            lines.append(f"Defaults of {place}: {', '.join(f'{key} {value}' for key, value in settings.items())}.")
+        if told := [f"{key} {value}" for key, value in settings.items() if key != WITHOUT]:
+            lines.append(f"Defaults of {place}: {', '.join(told)}.")
     return "\n".join(lines) + "\n"
 
 

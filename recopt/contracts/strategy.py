@@ -45,7 +45,7 @@ class Strategy(nn.Module):
         vectorize: False if ``forward`` draws random numbers or branches on tensor values; the engine
             then loops over the tasks of a batch instead of mapping over them.
         level: settings of the level it moves by, where neither user nor spec gives them (``normalize`` …).
-        above: settings of a level that moves *it*, likewise (``every``, ``episode``, ``gradient`` …).
+        above: settings of a level that moves *it*, likewise; ``without``: a notice, if there is none.
         files: options that name a file, of which a run keeps a copy.
         paired: True if its points have to be scored on the same batches, which :class:`recopt.Optimizer` cannot do.
 

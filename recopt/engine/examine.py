@@ -6,8 +6,8 @@ would tell is told by this one already; others that it is short-sighted (its bia
 Over strategies that move the task, the spectral radius of the step that the window unrolls is recorded too. The run
 then goes on from where it was; what was spent is charged to the level.
 
-With ``every: auto`` the window is also compared with one of half its length, and after three examinations its length is
-doubled, halved or kept.
+With ``every: auto`` the window is also compared with one of half its length, and its length is doubled, halved or kept
+(:mod:`.window_length`). Where nothing else is asked for, examinations become rarer the longer a length has held.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from ..checking.errors import Notice, RecoptError
 from ..contracts import trees
@@ -33,19 +34,17 @@ from .family import Family
 from .radius import PRODUCTS, radius
 from .source import Source
 from .surroundings import Surroundings
+from .window_length import FIRST, LEAST, MOST, pause, pointing, worth
 
 _PATIENCE = 4
 """A window that is not full after this multiple of its steps (the guard refuses them) is left."""
 
 
-_TURNS = 3
-"""Examinations before a length is chosen."""
-_APART, _ALIKE = 0.5, 0.9
-"""Mean cosines: below the first a longer window says another thing, above the second a shorter one the same."""
 _GROWTH = 10.0
 """What an exact unroll may stretch a change by over a window."""
-_SEEN = "examined"
-"""The key of a level's examinations since its length was last chosen."""
+_SEEN, _SINCE, _DUE = "examined", "since", "due"
+"""The keys of the last directions that a level's windows had, of its steps when its length was last chosen, and of
+those when the next examination is due."""
 
 
 class Run(Home, Protocol):
@@ -77,8 +76,13 @@ class Examiner:
     def look(self, before: Sequence[int]) -> None:
         """Examine the windows of levels that have stepped since they had made ``before``, where that is due."""
         for number, was, now in zip(self.numbers, before, self.made(), strict=True):
-            if now == was + 1 and not now % (self.levels[number].examine or 1):
+            if now == was + 1 and self._due(number, now):
                 self._examine(number)
+
+    def _due(self, number: int, made: int) -> bool:
+        """Whether level ``number`` is to be examined after ``made`` steps."""
+        asked = self.levels[number].examine
+        return made % asked == 0 if asked else made >= self.run.state.levels[number].carried.get(_DUE, FIRST)
 
     def _examine(self, number: int) -> None:
         run, begin = self.run, time.perf_counter()
@@ -87,20 +91,18 @@ class Examiner:
         here = run.copy()
         every = self.graph.paces.every(here, number)
         values, chooses = self._radius(here, number), self.levels[number].longest is not None
-        signals = []
-        for length in ([max(1, every // 2)] if chooses else []) + [every, 2 * every]:
+        found = []
+        for length, count in self._lengths(number, every).items():
             run.go(here)
-            signals.append(self._signal(number, length))
+            found.append(self._signals(number, length, count))
         run.go(here)
         self.surroundings.quiet, self.at_work = quiet, False
-        found = [signal for signal in signals if signal is not None]
-        if len(found) == len(signals):
-            cosines = [float(torch.cosine_similarity(a, b, dim=0)) for a, b in pairwise(found)]
-            values["window_agreement"] = cosines[-1]
+        for one, twice in pairwise(found[every > 1 and chooses :]):
+            if one and twice:
+                values["window_agreement"] = float(torch.cosine_similarity(one[0], twice[0], dim=0))
         self.surroundings.log(run.state, number, {"window": every, **values})
-        if chooses and len(found) == len(signals):
-            run.state.levels[number].carried.setdefault(_SEEN, []).append([*cosines, values.get("radius", 0.0)])
-            self._choose(number, every)
+        if chooses:
+            self._choose(number, every, found, values.get("radius", 0.0))
         now, run.budget.levels = run.budget.levels, spent
         for key in ("loss", "gradient", "products", "hypergradient"):
             cost = sum(getattr(after, key) - getattr(was, key) for after, was in zip(now, spent, strict=True))
@@ -108,23 +110,43 @@ class Examiner:
         seconds = time.perf_counter() - begin
         run.budget.spend(number, products=PRODUCTS if "radius" in values else 0, seconds=seconds)
 
-    def _choose(self, number: int, every: int) -> None:
-        """Double, halve or keep the length of a level's windows, ``every``, once it was examined often enough."""
-        own, level = self.run.state.levels[number], self.levels[number]
-        if len(own.carried[_SEEN]) < _TURNS:
+    def _lengths(self, number: int, every: int) -> dict[int, int]:
+        """The lengths of the windows to compare, ascending, with how many of each follow each other."""
+        level = self.levels[number]
+        if level.longest is None:
+            return {every: 1, 2 * every: 1}
+        fits = 2 * every <= level.longest and (level.episode or 2 * every) % (2 * every) == 0
+        return ({every // 2: 2} if every > 1 else {}) | {every: 2} | ({2 * every: 1} if fits else {})
+
+    def _choose(self, number: int, every: int, found: Sequence[list[Tensor]], step: float) -> None:
+        """Double, halve or keep the length of a level's windows, ``every``, once it was examined often enough.
+
+        Args:
+            found: the hypergradients of the windows of :meth:`_lengths`; none where those said nothing.
+            step: the spectral radius of a step, or 0.
+        """
+        own = self.run.state.levels[number]
+        own.carried[_DUE] = own.steps + pause(own.steps - own.carried.get(_SINCE, 0))
+        if not all(found):
             return
-        shorter, longer, step = (sum(column) / _TURNS for column in zip(*own.carried.pop(_SEEN), strict=True))
-        longest, whole = level.longest or every, level.episode or 2 * every
-        far = math.log(_GROWTH) / math.log(step) if step > 1 else math.inf  # the steps that stretch as much as they may
-        fits = 2 * every <= min(longest, far) and whole % (2 * every) == 0
+        seen = own.carried[_SEEN] = [*own.carried.get(_SEEN, []), [*map(pointing, found), torch.tensor(step)]][-MOST:]
+        if len(seen) < LEAST:
+            return
+        *ways, steps = map(torch.stack, zip(*seen, strict=True))
+        mean = float(steps.mean())
+        far = math.log(_GROWTH) / math.log(mean) if mean > 1 else math.inf  # the steps that stretch as much as they may
+        lengths = [*self._lengths(number, every)]
+        shorter = worth(ways[0], ways[1][:, :1]) if every > 1 else None
+        longer = worth(ways[-2], ways[-1]) if lengths[-1] == 2 * every <= far else None
         if every > 1 and far < every:
             chosen, why = every // 2, f"more than {far:.0f} steps stretch a change over {_GROWTH:.0f} times"
-        elif longer < _APART and fits:
-            chosen, why = 2 * every, f"windows of {every} and {2 * every} steps disagree (mean cosine {longer:.2f})"
-        elif every > 1 and shorter > _ALIKE:
-            chosen, why = every // 2, f"windows of {every // 2} steps say the same (mean cosine {shorter:.2f})"
+        elif longer and longer.long:
+            chosen, why = 2 * every, f"a window of {2 * every} steps leads farther than two of {every} ({longer})"
+        elif shorter and shorter.short:
+            chosen, why = every // 2, f"two windows of {every // 2} steps lead farther than one of {every} ({shorter})"
         else:
             return
+        own.carried |= {_SEEN: [], _SINCE: own.steps, _DUE: own.steps + FIRST}
         self.pace(self.run.state, number, chosen)
         if not self.surroundings.quiet:
             title, at = self.graph.title(number).removeprefix("level"), self.run.state.step
@@ -138,20 +160,25 @@ class Examiner:
             return {}
         return {"radius": radius(self.tower, self.family, self.source, state, movers)}
 
-    def _signal(self, number: int, every: int) -> torch.Tensor | None:
-        """The hypergradient of the level's next window, of ``every`` steps; None if it says nothing."""
+    def _signals(self, number: int, every: int, count: int) -> list[Tensor]:
+        """The hypergradients of the level's next ``count`` windows, of ``every`` steps; none if one says nothing."""
         self.pace(self.run.state, number, every)
-        for _ in range(_PATIENCE * every * self.graph.evaluations(self.graph.clock(number)) + 1):
+        found = list[Tensor]()
+        for _ in range(_PATIENCE * count * every * self.graph.evaluations(self.graph.clock(number)) + 1):
             tapes = self.tower.windows.tapes
             tapes.foresee(self.run.state)
-            found = self.source.evaluate(self.run.state, tapes.graph_needed(self.run.state))
-            top = self.tower.up(self.run.state, found)
-            signal = self.run.state.pending[number]
+            evaluated = self.source.evaluate(self.run.state, tapes.graph_needed(self.run.state))
+            top = self.tower.up(self.run.state, evaluated)
+            signal, self.run.state.pending[number] = self.run.state.pending[number], None  # the level stays where it is
             if signal is not None:
                 there = [torch.as_tensor(g, dtype=torch.float64).reshape(-1) for g in signal.grads or []]
-                return None if signal.void or not there else trees.detach(torch.cat(there))
-            self.tower.down(self.run.state, top, found)
-        return None
+                if signal.void or not there:
+                    return []
+                found.append(trees.detach(torch.cat(there)))
+            if len(found) == count:
+                return found
+            self.tower.down(self.run.state, top, evaluated)
+        return []
 
     def pace(self, state: RunState, number: int, every: int) -> None:
         """Set the length of the windows of level ``number``."""

@@ -16,6 +16,7 @@ from ..contracts.settings import Hyper, Option, declared, plain_name
 from ..contracts.strategy import Strategy
 from .carried import carries
 from .level import BILEVEL, IMPLICIT, LOSS, TASK, Level
+from .notices import WITHOUT
 from .structure import Structure
 
 RATE = "lr"
@@ -26,14 +27,14 @@ SLOWER = 0.2
 """The default rate of a level over that of the level which it moves, where both move rates of others."""
 LEAST = 1e-300
 """The least such rate, of a level some 400 high."""
-EXAMINED = 40
-"""Steps of a level whose ``every`` is chosen between two examinations: they add a tenth to a run's evaluations."""
 WINDOW_TO_REST = 20
 """Steps of the level below that are to lead near a stationary point, where nothing else is said."""
 SOLVING = {"solver": "cg", "iterations": 20, "tolerance": 1e-8}
 """The defaults of what solves for an implicit hypergradient."""
 WINDOW_OF_VALUES = 100
 """Task evaluations over which a level scores a trial, where nothing else is said."""
+WISHES = ("window", WITHOUT)
+"""What a strategy's ``above`` may say besides a level's settings: evaluations of a trial, and a notice."""
 SIGMA, SIGMA_OF_WEIGHTS, PAIRS = 0.1, 0.01, 10
 """Perturbations of coordinates of hyperparameters, and of what a learned rule or a model holds; pairs of them."""
 
@@ -67,14 +68,29 @@ def complete(graph: Structure, number: int) -> Level:
     settings = {**default, **settings}
     if not level.only and _rate_alone(graph, number, settings):
         settings["only"] = (RATE,)
+    whole = settings["every"]
     if longest := settings.get("longest"):
-        settings["every"] = min(2 ** int(math.log2(settings["every"])), longest)
-        settings.setdefault("examine", EXAMINED)
-    episode, every = settings.get("episode"), settings["every"]
-    if episode and level.episode is None and episode % every:
-        # Nobody chose this length: the nearest that holds whole windows.
-        settings["episode"] = every * max(1, round(episode / every))
+        whole, settings["every"] = _chosen_windows(graph.title(number), whole, longest, level.every)
+    if level.episode is None and settings.get("episode"):
+        # Nobody chose this length: the nearest that holds whole windows, usual ones where their length is to be chosen.
+        settings["episode"] = whole * max(1, round(settings["episode"] / whole))
     return Level(**settings)
+
+
+def _chosen_windows(title: str, usual: int, longest: int, first: int | None) -> tuple[int, int]:
+    """The length of windows that episodes hold, and the first one, where the engine chooses from 1 to ``longest``."""
+    if first is not None and (first & (first - 1) or first > longest):
+        near = sorted({min(_power_of_two(first), longest), min(2 * _power_of_two(first), longest)})
+        raise RecoptError(
+            f"Level{title.removeprefix('level')}: windows double and halve up to longest={longest}, so they "
+            f"cannot begin with every={first}: give {' or '.join(map(str, near))}, or leave 'longest' out."
+        )
+    return min(_power_of_two(usual), longest), first or 1
+
+
+def _power_of_two(length: int) -> int:
+    """The largest one that is not above ``length``."""
+    return 1 << length.bit_length() - 1
 
 
 def _of_a_signal(graph: Structure, number: int, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,9 +165,9 @@ def _wishes(strategy: Strategy, attribute: str) -> dict[str, Any]:
     if not isinstance(asked, Mapping):
         raise RecoptError(f"{whose} must be a dict of settings of a level, not {asked!r}.")
     for key, value in asked.items():
-        if key != "window" and key not in known:
-            raise unknown("setting", key, [*known, "window"], f"in {whose}")
-        if key != "window":
+        if key not in (*WISHES, *known):
+            raise unknown("setting", key, [*known, *WISHES], f"in {whose}")
+        if key not in WISHES:
             try:
                 Level.model_validate({"moves": TASK, "by": "it", key: value})
             except ValidationError as why:

@@ -13,9 +13,9 @@ from ..contracts.strategy import Strategy
 from .automatic import chosen
 from .checks import check_level, check_movers, check_slots, check_strategies
 from .completion import POPULATION, complete, populated, set_to, strides
-from .estimated import tell_exact
 from .level import BILEVEL, TASK, Level
 from .notation import notation, with_settings
+from .notices import tell_exact, tell_unmoved
 from .paces import Paces
 from .structure import Structure
 from .words import rows
@@ -67,6 +67,7 @@ class Graph(Structure):
         for number in range(len(self.levels)):
             check_level(self, number)
             tell_exact(self, number)
+        tell_unmoved(self)
         check_movers(self)
         self._starts = strides(self)
         own = {slot: {name: x for name, x in each.items() if "." not in name} for slot, each in self._starts.items()}

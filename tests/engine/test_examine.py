@@ -219,20 +219,33 @@ def test_the_length_of_windows_is_chosen_where_longer_ones_agree_and_shorter_one
 ) -> None:
     found, told = chosen(Swings(seed=2), first, 130)
     assert found == paces and len(told) == len(paces) - 1
-    assert ("windows of 1 and 2 steps disagree (mean cosine -1.00)" if first == 1 else "say the same") in told[0]
+    whys = {1: "a window of 2 steps leads farther than two of 1 (mean cosines -1.00, 1.00)",
+            8: "two windows of 4 steps lead farther than one of 8 (mean cosines 1.00, 1.00)"}  # fmt: skip
+    assert whys[first] in told[0]
 
 
 def test_chosen_windows_keep_within_bounds_and_episodes() -> None:
     assert chosen(Swings(seed=2), 1, 60, episode=3)[0] == [1]
     assert chosen(engines.Bowl(seed=2), 4, 120)[0] == [4, 2, 1]
+    assert chosen(Swings(seed=2), 8, 130, episode=8)[0] == [8, 4, 2]
+    assert chosen(engines.Bowl(seed=2), 4, 120, longest=4)[0] == [4, 2, 1]
+    assert chosen(Swings(seed=2), 1, 130, longest=2)[0] == [1, 2]
 
 
 def test_exact_windows_are_chosen_so_short_that_they_do_not_stretch() -> None:
     class Steep(engines.Bowl):
         scale = 110.0  # 1.2 = |1 − 0.01 · 110 · 2| a step
 
-    found, told = chosen(Steep(seed=2), 16, 130, second_order=True)
+    found, told = chosen(Steep(seed=2), 16, 140, second_order=True)
     assert found[:2] == [16, 8] and "more than 13 steps stretch a change over 10 times" in told[0]
+
+
+def test_examinations_become_rarer_the_longer_a_length_has_held() -> None:
+    made = engines.engine(engines.Noisy(seed=1), "adam/hypergradient", {2: {"every": "auto", "longest": 2}}, seed=2)
+    made.run(150)
+    sink: Any = made.sink
+    assert len(sink.series(2, "window")) == 5  # after 20, 40, 60, 90 and 135 steps
+    assert made.budget.levels[1].gradient == 5 * 4  # two windows of 1 step, one of 2
 
 
 @pytest.mark.filterwarnings("ignore:Level 2:recopt.checking.errors.Notice")
@@ -244,8 +257,9 @@ def test_a_run_that_chooses_its_windows_goes_on_bit_for_bit(tmp_path: Path) -> N
 
 def test_a_spec_has_the_bounds_of_windows_that_are_chosen() -> None:
     level = engines.graph("adam/hypergradient", {2: {"every": "auto"}}).levels[1]
-    assert (level.every, level.longest, level.examine) == (1, 64, 40)
-    assert engines.graph("lstm/adam", {2: {"every": "auto"}}).levels[1].every == 16
+    assert (level.every, level.longest, level.examine) == (1, 64, None)
+    learned = engines.graph("lstm/adam", {2: {"every": "auto"}}).levels[1]
+    assert (learned.every, learned.episode) == (1, 96)  # which windows of up to 32 divide
     again = engines.graph("adam/hypergradient", {2: level.model_dump(exclude={"moves", "by"}, exclude_none=True)})
     assert again.levels[1] == level
 
@@ -256,6 +270,8 @@ def test_a_spec_has_the_bounds_of_windows_that_are_chosen() -> None:
         ("adam", {1: {"every": "auto"}}, "leave 'every: auto' out"),
         ("adam/annealing", {2: {"every": "auto"}}, "leave 'every: auto' out"),
         ("adam/sgd", {2: {"longest": 100}}, "power of two"),
+        ("adam/sgd", {2: {"longest": 64, "every": 5}}, "cannot begin with every=5: give 4 or 8, or leave"),
+        ("adam/sgd", {2: {"longest": 16, "every": 64}}, "cannot begin with every=64: give 16, or leave"),
     ],
 )
 def test_windows_whose_length_cannot_be_chosen_are_refused(stack: str, settings: Any, told: str) -> None:

@@ -50,6 +50,7 @@ def test_the_source_of_a_rule_within_another_is_kept_and_its_change_is_told_of(t
         replan(made.spec.model_dump())
 
 
+@pytest.mark.filterwarnings("ignore:In 'gated':recopt.checking.errors.Notice")
 @pytest.mark.parametrize("holder", ["gated(rule={})", "gated(base={},rule=adam)", "switch(among=[none, {}])"])
 def test_a_rule_within_another_is_searched_where_the_run_says_and_drawn_from_its_seed(
     holder: str, tmp_path: Path
@@ -94,6 +95,25 @@ def judged(wins: str, **settings: Any) -> tuple[list[Params], list[State]]:
         point = [p + d for p, d in zip(point, delta, strict=True)]
         points.append(point)
         states.append(state)
+
+
+@pytest.mark.parametrize(
+    "stack", ["gated(rule=sgd)", "mlp-rule(hidden=3)/gated(rule=sgd)", "gated(rule=sgd)/adam[first*]"]
+)
+def test_a_rule_that_nothing_lets_in_is_told_of(stack: str) -> None:
+    told = r"gamma is 0, so rule=sgd is never used: put gate above, as in gated/gate, or give gamma another value\."
+    with pytest.warns(Notice, match=f"In 'gated': {told}"):
+        engines.graph(stack)
+
+
+def test_a_rule_that_a_gate_or_a_gamma_lets_in_is_not_told_of() -> None:
+    for stack in ("gated(rule=sgd)/gate", "gated(rule=sgd,gamma=0.5)", "gated(rule=sgd)/annealing[*]"):
+        engines.graph(stack)
+
+
+def test_the_optimizer_tells_of_a_rule_that_nothing_lets_in() -> None:
+    with pytest.warns(Notice, match="put gate above"):
+        recopt.Optimizer([torch.nn.Parameter(torch.ones(2))], "gated(rule=sgd)")
 
 
 def test_gate_and_gated_conform() -> None:
@@ -190,6 +210,7 @@ class Single(engines.Regression):
         return tuple(x.float() for x in super().batch(index, split))
 
 
+@pytest.mark.filterwarnings("ignore:In 'gated':recopt.checking.errors.Notice")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_harmful_rule_never_gets_through_and_leaves_no_trace(dtype: torch.dtype, pull: None) -> None:
     task = Single if dtype is torch.float32 else engines.Regression
