@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..engine.measure import models, settled, start_of
 from ..levels.level import INIT
 from ..levels.paces import EVERY
 from ..stacks.exported import CARD, FORMAT, PLUGINS, VALUES, Trained, digest_of
+from ..stacks.origin import held_by
 from ..stacks.places import STACK, shipped_folder
 from ..stacks.plugin_file import sources_of
 from ..tracking.trace import Trace
@@ -80,6 +82,7 @@ def _strategies(engine: Engine, spec: Spec, folder: Path) -> dict[str, Any]:
             found[slot], base = strategy.named().model_dump(), strategy.export.base(strategy.slot)
         if copied := copy_sources(base, folder / PLUGINS):
             found[slot]["name"] = copied.stem
+        copy_rules([rule for _, rule in held_by([strategy])], folder / PLUGINS)
     return found
 
 
@@ -110,6 +113,15 @@ def copy_sources(plugin: type, folder: Path) -> Path | None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(content)
     return folder / own.name
+
+
+def copy_rules(rules: Iterable[type], folder: Path) -> None:
+    """Copy the sources of strategies that are the user's own, or their exports, into ``folder``."""
+    for rule in rules:
+        if issubclass(rule, Trained):
+            copy_trained(rule, folder)
+        else:
+            copy_sources(rule, folder)
 
 
 def _replace(path: Path, content: bytes) -> None:

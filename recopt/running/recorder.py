@@ -16,12 +16,11 @@ from ..checking.errors import Notice
 from ..diagnosis.view import DIAGRAM
 from ..levels.level import BILEVEL, INIT, TASK
 from ..plots.diagram import draw_file
-from ..stacks.exported import Trained
 from ..stacks.origin import held_by
 from ..tracking.mlflow.tracker import MlflowTracker
 from ..tracking.trace import Points, Trace
 from ..tracking.trackers import LevelInfo, RunInfo, Status, Tracker
-from .export import copy_sources, copy_trained
+from .export import copy_rules, copy_sources
 from .plan import Plan
 from .report import begin_report
 from .result import Result, hyperparameters_at, level_summary, summary
@@ -229,11 +228,7 @@ def _summary_line(made: object) -> str:
 def keep_sources(plan: Plan, folder: Path) -> None:
     """Copy the user's plugins, as they were run, and the files that strategies read into ``folder``."""
     slots = plan.graph.slots
-    for rule in [*map(type, slots.values()), *(rule for _, rule in held_by(slots.values()))]:
-        if issubclass(rule, Trained):
-            copy_trained(rule, folder / "strategies")
-        else:
-            copy_sources(rule, folder / "strategies")
+    copy_rules([*map(type, slots.values()), *(rule for _, rule in held_by(slots.values()))], folder / "strategies")
     for name, slot in slots.items():
         for file in [Path(getattr(slot, option)) for option in slot.files]:
             copy = folder / "files" / name / file.name

@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -23,14 +22,10 @@ from ..levels.notation import levels_of, value_of
 from ..levels.seeds import mix
 from .failures import RunFailed, failure_message
 from .named import Named, named_of
-from .places import Places
+from .places import AROUND, Places, around
 from .plugins import load_strategy, load_task
 
 _SETTING = re.compile(r"(?:level(?P<level>\d{1,6})|(?P<slot>task|[A-Za-z_]\w*))\.(?P<key>\w+)")
-
-
-_AROUND: ContextVar[tuple[int, Places]] = ContextVar("_AROUND", default=(0, ()))
-"""The seed and the places of plugins with which a strategy is being made, for those that it makes itself."""
 
 
 def make_task(named: Named, seed: int, folders: Sequence[str] = ()) -> Task:
@@ -57,13 +52,10 @@ def make_strategy(slot: str, named: Named, seed: int, folders: Places = (), wher
 
 
 def _strategy(made: type[Strategy], slot: str, named: Named, seed: int, folders: Places) -> Strategy:
-    given, around = _bound(made, named, "domains"), _AROUND.set((seed, folders))
-    with torch.random.fork_rng(devices=[]), _told_of(f"Making the strategy {named.name!r}", made):
+    given, telling = _bound(made, named, "domains"), _told_of(f"Making the strategy {named.name!r}", made)
+    with torch.random.fork_rng(devices=[]), telling, around(seed, folders):
         torch.default_generator.manual_seed(mix(seed, 3, *slot.encode()))  # as manual_seed, without other devices
-        try:
-            return made(domains=named.domains or None, **given)
-        finally:
-            _AROUND.reset(around)
+        return made(domains=named.domains or None, **given)
 
 
 def _bound(made: type, named: Named, own: str) -> dict[str, Any]:
@@ -90,7 +82,7 @@ def strategy(text: str, plugins: Places | None = None, seed: int | None = None) 
         RecoptError: for an unknown strategy or setting.
     """
     named = Named.model_validate(named_of(text))
-    own, places = _AROUND.get()
+    own, places = AROUND.get()
     seed, plugins = own if seed is None else seed, places if plugins is None else plugins
     return make_strategy(named.name.replace("-", "_"), named, seed, plugins, f"in '{shown(text)}'")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ from ..checking.explanations import explain
 from ..contracts.strategy import Strategy
 from ..levels.level import TASK, Level
 from .named import Named, in_words
-from .places import STACK, find, shipped_folder
+from .places import STACK, around, find, shipped_folder
 
 FORMAT = 1
 VALUES, PLUGINS = "strategies.safetensors", "plugins"
@@ -112,10 +113,17 @@ class Export:
             RecoptError: if the values do not fit it.
         """
         named = self.manifest.strategies[slot]
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced
+        with self.making():
             made = self.base(slot)(domains=named.domains or None, **named.settings)
         self.fill(made, slot)
         return made
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Have rules within a strategy found in the folder; what is drawn is replaced by the trained values."""
+        own = self.folder / PLUGINS
+        with torch.random.fork_rng(devices=[]), around(0, [own] if own.is_dir() else []):
+            yield
 
     def fill(self, strategy: Strategy, slot: str, given: Iterable[str] = ()) -> None:
         """Copy the values of ``slot`` into ``strategy``, except those of the settings ``given`` by the user.
@@ -163,7 +171,7 @@ class Trained(Strategy):
         if domains:
             raise RecoptError(f"'{self.name}' was trained in domains of its own: leave 'domains' out.")
         named = self.export.manifest.strategies[self.slot]
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced
+        with self.export.making():
             super().__init__(domains=named.domains or None, **{**named.settings, **given})
         self._made_with = {"domains": None, **given}  # so that a new one made with these is trained too
         self.export.fill(self, self.slot, given)

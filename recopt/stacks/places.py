@@ -7,6 +7,8 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import metadata
@@ -25,6 +27,8 @@ Read = Callable[[Path, str], type]
 _GROUPS: dict[Kind, str] = {"strategy": "recopt.strategies", "task": "recopt.tasks"}
 _NAME = re.compile(r"[A-Za-z][\w.-]*")
 LOCAL, SHIPPED = "./strategies", "shipped"
+AROUND: ContextVar[tuple[int, Places]] = ContextVar("AROUND", default=(0, ()))
+"""The seed and the places of plugins with which a strategy is being made, for those that it makes itself."""
 STACK = "stack.json"
 """The file that marks a folder as an export of trained strategies."""
 
@@ -41,6 +45,16 @@ class Candidate:
     load: Callable[[], type | None]
     path: Path | None = None
     summary: Callable[[], str] | None = None  # where it can be known without importing
+
+
+@contextmanager
+def around(seed: int, places: Places) -> Iterator[None]:
+    """Have strategies that others make drawn from ``seed`` and searched in ``places``, for as long as this lasts."""
+    before = AROUND.set((seed, places))
+    try:
+        yield
+    finally:
+        AROUND.reset(before)
 
 
 def shipped_folder(name: Literal["strategies", "runs"]) -> Path:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 import recopt
 from recopt import Params, RecoptError, State, Trial
 from recopt.checking.errors import Notice
+from recopt.running.export import write_export
 from recopt.running.plan import plan, replan
 from recopt.running.recorder import keep_sources
 from recopt.stacks.plugins import load_strategy
@@ -48,6 +49,23 @@ def test_the_source_of_a_rule_within_another_is_kept_and_its_change_is_told_of(t
     own.write_text(own.read_text().replace("A constant pull", "Another pull"))
     with pytest.warns(Notice, match="Strategy 'pull' has changed since it was recorded"):
         replan(made.spec.model_dump())
+
+
+@pytest.mark.usefixtures("pull")
+@pytest.mark.filterwarnings("ignore:Strategy 'pull' is taken from ./strategies")
+def test_an_export_has_the_source_of_a_rule_within_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recopt.run("quadratic", "gated(base=sgd,rule=pull(by=2),gamma=0.5)", steps=2, track=False, progress=False)
+    write_export(found.engine, found.spec, tmp_path / "export", found.trace)
+    assert (tmp_path / "export" / "plugins" / "pull.py").is_file()
+    (tmp_path / "strategies" / "pull.py").unlink()
+    point = torch.nn.Parameter(torch.ones(2))
+    opt = recopt.Optimizer([point], tmp_path / "export")
+    point.grad = torch.zeros(2)
+    opt.step()
+    assert torch.equal(point.detach(), torch.full((2,), 2.0))
+    again = recopt.run("quadratic", str(tmp_path / "export"), steps=2, track=False, progress=False)
+    write_export(again.engine, again.spec, tmp_path / "second", again.trace)
+    assert (tmp_path / "second" / "plugins" / "pull.py").is_file()
 
 
 @pytest.mark.filterwarnings("ignore:In 'gated':recopt.checking.errors.Notice")
