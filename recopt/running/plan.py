@@ -112,7 +112,10 @@ def replan(
     if settings:
         data = with_settings(make_spec(data, where).model_dump(exclude_unset=True, mode="json"), settings)
     made = resolve(data, where)
-    return made if source is None else resolve(source.stand_in(made.spec, made.graph, stretched), where)
+    if source is None:
+        return made
+    source.refuse(settings, made.graph)
+    return resolve(source.stand_in(made.spec, made.graph, stretched), where)
 
 
 def _short(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str | None, int | None, list[str]]]:

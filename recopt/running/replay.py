@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +78,21 @@ class Source(NamedTuple):
             level = {"moves": slot, "by": own, "only": list(schedule.values), "every": 1}
             data["levels"].append({**level, **self._episodes(graph, slot, kept)})
         return {**data, "replay": {"name": self.name, "run": self.run}}
+
+    def refuse(self, settings: Sequence[str], graph: Graph) -> None:
+        """Refuse settings that the record stands in for. Raises RecoptError for the first of them."""
+        kept = staying(graph)
+        slots = {name for n in kept for name in (graph.levels[n].by, graph.levels[n].teacher)}
+        for text in settings:
+            key = text.partition("=")[0].strip()
+            slot, _, name = key.partition(".")
+            number = re.fullmatch(r"level(\d+)", slot)
+            left_out = int(number[1]) - 1 not in kept if number else slot in graph.slots and slot not in slots
+            if (left_out and name != "episode") or (slot in self.schedules and name in self.schedules[slot].values):
+                raise RecoptError(
+                    f"'{shown(key)}' would have no effect, since the record of run '{self.name}' stands in for it: "
+                    "leave it out, or run without 'replay'."
+                )
 
     def _fits(self, graph: Graph, slot: str, schedule: Schedule, slots: list[str | None]) -> None:
         stack, moved = graph.describe(), ", ".join(f"{slot}.{name}" for name in schedule.values)

@@ -246,3 +246,17 @@ def test_a_curriculum_that_a_level_left_out_had_is_refused() -> None:
     source = run("adam/hypergradient", "level2.episode=12", "level2.curriculum=3", seed=3)
     with pytest.raises(recopt.RecoptError, match="'curriculum', which has no place in a replay"):
         replay(source)
+
+
+@pytest.mark.parametrize("given", ["level2.trust=0.5", "hypergradient.kappa=0.5", "adam.lr=0.1"])
+def test_settings_that_the_record_stands_in_for_are_refused(given: str) -> None:
+    source = run("adam/hypergradient")
+    key = given.partition("=")[0]
+    with pytest.raises(recopt.RecoptError, match=f"'{key}' would have no effect, since the record of run 'source'"):
+        replay(source, settings=[given])
+
+
+def test_settings_of_what_stays_in_a_replay_are_taken() -> None:
+    source = run("adam/hypergradient")
+    found = replay(source, settings=["adam.beta1=0.5", "level1.schedule=cosine", "level1.horizon=30"])
+    assert found.engine.levels[0].horizon == 30 and found.spec.strategies["adam"].settings["beta1"] == 0.5
