@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,8 +50,8 @@ def plan(task: str | Path | Task | None, stack: str | Path | Graph | Listed | No
         fields: fields of :class:`recopt.running.spec.Spec`, and what else :func:`replan` takes; None leaves one open.
 
     Raises:
-        RecoptError: for unknown names and settings, for graphs that cannot work, for ``settings`` together with
-            objects, and ``depth`` with a graph.
+        RecoptError: for unknown names and settings, for graphs that cannot work, for ``settings`` of what is an object,
+            and ``settings`` or ``depth`` with a graph.
     """
     task = str(task) if isinstance(task, Path) else task
     stack = str(stack) if isinstance(stack, Path) else stack if stack is None else in_notation(stack)
@@ -69,10 +70,10 @@ def plan(task: str | Path | Task | None, stack: str | Path | Graph | Listed | No
     else:
         if replay is not None:
             raise RecoptError("'replay' puts a record into a stack in words: give that, or none for the run's own.")
-        if settings or (depth is not None and isinstance(stack, Graph)):
-            what = "'depth' and 'settings' are" if isinstance(stack, Graph) else "'settings' are"
-            raise RecoptError(f"{what} for a stack in words: put them into the levels of a recopt.Graph.")
-        graph = stack if isinstance(stack, Graph) else graph_listed(stack, depth, fields.get("seed", 0), folders)
+        if isinstance(stack, Graph) and (settings or depth is not None):
+            raise RecoptError("'depth' and 'settings' are for stacks: put them into the levels of a recopt.Graph.")
+        listed = partial(graph_listed, depth=depth, seed=fields.get("seed", 0), folders=folders, settings=settings)
+        graph = stack if isinstance(stack, Graph) else listed(stack)
         strategies = {slot: strategy_in_words(s, folders) for slot, s in graph.slots.items()}
     named = task_in_words(task, folders) if isinstance(task, Task) else task_named(task or "")
     spec = make_spec({**fields, "task": named, "strategies": strategies, "levels": graph.levels})

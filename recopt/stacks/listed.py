@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from ..checking.errors import RecoptError
 from ..contracts.strategy import Strategy
 from ..levels.graph import Graph
 from ..levels.notation import Term, parse, split
-from .build import make_strategies, stack_levels
+from .build import make_level, make_strategies, stack_levels, with_settings
 from .named import deepen, strategies_of, written
 from .places import Places
 
@@ -59,14 +60,41 @@ def deepened(
     return made, {**own, **{term.slot: own[old.slot] for term, old in new if old.slot in own}}
 
 
-def graph_listed(stack: Listed, depth: int | None = None, seed: int = 0, folders: Places = ()) -> Graph:
-    """The graph of a stack; ``seed`` draws the initial weights of those that are given by name.
+def graph_listed(
+    stack: Listed, depth: int | None = None, seed: int = 0, folders: Places = (), settings: Sequence[str] = ()
+) -> Graph:
+    """The graph of a stack.
+
+    Args:
+        seed: draws the initial weights of strategies that are given by name.
+        settings: of levels, and of those strategies: ``level2.every=20``, ``adam.lr=0.1``.
 
     Raises:
         RecoptError: for anything unknown or impossible.
     """
     layers, own = deepened(*layers_listed(stack), depth)
     named = strategies_of(layers)
+    leveled = [text for text in settings if re.match(r"level\d", text)]
+    given: dict[str, Any] = {"levels": [], "task": {}, "strategies": {slot: {} for slot in named}}
+    _check_settings(with_settings(given, [text for text in settings if text not in leveled]), own)
+    named = {
+        slot: one.model_copy(update={"settings": {**one.settings, **given["strategies"][slot].get("settings", {})}})
+        for slot, one in named.items()
+    }
     made = make_strategies({slot: one for slot, one in named.items() if slot not in own}, seed, folders, "in the stack")
     slots = {slot: own[slot] if slot in own else made[slot] for slot in named}
-    return Graph(stack_levels(layers, slots), slots, labels={slot: written(slot, one) for slot, one in named.items()})
+    words = [level.model_dump(exclude_unset=True) for level in stack_levels(layers, slots)]
+    with_settings({"levels": words, "task": {}, "strategies": {}}, leveled)
+    levels = [make_level(one, number) for number, one in enumerate(words, 1)]
+    return Graph(levels, slots, labels={slot: written(slot, one) for slot, one in named.items()})
+
+
+def _check_settings(data: Mapping[str, Any], own: Mapping[str, Strategy]) -> None:
+    """Refuse settings of what is an object already."""
+    if data["task"]:
+        key = next(iter(data["task"]["settings"]))
+        raise RecoptError(f"'task.{key}' has no place beside a list of strategies: write it into the task.")
+    for slot, strategy in own.items():
+        for key in data["strategies"][slot].get("settings", {}):
+            given = f"make it so, as {type(strategy).__name__}({key}=…)"
+            raise RecoptError(f"'{slot}.{key}' is of a strategy that was given as an object: {given}.")

@@ -76,6 +76,14 @@ def deepen(layers: Sequence[Sequence[Term]], depth: int | None) -> list[list[Ter
         raise RecoptError(f"--depth {shown(depth)} is more than {MOST_LEVELS:,} levels: give less.")
     if depth is not None and len(out) < depth and any(term.moves == term.slot for term in out[-1]):
         raise RecoptError("'self' closes a stack, and a depth repeats its last strategy: leave one of them out.")
+    last = out[-1]
+    apart = len(last) == 1 or (len(out) > 1 and all(term.only for term in last))
+    if depth is not None and len(out) < depth and not apart:
+        beside = "+".join(term.slot for term in last)
+        raise RecoptError(
+            f"A depth repeats the last strategy of a stack, and of '{shown(beside)}' each would move the same numbers: "
+            f"write what is to stand above, as in {shown(beside)}/hypergradient."
+        )
     taken = {term.slot for layer in out for term in layer}
     while depth is not None and len(out) < depth:
         layer = []

@@ -158,7 +158,7 @@ def test_objects_do_as_well_as_words() -> None:
     np.testing.assert_array_equal(words.losses, objects.losses)
     assert objects.spec.task.model_dump() == {"name": "quadratic", "settings": {"dim": 4}, "domains": {}}
     assert objects.spec.strategies["adam"].settings == {"lr": 0.1}
-    with pytest.raises(RecoptError, match="'depth' and 'settings' are for a stack in words"):
+    with pytest.raises(RecoptError, match="'depth' and 'settings' are for stacks"):
         recopt.run(task, graph, depth=3)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 import recopt
 from recopt import RecoptError, Strategy, positive
+from recopt.running.plan import plan
 
 
 class Signed(Strategy):
@@ -56,11 +57,40 @@ def test_a_depth_repeats_no_strategy_above_one_that_closes_the_loop() -> None:
         recopt.Optimizer([nn.Parameter(torch.ones(2))], "adam/sgd/self", depth=4)
 
 
-def test_settings_in_words_are_refused_beside_objects() -> None:
-    with pytest.raises(RecoptError, match="'settings' are for a stack in words"):
-        recopt.run("quadratic", Signed(), settings=["level1.guard=false"])
+def test_settings_are_for_levels_and_for_strategies_that_are_given_by_name() -> None:
+    settings = ["level2.every=5", "adagrad.lr=0.3", "level1.guard=false"]
+    found = plan("quadratic", [Signed(), "adagrad"], settings=settings)
+    assert found.graph.levels[1].every == 5 and not found.graph.levels[0].guard
+    assert found.spec.strategies["adagrad"].settings["lr"] == 0.3
+    words = plan("quadratic", "adam/adagrad", settings=["level2.every=5", "adagrad.lr=0.3"])
+    assert found.graph.levels[1].model_dump(exclude={"moves"}) == words.graph.levels[1].model_dump(exclude={"moves"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("signed.lr=1", r"'signed.lr' is of a strategy that was given as an object: make it so, as Signed\(lr=…\)"),
+        ("task.dim=5", "'task.dim' has no place beside a list of strategies: write it into the task"),
+        ("level3.every=5", "There is no level3"),
+        ("level2.evry=5", "Did you mean 'every'"),
+        ("adam.lr=5", "adam"),
+    ],
+)
+def test_settings_of_what_is_an_object_and_of_nothing_are_refused(setting: str, told: str) -> None:
+    with pytest.raises(RecoptError, match=told):
+        recopt.run("quadratic", [Signed(), "adagrad"], settings=[setting], track=False)
+
+
+def test_an_empty_stack_is_refused() -> None:
     with pytest.raises(RecoptError, match="The stack is empty"):
         recopt.run("quadratic", [])
+
+
+def test_a_depth_repeats_no_strategies_side_by_side_that_would_move_the_same() -> None:
+    for stack in ("adam+sgd", "adam/sgd+adagrad"):
+        with pytest.raises(RecoptError, match="each would move the same numbers: write what is to stand above, as in"):
+            plan("quadratic", stack, depth=4)
+    assert len(plan("quadratic", "adam/sgd[lr]+sgd@b[beta1]").graph.levels) == 3
 
 
 def test_what_python_prints_of_them_is_a_few_lines_of_text() -> None:
