@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..checking.errors import RecoptError, shown, unknown
+from ..checking.errors import Notice, RecoptError, shown, unknown
 from ..contracts.strategy import Strategy
 from ..levels.level import TASK
 from ..levels.notation import parse_one
@@ -86,12 +87,25 @@ def _checked(spec: SweepSpec, axes: Sequence[Axis], where: str) -> dict[tuple[An
         for one in rest:
             if _applies(one.name, made):
                 idle.discard(one.name)
+                _tell_overruled(one, made)
                 for value in one.ends:
                     trial_plan(spec.run, {**base, one.name: value}, spec.seed, where)
     for one in rest:
         if one.name in idle:  # this says what there is
             trial_plan(spec.run, {**base, one.name: one.ends[0]}, spec.seed, where)
     return plans
+
+
+def _tell_overruled(one: Axis, plan: Plan) -> None:
+    """Say that a strategy was given a value which no trial has."""
+    slot, _, key = one.name.partition(".")
+    named = plan.spec.strategies.get(slot)
+    if named is None or key not in named.settings or key in plan.graph.strides.get(slot, {}):
+        return
+    given, ends = named.settings[key], one.ends
+    if not (isinstance(given, int | float) and ends[0] <= given <= ends[-1] if one.range else given in ends):
+        said = f"'{one.name}' is {shown(given)} in the stack, and no trial has that, since the sweep goes over others"
+        warnings.warn(f"{said}: leave it out there, or add it to them.", Notice, stacklevel=2)
 
 
 def _applies(name: str, plan: Plan) -> bool:

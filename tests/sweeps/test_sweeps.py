@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import recopt
-from recopt.checking.errors import RecoptError
+from recopt.checking.errors import Notice, RecoptError
 from recopt.stacks.plugins import list_strategies, load_strategy
 from recopt.sweeps import make_sweep_spec, plan_sweep
 from recopt.tracking.mlflow.children import NUMBER
@@ -49,6 +49,16 @@ def test_repeats_have_seeds_of_their_own_and_the_score_is_their_mean() -> None:
     assert three.made == 3 * 3 * 6 and math.isnan(alone[0].trials[0].spread)
 
 
+@pytest.mark.parametrize("over", ["1e-3..1", [0.1, 0.2]])
+def test_a_value_of_the_stack_that_no_trial_has_is_told_of(over: Any) -> None:
+    asked = lambda stack: make_sweep_spec({"task": "quadratic", "stack": stack, "over": {"sgd.lr": over}})  # noqa: E731
+    with pytest.warns(Notice, match=r"'sgd\.lr' is 5 in the stack, and no trial has that, since the sweep goes over"):
+        plan_sweep(asked("sgd(lr=5)"))
+    plan_sweep(asked("sgd(lr=0.1)"))
+    plan_sweep(asked("sgd"))
+    plan_sweep(asked("adam/sgd"))  # whose rate there is a default
+
+
 def test_settings_of_a_strategy_go_with_the_stacks_that_have_it() -> None:
     found = recopt.sweep("quadratic", over={"stack": ["sgd", "adam", "sgd/hypergradient"], "sgd.lr": [1e-5, 2e-5],
                          "adam.beta1": [0.5, 0.9], "level2.every": [1, 2]}, by="grid", **QUICK)  # fmt: skip
@@ -82,8 +92,8 @@ def test_a_strategy_searches_and_what_it_has_tried_is_not_run_again() -> None:
 @pytest.mark.parametrize("name", SEARCHES)
 def test_every_zero_order_strategy_searches(name: str) -> None:
     over, middle = ["sgd.lr", "sgd.momentum"], {"sgd.lr": [0.01], "sgd.momentum": [0.954174]}
-    found = recopt.sweep("quadratic(dim=2)", "sgd(momentum=0.5)", over=over, by=name, trials=24, **QUICK)
-    start = recopt.sweep("quadratic(dim=2)", "sgd(momentum=0.5)", over=middle, by="grid", **QUICK)
+    found = recopt.sweep("quadratic(dim=2)", "sgd", over=over, by=name, trials=24, **QUICK)
+    start = recopt.sweep("quadratic(dim=2)", "sgd", over=middle, by="grid", **QUICK)
     # The first is the middle, or drawn around it, or the first round of the middle.
     assert 8 <= len(found.trials) <= 24 and found.best.score < max(found.trials[0].score, start.best.score)
 
