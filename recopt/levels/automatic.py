@@ -8,8 +8,9 @@ from ..checking.errors import Notice
 from .level import AUTO, DIRECT, IMPLICIT, INIT, LOSS, TASK, VALUE, Level
 from .structure import Structure
 
-_FEW, _LONG = 3, 20
-"""Numbers that tangents are carried of at less cost than a tape; steps from which that tape is long."""
+_LONG, _FEW, _TOO_LONG = 20, 3, 100
+"""Steps from which a tape is long; numbers that tangents are carried of, each at the price of the tape, where it is too
+long to be kept, and steps from which it is."""
 _ACTS = {
     LOSS: "parameters of a loss act by second derivatives of the steps in a window",
     INIT: "a start acts through all steps of an episode",
@@ -53,7 +54,7 @@ def _of_a_rule(graph: Structure, number: int) -> tuple[str, str]:
     names = graph.names[level.moves]
     count, every = len(graph.moved(number, names)), level.every or graph.slots[level.moves].above.get("every", 1)
     over_the_task = all(graph.levels[m].moves == TASK for m in graph.subjects[number])
-    if level.second_order and over_the_task and count <= _FEW and every > _LONG:
+    if level.second_order and over_the_task and every > (_LONG if count == 1 else _TOO_LONG) and count <= _FEW:
         return "forward", f"derivatives by {count} of its numbers go along in less memory than a tape of {every} steps"
     if level.second_order:
         return "unroll", "second derivatives are asked for"
