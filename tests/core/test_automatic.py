@@ -24,7 +24,7 @@ ES = {"every": 5}
         ("adam/sgd[*]", 2, {"every": 50, "second_order": True}, "unroll", "second derivatives are asked for"),
         ("adam/sgd", 2, {"every": 10, "second_order": True}, "unroll", "second derivatives are asked for"),
         ("sgd(momentum=0.9)/adam[lr,momentum]", 2, {"every": 50, "second_order": True}, "unroll", "are asked for"),
-        ("sgd(momentum=0.9)/adam[lr,momentum]", 2, {"every": 101, "second_order": True}, "forward", "by 2 of its numbers"),
+        ("sgd(momentum=0.9)/adam[lr,momentum]", 2, {"every": 101, "second_order": True}, "forward", "by 2 of its"),
         ("lstm/adam", 2, {}, "unroll", "sums of the gradients after each of 20 steps"),
         ("adam/annealing/sgd", 3, ES, "es", r"no derivative passes through level 2 \(annealing moves adam\)"),
         ("annealing/adam", 2, ES, "es", "no derivative passes through level 1"),
