@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ..levels.graph import Graph
+from ..levels.level import TASK
 from ..levels.notation import split
+from ..running.plan import plan
 from .ablate import run_ablation
 from .ablate_spec import LEAST_SEEDS, make_ablate_spec
 
@@ -57,9 +59,13 @@ def deep_enough(
     data: dict[str, Any] = {key: how.pop(key) for key in ("device", "dtype", "plugins") if key in how}
     data |= {"task": task, "steps": min(steps, PROBED), "seeds": LEAST_SEEDS}
     given, made, verdicts, spent = settings or [], layers[0].strip(), list[str](), 0
-    for depth in range(2, 1 + (HIGHEST if len(layers) == 1 else len(layers))):
+    folders, top = data.get("plugins") or None, HIGHEST if len(layers) == 1 else len(layers)
+    # A setting that no depth has a place for is refused before anything runs.
+    plan("quadratic", stack, depth=top, settings=[one for one in given if not _of_the_task(one)], plugins=folders)
+    for depth in range(2, 1 + top):
         tried = "/".join(layers[:depth]).strip()
-        spec = make_ablate_spec({**data, "stack": tried, "settings": _within(given, depth)}, "--depth auto", depth)
+        inside = _within(given, plan("quadratic", tried, depth=depth, plugins=folders).graph)
+        spec = make_ablate_spec({**data, "stack": tried, "settings": inside}, "--depth auto", depth)
         found = run_ablation(spec, **how)
         level = found.levels[-1]
         verdicts.append(level.sentence)
@@ -68,10 +74,14 @@ def deep_enough(
         if not level.pays:
             break
         made = spec.stack
-    return DeepEnough(made, _within(given, len(split(made, "/"))), verdicts, spent)
+    return DeepEnough(made, _within(given, plan("quadratic", made, plugins=folders).graph), verdicts, spent)
 
 
-def _within(settings: list[str], depth: int) -> list[str]:
-    """``settings`` without those of levels above ``depth``."""
-    numbers = [re.match(r"level(\d+)\.", one) for one in settings]
-    return [one for one, number in zip(settings, numbers, strict=True) if number is None or int(number[1]) <= depth]
+def _of_the_task(setting: str) -> bool:
+    return setting.partition(".")[0].strip() == TASK
+
+
+def _within(settings: list[str], graph: Graph) -> list[str]:
+    """``settings`` without those of levels and strategies that ``graph`` does not have."""
+    levels = [f"level{number}" for number in range(1, 1 + len(graph.levels))]
+    return [one for one in settings if one.partition(".")[0].strip() in (TASK, *levels, *graph.slots)]

@@ -34,6 +34,15 @@ def test_a_run_has_the_levels_that_pay(recopt: Recopt) -> None:
     assert "Level 2 pays" in done.err and "So the run is of sgd(lr=1e-4)/adagrad" in done.err
 
 
+def test_settings_of_levels_that_are_not_reached_wait_and_those_of_none_are_refused() -> None:
+    settings = ["annealing.step=0.1", "level3.every=2"]
+    found = deep_enough(TASK, "sgd(lr=0.05)/sgd(lr=1e-300)/annealing", steps=40, settings=settings, track=False)
+    assert found.stack == "sgd(lr=0.05)" and not found.settings
+    for wrong in ("level5.every=2", "adagrad.lr=2", "nonsense"):
+        with pytest.raises(RecoptError, match=wrong.partition("=")[0].partition(".")[0]):
+            deep_enough(TASK, "sgd", steps=40, settings=[wrong], track=False)
+
+
 @pytest.mark.parametrize("given", [["quadratic"], ["quadratic", "sgd", "--spec", "x.yaml"], ["--resume", "x"]])
 def test_what_cannot_be_probed_is_refused(recopt: Recopt, given: list[str]) -> None:
     done = recopt("run", *given, "--depth", "auto")
