@@ -47,6 +47,7 @@ ROWS: dict[str, Callable[[float], Any]] = {
     "fixed": lambda rate: f"adam(lr={rate})",
     "hypergradient": lambda rate: f"adam(lr={rate})/hypergradient",
     "hypergradient, self": lambda rate: f"adam(lr={rate})/hypergradient/self",
+    "hypergradient from κ 0.3, self": lambda rate: f"adam(lr={rate})/hypergradient(kappa=0.3)/self",
     "self-tied": lambda rate: f"self-tied(lr={rate})",
     "self-tied, from κ 0.1": lambda rate: f"self-tied(lr={rate},kappa=0.1)",
     "constant κ 0.1, taken back": lambda rate: Constant(lr=rate, kappa=0.1),

@@ -29,6 +29,15 @@ and 0.012 to 0.010 and 0.038), which a longer ``every`` or ``on: valid`` mends i
 tens of thousands of steps on a set that is learned by heart it lets a rate fall to nothing (docs/results.md), where
 ``adagrad`` does not.
 
+Tied to itself (``adam/hypergradient/self``) κ moves too. The cosine of what is a single number would be its sign, and
+κ change by ±κ. So the loop's level has ``normalize: cosines``: its signal is the derivative by κ in the units in which
+that by log α is the cosine c, −c c' with c' the cosine before (log α moved by κ c'), and
+
+    log κ ← log κ + κ c c',    κ at most 1; then log α ← log α + κ c,
+
+with nothing in it that has a unit. Unlike a rate that is its own step (Chandra et al. 2022, 1909.13371) it neither
+stands still where κ is small nor runs away where it is large. Measured in docs/depth.md.
+
 State: ``{}``; all that is remembered is in the point itself.
 """
 
@@ -46,7 +55,7 @@ class Hypergradient(Rule):
     level: ClassVar[Mapping[str, Any]] = {"normalize": "cosine"}
     linear: ClassVar[str | None] = "kappa"
 
-    kappa = positive(0.1, "step in the coordinate (for a rate: in its logarithm) where the cosine is 1")
+    kappa = positive(0.1, "step in the coordinate (for a rate: in its logarithm) where the cosine is 1", most=1.0)
 
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
         """−κ · signal."""

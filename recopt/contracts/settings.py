@@ -75,6 +75,7 @@ class Hyper:
     ``off`` is one more value that switches its term off (``momentum=0``): the hyperparameter is then no parameter
     and cannot be moved. ``above`` is the default in levels that move logarithms of others' hyperparameters on
     normalized signals, where a step length means something else (:func:`recopt.levels.completion.strides`).
+    ``most`` is the largest value that it is moved to, in a level of numbers.
     """
 
     default: float | str
@@ -82,6 +83,7 @@ class Hyper:
     help: str
     off: float | None = None
     above: float | None = None
+    most: float | None = None
     name: str = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -111,9 +113,11 @@ def option(default: T, help: str = "", choices: tuple[T, ...] | None = None, lea
 
 
 @checked
-def positive(default: float, help: str = "", off: float | None = None, above: float | None = None) -> Hyper:
+def positive(
+    default: float, help: str = "", off: float | None = None, above: float | None = None, most: float | None = None
+) -> Hyper:
     """Declare a hyperparameter in (0, ∞), moved as its logarithm. ``off=0`` also allows 0, which switches it off."""
-    return Hyper(default, DOMAINS["positive"], help, off, above)
+    return Hyper(default, DOMAINS["positive"], help, off, above, most)
 
 
 @checked

@@ -16,7 +16,7 @@ import torch
 from ..contracts.domains import Positive
 from ..levels.carried import carries
 from ..levels.graph import Graph
-from ..levels.level import TASK, Level
+from ..levels.level import COSINES, TASK, Level, is_plain
 from ..levels.registry import ESTIMATORS, TRANSFORMS
 from ..levels.state import RunState, Signal
 from ..levels.transforms import Transform
@@ -116,8 +116,7 @@ class Carriers:
         self.moved = {x: self._moved(x, [n for n in graph.movers[x] if self.levels[n].taping]) for x in graph.slots}
         shut = {name: self._has_closed_form(name) for name in graph.slots}
         self.closed = [x.moves != TASK and x.taping and (carries(x) or shut[x.moves]) for x in self.levels]
-        plain = [x.objective in ("mean", "sum", "last") and x.gradient in ("online", "unroll") for x in self.levels]
-        self.lean = [self.closed[n] and self.every[n] == 1 and plain[n] for n in everywhere]
+        self.lean = [self.closed[n] and self.every[n] == 1 and is_plain(x) for n, x in enumerate(self.levels)]
         within = {m for n in self.exact for m in graph.within(n)}
         self.taped = [m in within or any(not self.closed[n] for n in self.above[m]) for m in everywhere]
         self.movers = [self._mover(m, shut[self.levels[m].by]) for m in everywhere]
@@ -140,19 +139,19 @@ class Carriers:
         if rule is None or name not in self.spaces or not self.setting.closed:
             return False
         by = [m for m, level in enumerate(self.levels) if level.by == name]
-        told = [self.levels[n] for n in sorted({n for m in by for n in self.graph.above[m]})]
         every = {self.every[n] for m in by for n in self.above[m]}
         above = [self.levels[n] for n in sorted({n for m in by for n in self.above[m]})]
         placed = all(self._closed_place(self.levels[m]) for m in by)
         known = all(ESTIMATORS[x.gradient or ""].closed for x in above) and len({x.on for x in above}) <= 1
-        more = any(x.teacher or x.penalty_update for x in told) or any(x.penalty_moved for x in above)
+        more = any(x.teacher or x.penalty_update or x.penalty_moved for x in above)
         trusted = bool(above) and any(self.levels[m].trust is not None for m in by)
         if not placed or not known or more or trusted or len(every) > 1:
             return False
+        measured = any(x.normalize in COSINES for x in above)
         if every <= {1}:
-            return True
+            return not measured or all(map(is_plain, above))
         far = bool(self.moved[name] - {rule.linear}) or reads(rule).point
-        return not far and all(x.normalize != "cosine" for x in above)
+        return not far and not measured
 
     def _closed_place(self, level: Level) -> bool:
         if level.moves != TASK:

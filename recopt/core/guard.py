@@ -97,13 +97,10 @@ def due(memory: Guard, level: int, rate: float, norm: float, scale: float) -> bo
     if found is None or memory.steps <= YOUNG:
         return True
     last = Check(*found)
-    grown = rate - last.rate + _log(norm) - _log(last.norm) + _log(scale) - _log(last.scale)
+    logs = [math.log(max(x, TINY)) for x in (norm, last.norm, scale, last.scale)]
+    grown = rate - last.rate + logs[0] - logs[1] + logs[2] - logs[3]
     long = last.ratio > 0 and grown > 0 and math.log(last.ratio) + grown > math.log(0.5)
     return long or memory.steps >= last.step + PERIOD
-
-
-def _log(x: float) -> float:
-    return math.log(max(x, TINY))
 
 
 def excess(deltas: Iterable[float]) -> float:

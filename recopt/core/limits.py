@@ -153,7 +153,8 @@ class Overshoot:
             return False
         steps = {n: before for n in memory.sizeless if (before := self.limits.before(state, n)) is not None}
         ways = {n: torch._foreach_sub(self.slots.point(state, n), before) for n, before in steps.items()}
-        keep = kept(memory.tasks[0], loss, sum(self._slope(state, n, way, grads) for n, way in ways.items()))
+        mine = {n: [grads[i] for i in self.slots.index(state, n)] for n in ways}
+        keep = kept(memory.tasks[0], loss, sum(self.limits.shards.inner(way, mine[n]) for n, way in ways.items()))
         for n, way in ways.items() if keep < 1 else ():
             self.limits.bounded(state, n, keep, memory.counts)
             self._leave(state, n, steps[n], [w.detach() * keep for w in way])
@@ -165,12 +166,6 @@ class Overshoot:
         tuned = self.carriers.rates[number] is not None and self.carriers.levels[number].guard
         point = self.slots.point(state, number)
         return tuned and self.limits.shards.norm(point) <= guard.ZERO * self.limits.size(state, number, point)
-
-    def _slope(self, state: RunState, number: int, way: Sequence[Tensor], grads: Sequence[Tensor | None]) -> float:
-        """The slope of the loss along a step at its end."""
-        there = zip(way, self.slots.index(state, number), strict=True)
-        mine = sum(float((w * g).sum()) for w, i in there if (g := grads[i]) is not None)
-        return self.limits.shards.totals([mine], way[0].device)[0]
 
     def _leave(self, state: RunState, number: int, before: Params, way: Params) -> None:
         """Leave only ``way`` of a level's last step from the point ``before``."""

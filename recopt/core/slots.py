@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.level import INIT, TASK
-from ..levels.state import Numbers, RunState, SlotState, Values
+from ..levels.state import Numbers, RunState, Signal, SlotState, Values
 from .carriers import Carriers
 
 
@@ -54,6 +55,11 @@ class Slots:
         found = state.slots[self.levels[number].by]
         assert isinstance(found, Numbers)
         return found
+
+    def unit(self, state: RunState, number: int, signal: Signal) -> float:
+        """Two ``cosines`` of level ``number`` are measured by this: its step by one, times what one is measured by."""
+        rule: Any = self.graph.slots[self.levels[number].by]
+        return float(self.numbers(state, number).value[rule.linear] * signal.bound)
 
     def strategy(self, state: RunState, name: str) -> Params:
         """The parameters of a strategy as its ``forward`` is to read them: leaves of the tape where there is one."""

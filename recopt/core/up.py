@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..levels.judgement import Guard, Verdict, count, judge
-from ..levels.level import TASK
+from ..levels.level import COSINES, TASK
 from ..levels.state import RunState, Signal
 from ..rules.columns import Sums
 from ..rules.reading import Reading, read, shortened
@@ -31,7 +31,7 @@ class Lean:
         graph, self.bottom, self.number = carriers.graph, bottom, number
         level = graph.levels[number]
         self.index = graph.moved(number, graph.names[level.moves])
-        self.cosine = level.normalize == "cosine"
+        self.normalize = level.normalize
         self.subjects = [(m, carriers.places.get(m)) for m in graph.subjects[number]]
 
     def __call__(self, state: RunState, other: Other) -> Signal | None:
@@ -49,7 +49,7 @@ class Lean:
             if found is None:
                 continue
             total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
-            if self.cosine:
+            if self.normalize in COSINES:
                 bound += self._length(state, m, place, signal)
         if total is None:
             return None
@@ -57,6 +57,8 @@ class Lean:
 
     def _length(self, state: RunState, m: int, place: Place | None, signal: Signal) -> float:
         """‖update‖ ‖what came after it‖, which a cosine is measured by."""
+        if self.normalize == "cosines":
+            return self.bottom.slots.unit(state, m, signal)
         if place is not None:
             return place.mover.length(state.levels[m].parts[0]) * math.hypot(*(signal.grads or []))
         update = self.bottom.limits.last(state, m)

@@ -55,7 +55,9 @@ class Windows:
         for k, (m, records) in enumerate(zip(subjects, window.records, strict=True)):
             signal = state.pending[m]
             if level.objective == "improvement" and window.start[k] is None and not records and signal is not None:
-                window.start[k] = _begun(other(number, m, signal) if self.levels[m].moves == TASK else signal)
+                first = other(number, m, signal) if self.levels[m].moves == TASK else signal
+                if not first.void and first.loss is not None:
+                    window.start[k] = Record([], [], first.loss.detach())
             if signal is None or not records or records[-1].loss is not None or (signal.void and level.taping):
                 continue  # of what is void, what came after is still to come
             record = records[-1]
@@ -75,6 +77,7 @@ class Windows:
                 # Tensors that joined since come last, and were not in the update.
                 known = [(p, g) for p, g in zip(record.point, signal.grads, strict=False) if g is not None]
                 record.pairs = [(p, torch.as_tensor(g, dtype=p.dtype)) for p, g in known]
+            record.bound = self.slots.unit(state, m, signal) if level.normalize == "cosines" else 0.0
         last = window.records[-1]  # of which the newest alone may wait for what comes after it
         full = len(last) - (not last or last[-1].loss is None) >= every
         return full and state.pending[subjects[-1]] is not None
@@ -132,11 +135,6 @@ class Windows:
         for n in self._told[number]:
             k = self.graph.subjects[n].index(number)
             state.levels[n].window.records[k].append(Record([], []) if record is None else record(n))
-
-
-def _begun(signal: Signal) -> Record | None:
-    """The start of a window, of the loss before its first update; None where that says nothing."""
-    return None if signal.void or signal.loss is None else Record([], [], signal.loss.detach())
 
 
 def _behind(signal: Signal, level: Level) -> list[Pair] | None:

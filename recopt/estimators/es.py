@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from ..contracts.strategy import Params
 from ..levels.estimator import estimator
+from ..levels.level import COSINES
 from ..levels.structure import Structure
 from .value import Value
 
@@ -30,7 +31,7 @@ class EvolutionStrategies(Value):
         level = graph.levels[number]
         if level.second_order:
             return f"gradient={level.gradient} differentiates nothing: leave 'second_order' out."
-        if level.normalize == "cosine":
+        if level.normalize in COSINES:
             return f"a cosine is of updates and what came after them, which gradient={level.gradient} does not read: " \
                    "set normalize=rms."  # fmt: skip
         if level.stagger:

@@ -17,7 +17,7 @@ from ..contracts import trees
 from ..contracts.strategy import Params
 from ..levels.crossing import Crossing
 from ..levels.estimator import Closing, estimator
-from ..levels.level import TASK, Level
+from ..levels.level import COSINES, TASK, Level
 from ..levels.objective import score
 from ..levels.state import Signal, SlotState, Window
 from ..levels.structure import Structure
@@ -46,7 +46,7 @@ class Forward(Unroll):
         for what in ("teacher", "penalty_update", "penalty_moved", "stagger"):
             if getattr(level, what):
                 return f"gradient=forward knows no '{what}': drop it, or set gradient=unroll, second_order=true."
-        if level.normalize == "cosine" or any(x.null_step for n, x in enumerate(graph.levels) if x.moves == TASK):
+        if level.normalize in COSINES or any(x.null_step for n, x in enumerate(graph.levels) if x.moves == TASK):
             return "gradient=forward knows neither normalize=cosine nor null steps of level 1: drop them."
         return _too_many(graph, number) or super().refusal(graph, number)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..contracts.strategy import Params
 from ..levels.estimator import Closing
-from ..levels.level import TASK, Level
+from ..levels.level import COSINES, TASK, Level
 from ..levels.objective import score
 from ..levels.state import Pair, Signal, Window
 from ..levels.structure import Structure
@@ -28,7 +28,7 @@ def refusal(graph: Structure, number: int) -> str | None:
     rivals = [n for n, x in upper if within & set(graph.subjects[n]) or (x.second_order and number in graph.below(n))]
     trying = [n for n in range(len(graph.levels)) if graph.order(n) == 0 or graph.levels[n].perturbs]
     odd = [what for what in ("teacher", "penalty_update", "penalty_moved", "stagger") if getattr(level, what)]
-    odd += ["normalize=cosine"] if level.normalize == "cosine" else []
+    odd += [f"normalize={level.normalize}"] if level.normalize in COSINES else []
     odd += ["null steps of level 1"] if any(graph.levels[m].null_step for m in graph.movers[TASK]) else []
     rules = {
         "'segments' are of the exact unroll: set second_order=true, or drop it.": not level.second_order,

@@ -96,7 +96,10 @@ def close(level: Level, window: Window, slots: Sequence[str], moved: Params, how
                 total = value if total is None else total + value
             counted.add(slot)
             pairs += [pair for step in found for pair in step]
-            if level.normalize == "cosine":
+            if level.normalize == "cosines":
+                extra = torch.tensor(sum(r.bound for r in done), dtype=torch.float64)
+                bound = extra if bound is None else bound + extra
+            elif level.normalize == "cosine":
                 squares = _bound(done, found[1:])
                 extra = (how.squares(squares) if slot == TASK else squares).prod().sqrt()
                 bound = extra if bound is None else bound + extra

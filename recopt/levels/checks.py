@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from ..checking.errors import RecoptError, quoted, shown, unknown
 from ..contracts.strategy import Strategy
-from .level import BILEVEL, DIRECT, INIT, LOSS, MOST_LEVELS, SETTINGS_OF, TASK
+from . import cosines
+from .level import BILEVEL, COSINES, DIRECT, INIT, LOSS, MOST_LEVELS, SETTINGS_OF, TASK
 from .registry import ESTIMATORS
 from .structure import Structure
 
@@ -90,8 +91,8 @@ def _check_task_level(graph: Structure, number: int) -> None:
         refuse("a level that moves the task steps at every evaluation: drop 'every'.")
     if level.episode is not None or level.curriculum is not None or level.stagger:
         refuse("'episode' says when the slot below starts afresh, and there is none below the task.")
-    if level.normalize == "cosine":
-        refuse("normalize=cosine compares updates with what came after them: use it above level 1.")
+    if level.normalize in COSINES:
+        refuse(f"normalize={level.normalize} compares updates with what came after them: use it above level 1.")
     if level.average is not None and graph.slots[level.by].keeps_mean():
         refuse(f"'{level.by}' keeps a mean of its own: drop 'average'.")
     if level.on != "train" or level.objective != "mean" or level.second_order:
@@ -112,9 +113,8 @@ def _check_upper_level(graph: Structure, number: int) -> None:
         if level.gradient == DIRECT or not ESTIMATORS[level.gradient or ""].gradients:
             refuse(f"'{level.by}' reads gradients: set gradient=unroll or online, or put a zero-order strategy here.")
         _check_smooth(graph, number)
-    if (why := ESTIMATORS[level.gradient or ""].refusal(graph, number)) is not None:
+    if (why := ESTIMATORS[level.gradient or ""].refusal(graph, number) or cosines.refusal(graph, number)) is not None:
         refuse(why)
-    _check_cosine(graph, number)
     if level.second_order:
         _check_exact(graph, number)
     if level.episode is not None and level.every and level.episode % level.every:
@@ -136,9 +136,9 @@ def _check_loss_level(graph: Structure, number: int) -> None:
     if level.taping and not level.second_order:
         refuse("parameters of a loss act on what comes after by second derivatives alone: leave 'second_order' and "
                "'gradient' out, or put a zero-order strategy here.")  # fmt: skip
-    if level.normalize == "cosine":
-        refuse("normalize=cosine compares updates with what came after them, and no update is proportional to the "
-               "parameters of a loss: set normalize=rms.")  # fmt: skip
+    if level.normalize in COSINES:
+        refuse(f"normalize={level.normalize} compares updates with what came after them, and no update is proportional "
+               "to the parameters of a loss: set normalize=rms.")  # fmt: skip
 
 
 def _check_init_level(graph: Structure, number: int) -> None:
@@ -152,8 +152,8 @@ def _check_init_level(graph: Structure, number: int) -> None:
                f"has, as in --set level{number + 1}.episode=5.")  # fmt: skip
     if level.every != level.episode:
         refuse(f"a start is scored over a whole episode: leave 'every' out, or set it to {level.episode}.")
-    if level.normalize == "cosine":
-        refuse("normalize=cosine compares updates with what came after them, and a start is no update: drop it.")
+    if level.normalize in COSINES:
+        refuse(f"normalize={level.normalize} compares updates with what came after them, and a start is none: drop it.")
     if level.curriculum or any(other.stagger for other in graph.levels):
         refuse("all tasks start where it steps, and its episodes have one length: drop 'curriculum' and 'stagger'.")
 
@@ -200,7 +200,7 @@ def _check_teacher(graph: Structure, number: int) -> None:
     if teacher.order == 0:
         refuse(f"'{level.teacher}' is zero-order, so its steps are trials and no updates to imitate: "
                "take a rule that reads gradients.")  # fmt: skip
-    if teacher.level.get("normalize") == "cosine":
+    if teacher.level.get("normalize") in COSINES:
         refuse(f"'{level.teacher}' reads cosines of updates with what came after them, which the level "
                "below does not have: take another rule.")  # fmt: skip
     if any(graph.order(m) == 0 for m in graph.subjects[number]):
@@ -226,18 +226,6 @@ def _check_exact(graph: Structure, number: int) -> None:
         if graph.evaluations(n) % graph.evaluations(number):
             refuse(f"{graph.title(n)} steps within its windows, which no exact derivative passes "
                    f"through: let them step together{or_not and ', or set second_order=false'}.")  # fmt: skip
-
-
-def _check_cosine(graph: Structure, number: int) -> None:
-    """The cosine's denominator is a number of one window of updates; nothing differentiates through it."""
-    refuse = partial(_refuse, graph, number)
-    level = graph.levels[number]
-    below = [m for m in sorted(graph.below(number)) if graph.levels[m].normalize == "cosine"]
-    if level.second_order and below:
-        refuse(f"an exact level differentiates what is beneath, but {graph.title(below[0])} has "
-               f"normalize=cosine: set level{below[0] + 1}.normalize=rms.")  # fmt: skip
-    if level.second_order and level.normalize == "cosine" and graph.levels[graph.clock(number)].moves != TASK:
-        refuse("normalize=cosine is not defined for exact levels this high: use normalize=rms.")
 
 
 def check_movers(graph: Structure) -> None:

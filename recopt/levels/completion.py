@@ -14,6 +14,7 @@ from ..checking.errors import RecoptError, unknown
 from ..contracts.domains import Positive
 from ..contracts.settings import Hyper, Option, declared, plain_name
 from ..contracts.strategy import Strategy
+from . import cosines
 from .carried import carries
 from .level import BILEVEL, IMPLICIT, LOSS, TASK, Level
 from .notices import WITHOUT
@@ -65,6 +66,9 @@ def complete(graph: Structure, number: int) -> Level:
         settings["second_order"] = given.get("second_order", True)
     if by.order and (level.moves == level.by or any(graph.levels[m].moves == level.by for m in graph.below(number))):
         default["trust"] = 0.01  # it closes a circle
+    if "normalize" not in given and settings.get("normalize") == "cosine" and cosines.tied(graph, number, settings):
+        # Of one number a cosine is a sign; the product of those beneath is none, and its steps need no other bound.
+        settings = {"trust": None, **settings, "normalize": "cosines"}
     settings = {**default, **settings}
     if not level.only and _rate_alone(graph, number, settings):
         settings["only"] = (RATE,)

@@ -30,6 +30,8 @@ INIT = "init"
 """The slot of the point that episodes of a task start from."""
 BILEVEL = (LOSS, INIT)
 """Slots whose levels are scored by what the levels of the task make of their values."""
+COSINES = ("cosine", "cosines")
+"""The names of transforms that measure updates against what came after them: by one cosine, or by two in a row."""
 VALUE = "value"
 """The name of the estimator that gives scores alone."""
 DIRECT = "direct"
@@ -135,7 +137,8 @@ class Level(BaseModel, metaclass=_Refusing):
         segments: of the window of an exact unroll, of which one at a time has a tape; the others are made anew.
         objective: ``mean``, ``sum``, ``last``, ``improvement`` or ``steps_to: X`` over the window's losses.
         on: the batches that the meta-loss is measured on.
-        normalize: what is done to the signal before the strategy reads it.
+        normalize: what is done to the signal before the strategy reads it; ``cosines``, where the level beneath reads
+            a cosine, makes it the product of that and the one before.
         teacher: the slot of a rule that the level below is to imitate at first; in words also a strategy with its
             settings, such as ``adam(lr=0.01)``. It answers beside, with a state of its own, and moves nothing.
         imitate: updates of the slot that this level moves over which the weight of the imitation falls linearly to 0.
@@ -258,3 +261,8 @@ class Level(BaseModel, metaclass=_Refusing):
         every = self.every or 1
         windows = (self.episode // every) ** min(1.0, age / self.curriculum)
         return every * int(windows + 1e-9)
+
+
+def is_plain(level: Level) -> bool:
+    """True if the signal of a window of one update is the derivative of the loss that came after it, as it is."""
+    return level.objective in ("mean", "sum", "last") and level.gradient in ("online", "unroll")

@@ -52,6 +52,7 @@ class Record:
         update: the update itself, where somebody reads it.
         loss: that came after; None as long as it did not.
         pairs: the taped tensors with their cotangents; None where it is the loss itself that is taped.
+        bound: what ``cosines`` are measured by, where the level above reads those.
         slopes: in place of pairs, where the derivative has a closed form: of ``loss``, by the coordinates of the
             strategy that made the update.
         lesson: the strategy's own update (before schedules and guards) and its teacher's, tensor by tensor.
@@ -63,6 +64,7 @@ class Record:
     loss: Any = None
     pairs: list[Pair] | None = field(default_factory=list)
     slopes: Values | None = None
+    bound: float = 0.0
     lesson: list[Pair] = field(default_factory=list)
     made_of: dict[str, Any] | None = None
 

@@ -179,6 +179,15 @@ def cosine(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], Stat
     return [g / scale for g in signal], state
 
 
+@transform("cosines")
+def cosines(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
+    """c · c', over a level that moves a rate by κ c: the derivative by κ in units in which that by log rate is c.
+
+    A cosine of the level's own would be a sign, as what it measures is a number. Here ``bound`` is κ times that of c.
+    """
+    return cosine(signal, state, bound)
+
+
 @transform("log_sign")
 def log_sign(signal: list[Any], state: State, bound: Any) -> tuple[list[Any], State]:
     """log|g|/p, or 0 below e⁻ᵖ, with the sign of g: Andrychowicz et al. 2016, App. A, p = 10, as one number.

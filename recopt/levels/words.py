@@ -10,7 +10,8 @@ from .paces import Paces
 _SIGNALS = {
     "none": "", "clip": "signal clipped to norm 1", "clip_each": "signal's outliers clipped",
     "rms": "signal over its recent size", "rms_all": "signal over its usual size", "unit": "signal of norm 1",
-    "cosine": "cosine as the signal", "log_sign": "log and sign of the signal",
+    "cosine": "cosine as the signal", "cosines": "two cosines in a row as the signal",
+    "log_sign": "log and sign of the signal",
 }  # fmt: skip
 
 

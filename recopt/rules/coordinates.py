@@ -20,7 +20,7 @@ from ..checking.errors import RecoptError
 from ..contracts.domains import Domain
 from ..contracts.strategy import Params
 from ..levels.graph import Graph
-from ..levels.level import TASK
+from ..levels.level import COSINES, TASK
 from .rule import text_of
 
 STRIDE = 1.0
@@ -77,10 +77,10 @@ def _check(graph: Graph, number: int) -> None:
             f"{title} moves as many numbers as the model has, along a derivative by each: take a strategy that reads "
             f"gradients, and gradient=online or unroll, not {level.gradient}."
         )
-    if level.normalize == "cosine":
+    if level.normalize in COSINES:
         raise RecoptError(
-            f"{title} under normalize=cosine would hardly move any: the cosine is of all coordinates together. Take "
-            "adagrad or adam there, or normalize=rms_all."
+            f"{title} under normalize={level.normalize} would hardly move any: the cosine is of all coordinates "
+            "together. Take adagrad or adam there, or normalize=rms_all."
         )
 
 

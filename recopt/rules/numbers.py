@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.domains import Domain, Positive, Unit
+from ..contracts.settings import Hyper, declared
 from ..contracts.strategy import State, Strategy
 from ..contracts.trees import tree_map
 from ..levels.parts import Part
@@ -64,6 +65,9 @@ class NumberSpace:
         self.domains = [strategy._domains.get(name, Domain()) for name in self.names]
         self.ends = [domain.ends() for domain in self.domains]
         self.bounded = [type(domain) is not Domain for domain in self.domains]
+        for name, hyper in declared(type(strategy), Hyper).items():
+            if hyper.most is not None and name in self.places and self.bounded[self.places[name]]:
+                self.ends[self.places[name]] = self.ends[self.places[name]][0], hyper.domain.coordinate(hyper.most)
 
     def first(self, strategy: Strategy | None = None) -> Numbers:
         """The numbers of a strategy as it was made."""
@@ -71,15 +75,15 @@ class NumberSpace:
         off = {n.removesuffix("_off"): b.item() for n, b in strategy.named_buffers() if n.endswith("_off")}
         coords = [p.item() for p in strategy.parameters()]
         found = Numbers(coords, off, [1.0] * len(coords), [None] * len(coords))
-        self.put(found, range(len(coords)), list(coords))
+        self.put(found, range(len(coords)), list(coords), given=True)
         found.version = 0
         return found
 
-    def put(self, numbers: Numbers, indices: Sequence[int], coords: Sequence[float]) -> None:
-        """Set some coordinates, within what their domains can represent."""
+    def put(self, numbers: Numbers, indices: Sequence[int], coords: Sequence[float], given: bool = False) -> None:
+        """Set some coordinates, within what their domains can represent and, if they are moved, what is the most."""
         numbers.version += 1
         for place, i in enumerate(indices):
-            moved, (low, high) = coords[place], self.ends[i]
+            moved, (low, high) = coords[place], self.domains[i].ends() if given else self.ends[i]
             if not low <= moved <= high:
                 moved = min(max(moved, low), high)
             numbers.coords[i], numbers.leaves[i] = moved, None

@@ -93,6 +93,11 @@ class Shards:
         mine = float(trees.norm(parts))
         return math.sqrt(self.totals([mine * mine], parts[0].device)[0]) if self.groups else mine
 
+    def inner(self, parts: Sequence[Tensor], others: Sequence[Tensor | None]) -> float:
+        """The inner product of tensors, of those that both have, over all processes that hold some of them."""
+        mine = sum(float((a * b).sum()) for a, b in zip(parts, others, strict=True) if b is not None)
+        return self.totals([mine], parts[0].device)[0]
+
 
 def shards_of(tensors: Sequence[Tensor]) -> Shards:
     """The way in which ``tensors`` are split.
