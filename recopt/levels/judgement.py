@@ -106,7 +106,8 @@ def _judge(own: TaskGuard, counts: dict[str, int], loss: float | None, norm: flo
         own.bad_run = 0
         if loss is not None and own.seen < FIRST:
             own.reference, own.seen = max(own.reference, abs(loss)), own.seen + 1
-            own.before, own.back = loss, 0
+            own.before = loss
+        own.back = 0
         return Verdict.GOOD
     own.bad_run += 1
     own.strikes += 1
@@ -115,9 +116,11 @@ def _judge(own: TaskGuard, counts: dict[str, int], loss: float | None, norm: flo
 
 
 def rose(own: TaskGuard, loss: float) -> bool:
-    """True if one of the first losses is so much higher than the last that the step in between may be why."""
-    young = own.seen < FIRST and own.back < TRIES
-    return young and own.before is not None and loss - own.before > RISE * abs(own.before)
+    """True if one of the first losses is so much above the last, or any above all of them, that a step may be why."""
+    if own.before is None or own.back >= TRIES:
+        return False
+    young = own.seen < FIRST and loss - own.before > RISE * abs(own.before)
+    return young or loss > (1 + RISE) * own.reference
 
 
 def kept(own: TaskGuard, loss: float, slope: float) -> float:

@@ -131,7 +131,7 @@ def test_later_losses_are_left_to_what_tells_explosions() -> None:
     optimizer = recopt.Optimizer([theta], "adam(lr=0.01)/hypergradient(kappa=1e-9)")
     for step in range(FIRST + 4):
         optimizer.zero_grad()
-        loss = squares(theta) * (1 if step != FIRST + 1 else 3)
+        loss = squares(theta) * (1 if step != FIRST + 1 else 1.2)
         loss.backward()
         optimizer.step(loss=loss)
         rates.append(optimizer.hyperparameters()["adam.lr"])
