@@ -96,7 +96,8 @@ def main() -> None:
     threads, clock = (1, time.thread_time) if options.processor else (options.threads, time.perf_counter)
     torch.set_num_threads(threads)
     stacks: dict[str, tuple[str, int]] = {
-        "adam": ("adam", 1), "paced": ("paced", 1), "paced(base=muon)": ("paced(base=muon)", 1),
+        "adam": ("adam", 1), "paced": ("paced", 1), "paced(steps=1000)": ("paced(steps=1000)", 1),
+        "paced(base=muon)": ("paced(base=muon)", 1),
         "paced(base=factored)": ("paced(base=factored)", 1),
         "adam/adagrad(lr=1)[lr]": ("adam/adagrad(lr=1)[lr]", 2),
         "adam/sgd": ("adam/sgd", 2),

@@ -143,6 +143,7 @@ UNTUNED: dict[str, Rule] = {
     "Mechanic linear": partial(mechanic, "linear"),
     "recopt, steps told": partial(ours, None, told=True),
     "recopt": partial(ours, None),
+    "recopt without the way back, steps told": partial(ours, "paced(back=0)", told=True),
     "recopt, a fifth kept out, steps told": KeepingOut(None, told=True, best=False),
     "recopt, a fifth kept out, steps told, best point": KeepingOut(None, told=True),
     "recopt, a fifth kept out, best point": KeepingOut(None),

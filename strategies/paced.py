@@ -30,11 +30,18 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
 - With ``base=factored`` the second moments of matrices are kept as means over rows and columns, and their first point
   in bfloat16: half of the memory of Adam's default here (:class:`recopt.toolkit.bases.FactoredBase`).
 - Where N is told, weights shrink by 1 − 4 · ``shrink`` / (N + 3 h) · f(t)³ a step, about exp(−``shrink``) in all.
+- Where N is told and gradients only ask to go on, weights go back, but not in plain deep networks nor where something
+  normalizes: in every eighth step by 16 · ``back`` / (N + h) · √f(t) · max(0, 5 s − 4) / gain of the way to the start,
+  not at all where the gain is below 1, with s the running mean (of five) of 1 where the loss falls both along θ and
+  along θ − start, −1 elsewhere. Once all rows are right, a cross-entropy falls without end as weights are scaled up
+  (Lyu & Li 2019, 1906.05890): what is learned by heart is held with too much confidence. Where errors stay, as in most
+  regressions, s turns about zero.
 
 The size is of each tensor; where parameters are split over processes, of each part.
 
-State: Adam's, ``"start"`` (the first point), ``"level"`` (h), and a number for each tensor: ``"size"``, ``"gain"``, its
-``"floor"``, and running means of the way's cosine, ``"along"``, and of the difference of cosines, ``"turning"``.
+State: Adam's, ``"start"`` (the first point), ``"level"`` (h), ``"back"``, and a number for each tensor: ``"size"``,
+``"gain"``, its ``"floor"``, and running means of the way's cosine, ``"along"``, of the difference of cosines,
+``"turning"``, and s, ``"onward"``.
 """
 
 from __future__ import annotations
@@ -64,6 +71,8 @@ powers of e, were it looked at all the run."""
 TURNING, FALL, FLOOR = 0.17, 0.5, 0.08
 """The excess of the last step's descent over the way's where two losses turn about each other; the factor on the gain
 there, and its least value."""
+AGAIN, SURE, FEWEST = 8, 0.8, 4
+"""The steps between looks at whether gradients only ask to go on, the s above which weights go back, the first look."""
 TRAINED, BOUND, BEYOND = 0.1, 1.05, 0.1
 """The factor on the rate of trained weights, the singular value over that of independent entries from which on weights
 begin to count as trained, and how far beyond they do."""
@@ -81,7 +90,13 @@ class Fused:
         columns, at = (point, grads, state["mean"], state["square"]), (state["steps"] + 1, state["level"])
         first, course, steps = point[0], rule.course(*at), at[0]
         kind, rates = first.device.type, course * hyper["lr"] * scale
-        if rule.base != "adam" or rule.looks(steps) or kind not in ("cpu", "cuda") or not hyper["eps"] or not rates:
+        if (
+            rule.base != "adam"
+            or rule.looks(steps, state["back"])
+            or kind not in ("cpu", "cuda")
+            or not hyper["eps"]
+            or not rates
+        ):
             return False
         if not all(t.dtype == first.dtype and t.is_contiguous() for column in columns for t in column):
             return False
@@ -124,6 +139,7 @@ class Paced(Rule):
         choices=tuple(BASES),
     )
     shrink = option(0.1, "how far weights shrink over a run whose length is told: by exp(-shrink)", least=0)
+    back = option(0.7, "how far weights go back where gradients only ask to go on, and the length is told", least=0)
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -132,17 +148,18 @@ class Paced(Rule):
 
     def init(self, point: Params) -> State:
         """Adam's zeros, the first point, h, and a gain of 1; ``"size"`` is ``deep · trained`` until the first step."""
-        trained = _trained(point)
-        plain = self.base != "muon" and _plain(point)
+        trained, deep = _trained(point), _plain(point)
+        plain = deep and self.base != "muon"
         size, floor = trained * _deep(point, plain), min(1.0, FLOOR / trained)
         level = 0 if plain else min(LEVEL, int(MOST * self.steps))
-        starts = {"size": size, "floor": floor, "gain": 1.0, "along": 0.0, "turning": 0.0}
+        starts = {"size": size, "floor": floor, "gain": 1.0, "along": 0.0, "turning": 0.0, "onward": 0.0}
         numbers = {name: [p.new_full((), at) for p in point] for name, at in starts.items()}
-        return {"steps": 0, "level": level, **self.way.begin(point), **numbers}
+        back = self.back if self.steps and not deep and not _normal(point) else 0.0
+        return {"steps": 0, "level": level, "back": back, **self.way.begin(point), **numbers}
 
-    def looks(self, steps: int) -> bool:
-        """True where the size or the gain is measured: at the first step, and now and then in the first part."""
-        return steps == 1 or (steps % EVERY == 0 and steps <= SEARCH * (self.steps or SPAN))
+    def looks(self, steps: int, back: float) -> bool:
+        """True where the size, the gain or the way back is measured: at the first step, and now and then."""
+        return steps == 1 or _early(steps, self.steps) or _recalls(steps, back)
 
     def course(self, steps: int, level: int) -> float:
         """f(t): the factor on the rate at step t, of which ``level`` come before the fall."""
@@ -164,15 +181,12 @@ class Paced(Rule):
     def advance(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> State:
         """Adam's means, and the size or the gain where that is looked at."""
         steps = state["steps"] + 1
-        looked = self._looked(ops, grads, point, state, steps) if steps > 1 and self.looks(steps) else {}
+        looked = self._looked(ops, grads, point, state, steps) if _early(steps, self.steps) else {}
+        if _recalls(steps, state["back"]):
+            looked = {**looked, "onward": _onward(ops, grads, point, state, steps)}
         mean = ops.lerp(state["mean"], grads, 1 - hyper["beta1"])
-        after = {
-            **state,
-            **looked,
-            "steps": steps,
-            "mean": mean,
-            "square": self.way.second(ops, grads, mean, state, hyper),
-        }
+        after = {**state, **looked, "steps": steps, "mean": mean}
+        after["square"] = self.way.second(ops, grads, mean, state, hyper)
         return {**after, "size": ops.mul(_size(ops, point), state["size"])} if steps == 1 else after
 
     def _looked(self, ops: Ops, grads: Column, point: Column, state: State, steps: int) -> State:
@@ -201,7 +215,7 @@ class Paced(Rule):
         return ops.add(calm, ops.mul(turns, ops.add(fallen, calm, -1.0)))
 
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
-        """−rate · ((m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps) + weight_decay · θ) − shrinking(t) · θ."""
+        """−rate · ((m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps) + weight_decay · θ) − shrinking(t) · θ, and back."""
         at = state["steps"], state["level"]
         course, shrinking = self.course(*at), self.shrinking(*at)
         shrink = [Term(-shrinking, point)] if shrinking else []
@@ -209,7 +223,35 @@ class Paced(Rule):
         sizes = ops.mul(state["size"], state["gain"])
         if self.on("weight_decay"):
             shrink.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
-        return [*shrink, Term(*self.way.term(ops, rate, sizes, grads, state, hyper))]
+        return [*shrink, *_back(self, ops, point, state), Term(*self.way.term(ops, rate, sizes, grads, state, hyper))]
+
+
+def _early(steps: int, length: int) -> bool:
+    """True where the gain is looked at: now and then in the first part."""
+    return steps % EVERY == 0 and steps <= SEARCH * (length or SPAN)
+
+
+def _recalls(steps: int, back: float) -> bool:
+    """True where it is looked at whether weights should go back: now and then, all the run."""
+    return back > 0 and steps % AGAIN == 0
+
+
+def _onward(ops: Ops, grads: Column, point: Column, state: State, steps: int) -> Column:
+    """The running mean of whether the gradient asks for more of both the weights and their way: 1, or −1."""
+    up, on = (ops.sign(ops.together(ops.inner(x, grads))) for x in (point, ops.add(point, state["start"], -1.0)))
+    return ops.lerp(state["onward"], ops.mul(ops.maximum(up, on), -1.0), max(1 - SURE, AGAIN / steps))
+
+
+def _back(rule: Paced, ops: Ops, point: Column, state: State) -> list[Term]:
+    """The way to the start, where weights go back; less of it where the way is long, none where two losses turn."""
+    steps, level, gain = state["steps"], state["level"], state["gain"]
+    if steps < FEWEST * AGAIN or not _recalls(steps, state["back"]):
+        return []
+    share = min(1.0, 2 * AGAIN * state["back"] / (rule.steps + level) * math.sqrt(rule.course(steps, level)))
+    sure = ops.mul(ops.at_least(ops.add(state["onward"], -SURE), 0.0), 1 / (1 - SURE))
+    calm = ops.add(ops.sign(ops.add(_at_most(ops, gain, 1.0), -1.0)), 1.0)
+    way = ops.add(state["start"], point, -1.0)
+    return [Term(share, ops.mul(way, ops.div(ops.mul(sure, calm), ops.at_least(gain, 1.0))))]
 
 
 def _trained(point: Params) -> float:
@@ -221,9 +263,14 @@ def _trained(point: Params) -> float:
 
 def _plain(point: Params) -> bool:
     """True for a network of many matrices in which no vector is a norm's scale: the errors of its layers multiply."""
-    vectors = [p.float() for p in point if p.ndim < 2 and p.numel() >= ENTRIES]
     deep = sum(p.ndim >= 2 for p in point) > DEPTH
-    return deep and bool(vectors) and not any(bool(v.mean() > 2 * v.std()) for v in vectors)
+    return deep and any(p.ndim < 2 and p.numel() >= ENTRIES for p in point) and not _normal(point)
+
+
+def _normal(point: Params) -> bool:
+    """True where a vector is the scale of a norm: its mean is more than twice its deviation."""
+    vectors = [p.float() for p in point if p.ndim < 2 and p.numel() >= ENTRIES]
+    return any(bool(v.mean() > 2 * v.std()) for v in vectors)
 
 
 def _deep(point: Params, plain: bool) -> float:

@@ -370,3 +370,88 @@ def test_the_fall_begins_at_step_100_or_in_the_middle_but_at_once_in_deep_plain_
         rates.append(optimizer.hyperparameters()["paced.rate"])
     last, steps = rates[-1], range(length // 2, length + 1)
     assert [rates[t] / last for t in steps] == pytest.approx([min(length + 1 - t, length - first) for t in steps])
+
+
+def onwards(steps: int, told: int | None, stack: str = "paced", fused: bool = True) -> tuple[nn.Linear, Tensor]:
+    """A linear map after a training on rows that it can all get right, and where it began."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2).double()
+    begun = torch.cat([p.detach().flatten() for p in model.parameters()])
+    optimizer = recopt.Optimizer(model.parameters(), stack, steps=told, fused=fused)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        right(model).backward()
+        optimizer.step()
+    return model, begun
+
+
+def right(model: nn.Module) -> Tensor:
+    return nn.functional.cross_entropy(model(torch.eye(3).double()), torch.tensor([0, 1, 1]))
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_where_gradients_only_ask_to_go_on_weights_go_back_in_every_eighth_step(fused: bool) -> None:
+    length, h = 52, 26  # so short that no gain rises
+    model, start = onwards(0, None)
+    with torch.no_grad():
+        sizes = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in model.parameters()]
+    twin = torch.optim.AdamW([{"params": [p]} for p in model.parameters()], lr=1.0, weight_decay=0.0)
+    mean, went = 0.0, 0
+    for step in range(1, length + 1):
+        f = min(step / (0.05 * length), 1, (length + 1 - step) / (length - h))
+        for group, size in zip(twin.param_groups, sizes, strict=True):
+            group["lr"], group["weight_decay"] = size * f, 4 * 0.1 / (length + 3 * h) * f**3 / (size * f)
+        twin.zero_grad()
+        right(model).backward()
+        here, grad = flat(model), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        twin.step()
+        if step % 8 == 0:
+            said = 1.0 if grad @ here < 0 and grad @ (here - start) < 0 else -1.0
+            mean += max(0.2, 8 / step) * (said - mean)
+        if step % 8 == 0 and step >= 32 and mean > 0.8:
+            back = 16 * 0.7 / (length + h) * f**0.5 * (5 * mean - 4) * (start - here)
+            went += 1
+            with torch.no_grad():
+                for p, part in zip(model.parameters(), back.split([6, 2]), strict=True):
+                    p.add_(part.view_as(p))
+    assert went >= 3
+    torch.testing.assert_close(flat(onwards(length, length, "paced", fused)[0]), flat(model), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("base", ["adam", "factored", "muon"])
+def test_rows_that_are_right_already_are_made_less_sure_of(base: str) -> None:
+    found = [onwards(52, 52, f"paced(base={base},back={back})") for back in (0, 0.7)]
+    far, near = ((flat(model) - start).norm() for model, start in found)
+    assert near < 0.9 * far
+    assert right(found[1][0]) > right(found[0][0])
+
+
+def test_where_gradients_turn_about_zero_nothing_goes_back() -> None:
+    ends = []
+    for back in (0, 0.7):
+        dice, point = torch.Generator().manual_seed(0), torch.linspace(-1, 1, 41, requires_grad=True)
+        optimizer = recopt.Optimizer([point], f"paced(back={back})", steps=200, fused=False)
+        for _ in range(200):
+            point.grad = torch.randn(41, generator=dice)
+            optimizer.step()
+        ends.append(point.detach())
+    assert torch.equal(*ends)
+
+
+def test_a_run_of_unknown_length_does_not_go_back() -> None:
+    assert torch.equal(*(flat(onwards(100, None, f"paced(back={back})")[0]) for back in (0, 0.7)))
+
+
+def test_networks_that_normalize_and_plain_deep_ones_do_not_go_back() -> None:
+    plain = [nn.Linear(8, 8) for _ in range(8)]
+    for layers, back in ((plain[:3], 0.7), (plain, 0.0), ([nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)], 0.0)):
+        model = nn.Sequential(*layers)
+        optimizer = recopt.Optimizer(model.parameters(), steps=100)
+        model(torch.randn(4, 8)).sum().backward()
+        optimizer.step()
+        (part,) = optimizer._towers.all[0].state.levels[0].parts
+        assert part.strategy["back"] == back
