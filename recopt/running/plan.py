@@ -59,6 +59,9 @@ def plan(task: str | Path | Task | None, stack: str | Path | Graph | Listed | No
         raise RecoptError("Give a task and a stack; with 'replay' they are those of the run, where they are not given.")
     if not isinstance(task, Task) and (stack is None or isinstance(stack, str)):
         return replan({}, task=task, stack=stack, depth=depth, settings=settings, replay=replay, **fields)
+    if isinstance(task, Task) and (key := next((x.split("=")[0] for x in settings if x.startswith("task.")), None)):
+        given = f"make it so, as {type(task).__name__}({key.removeprefix('task.')}=…)"
+        raise RecoptError(f"'{key}' is of a task that was given as an object: {given}.")
     told = {key: fields.pop(key, None) for key in ("stretch", "store")}
     fields = {key: value for key, value in fields.items() if value is not None}
     folders = fields.get("plugins", ())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 import recopt
 from recopt import RecoptError, Strategy, positive
 from recopt.running.plan import plan
+from recopt.tasks.quadratic import Quadratic
 
 
 class Signed(Strategy):
@@ -79,6 +82,12 @@ def test_settings_are_for_levels_and_for_strategies_that_are_given_by_name() -> 
 def test_settings_of_what_is_an_object_and_of_nothing_are_refused(setting: str, told: str) -> None:
     with pytest.raises(RecoptError, match=told):
         recopt.run("quadratic", [Signed(), "adagrad"], settings=[setting], track=False)
+
+
+@pytest.mark.parametrize("stack", ["adam", ["adam", "adagrad"]])
+def test_settings_of_a_task_that_is_an_object_are_refused(stack: Any) -> None:
+    with pytest.raises(RecoptError, match=r"'task.dim' is of a task .* an object: make it so, as Quadratic\(dim=…\)"):
+        recopt.run(Quadratic(), stack, settings=["task.dim=3"], track=False)
 
 
 def test_an_empty_stack_is_refused() -> None:
