@@ -11,7 +11,7 @@
   moves (the root mean square of the tensors, all together, or 0.01 if they are smaller). It is cut back and the rate
   lowered to match, so that a start value that is far too large costs a step and not the model.
 - Tensors that begin at zero are taken for a root mean square of 5 there, if the loss is told. A step of theirs that
-  overshot by one of the first ten losses is cut to where it was lowest (:mod:`recopt.levels.judgement`).
+  overshot, as the losses tell, is cut to where it was lowest (:mod:`recopt.levels.judgement`).
 - No step of a level above moves the coordinate of a bounded domain by more than 1, a factor of e. A longer one is cut,
   and where the level's own rate is tuned, it is lowered to match. A step that is not finite is skipped.
 
