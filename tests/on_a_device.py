@@ -14,7 +14,8 @@ from recopt.stacks.plugins import list_strategies
 
 from .pretend import READS, pretended
 
-ALL = [info.name for info in list_strategies([]) if info.name not in ("hypergradient", "replay")]
+BY = {"gated": "gated(gamma=0.3)"}  # without a gate above it would use nothing of its rule
+ALL = [BY.get(info.name, info.name) for info in list_strategies([]) if info.name not in ("hypergradient", "replay")]
 STACKS = [
     "adam/adagrad(lr=1)[lr]", "adam/sgd/sgd", "adam/sgd[*]", "rmsprop(momentum=0.5)/sgd[*]",
     "adam(weight_decay=0.1)/hypergradient",

@@ -143,7 +143,8 @@ class Carriers:
         above = [self.levels[n] for n in sorted({n for m in by for n in self.above[m]})]
         placed = all(self._closed_place(self.levels[m]) for m in by)
         known = all(ESTIMATORS[x.gradient or ""].closed for x in above) and len({x.on for x in above}) <= 1
-        more = any(x.teacher or x.penalty_update or x.penalty_moved for x in above)
+        told = [self.levels[n] for m in by for n in self.graph.above[m]]  # searches too
+        more = any(x.teacher or x.penalty_update for x in told) or any(x.penalty_moved for x in above)
         trusted = bool(above) and any(self.levels[m].trust is not None for m in by)
         if not placed or not known or more or trusted or len(every) > 1:
             return False

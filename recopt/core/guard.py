@@ -5,8 +5,7 @@
   are halved from then on (they recover by 2 % a step).
 - A loss above ten times the largest of the first ten is an explosion: the last update is taken back likewise. If the
   next loss is as high, it was not the update (harder data, another weight): losses are compared with that from then on.
-- A finite gradient whose squares overflow is skipped; if the next one is as large, it is shortened until they do not,
-  and used.
+- A finite gradient whose squares overflow is skipped; if the next is as large, it is shortened until they do not.
 - Where a level above tunes the rate of one task, and none is exact or `es`, no update is longer than a fifth of what it
   moves (the root mean square of the tensors, all together, or 0.01 if they are smaller). It is cut back and the rate
   lowered to match, so that a start value that is far too large costs a step and not the model.

@@ -190,7 +190,7 @@ def test_tasks_of_other_shapes_are_refused() -> None:
 REFUSED: dict[str, tuple[str, Settings]] = {
     "there are no episodes": ("sgd/init:adam", {}),
     "over a whole episode": ("sgd/init:adam", {2: {"episode": 4, "every": 2}}),
-    "a start is no update": ("sgd/init:adam", {2: {"episode": 4, "normalize": "cosine"}}),
+    "and a start is none": ("sgd/init:adam", {2: {"episode": 4, "normalize": "cosine"}}),
     "drop 'curriculum'": ("sgd/init:adam", {2: {"episode": 4, "curriculum": 9}}),
     "move it by a zero-order strategy": ("annealing/init:adam", {2: {"episode": 4}}),
     "let it stand right over them": ("sgd/adam/init:adam", {2: {"episode": 4}}),
