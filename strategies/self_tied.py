@@ -179,7 +179,7 @@ class SelfTied(Rule):
 def _between(
     trial: Trial, state: State, way: Params, share: Tensor, start: Tensor, curved: Tensor
 ) -> tuple[Trial, Params]:
-    """What a parabola has after a share of the last step, as a trial, and the way there from the step's end."""
+    """A trial of the point after a share of the last step, as a parabola has it, and the way there from its end."""
     assert trial.grads is not None
     gone = [(share - 1) * w for w in way]
     point = [p + g for p, g in zip(trial.point, gone, strict=True)]

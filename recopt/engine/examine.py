@@ -80,7 +80,7 @@ class Examiner:
                 self._examine(number)
 
     def _due(self, number: int, made: int) -> bool:
-        """Whether level ``number`` is to be examined after ``made`` steps."""
+        """True if level ``number`` is to be examined after ``made`` steps."""
         asked = self.levels[number].examine
         return made % asked == 0 if asked else made >= self.run.state.levels[number].carried.get(_DUE, FIRST)
 

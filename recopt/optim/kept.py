@@ -70,7 +70,7 @@ class Kept:
 
     @classmethod
     def of(cls, numbers: Mapping[str, Any], points: dict[Tensor, Tensor]) -> Kept:
-        """What goes on from a state."""
+        """A record that goes on from a state."""
         made = cls()
         made.points, made.stale, made._count = points, numbers["stale"], numbers["count"]
         made._mean, made._lowest = numbers["mean"], numbers["lowest"]
