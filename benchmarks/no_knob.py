@@ -27,12 +27,13 @@ import torch
 from no_knob_fresh import DEVELOPMENT, SEALED
 from no_knob_rules import TUNED, UNTUNED, Rule
 from no_knob_tasks import CHOSEN_ON, HELD_BACK, TASKS, Task, keeping_out
+from no_knob_unseen import UNSEEN
 
-ALL: dict[str, Task] = TASKS | DEVELOPMENT | SEALED
+ALL: dict[str, Task] = TASKS | DEVELOPMENT | SEALED | UNSEEN
 ROWS = ("noisy rows", "small table", "diabetes", "cancer", "wine", "boxes", "table", "digits", "words", "sparse",
         "mnist", "denoising", "factorization", "recurrent", "fashion", "convolution")  # fmt: skip
 SETS = {"chosen": CHOSEN_ON, "held": HELD_BACK, "all": TASKS, "development": DEVELOPMENT, "sealed": SEALED,
-        "fresh": DEVELOPMENT | SEALED, "rows": {name: ALL[name] for name in ROWS}}  # fmt: skip
+        "fresh": DEVELOPMENT | SEALED, "unseen": UNSEEN, "rows": {name: ALL[name] for name in ROWS}}  # fmt: skip
 RULES: dict[str, Rule] = UNTUNED | {name: rule for grid in TUNED.values() for name, rule in grid.items()}
 
 
