@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 
 from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
-from recopt.toolkit.matrices import by_kind, orthogonal_step
+from recopt.toolkit.matrices import by_kind, orthogonal_steps
 
 
 class Muon(Rule):
@@ -54,9 +54,9 @@ class Muon(Rule):
         def matrices(g: Column, mean: Column, _: Column) -> tuple[Column, Column]:
             mean = ops.lerp(mean, g, 1 - hyper["momentum"])
             if ops.differentiates and steps == 1:  # which has the direction of the gradient whatever momentum is
-                return mean, [orthogonal_step(x, original) for x in g]
+                return mean, orthogonal_steps(g, original)
             ahead = ops.add(g, ops.add(mean, g, -1.0), hyper["momentum"]) if self.nesterov else mean
-            return mean, [orthogonal_step(x, original) for x in ahead]
+            return mean, orthogonal_steps(ahead, original)
 
         def rest(g: Column, mean: Column, square: Column) -> tuple[Column, Column]:
             return ops.lerp(mean, g, 1 - hyper["beta1"]), ops.lerp_square(square, g, hyper["beta2"])

@@ -1,10 +1,11 @@
-"""Adam without a rate to choose: its size follows from the weights, and its course from the length of the run.
+"""Half Adam, half Muon, without a rate to choose: sizes follow from the weights, the course from the run's length.
 
 With rms the root mean square of a tensor's weights at the start, L the number of matrices among the tensors, and
 N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a tensor is
 
     rate = lr · size · gain · f(t)
-    θ ← θ − rate · weight_decay · θ − rate · (m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps)
+    θ ← θ − rate · weight_decay · θ − rate · u,    u = (a + O · rms(a) / rms(O)) / √2 for matrices, a for the rest
+    a = (m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps),    O = β1 · m + (1 − β1) · g, orthogonalized (see muon)
     size = 0.3 · min(rms, 0.085) · deep · trained   (a tensor of zeros counts as one of rms 0.085)
     f(t) = min(t / (0.05 N), 1, (N + 1 − t) / (N − h)), h = min(100, N / 2);   without N:  min(t / 20, 1, √(100 / t))
 
@@ -25,10 +26,10 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   gradient agrees with the last step and not with the way (cosines that differ by more than 0.17), two losses turn about
   each other, as the networks of a GAN do: the gain falls, at most to 0.08 / ``trained``. It is looked at in every
   fourth step of the first 0.3 N (300, if N is not told).
-- With ``base=muon`` matrices step along their orthogonalized means instead, and have no second moment: in the place of
-  m / √v is 0.2 √max(A, B) · O of β1 · m + (1 − β1) · g (see muon), which ``"square"`` holds then.
-- With ``base=factored`` the second moments of matrices are kept as means over rows and columns, and their first point
-  in bfloat16: half of the memory of Adam's default here (:class:`recopt.toolkit.bases.FactoredBase`).
+- O descends faster. As long as Adam's steps it vanishes where gradients do, so that rows that are right already are not
+  learned further; a keeps what O alone loses, as where two losses turn (:mod:`recopt.toolkit.bases` has all bases).
+- With ``base=adam`` u is a. With ``base=factored`` too, from less memory. With ``base=muon`` u of matrices is
+  0.2 √max(A, B) · O, which ``"square"`` holds then.
 - Where N is told, weights shrink by 1 − 4 · ``shrink`` / (N + 3 h) · f(t)³ a step, about exp(−``shrink``) in all.
 - Where N is told and gradients only ask to go on, weights go back, but not in plain deep networks nor where something
   normalizes: in every eighth step by 16 · ``back`` / (N + h) · √f(t) · max(0, 5 s − 4) / gain of the way to the start,
@@ -37,7 +38,7 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   (Lyu & Li 2019, 1906.05890): what is learned by heart is held with too much confidence. Where errors stay, as in most
   regressions, s turns about zero.
 
-The size is of each tensor; where parameters are split over processes, of each part.
+Where parameters are split over processes, O is of each part.
 
 State: Adam's, ``"start"`` (the first point), ``"level"`` (h), ``"back"``, and a number for each tensor: ``"size"``,
 ``"gain"``, its ``"floor"``, and running means of the way's cosine, ``"along"``, of the difference of cosines,
@@ -54,7 +55,7 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
-from recopt.toolkit.bases import AdamBase, FactoredBase, MuonBase
+from recopt.toolkit.bases import AdamBase, FactoredBase, MixedBase, MuonBase
 from recopt.toolkit.matrices import spread
 
 SHARE, CAP, DEPTH, PLAIN, ENTRIES = 0.3, 0.085, 6, 0.1, 8
@@ -117,11 +118,11 @@ class Fused:
         return True
 
 
-BASES = {"adam": AdamBase, "factored": FactoredBase, "muon": MuonBase}
+BASES = {"mixed": MixedBase, "adam": AdamBase, "factored": FactoredBase, "muon": MuonBase}
 
 
 class Paced(Rule):
-    """Adam at a pace of its own: the rate from the weights' size, its course from the length of the run."""
+    """Steps at a pace of their own: the rate from the weights' size, its course from the length of the run."""
 
     linear: ClassVar[str | None] = "lr"
     whole: ClassVar[bool] = True
@@ -134,17 +135,15 @@ class Paced(Rule):
     weight_decay = positive(0.0, "decoupled weight decay, as a multiple of the rate; 0: none", off=0.0)
     steps = option(0, "length of the whole run, after which nothing moves; 0: not told", least=0)
     base = option(
-        "adam",
-        "the step whose size is found; factored: Adam's in less memory; muon: orthogonalized means for matrices",
-        choices=tuple(BASES),
+        "mixed", "the step; mixed: half Adam's, half Muon's; factored: Adam's in less memory", choices=[*BASES]
     )
     shrink = option(0.1, "how far weights shrink over a run whose length is told: by exp(-shrink)", least=0)
-    back = option(0.7, "how far weights go back where gradients only ask to go on, and the length is told", least=0)
+    back = option(1.0, "how far weights go back where gradients only ask to go on, and the length is told", least=0)
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.way = BASES[self.base]()
-        self.split = self.base == "adam"  # the others read whole matrices
+        self.split = self.base in ("mixed", "adam")  # each part by itself; the others read whole matrices
 
     def init(self, point: Params) -> State:
         """Adam's zeros, the first point, h, and a gain of 1; ``"size"`` is ``deep · trained`` until the first step."""
@@ -173,7 +172,7 @@ class Paced(Rule):
         return 4 * self.shrink / (self.steps + 3 * level) * self.course(steps, level) ** 3 if self.steps else 0.0
 
     def tells(self, state: State, hyper: Mapping[str, float]) -> dict[str, float]:
-        """The present rate of Adam: the geometric mean over the tensors that move."""
+        """The present rate: the geometric mean over the tensors that move."""
         shares = torch.stack([size * gain for size, gain in zip(state["size"], state["gain"], strict=True)])
         mean = shares[shares > 0].log().mean().exp().item()
         return {} if math.isnan(mean) else {"rate": hyper["lr"] * self.course(state["steps"], state["level"]) * mean}
@@ -215,7 +214,7 @@ class Paced(Rule):
         return ops.add(calm, ops.mul(turns, ops.add(fallen, calm, -1.0)))
 
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
-        """−rate · ((m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps) + weight_decay · θ) − shrinking(t) · θ, and back."""
+        """−rate · (u + weight_decay · θ) − shrinking(t) · θ, and back."""
         at = state["steps"], state["level"]
         course, shrinking = self.course(*at), self.shrinking(*at)
         shrink = [Term(-shrinking, point)] if shrinking else []

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 ALONE = (
-    "sgd(momentum=0.9)", "adam", "muon", "paced", "paced(base=muon)", "paced(base=factored)",
+    "sgd(momentum=0.9)", "adam", "muon", "paced", "paced(base=adam)", "paced(base=muon)", "paced(base=factored)",
     "rmsprop(momentum=0.5,centered=true)", "adagrad", "kesten", "schedule-free", "prodigy", "dog", "dowg", "cocob",
     "mechanic", "osgm", "self-tied", "lstm", "rnnprop", "mlp-rule", "hierarchical", "residual", "blend", "meta-lstm",
     "srwm",

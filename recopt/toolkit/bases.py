@@ -1,7 +1,7 @@
-"""Steps of unit size, whose length another rule finds (``paced``): Adam's, plain and factored, and Muon's.
+"""Steps of unit size, whose length another rule finds (``paced``): Adam's, plain and factored, Muon's, and of both.
 
 Each keeps its columns in a rule's state, under ``"start"``, the first point, ``"mean"`` and ``"square"``. Of float32
-parameters Adam's take three times their memory, and so do Muon's; of matrices those of :class:`FactoredBase` take 1.5.
+parameters they take three times their memory; of matrices those of :class:`FactoredBase` take 1.5.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .matrices import by_kind, is_matrix, orthogonal_step
+from .blocks import TINY, rms
+from .matrices import by_kind, is_matrix, orthogonal_steps
 
-__all__ = ["AdamBase", "FactoredBase", "MuonBase"]
+__all__ = ["AdamBase", "FactoredBase", "MixedBase", "MuonBase"]
 
 Column = Any
 
@@ -95,6 +96,28 @@ class FactoredBase(AdamBase):
         return by_kind(lambda g: ([_product(_factors(x), x) for x in g],), rest, grads)[0]
 
 
+class MixedBase(AdamBase):
+    """Steps of matrices half along Adam's direction and half along the orthogonalized mean of gradients.
+
+    With a as Adam's step of unit size and O as Muon's, it is (a + O · rms(a) / rms(O)) / √2: both halves are as long as
+    Adam's, as by grafting (Agarwal et al. 2020, 2002.11803). Other tensors have Adam's steps.
+    """
+
+    def term(
+        self, ops: Any, rate: Any, sizes: Column, grads: Column, state: Any, hyper: Any
+    ) -> tuple[Any, Column, Column | None]:
+        """The step: ``rate``, and a size for each tensor, by the direction."""
+        scale, numer, denom = super().term(ops, 1.0, sizes, grads, state, hyper)
+        adams = ops.mul(ops.div(numer, denom), scale)
+        first = ops.differentiates and state["steps"] == 1
+
+        def matrices(g: Column, mean: Column, adams: Column) -> tuple[Column]:
+            turned = orthogonal_steps(g if first else _ahead(ops, mean, g, hyper))
+            return ([_equally(*pair) for pair in zip(adams, turned, strict=True)],)
+
+        return rate, by_kind(matrices, lambda g, mean, adams: (adams,), grads, state["mean"], adams)[0], None
+
+
 class MuonBase(AdamBase):
     """Steps of matrices along their orthogonalized means of gradients; Adam's for other tensors."""
 
@@ -103,8 +126,7 @@ class MuonBase(AdamBase):
         first = ops.differentiates and state["steps"] == 0
 
         def matrices(g: Column, mean: Column, _: Column) -> tuple[Column]:
-            ahead = g if first else ops.add(mean, ops.add(g, mean, -1.0), 1 - hyper["beta1"])
-            return ([orthogonal_step(x) for x in ahead],)
+            return (orthogonal_steps(g if first else _ahead(ops, mean, g, hyper)),)
 
         def rest(g: Column, _: Column, square: Column) -> tuple[Column]:
             return (ops.lerp_square(square, g, hyper["beta2"]),)
@@ -133,6 +155,16 @@ class MuonBase(AdamBase):
             return (ops.mul(step, sizes),)
 
         return rate, by_kind(matrices, rest, grads, state["mean"], state["square"], sizes)[0], None
+
+
+def _ahead(ops: Any, mean: Column, grads: Column, hyper: Any) -> Column:
+    """The mean of gradients with Nesterov's look ahead."""
+    return ops.add(mean, ops.add(grads, mean, -1.0), 1 - hyper["beta1"])
+
+
+def _equally(adams: Tensor, turned: Tensor) -> Tensor:
+    """The sum of both over √2, the second made as long as the first."""
+    return (adams + turned * (rms(adams) / (rms(turned) + TINY))) * 0.5**0.5
 
 
 def _factors(grad: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ __all__ = [
 
 TINY = 1e-18
 """Added to lengths before dividing by them; its square is still a normal float32."""
+A, B, C = 3.4445, -4.7750, 2.0315
+"""Coefficients of the quintic of :func:`orthogonalize`."""
 
 
 def flatten(tensors: list[Tensor]) -> Tensor:
@@ -106,13 +108,48 @@ def lstm_layers(
 def orthogonalize(x: Tensor, rounds: int = 5) -> Tensor:
     """Matrices [..., a, b] with their singular values brought near 1 (within about 0.7 to 1.2).
 
-    Newton-Schulz iteration with the quintic of Jordan et al. 2024 ("Muon"); each step multiplies over the
-    shorter side.
+    Newton-Schulz iteration with the quintic of Jordan et al. 2024 ("Muon"), X ← (aI + bR + cR²) X with R = X Xᵀ over
+    the shorter side, from X / ‖X‖ on. See :func:`_factor` for matrices with a side at least twice the other.
     """
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.transpose(-2, -1) if tall else x
+    tall, (short, long) = x.shape[-2] > x.shape[-1], sorted(x.shape[-2:])
+    stretch = 5 if long >= 2 * short and _exact(x) else 1
     x = x / x.square().sum((-2, -1), keepdim=True).clamp(min=TINY**2).sqrt()
-    for _ in range(rounds):
-        square = x @ x.transpose(-2, -1)
-        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
-    return x.transpose(-2, -1) if tall else x
+    out = x[None].flatten(0, -3)
+    for done in range(0, rounds, stretch):
+        square = out.mT @ out if tall else out @ out.mT
+        if stretch == 1:
+            by = torch.baddbmm(square, square, square, beta=B, alpha=C)
+            out = torch.baddbmm(out, *((out, by) if tall else (by, out)), beta=A)
+        else:
+            by = _factor(square, min(stretch, rounds - done))
+            out = out @ by if tall else by @ out
+    return out.view_as(x)
+
+
+def _factor(square: Tensor, rounds: int) -> Tensor:
+    """Q [n, a, a] such that ``rounds`` of the iteration bring X to Q X, from R = X Xᵀ alone.
+
+    All are polynomials of R, and commute: with P = aI + bR + cR² a round is Q ← P Q and R ← P R P. What R was rounded
+    by grows by up to a² = 12 in each.
+    """
+    factor: Tensor | None = None
+    for left in reversed(range(rounds)):
+        by = torch.baddbmm(square, square, square, beta=B, alpha=C)
+        if factor is None:
+            factor = by + A * torch.eye(by.shape[-1], dtype=by.dtype, device=by.device)
+        else:
+            factor = torch.baddbmm(factor, by, factor, beta=A)
+        for _ in range(2 if left else 0):
+            square = torch.baddbmm(square, by, square, beta=A)
+    assert factor is not None
+    return factor
+
+
+def _exact(x: Tensor) -> bool:
+    """Whether products of matrices are rounded as finely as float32, not by autocast, TF32 or the like."""
+    if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(x.device.type):
+        return False
+    try:
+        return x.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # settings by device, which that question has no answer for
+        return False

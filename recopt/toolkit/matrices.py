@@ -12,7 +12,10 @@ from torch.nn import functional
 
 from .blocks import orthogonalize
 
-__all__ = ["by_kind", "is_matrix", "orthogonal_step", "spread"]
+__all__ = ["by_kind", "is_matrix", "orthogonal_step", "orthogonal_steps", "spread"]
+
+TOGETHER = 1 << 17
+"""Elements of matrices worked on together on a CPU, whose caches hold them; other devices take what a call is given."""
 
 Columns = Callable[..., tuple[Any, ...]]
 
@@ -40,18 +43,32 @@ def by_kind(matrices: Columns, rest: Columns, *columns: Any) -> list[Any]:
     return [list(column) for column in zip(*(found[i] for i in range(len(are))), strict=True)]
 
 
-def orthogonal_step(mean: Tensor, original: bool = False) -> Tensor:
-    """0.2 √max(A, B) · O for a mean of gradients of A rows and B columns, O being its nearest semi-orthogonal matrix.
+def orthogonal_steps(means: list[Tensor], original: bool = False) -> list[Tensor]:
+    """0.2 √max(A, B) · O for each mean of gradients of A rows and B columns, O its nearest semi-orthogonal matrix.
 
-    That is about as long as a step of Adam at the same rate (Liu et al. 2025, 2502.16982, equation 4).
+    That is about as long as a step of Adam at the same rate (Liu et al. 2025, 2502.16982, equation 4). Matrices of one
+    shape are worked on together.
 
     Args:
-        mean: any tensor of two or more dimensions, flattened from the second on.
+        means: tensors of two or more dimensions, flattened from the second on.
         original: whether the factor is √max(1, A / B), as by Jordan et al. 2024.
     """
-    rows, columns = mean.flatten(1).shape
-    size = math.sqrt(max(1.0, rows / columns)) if original else 0.2 * math.sqrt(max(rows, columns))
-    return size * orthogonalize(mean.flatten(1)).view_as(mean)
+    alike: dict[Any, list[int]] = {}
+    for i, mean in enumerate(means):
+        alike.setdefault((mean.flatten(1).shape, mean.dtype, mean.device), []).append(i)
+    steps: dict[int, Tensor] = {}
+    for ((rows, columns), _, device), places in alike.items():
+        size = math.sqrt(max(1.0, rows / columns)) if original else 0.2 * math.sqrt(max(rows, columns))
+        most = max(1, TOGETHER // (rows * columns)) if device.type == "cpu" else len(places)
+        for some in (places[i : i + most] for i in range(0, len(places), most)):
+            found = size * orthogonalize(torch.stack([means[i].flatten(1) for i in some]))
+            steps |= {i: step.view_as(means[i]) for i, step in zip(some, found, strict=True)}
+    return [steps[i] for i in range(len(means))]
+
+
+def orthogonal_step(mean: Tensor, original: bool = False) -> Tensor:
+    """:func:`orthogonal_steps` of one mean."""
+    return orthogonal_steps([mean], original)[0]
 
 
 def spread(matrix: Tensor, rounds: int = 16) -> float:

@@ -70,10 +70,12 @@ def test_callback_writes_to_an_mlflow_store(tmp_path: Path) -> None:
 
 STACKS = (
     "adam/adagrad(lr=1)[lr]",
-    "paced(steps=100)",
+    "paced(base=adam,steps=100)",
     "adam(lr=0.01)/sgd/sgd",
     "sgd(lr=30,momentum=0.9)/adagrad(lr=1)[lr]",
 )
+OF_PARTS = "paced(steps=100)"
+"""The default, which orthogonalizes each process's part of a matrix by itself."""
 
 
 def _sharded() -> nn.Sequential:
@@ -103,7 +105,7 @@ def _of_all(losses: list[float]) -> list[float]:
 
 def _rank(rank: int) -> Any:
     part, data, found = slice(rank * 4, rank * 4 + 4), batches(), []
-    for stack in STACKS:
+    for stack in (*STACKS, OF_PARTS):
         model = _sharded()
         optimizer = recopt.Optimizer(model.parameters(), stack, average=True)
         losses = train(model, optimizer, data[:10], part)
@@ -152,6 +154,16 @@ def test_sharded_training_is_that_of_one_process(ranks: list[Any], number: int) 
             assert torch.allclose(p, torch.tensor(mean, dtype=p.dtype), rtol=1e-9)
     if "lr=30" in STACKS[number]:
         assert guards["bounded"] > 0, "the norms that the guard compares were not exercised"
+
+
+@pytest.mark.slow
+def test_of_the_default_each_process_orthogonalizes_its_part(ranks: list[Any]) -> None:
+    (losses, _, guards, means), other = ranks[0][0][-1], ranks[1][0][-1]
+    assert (losses, guards, means) == (other[0], other[2], other[3])
+    model = mlp()
+    single = train(model, recopt.Optimizer(model.parameters(), OF_PARTS), batches())
+    assert losses != single
+    assert losses == pytest.approx(single, rel=0.2)
 
 
 @pytest.mark.slow
