@@ -143,6 +143,8 @@ UNTUNED: dict[str, Rule] = {
     "Mechanic linear": partial(mechanic, "linear"),
     "recopt, steps told": partial(ours, None, told=True),
     "recopt": partial(ours, None),
+    "recopt as Adam, steps told": partial(ours, "paced(base=adam)", told=True),
+    "recopt as Adam": partial(ours, "paced(base=adam)"),
     "recopt without the way back, steps told": partial(ours, "paced(back=0)", told=True),
     "recopt, a fifth kept out, steps told": KeepingOut(None, told=True, best=False),
     "recopt, a fifth kept out, steps told, best point": KeepingOut(None, told=True),

@@ -135,7 +135,7 @@ class Paced(Rule):
     weight_decay = positive(0.0, "decoupled weight decay, as a multiple of the rate; 0: none", off=0.0)
     steps = option(0, "length of the whole run, after which nothing moves; 0: not told", least=0)
     base = option(
-        "mixed", "the step; mixed: half Adam's, half Muon's; factored: Adam's in less memory", choices=[*BASES]
+        "mixed", "the step; mixed: half Adam's, half Muon's; factored: Adam's in less memory", choices=tuple(BASES)
     )
     shrink = option(0.1, "how far weights shrink over a run whose length is told: by exp(-shrink)", least=0)
     back = option(1.0, "how far weights go back where gradients only ask to go on, and the length is told", least=0)

@@ -6,6 +6,7 @@ parameters they take three times their memory; of matrices those of :class:`Fact
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -164,7 +165,8 @@ def _ahead(ops: Any, mean: Column, grads: Column, hyper: Any) -> Column:
 
 def _equally(adams: Tensor, turned: Tensor) -> Tensor:
     """The sum of both over √2, the second made as long as the first."""
-    return (adams + turned * (rms(adams) / (rms(turned) + TINY))) * 0.5**0.5
+    step: Tensor = adams + turned * (rms(adams) / (rms(turned) + TINY))
+    return step * math.sqrt(0.5)
 
 
 def _factors(grad: Tensor) -> Tensor:
