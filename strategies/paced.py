@@ -30,7 +30,9 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   learned further; a keeps what O alone loses, as where two losses turn (:mod:`recopt.toolkit.bases` has all bases).
 - With ``base=adam`` u is a. With ``base=factored`` too, from less memory. With ``base=muon`` u of matrices is
   0.2 √max(A, B) · O, which ``"square"`` holds then.
-- Where N is told, weights shrink by 1 − 4 · ``shrink`` / (N + 3 h) · f(t)³ a step, about exp(−``shrink``) in all.
+- Where N is told, entries that u makes smaller shrink besides, by 4 · ``shrink`` / (N + 3 h) · f(t)³ · bulk of theirs,
+  in all by exp(−``shrink``) at most (cautious weight decay, Chen et al. 2025, 2510.12402). bulk is
+  trained · min(1, 0.085 / rms).
 - Where N is told and gradients only ask to go on, weights go back, but not in plain deep networks nor where something
   normalizes: in every eighth step by 16 · ``back`` / (N + h) · √f(t) · max(0, 5 s − 4) / gain of the way to the start,
   not at all where the gain is below 1, with s the running mean (of five) of 1 where the loss falls both along θ and
@@ -41,8 +43,8 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
 Where parameters are split over processes, O is of each part.
 
 State: Adam's, ``"start"`` (the first point), ``"level"`` (h), ``"back"``, and a number for each tensor: ``"size"``,
-``"gain"``, its ``"floor"``, and running means of the way's cosine, ``"along"``, of the difference of cosines,
-``"turning"``, and s, ``"onward"``.
+``"bulk"``, ``"gain"``, its ``"floor"``, and running means of the way's cosine, ``"along"``, of the difference of
+cosines, ``"turning"``, and s, ``"onward"``.
 """
 
 from __future__ import annotations
@@ -56,11 +58,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
 from recopt.toolkit.bases import AdamBase, FactoredBase, MixedBase, MuonBase
-from recopt.toolkit.matrices import spread
+from recopt.toolkit.weights import deep_share, is_plain, normalizes, trained_share
 
-SHARE, CAP, DEPTH, PLAIN, ENTRIES = 0.3, 0.085, 6, 0.1, 8
-"""The rate over the weights' root mean square, the largest that this is taken for, the matrices from which on a network
-counts as deep, the least further factor where nothing normalizes, and the entries of a vector that tells of it."""
+SHARE, CAP = 0.3, 0.085
+"""The rate over the weights' root mean square, and the largest that this is taken for."""
 WARM, BEGINNING, LEVEL, MOST = 0.05, 20, 100, 0.5
 """The share of a run in which steps grow; where its length is not told, how many those are; how many come before steps
 shrink, and the largest share of the run that those may be."""
@@ -74,10 +75,6 @@ TURNING, FALL, FLOOR = 0.17, 0.5, 0.08
 there, and its least value."""
 AGAIN, SURE, FEWEST = 8, 0.8, 4
 """The steps between looks at whether gradients only ask to go on, the s above which weights go back, the first look."""
-TRAINED, BOUND, BEYOND = 0.1, 1.05, 0.1
-"""The factor on the rate of trained weights, the singular value over that of independent entries from which on weights
-begin to count as trained, and how far beyond they do."""
-
 _SHARES = WeakTensorKeyDictionary()
 """By the first tensor's gain, which each look at it makes anew: the products of all sizes and gains, as read once."""
 
@@ -94,6 +91,7 @@ class Fused:
         if (
             rule.base != "adam"
             or rule.looks(steps, state["back"])
+            or rule.shrinking(*at)
             or kind not in ("cpu", "cuda")
             or not hyper["eps"]
             or not rates
@@ -112,8 +110,7 @@ class Fused:
             p, g, m, v = ([column[i] for i in places] for column in columns)
             torch._fused_adamw_(
                 p, g, m, v, [], [count] * len(places), lr=scale * rate, beta1=hyper["beta1"], beta2=hyper["beta2"],
-                weight_decay=hyper["weight_decay"] + rule.shrinking(*at) / rate, eps=hyper["eps"], amsgrad=False,
-                maximize=False,
+                weight_decay=hyper["weight_decay"], eps=hyper["eps"], amsgrad=False, maximize=False,
             )  # fmt: skip
         return True
 
@@ -137,7 +134,7 @@ class Paced(Rule):
     base = option(
         "mixed", "the step; mixed: half Adam's, half Muon's; factored: Adam's in less memory", choices=tuple(BASES)
     )
-    shrink = option(0.1, "how far weights shrink over a run whose length is told: by exp(-shrink)", least=0)
+    shrink = option(3.0, "how far weights shrink at most over a run whose length is told: by exp(-shrink)", least=0)
     back = option(1.0, "how far weights go back where gradients only ask to go on, and the length is told", least=0)
 
     def __init__(self, **settings: Any) -> None:
@@ -147,13 +144,21 @@ class Paced(Rule):
 
     def init(self, point: Params) -> State:
         """Adam's zeros, the first point, h, and a gain of 1; ``"size"`` is ``deep · trained`` until the first step."""
-        trained, deep = _trained(point), _plain(point)
+        trained, deep = trained_share(point), is_plain(point)
         plain = deep and self.base != "muon"
-        size, floor = trained * _deep(point, plain), min(1.0, FLOOR / trained)
+        size, floor = trained * deep_share(point, plain), min(1.0, FLOOR / trained)
         level = 0 if plain else min(LEVEL, int(MOST * self.steps))
-        starts = {"size": size, "floor": floor, "gain": 1.0, "along": 0.0, "turning": 0.0, "onward": 0.0}
+        starts = {
+            "size": size,
+            "bulk": trained,
+            "floor": floor,
+            "gain": 1.0,
+            "along": 0.0,
+            "turning": 0.0,
+            "onward": 0.0,
+        }
         numbers = {name: [p.new_full((), at) for p in point] for name, at in starts.items()}
-        back = self.back if self.steps and not deep and not _normal(point) else 0.0
+        back = self.back if self.steps and not deep and not normalizes(point) else 0.0
         return {"steps": 0, "level": level, "back": back, **self.way.begin(point), **numbers}
 
     def looks(self, steps: int, back: float) -> bool:
@@ -168,7 +173,7 @@ class Paced(Rule):
         return min(steps / BEGINNING, 1.0, math.sqrt(LEVEL / steps))
 
     def shrinking(self, steps: int, level: int) -> float:
-        """4 · shrink / (N + 3 h) · f(t)³: the share of the weights that goes at step t."""
+        """4 · shrink / (N + 3 h) · f(t)³: the share that goes at step t of weights that go down."""
         return 4 * self.shrink / (self.steps + 3 * level) * self.course(steps, level) ** 3 if self.steps else 0.0
 
     def tells(self, state: State, hyper: Mapping[str, float]) -> dict[str, float]:
@@ -186,7 +191,7 @@ class Paced(Rule):
         mean = ops.lerp(state["mean"], grads, 1 - hyper["beta1"])
         after = {**state, **looked, "steps": steps, "mean": mean}
         after["square"] = self.way.second(ops, grads, mean, state, hyper)
-        return {**after, "size": ops.mul(_size(ops, point), state["size"])} if steps == 1 else after
+        return {**after, **_measured(ops, point, state)} if steps == 1 else after
 
     def _looked(self, ops: Ops, grads: Column, point: Column, state: State, steps: int) -> State:
         """The running means of the cosines, and the gain that follows from them."""
@@ -217,12 +222,16 @@ class Paced(Rule):
         """−rate · (u + weight_decay · θ) − shrinking(t) · θ, and back."""
         at = state["steps"], state["level"]
         course, shrinking = self.course(*at), self.shrinking(*at)
-        shrink = [Term(-shrinking, point)] if shrinking else []
         rate = -hyper["lr"] * course
         sizes = ops.mul(state["size"], state["gain"])
+        step = Term(*self.way.term(ops, rate, sizes, grads, state, hyper))
+        terms = _back(self, ops, point, state)
+        if shrinking:
+            down = ops.at_least(ops.sign(ops.mul(step.numer, point)), 0.0)
+            terms.append(Term(-shrinking, ops.mul(ops.mul(down, point), state["bulk"])))
         if self.on("weight_decay"):
-            shrink.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
-        return [*shrink, *_back(self, ops, point, state), Term(*self.way.term(ops, rate, sizes, grads, state, hyper))]
+            terms.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
+        return [*terms, step]
 
 
 def _early(steps: int, length: int) -> bool:
@@ -253,38 +262,16 @@ def _back(rule: Paced, ops: Ops, point: Column, state: State) -> list[Term]:
     return [Term(share, ops.mul(way, ops.div(ops.mul(sure, calm), ops.at_least(gain, 1.0))))]
 
 
-def _trained(point: Params) -> float:
-    """TRAINED to the power of how far the weights are from independent entries; 1 where there is no matrix."""
-    matrices = [p.flatten(1) for p in point if p.ndim >= 2 and p.numel()]
-    far = sum(w.numel() * min(max(spread(w) - BOUND, 0.0) / BEYOND, 1.0) for w in matrices)
-    return float(TRAINED ** (far / max(sum(w.numel() for w in matrices), 1)))
-
-
-def _plain(point: Params) -> bool:
-    """True for a network of many matrices in which no vector is a norm's scale: the errors of its layers multiply."""
-    deep = sum(p.ndim >= 2 for p in point) > DEPTH
-    return deep and any(p.ndim < 2 and p.numel() >= ENTRIES for p in point) and not _normal(point)
-
-
-def _normal(point: Params) -> bool:
-    """True where a vector is the scale of a norm: its mean is more than twice its deviation."""
-    vectors = [p.float() for p in point if p.ndim < 2 and p.numel() >= ENTRIES]
-    return any(bool(v.mean() > 2 * v.std()) for v in vectors)
-
-
-def _deep(point: Params, plain: bool) -> float:
-    """The factor on the rate of a network of many matrices; ``plain``: less where nothing normalizes."""
-    share = min(1.0, DEPTH / max(sum(p.ndim >= 2 for p in point), 1))
-    return share * max(share**2, PLAIN) if plain else share
-
-
-def _size(ops: Ops, point: Column) -> Column:
-    """SHARE · min(rms, CAP), tensor by tensor; that of CAP where all is zero."""
+def _measured(ops: Ops, point: Column, state: State) -> State:
+    """SHARE · min(rms, CAP), and min(1, CAP / rms), times what they begin at; those of CAP where all is zero."""
     square = ops.inner(point, point)
     some = ops.sign(square)
-    rms = _at_most(ops, ops.roots(ops.div(square, ops.count(point))), CAP)
-    found = ops.add(ops.mul(some, rms), ops.mul(ops.add(some, -1.0), -CAP))
-    return ops.mul(found, SHARE)
+    rms = ops.add(ops.mul(some, ops.roots(ops.div(square, ops.count(point)))), ops.mul(ops.add(some, -1.0), -CAP))
+    size, bulk = (
+        ops.mul(_at_most(ops, rms, CAP), SHARE),
+        ops.div(state["bulk"], ops.at_least(ops.mul(rms, 1 / CAP), 1.0)),
+    )
+    return {"size": ops.mul(size, state["size"]), "bulk": bulk}
 
 
 def _cosine(ops: Ops, grads: Column, other: Column, square: Column) -> Column:

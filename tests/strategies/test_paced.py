@@ -39,16 +39,15 @@ def entries(optimizer: recopt.Optimizer, name: str) -> list[float]:
 
 
 def by_hand(model: nn.Module, steps: int, length: int) -> list[Tensor]:
-    """What torch's AdamW makes of it, a group for each tensor, with rate and decay set at each step."""
+    """What torch's Adam makes of it, a group for each tensor, with the rate set at each step."""
     sizes = [0.3 * min(p.square().mean().sqrt().item() or 1.0, 0.085) for p in model.parameters()]
-    twin = torch.optim.AdamW([{"params": [p]} for p in model.parameters()], lr=1.0, weight_decay=0.0)
+    twin = torch.optim.Adam([{"params": [p]} for p in model.parameters()], lr=1.0)
     for step in range(1, steps + 1):
         f = min(step / 20, 1, (100 / step) ** 0.5)
         if length:
             f = min(step / (0.05 * length), 1, (length + 1 - step) / (length / 2))
         for group, size in zip(twin.param_groups, sizes, strict=True):
             group["lr"] = size * f
-            group["weight_decay"] = 4 * 0.1 / (length + 3 * length / 2) * f**3 / group["lr"] if length else 0.0
         x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step - 1), dtype=torch.float64)
         twin.zero_grad()
         (model(x) - x[:, :3].sin()).square().mean().backward()
@@ -58,12 +57,12 @@ def by_hand(model: nn.Module, steps: int, length: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("length", [0, 30])
-def test_as_long_as_no_gain_has_risen_it_is_adamw_at_rates_of_the_weights_size(length: int, fused: bool) -> None:
+def test_as_long_as_no_gain_has_risen_it_is_adam_at_rates_of_the_weights_size(length: int, fused: bool) -> None:
     model = network()
     with torch.no_grad():
         model[0].bias.zero_()  # which counts as one of the usual size
     twin = copy.deepcopy(model)
-    optimizer = recopt.Optimizer(model.parameters(), "paced(base=adam)", steps=length or None, fused=fused)
+    optimizer = recopt.Optimizer(model.parameters(), "paced(base=adam,shrink=0)", steps=length or None, fused=fused)
     train(optimizer, model, 25)
     assert entries(optimizer, "gain") == [1.0] * 4
     for ours, theirs in zip(model.parameters(), by_hand(twin, 25, length), strict=True):
@@ -95,10 +94,43 @@ def test_steps_of_matrices_are_half_adams_and_half_along_orthogonalized_means_as
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_entries_that_steps_make_smaller_shrink_besides(fused: bool) -> None:
+    dice, length, h = torch.Generator().manual_seed(0), 60, 30
+    wide, zero = 0.17 * torch.randn(50, generator=dice, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)
+    points = [nn.Parameter(wide.clone()), nn.Parameter(zero.clone())]
+    twins = [nn.Parameter(wide.clone()), nn.Parameter(zero.clone())]
+    optimizer = recopt.Optimizer(points, "paced(base=adam,shrink=2,back=0)", steps=length, fused=fused)
+    adam = torch.optim.Adam([{"params": [p]} for p in twins])
+    rms = float(wide.square().mean().sqrt())
+    for step in range(1, length + 1):
+        f = min(step / 3, 1, (length + 1 - step) / (length - h))
+        for p, q, group in zip(points, twins, adam.param_groups, strict=True):
+            p.grad = torch.randn(p.shape, generator=dice, dtype=torch.float64)
+            q.grad, group["lr"] = p.grad.clone(), 0.3 * 0.085 * f
+        before = [q.detach().clone() for q in twins]
+        adam.step()
+        optimizer.step()
+        with torch.no_grad():
+            for q, old, bulk in zip(twins, before, (0.085 / rms, 1.0), strict=True):
+                q.sub_(4 * 2 / (length + 3 * h) * f**3 * bulk * old * ((q - old) * old < 0))
+    assert entries(optimizer, "gain") == [1.0] * 2
+    for ours, theirs in zip(points, twins, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_trained_weights_shrink_by_a_tenth_of_it() -> None:
+    weight = trained(30, 20, 1.0)
+    optimizer = recopt.Optimizer([weight], steps=100)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert entries(optimizer, "bulk") == pytest.approx([0.1])
+
+
 @pytest.mark.parametrize("base", ["mixed", "muon"])
 def test_no_gradient_moves_nothing(base: str) -> None:
     idle = nn.Parameter(torch.ones(3, 4))
-    optimizer = recopt.Optimizer([idle], f"paced(base={base},shrink=0)", steps=100)
+    optimizer = recopt.Optimizer([idle], f"paced(base={base})", steps=100)
     for _ in range(5):
         idle.grad = torch.zeros(3, 4)
         optimizer.step()
@@ -435,12 +467,12 @@ def test_where_gradients_only_ask_to_go_on_weights_go_back_in_every_eighth_step(
     model, start = onwards(0, None)
     with torch.no_grad():
         sizes = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in model.parameters()]
-    twin = torch.optim.AdamW([{"params": [p]} for p in model.parameters()], lr=1.0, weight_decay=0.0)
+    twin = torch.optim.Adam([{"params": [p]} for p in model.parameters()], lr=1.0)
     mean, went = 0.0, 0
     for step in range(1, length + 1):
         f = min(step / (0.05 * length), 1, (length + 1 - step) / (length - h))
         for group, size in zip(twin.param_groups, sizes, strict=True):
-            group["lr"], group["weight_decay"] = size * f, 4 * 0.1 / (length + 3 * h) * f**3 / (size * f)
+            group["lr"] = size * f
         twin.zero_grad()
         right(model).backward()
         here, grad = flat(model), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -456,7 +488,7 @@ def test_where_gradients_only_ask_to_go_on_weights_go_back_in_every_eighth_step(
                     p.add_(part.view_as(p))
     assert went >= 3
     torch.testing.assert_close(
-        flat(onwards(length, length, "paced(base=adam)", fused)[0]), flat(model), rtol=1e-9, atol=1e-12
+        flat(onwards(length, length, "paced(base=adam,shrink=0)", fused)[0]), flat(model), rtol=1e-9, atol=1e-12
     )
 
 
