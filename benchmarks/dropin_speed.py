@@ -97,6 +97,8 @@ def main() -> None:
     torch.set_num_threads(threads)
     stacks: dict[str, tuple[str, int]] = {
         "adam": ("adam", 1), "paced": ("paced", 1), "paced(steps=1000)": ("paced(steps=1000)", 1),
+        "paced(base=adam)": ("paced(base=adam)", 1),
+        "paced(base=adam,steps=1000)": ("paced(base=adam,steps=1000)", 1),
         "paced(base=muon)": ("paced(base=muon)", 1),
         "paced(base=factored)": ("paced(base=factored)", 1),
         "adam/adagrad(lr=1)[lr]": ("adam/adagrad(lr=1)[lr]", 2),
