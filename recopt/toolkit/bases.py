@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import TINY, rms
 from .matrices import by_kind, is_matrix, orthogonal_steps
 
 __all__ = ["AdamBase", "FactoredBase", "MixedBase", "MuonBase"]
@@ -165,8 +164,11 @@ def _ahead(ops: Any, mean: Column, grads: Column, hyper: Any) -> Column:
 
 def _equally(adams: Tensor, turned: Tensor) -> Tensor:
     """The sum of both over √2, the second made as long as the first."""
-    step: Tensor = adams + turned * (rms(adams) / (rms(turned) + TINY))
-    return step * math.sqrt(0.5)
+    half = math.sqrt(0.5)
+    length = torch.linalg.vector_norm(turned).clamp_min(torch.finfo(turned.dtype).tiny)
+    ratio = half * torch.linalg.vector_norm(adams) / length
+    step: Tensor = torch.addcmul(adams * half, turned, ratio)
+    return step
 
 
 def _factors(grad: Tensor) -> Tensor:
