@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from .blocks import orthogonalize
 
-__all__ = ["by_kind", "is_matrix", "orthogonal_step", "orthogonal_steps", "spread"]
+__all__ = ["by_kind", "is_matrix", "orthogonal_steps", "spread"]
 
 TOGETHER = 1 << 17
 """Elements of matrices worked on together on a CPU, whose caches hold them; other devices take what a call is given."""
@@ -64,11 +64,6 @@ def orthogonal_steps(means: list[Tensor], original: bool = False) -> list[Tensor
             found = size * orthogonalize(torch.stack([means[i].flatten(1) for i in some]))
             steps |= {i: step.view_as(means[i]) for i, step in zip(some, found, strict=True)}
     return [steps[i] for i in range(len(means))]
-
-
-def orthogonal_step(mean: Tensor, original: bool = False) -> Tensor:
-    """:func:`orthogonal_steps` of one mean."""
-    return orthogonal_steps([mean], original)[0]
 
 
 def spread(matrix: Tensor, rounds: int = 16) -> float:

@@ -33,7 +33,8 @@ def matrix(shape: tuple[int, ...], kind: str) -> Tensor:
         "down to 1e-3": torch.logspace(0, -3, n), "down to 1e-6": torch.logspace(0, -6, n),
         "one and 1e-6": torch.eye(n)[0].clamp(min=1e-6),
     }  # fmt: skip
-    return left * of_kind[kind].double().unsqueeze(-2) @ right
+    found: Tensor = left * of_kind[kind].double().unsqueeze(-2) @ right
+    return found
 
 
 @pytest.mark.parametrize("shape", SHAPES)
