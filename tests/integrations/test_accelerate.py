@@ -37,7 +37,7 @@ def _prepared(rank: int) -> tuple[Any, Any, Any, Any]:
     AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
     model = mlp()
-    return accelerator, plugin, *accelerator.prepare(model, recopt.Optimizer(model.parameters()))
+    return accelerator, plugin, *accelerator.prepare(model, recopt.Optimizer(model.parameters(), "paced(base=adam)"))
 
 
 def _fit(rank: int, accelerator: Any, model: Any, optimizer: Any, data: Tensor) -> list[float]:
@@ -77,7 +77,7 @@ def _by_accelerate(rank: int) -> Any:
 def test_accelerates_own_sharding_is_that_of_one_process_and_is_resumed(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     model, found = mlp(), list[float]()
-    optimizer = recopt.Optimizer(model.parameters())
+    optimizer = recopt.Optimizer(model.parameters(), "paced(base=adam)")
     for x in batches(8):
         optimizer.zero_grad()
         loss = (model(x) - x[:, :3].sin()).square().mean()
