@@ -1,8 +1,8 @@
-"""Tasks on which nothing was chosen: of the kinds of no_knob_tasks.py and no_knob_fresh.py, of other data and networks.
+"""Tasks on which the default's step was not chosen: of the kinds of no_knob_tasks.py and no_knob_fresh.py, other ones.
 
-No rule, setting or constant of recopt was chosen by them, and its default was not run on them while they were made.
-They were checked with Adam alone: that it learns each, that its best rate is seldom at an edge of the grid, and that a
-seed gives one run. Whoever chooses something by their figures should say so here.
+The default was not run on them while they were made. They were checked with Adam alone: that it learns each, that its
+best rate is seldom at an edge of the grid, and that a seed gives one run. What was chosen by their figures since, with
+those of all other tasks: how far the default's weights shrink (``shrink``), on one seed.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ class Paced(Rule):
         return ops.add(calm, ops.mul(turns, ops.add(fallen, calm, -1.0)))
 
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
-        """−rate · (u + weight_decay · θ) − shrinking(t) · θ, and back."""
+        """−rate · (u + weight_decay · θ), − shrinking(t) · bulk · θ of entries that u makes smaller, and back."""
         at = state["steps"], state["level"]
         course, shrinking = self.course(*at), self.shrinking(*at)
         rate = -hyper["lr"] * course
@@ -267,11 +267,8 @@ def _measured(ops: Ops, point: Column, state: State) -> State:
     square = ops.inner(point, point)
     some = ops.sign(square)
     rms = ops.add(ops.mul(some, ops.roots(ops.div(square, ops.count(point)))), ops.mul(ops.add(some, -1.0), -CAP))
-    size, bulk = (
-        ops.mul(_at_most(ops, rms, CAP), SHARE),
-        ops.div(state["bulk"], ops.at_least(ops.mul(rms, 1 / CAP), 1.0)),
-    )
-    return {"size": ops.mul(size, state["size"]), "bulk": bulk}
+    size = ops.mul(ops.mul(_at_most(ops, rms, CAP), SHARE), state["size"])
+    return {"size": size, "bulk": ops.div(state["bulk"], ops.at_least(ops.mul(rms, 1 / CAP), 1.0))}
 
 
 def _cosine(ops: Ops, grads: Column, other: Column, square: Column) -> Column:

@@ -146,7 +146,7 @@ def _factor(square: Tensor, rounds: int) -> Tensor:
 
 
 def _exact(x: Tensor) -> bool:
-    """Whether products of matrices are rounded as finely as float32, not by autocast, TF32 or the like."""
+    """True where products of matrices are rounded as finely as float32, not by autocast, TF32 or the like."""
     if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(x.device.type):
         return False
     try:

@@ -69,10 +69,10 @@ def test_as_long_as_no_gain_has_risen_it_is_adam_at_rates_of_the_weights_size(le
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_steps_of_matrices_are_half_adams_and_half_along_orthogonalized_means_as_long(fused: bool) -> None:
+def compare(base: str, fused: bool, direction: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> None:
+    """Train twice: by the rule, and along ``direction`` of a gradient, both running means and the step's number."""
     model, twin = network(), network()
-    optimizer = recopt.Optimizer(model.parameters(), "paced(shrink=0)", steps=30, fused=fused)
+    optimizer = recopt.Optimizer(model.parameters(), f"paced(base={base},shrink=0)", steps=30, fused=fused)
     train(optimizer, model, 25)
     assert entries(optimizer, "gain") == [1.0] * 4
     sizes = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in twin.parameters()]
@@ -85,13 +85,25 @@ def test_steps_of_matrices_are_half_adams_and_half_along_orthogonalized_means_as
             assert p.grad is not None
             mean.lerp_(p.grad, 0.1)
             square.lerp_(p.grad.square(), 0.001)
-            adams = mean / (1 - 0.9**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
-            if p.ndim == 2:
-                turned = orthogonalize(mean.lerp(p.grad, 0.1))
-                adams = (adams + turned * adams.norm() / turned.norm()) / 2**0.5
-            p.data -= size * min(step / 1.5, 1, (31 - step) / 15) * adams
+            p.data -= size * min(step / 1.5, 1, (31 - step) / 15) * direction(p.grad, mean, square, step)
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def adams(mean: Tensor, square: Tensor, step: int) -> Tensor:
+    return mean / (1 - 0.9**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_steps_of_matrices_are_half_adams_and_half_along_orthogonalized_means_as_long(fused: bool) -> None:
+    def direction(grad: Tensor, mean: Tensor, square: Tensor, step: int) -> Tensor:
+        first = adams(mean, square, step)
+        if grad.ndim < 2:
+            return first
+        turned = orthogonalize(mean.lerp(grad, 0.1))
+        return (first + turned * first.norm() / turned.norm()) / 2**0.5
+
+    compare("mixed", fused, direction)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -139,50 +151,22 @@ def test_no_gradient_moves_nothing(base: str) -> None:
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_over_muon_matrices_step_along_their_orthogonalized_means(fused: bool) -> None:
-    model, twin = network(), network()
-    optimizer = recopt.Optimizer(model.parameters(), "paced(base=muon,shrink=0)", steps=30, fused=fused)
-    train(optimizer, model, 25)
-    assert entries(optimizer, "gain") == [1.0] * 4
-    sizes = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in twin.parameters()]
-    means = [torch.zeros_like(p) for p in twin.parameters()]
-    adam = torch.optim.Adam([{"params": [p]} for p in twin.parameters()])
-    for step in range(25):
-        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
-        twin.zero_grad()
-        (twin(x) - x[:, :3].sin()).square().mean().backward()
-        rates = [size * min((step + 1) / 1.5, 1, (30 - step) / 15) for size in sizes]
-        for p, mean, rate, group in zip(twin.parameters(), means, rates, adam.param_groups, strict=True):
-            group["lr"] = rate
-            if p.ndim == 2 and p.grad is not None:
-                mean.lerp_(p.grad, 0.1)
-                p.data -= rate * 0.2 * max(p.shape) ** 0.5 * orthogonalize(mean.lerp(p.grad, 0.1))
-                p.grad = None
-        adam.step()
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    def direction(grad: Tensor, mean: Tensor, square: Tensor, step: int) -> Tensor:
+        if grad.ndim < 2:
+            return adams(mean, square, step)
+        return 0.2 * max(grad.shape) ** 0.5 * orthogonalize(mean.lerp(grad, 0.1))
+
+    compare("muon", fused, direction)
 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_factored_it_steps_by_the_means_of_squares_over_rows_and_columns(fused: bool) -> None:
-    model, twin = network(), network()
-    optimizer = recopt.Optimizer(model.parameters(), "paced(base=factored,shrink=0)", steps=30, fused=fused)
-    train(optimizer, model, 25)
-    assert entries(optimizer, "gain") == [1.0] * 4
-    sizes = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in twin.parameters()]
-    means, squares = ([torch.zeros_like(p) for p in twin.parameters()] for _ in range(2))
-    for step in range(1, 26):
-        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step - 1), dtype=torch.float64)
-        twin.zero_grad()
-        (twin(x) - x[:, :3].sin()).square().mean().backward()
-        for p, mean, square, size in zip(twin.parameters(), means, squares, sizes, strict=True):
-            assert p.grad is not None
-            mean.lerp_(p.grad, 0.1)
-            square.lerp_(p.grad.square(), 0.001)  # whose means over rows and columns are the means of theirs
-            known = square.mean(1).outer(square.mean(0)) / square.mean() if p.ndim == 2 else square
-            rate = size * min(step / 1.5, 1, (31 - step) / 15)
-            p.data -= rate * mean / (1 - 0.9**step) / ((known / (1 - 0.999**step)).sqrt() + 1e-8)
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    def direction(_: Tensor, mean: Tensor, square: Tensor, step: int) -> Tensor:
+        # the means over rows and columns of the mean of squares are the means of theirs
+        known = square.mean(1).outer(square.mean(0)) / square.mean() if square.ndim == 2 else square
+        return adams(mean, known, step)
+
+    compare("factored", fused, direction)
 
 
 @pytest.mark.parametrize(
