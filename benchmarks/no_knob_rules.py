@@ -145,6 +145,7 @@ UNTUNED: dict[str, Rule] = {
     "recopt": partial(ours, None),
     "recopt as Adam, steps told": partial(ours, "paced(base=adam)", told=True),
     "recopt as Adam": partial(ours, "paced(base=adam)"),
+    "recopt at a third of the rate, steps told": partial(ours, "paced(lr=0.3)", told=True),
     "recopt without the way back, steps told": partial(ours, "paced(back=0)", told=True),
     "recopt, a fifth kept out, steps told": KeepingOut(None, told=True, best=False),
     "recopt, a fifth kept out, steps told, best point": KeepingOut(None, told=True),
