@@ -3,7 +3,7 @@
 With rms the root mean square of a tensor's weights at the start, L the number of matrices among the tensors, and
 N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a tensor is
 
-    rate = lr · size · gain · f(t)
+    rate = lr · size · gain · f(t) · (1 − calm · noise)
     θ ← θ − rate · weight_decay · θ − rate · u,    u = (a + O · rms(a) / rms(O)) / √2 for matrices, a for the rest
     a = (m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps),    O = β1 · m + (1 − β1) · g, orthogonalized (see muon)
     size = 0.3 · min(rms, 0.085) · deep · trained   (a tensor of zeros counts as one of rms 0.085)
@@ -26,25 +26,27 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   gradient agrees with the last step and not with the way (cosines that differ by more than 0.17), two losses turn about
   each other, as the networks of a GAN do: the gain falls, at most to 0.08 / ``trained``. It is looked at in every
   fourth step of the first 0.3 N (300, if N is not told).
+- Where N is told, after step h the rate falls by ``calm`` of it where gradients are noise: they have not vanished, and
+  neither go on nor turn back (:mod:`recopt.toolkit.noise`). Not in plain deep networks nor where something normalizes.
 - O descends faster. As long as Adam's steps it vanishes where gradients do, so that rows that are right already are not
   learned further; a keeps what O alone loses, as where two losses turn (:mod:`recopt.toolkit.bases` has all bases).
 - With ``base=adam`` u is a. With ``base=factored`` too, from less memory. With ``base=muon`` u of matrices is
   0.2 √max(A, B) · O, which ``"square"`` holds then.
-- Where N is told, entries that u makes smaller shrink besides, by 4 · ``shrink`` / (N + 3 h) · f(t)³ · bulk of theirs,
-  in all by exp(−``shrink``) at most (cautious weight decay, Chen et al. 2025, 2510.12402). bulk is
-  trained · min(1, 0.085 / rms).
+- Where N is told, entries that u makes smaller shrink besides, by lr · min(0.1, 4 · ``shrink`` / (N + 3 h)) · f(t)³ ·
+  bulk of theirs, at lr = 1 in all by exp(−``shrink``) at most (cautious weight decay, Chen et al. 2025, 2510.12402).
+  bulk is trained · min(1, 0.085 / rms).
 - Where N is told and gradients only ask to go on, weights go back, but not in plain deep networks nor where something
-  normalizes: in every eighth step by 16 · ``back`` / (N + h) · √f(t) · max(0, 5 s − 4) / gain of the way to the start,
-  not at all where the gain is below 1, with s the running mean (of five) of 1 where the loss falls both along θ and
-  along θ − start, −1 elsewhere. Once all rows are right, a cross-entropy falls without end as weights are scaled up
-  (Lyu & Li 2019, 1906.05890): what is learned by heart is held with too much confidence. Where errors stay, as in most
-  regressions, s turns about zero.
+  normalizes: in every eighth step by lr · min(0.1, 16 · ``back`` / (N + h)) · √f(t) · max(0, 5 s − 4) / gain of the way
+  to the start, not at all where the gain is below 1, with s the running mean (of five) of 1 where the loss falls both
+  along θ and along θ − start, −1 elsewhere. Once all rows are right, a cross-entropy falls without end as weights are
+  scaled up (Lyu & Li 2019, 1906.05890): what is learned by heart is held with too much confidence. Where errors stay,
+  as in most regressions, s turns about zero.
 
 Where parameters are split over processes, O is of each part.
 
-State: Adam's, ``"start"`` (the first point), ``"level"`` (h), ``"back"``, and a number for each tensor: ``"size"``,
-``"bulk"``, ``"gain"``, its ``"floor"``, and running means of the way's cosine, ``"along"``, of the difference of
-cosines, ``"turning"``, and s, ``"onward"``.
+State: Adam's, ``"start"`` (the first point), ``"level"`` (h), ``"back"``, ``"calm"``, and a number for each tensor:
+``"size"``, ``"bulk"``, ``"gain"``, its ``"floor"``, ``"noise"``, what that follows from, and running means of the way's
+cosine, ``"along"``, of the difference of cosines, ``"turning"``, and s, ``"onward"``.
 """
 
 from __future__ import annotations
@@ -58,6 +60,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
 from recopt.toolkit.bases import AdamBase, FactoredBase, MixedBase, MuonBase
+from recopt.toolkit.columns import at_most, cosine
+from recopt.toolkit.noise import FIRST, UNHEARD, heard, noise
 from recopt.toolkit.weights import deep_share, is_plain, normalizes, trained_share
 
 SHARE, CAP = 0.3, 0.085
@@ -75,6 +79,8 @@ TURNING, FALL, FLOOR = 0.17, 0.5, 0.08
 there, and its least value."""
 AGAIN, SURE, FEWEST = 8, 0.8, 4
 """The steps between looks at whether gradients only ask to go on, the s above which weights go back, the first look."""
+LARGEST = 0.1
+"""The largest share, at lr = 1, by which a step shrinks weights or takes them back."""
 _SHARES = WeakTensorKeyDictionary()
 """By the first tensor's gain, which each look at it makes anew: the products of all sizes and gains, as read once."""
 
@@ -92,6 +98,7 @@ class Fused:
             rule.base != "adam"
             or rule.looks(steps, state["back"])
             or rule.shrinking(*at)
+            or state["calm"]
             or kind not in ("cpu", "cuda")
             or not hyper["eps"]
             or not rates
@@ -125,7 +132,7 @@ class Paced(Rule):
     whole: ClassVar[bool] = True
     accelerator = Fused
 
-    lr = positive(1.0, "multiplies the rate that it finds")
+    lr = positive(1.0, "multiplies the rate that it finds, and how far weights shrink and go back")
     beta1 = unit(0.9, "decay of the running mean of gradients; 0: none", off=0.0)
     beta2 = unit(0.999, "decay of the running mean of squared gradients")
     eps = positive(1e-8, "added to the root mean square", off=0.0)
@@ -135,11 +142,16 @@ class Paced(Rule):
         "mixed", "the step; mixed: half Adam's, half Muon's; factored: Adam's in less memory", choices=tuple(BASES)
     )
     shrink = option(3.0, "how far weights shrink at most over a run whose length is told: by exp(-shrink)", least=0)
+    calm = option(
+        0.8, "how far the rate falls where gradients are noise, and the length is told; 1: to nothing", least=0
+    )
     back = option(1.0, "how far weights go back where gradients only ask to go on, and the length is told", least=0)
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.way = BASES[self.base]()
+        mixed, ends = self.base == "mixed", bool(self.steps and (self.shrink or self.back))
+        self.also_reads = "point", *["grads"] * mixed, *["inside"] * (mixed or ends)
         self.split = self.base in ("mixed", "adam")  # each part by itself; the others read whole matrices
 
     def init(self, point: Params) -> State:
@@ -148,18 +160,12 @@ class Paced(Rule):
         plain = deep and self.base != "muon"
         size, floor = trained * deep_share(point, plain), min(1.0, FLOOR / trained)
         level = 0 if plain else min(LEVEL, int(MOST * self.steps))
-        starts = {
-            "size": size,
-            "bulk": trained,
-            "floor": floor,
-            "gain": 1.0,
-            "along": 0.0,
-            "turning": 0.0,
-            "onward": 0.0,
-        }
+        starts = {"size": size, "bulk": trained, "floor": floor, "gain": 1.0, **UNHEARD}
+        starts |= dict.fromkeys(("along", "turning", "onward", "noise"), 0.0)
         numbers = {name: [p.new_full((), at) for p in point] for name, at in starts.items()}
-        back = self.back if self.steps and not deep and not normalizes(point) else 0.0
-        return {"steps": 0, "level": level, "back": back, **self.way.begin(point), **numbers}
+        told = bool(self.steps) and not deep and not normalizes(point)
+        ends = {"back": self.back * told, "calm": self.calm * told}
+        return {"steps": 0, "level": level, **ends, **self.way.begin(point), **numbers}
 
     def looks(self, steps: int, back: float) -> bool:
         """True where the size, the gain or the way back is measured: at the first step, and now and then."""
@@ -174,11 +180,13 @@ class Paced(Rule):
 
     def shrinking(self, steps: int, level: int) -> float:
         """4 · shrink / (N + 3 h) · f(t)³: the share that goes at step t of weights that go down."""
-        return 4 * self.shrink / (self.steps + 3 * level) * self.course(steps, level) ** 3 if self.steps else 0.0
+        whole = 4 * self.shrink / (self.steps + 3 * level) if self.steps else 0.0
+        return min(LARGEST, whole) * self.course(steps, level) ** 3
 
     def tells(self, state: State, hyper: Mapping[str, float]) -> dict[str, float]:
         """The present rate: the geometric mean over the tensors that move."""
-        shares = torch.stack([size * gain for size, gain in zip(state["size"], state["gain"], strict=True)])
+        size, gain, noisy = (torch.stack(state[name]) for name in ("size", "gain", "noise"))
+        shares = size * gain * (1 - state["calm"] * noisy).clamp_min(0)
         mean = shares[shares > 0].log().mean().exp().item()
         return {} if math.isnan(mean) else {"rate": hyper["lr"] * self.course(state["steps"], state["level"]) * mean}
 
@@ -188,6 +196,8 @@ class Paced(Rule):
         looked = self._looked(ops, grads, point, state, steps) if _early(steps, self.steps) else {}
         if _recalls(steps, state["back"]):
             looked = {**looked, "onward": _onward(ops, grads, point, state, steps)}
+        if state["calm"]:
+            looked = {**looked, **_noisy(ops, grads, state, steps, hyper["beta1"])}
         mean = ops.lerp(state["mean"], grads, 1 - hyper["beta1"])
         after = {**state, **looked, "steps": steps, "mean": mean}
         after["square"] = self.way.second(ops, grads, mean, state, hyper)
@@ -199,7 +209,7 @@ class Paced(Rule):
         new = 1 / min(seen, max(5.0, 0.02 * span / EVERY))
         way, last = ops.add(state["start"], point, -1.0), self.way.last(ops, state)
         every = ops.together(ops.inner(grads, grads))
-        far, near = (_cosine(ops, grads, ahead, every) for ahead in (way, last))
+        far, near = (cosine(ops, grads, ahead, every) for ahead in (way, last))
         along = ops.lerp(state["along"], far, new)
         turning = ops.lerp(state["turning"], ops.add(near, far, -1.0), new)
         found = {"along": along, "turning": turning}
@@ -209,9 +219,9 @@ class Paced(Rule):
 
     def _gain(self, ops: Ops, gain: Column, floor: Column, along: Column, turning: Column, share: float) -> Column:
         """The gain after a look, which comes after ``share`` of the run."""
-        excess = _at_most(ops, ops.at_least(ops.mul(ops.add(along, -ONWARD), 1 / RANGE), -1.0), 1.0)
+        excess = at_most(ops, ops.at_least(ops.mul(ops.add(along, -ONWARD), 1 / RANGE), -1.0), 1.0)
         change = ops.add(ops.mul(excess, min(0.5, SPEED * share)), 1.0)
-        low = _at_most(ops, gain, 1.0)  # once it is below 1 it stays
+        low = at_most(ops, gain, 1.0)  # once it is below 1 it stays
         over = ops.add(ops.at_least(ops.mul(gain, change), 1.0), -1.0)
         calm = ops.mul(low, ops.add(ops.mul(over, ops.add(ops.sign(ops.add(low, -1.0)), 1.0)), 1.0))
         fallen = ops.maximum(ops.mul(gain, FALL), floor)
@@ -223,12 +233,12 @@ class Paced(Rule):
         at = state["steps"], state["level"]
         course, shrinking = self.course(*at), self.shrinking(*at)
         rate = -hyper["lr"] * course
-        sizes = ops.mul(state["size"], state["gain"])
+        sizes = _sizes(ops, state)
         step = Term(*self.way.term(ops, rate, sizes, grads, state, hyper))
-        terms = _back(self, ops, point, state)
+        terms = _back(self, ops, point, state, hyper["lr"])
         if shrinking:
             down = ops.at_least(ops.sign(ops.mul(step.numer, point)), 0.0)
-            terms.append(Term(-shrinking, ops.mul(ops.mul(down, point), state["bulk"])))
+            terms.append(Term(-hyper["lr"] * shrinking, ops.mul(ops.mul(down, point), state["bulk"])))
         if self.on("weight_decay"):
             terms.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
         return [*terms, step]
@@ -250,16 +260,30 @@ def _onward(ops: Ops, grads: Column, point: Column, state: State, steps: int) ->
     return ops.lerp(state["onward"], ops.mul(ops.maximum(up, on), -1.0), max(1 - SURE, AGAIN / steps))
 
 
-def _back(rule: Paced, ops: Ops, point: Column, state: State) -> list[Term]:
+def _sizes(ops: Ops, state: State) -> Column:
+    """size · gain · (1 − calm · noise)."""
+    if not state["calm"]:
+        return ops.mul(state["size"], state["gain"])
+    calm = ops.at_least(ops.add(ops.mul(state["noise"], -state["calm"]), 1.0), 0.0)
+    return ops.mul(ops.mul(state["size"], state["gain"]), calm)
+
+
+def _noisy(ops: Ops, grads: Column, state: State, steps: int, decay: Any) -> State:
+    """How much of the last gradients is noise, and what that follows from."""
+    numbers = heard(ops, grads, state["mean"], state, steps, decay)
+    return {**numbers, "noise": noise(ops, numbers, decay)} if steps > max(FIRST, state["level"]) else numbers
+
+
+def _back(rule: Paced, ops: Ops, point: Column, state: State, lr: Any) -> list[Term]:
     """The way to the start, where weights go back; less of it where the way is long, none where two losses turn."""
     steps, level, gain = state["steps"], state["level"], state["gain"]
     if steps < FEWEST * AGAIN or not _recalls(steps, state["back"]):
         return []
-    share = min(1.0, 2 * AGAIN * state["back"] / (rule.steps + level) * math.sqrt(rule.course(steps, level)))
+    share = min(LARGEST, 2 * AGAIN * state["back"] / (rule.steps + level)) * math.sqrt(rule.course(steps, level))
     sure = ops.mul(ops.at_least(ops.add(state["onward"], -SURE), 0.0), 1 / (1 - SURE))
-    calm = ops.add(ops.sign(ops.add(_at_most(ops, gain, 1.0), -1.0)), 1.0)
+    calm = ops.add(ops.sign(ops.add(at_most(ops, gain, 1.0), -1.0)), 1.0)
     way = ops.add(state["start"], point, -1.0)
-    return [Term(share, ops.mul(way, ops.div(ops.mul(sure, calm), ops.at_least(gain, 1.0))))]
+    return [Term(lr * share, ops.mul(way, ops.div(ops.mul(sure, calm), ops.at_least(gain, 1.0))))]
 
 
 def _measured(ops: Ops, point: Column, state: State) -> State:
@@ -267,16 +291,5 @@ def _measured(ops: Ops, point: Column, state: State) -> State:
     square = ops.inner(point, point)
     some = ops.sign(square)
     rms = ops.add(ops.mul(some, ops.roots(ops.div(square, ops.count(point)))), ops.mul(ops.add(some, -1.0), -CAP))
-    size = ops.mul(ops.mul(_at_most(ops, rms, CAP), SHARE), state["size"])
+    size = ops.mul(ops.mul(at_most(ops, rms, CAP), SHARE), state["size"])
     return {"size": size, "bulk": ops.div(state["bulk"], ops.at_least(ops.mul(rms, 1 / CAP), 1.0))}
-
-
-def _cosine(ops: Ops, grads: Column, other: Column, square: Column) -> Column:
-    """The cosine of the gradient, whose ‖g‖² is ``square``, and another column, over all tensors."""
-    product, length = (ops.together(ops.inner(other, each)) for each in (grads, other))
-    return ops.div(product, ops.roots(ops.mul(square, length)))
-
-
-def _at_most(ops: Ops, a: Column, most: float) -> Column:
-    """The smaller of an entry and a plain number."""
-    return ops.mul(ops.at_least(ops.mul(a, -1.0), -most), -1.0)

@@ -160,11 +160,11 @@ class ColumnMover:
         return sums
 
     def _terms(
-        self, part: Part, point: Params, other: Params, numbers: Numbers, known: Params | None = None
+        self, part: Part, point: Params, other: Params, numbers: Numbers
     ) -> Iterator[tuple[Params, float, list[Term], Params]]:
         """The terms of the last update, computed again, with the points and what is ``other`` beside them."""
         hyper, _ = _scaled(self.rule, numbers, part.scale)
-        known, point = known or part.kept.get("grads", point), part.kept.get("point", point)
+        known, point = part.kept.get("grads", point), part.kept.get("point", point)
         for _, held, (p, c, g) in chunks(part.strategy, point, other, known):
             yield p, *_parted(self.rule.delta(FOREACH, g, p, held, hyper), p), c
 
@@ -208,22 +208,20 @@ class ColumnMover:
                 along += shrink * sums["point"] if self.keeps_point else shrink / (1 + shrink) * (sums["point"] - along)
         return self.space.spread(numbers, self.rule.linear, along)
 
-    def last(self, part: Part, point: Params, numbers: Numbers, grads: Params | None = None) -> Params | None:
-        """The last update, computed again from the state it led to.
+    def last(self, part: Part, point: Params, numbers: Numbers) -> Params | None:
+        """The last update: from the point before it where that was kept, else computed again from the state.
 
-        None before the first, and where what it needs was neither kept nor given.
+        None before the first, and where the gradients that it needs were not kept.
         """
-        known = part.kept.get("grads", grads)
-        lost = (self.reads.grads and not known) or (self.reads.inside and not self.keeps_point)
-        if not part.recorded or lost:
+        if part.recorded and "point" in part.kept:
+            return list(torch._foreach_sub(point, part.kept["point"]))
+        if not part.recorded or (self.reads.grads and not part.kept.get("grads")):
             return None
         _, rest = _scaled(self.rule, numbers, part.scale)
         out: Params = []
-        for p, shrink, terms, _ in self._terms(part, point, point, numbers, known):
+        for p, shrink, terms, _ in self._terms(part, point, point, numbers):
             found = _total(terms, rest) if terms else [torch.zeros_like(x) for x in p]
-            if shrink and self.keeps_point:
-                torch._foreach_add_(found, p, alpha=shrink * rest)
-            elif shrink:
+            if shrink:
                 part_of = shrink * rest / (1 + shrink * rest)
                 found = [u + part_of * (x - u) for u, x in zip(found, p, strict=True)]
             out += found

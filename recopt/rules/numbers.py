@@ -143,7 +143,8 @@ def reads(rule: Rule) -> Reads:
     anywhere = id(before) in found or id(point) in found or len(others) < len(terms) or rule.penalty() is not None
     # A term that cancels the point leaves nothing of it to tell it from afterwards.
     gone = any(t.numer is point and t.denom is None and t.scale == -1 for t in terms)
-    return Reads(id(grads) in found, id(point) in found or gone, anywhere)
+    shown = Reads(id(grads) in found, id(point) in found or gone, anywhere)
+    return shown._replace(**dict.fromkeys(rule.also_reads, True))
 
 
 def entry_state(rule: Rule, at: float) -> State:

@@ -40,6 +40,9 @@ class Rule(Strategy):
             is none. The conformance battery holds a rule to it.
         whole: whether its texts read sums over whole tensors (``ops.inner``), and so are not elementwise. Among
             numbers, each is a tensor of its own.
+        also_reads: what the first step of one number does not show that they read, but later steps or those of matrices
+            do: ``"grads"``, if ``delta`` does; ``"inside"``, if it reads the point otherwise than as a term of its own
+            (the point before a step is kept then); ``"point"``, if any text reads the point.
         split: whether they may run on parts of tensors that are split over processes.
         accelerator: a faster way for ``advance`` and ``delta`` on a model's tensors in place, or None: a class with
             ``step(rule, point, grads, state, hyper, scale)``, True if it did it. It may have the derivatives of an
@@ -50,6 +53,7 @@ class Rule(Strategy):
 
     linear: ClassVar[str | None] = None
     whole: ClassVar[bool] = False
+    also_reads: tuple[str, ...] = ()
     split: bool = True
     accelerator: ClassVar[Any] = None
 

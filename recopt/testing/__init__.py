@@ -44,6 +44,7 @@ RULES: dict[str, Callable[[Make], None]] = {
         derivatives.patched,
         derivatives.many_tasks,
         texts.back_ends,
+        texts.reads,
         texts.linear,
     )
 }

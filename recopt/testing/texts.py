@@ -20,6 +20,8 @@ from .probe import PLAIN, Broken, Make
 STEPS = 5
 EXACT = 1e-10
 """Relative difference of back ends that rounding may make in so few steps."""
+AGAIN = 1e-6
+"""That of an update and of the difference of two points."""
 
 
 def back_ends(make: Make) -> None:
@@ -54,6 +56,27 @@ def _alike(one: Params, other: Params, where: str, step: int) -> None:
             f"{where} its text gives another point at step {step + 1} than on tensors: use what ops return, not what "
             "they were given, treat each entry by itself, and branch on nothing but settings and counts."
         )
+
+
+def reads(make: Make) -> None:
+    """Rules only: the last update is found again, of matrices and in later steps too, from what is known to be read."""
+    strategy = make().double()
+    rule = text_of(strategy)
+    if rule is None or not made_of_numbers(strategy):
+        return
+    space, point = NumberSpace(rule), probe.some(PLAIN, 1)
+    columns = ColumnMover(rule, space, frozenset(), 0)
+    numbers, held = space.first(), Part([0, 1], columns.begin(point))
+    for step in range(8 * STEPS):
+        before = [p.clone() for p in point]
+        columns.step(held, point, probe.some(PLAIN, 40 + step), numbers, 1.0)
+        found = columns.last(held, point, numbers)
+        if found is not None and not probe.close(found, torch._foreach_sub(point, before), AGAIN):
+            raise Broken(
+                f"its update of step {step + 1}, computed again from the state that it led to, is another: "
+                'say also_reads = ("grads",) if delta reads gradients of matrices or in later steps only, '
+                '("inside",) if it reads the point.'
+            )
 
 
 def linear(make: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,7 +75,14 @@ def inner(point: Params, cotangents: Params) -> Tensor:
 MOVED = [pytest.param(text, moved, id=f"{text}-{','.join(sorted(moved))}") for text in RULES for moved in _moved(text)]
 MATRICES = [
     pytest.param(text, moved, id=f"{text}-{','.join(sorted(moved))}")
-    for text in ("muon", "muon(nesterov=false)", "muon(weight_decay=0.1)", "paced(base=muon)", "paced(base=factored)")
+    for text in (
+        "muon",
+        "muon(nesterov=false)",
+        "muon(weight_decay=0.1)",
+        "paced",
+        "paced(base=muon)",
+        "paced(base=factored)",
+    )
     for moved in _moved(text)
 ]
 WINDOWS = [text for text in RULES if made(text).linear and not reads(made(text)).point]
@@ -94,8 +102,25 @@ def test_of_one_update_on_columns(text: str, moved: frozenset[str], scale: float
         compare(found, rule, moved, lambda c, s=start, g=grads, k=cotangents: inner(after(rule, c, s, [(g, scale)]), k))
 
 
+@pytest.mark.parametrize("base", ["adam", "mixed", "factored"])
+@pytest.mark.parametrize("moved", _moved("paced(weight_decay=0.1)"))
+def test_of_one_update_whose_rate_falls_with_noise(base: str, moved: frozenset[str]) -> None:
+    shrink = 3 * (moved == {"lr"})  # as betas move, signs turn, and with them what shrinks
+    rule, compared = made(f"paced(base={base},shrink={shrink},weight_decay=0.1,steps=60)"), 0
+    columns = InPlace(rule, moved, 1)
+    for step in range(58):
+        start = [p.clone() for p in columns.point], trees.tree_map(torch.clone, columns.part.strategy)
+        grads, k = [g + 1.2 * math.sin(step) for g in random(2 * step + 1)], random(2 * step + 2)
+        columns.step(grads)
+        found = columns.slopes(k)
+        if 0.1 < columns.part.strategy["noise"][0] < 0.9:  # far enough from the ends of its lines
+            compare(found, rule, moved, lambda c, s=start, g=grads, k=k: inner(after(rule, c, s, [(g, 1.0)]), k))
+            compared += 1
+    assert compared > 3
+
+
 @pytest.mark.parametrize("window", [2, 5])
-@pytest.mark.parametrize("text", [*WINDOWS, "muon", "paced(base=muon)", "paced(base=factored)"])
+@pytest.mark.parametrize("text", [*WINDOWS, "muon", "paced", "paced(base=muon)", "paced(base=factored)"])
 def test_of_a_window_of_updates_on_columns(text: str, window: int) -> None:
     rule = made(text)
     assert rule.linear is not None

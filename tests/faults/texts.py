@@ -46,6 +46,14 @@ class OverwritesTheGradients(GoodRule):
         return [Term(-hyper["lr"], ops.lerp(grads, state["memory"], 0.5))]
 
 
+@broken("reads")
+class ReadsGradientsLater(GoodRule):
+    """Steps along the gradient itself from the tenth step on."""
+
+    def delta(self, ops: Any, grads: Any, point: Any, state: State, hyper: Any) -> list[Term]:
+        return [Term(-hyper["lr"], grads if state["steps"] >= 10 else state["memory"])]
+
+
 @broken("linear")
 class SquareOfTheRate(GoodRule):
     """Moves by the square of the rate."""

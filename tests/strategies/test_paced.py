@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import recopt
 from recopt.checking.errors import RecoptError
+from recopt.stacks.plugins import load_strategy
+from recopt.testing import assert_conforms
 from recopt.toolkit.blocks import orthogonalize
 
 from ..loops import mlp
@@ -55,6 +57,12 @@ def by_hand(model: nn.Module, steps: int, length: int) -> list[Tensor]:
     return [p.detach() for p in model.parameters()]
 
 
+@pytest.mark.parametrize("length", [0, 30])
+@pytest.mark.parametrize("base", ["mixed", "adam", "factored", "muon"])
+def test_it_conforms(base: str, length: int) -> None:
+    assert_conforms(lambda: load_strategy("paced")(base=base, steps=length))
+
+
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("length", [0, 30])
 def test_as_long_as_no_gain_has_risen_it_is_adam_at_rates_of_the_weights_size(length: int, fused: bool) -> None:
@@ -62,7 +70,9 @@ def test_as_long_as_no_gain_has_risen_it_is_adam_at_rates_of_the_weights_size(le
     with torch.no_grad():
         model[0].bias.zero_()  # which counts as one of the usual size
     twin = copy.deepcopy(model)
-    optimizer = recopt.Optimizer(model.parameters(), "paced(base=adam,shrink=0)", steps=length or None, fused=fused)
+    optimizer = recopt.Optimizer(
+        model.parameters(), "paced(base=adam,shrink=0,calm=0)", steps=length or None, fused=fused
+    )
     train(optimizer, model, 25)
     assert entries(optimizer, "gain") == [1.0] * 4
     for ours, theirs in zip(model.parameters(), by_hand(twin, 25, length), strict=True):
@@ -72,7 +82,7 @@ def test_as_long_as_no_gain_has_risen_it_is_adam_at_rates_of_the_weights_size(le
 def compare(base: str, fused: bool, direction: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> None:
     """Train twice: by the rule, and along ``direction`` of a gradient, both running means and the step's number."""
     model, twin = network(), network()
-    optimizer = recopt.Optimizer(model.parameters(), f"paced(base={base},shrink=0)", steps=30, fused=fused)
+    optimizer = recopt.Optimizer(model.parameters(), f"paced(base={base},shrink=0,calm=0)", steps=30, fused=fused)
     train(optimizer, model, 25)
     assert entries(optimizer, "gain") == [1.0] * 4
     sizes = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in twin.parameters()]
@@ -112,7 +122,7 @@ def test_entries_that_steps_make_smaller_shrink_besides(fused: bool) -> None:
     wide, zero = 0.17 * torch.randn(50, generator=dice, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)
     points = [nn.Parameter(wide.clone()), nn.Parameter(zero.clone())]
     twins = [nn.Parameter(wide.clone()), nn.Parameter(zero.clone())]
-    optimizer = recopt.Optimizer(points, "paced(base=adam,shrink=2,back=0)", steps=length, fused=fused)
+    optimizer = recopt.Optimizer(points, "paced(base=adam,shrink=2,back=0,calm=0)", steps=length, fused=fused)
     adam = torch.optim.Adam([{"params": [p]} for p in twins])
     rms = float(wide.square().mean().sqrt())
     for step in range(1, length + 1):
@@ -129,6 +139,42 @@ def test_entries_that_steps_make_smaller_shrink_besides(fused: bool) -> None:
     assert entries(optimizer, "gain") == [1.0] * 2
     for ours, theirs in zip(points, twins, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_where_gradients_are_noise_the_rate_falls(fused: bool) -> None:
+    dice, length = torch.Generator().manual_seed(0), 160
+    at = 0.2 * torch.randn(50, generator=dice, dtype=torch.float64)
+    point, twin = nn.Parameter(at.clone()), nn.Parameter(at.clone())
+    optimizer = recopt.Optimizer([point], "paced(base=adam,shrink=0,back=0)", steps=length, fused=fused)
+    adam = torch.optim.Adam([twin])
+    before, seen, noises = torch.zeros(50, dtype=torch.float64), list[tuple[float, float]](), [0.0]
+    mean = square = largest = 0.0
+    for step in range(1, length + 1):
+        f = min(step / (0.05 * length), 1, (length + 1 - step) / (length / 2))
+        gradient = torch.randn(50, generator=dice, dtype=torch.float64)
+        if step > 100:  # after noise they go on, then turn
+            gradient = gradient / 2 + (-1 if step <= 115 else 2 * (-1) ** step)
+        if step > 1:
+            new = max(0.05, 1 / step)
+            mean += new * (float(gradient @ before) / (1 - 0.9 ** (step - 1)) - mean)
+            square += new * (float(gradient @ gradient) - square)
+            largest = max(largest, square) if step >= 5 else 0.0
+        if step > length / 2:
+            agreement, left = mean / square * 1.9 / 0.1, (square / largest) ** 0.5
+            lines = ((agreement + 0.8) / 0.3, (0.5 - agreement) / 0.4, (left - 0.15) / 0.3)
+            noises.append(math.prod(min(max(line, 0), 1) for line in lines))
+        before = before + 0.1 * (gradient - before)
+        adam.param_groups[0]["lr"] = 0.3 * 0.085 * f * (1 - 0.8 * noises[-1])
+        point.grad, twin.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        adam.step()
+        seen.append((optimizer.hyperparameters()["paced.rate"], adam.param_groups[0]["lr"]))
+    torch.testing.assert_close(point, twin, rtol=1e-9, atol=1e-12)
+    assert [ours for ours, _ in seen] == pytest.approx([hand for _, hand in seen])
+    assert entries(optimizer, "gain") == [1.0]
+    assert max(noises) == 1 and noises[35] == 0 and noises[-1] == 0
+    assert sum(0 < x < 1 for x in noises) > 10
 
 
 def test_trained_weights_shrink_by_a_tenth_of_it() -> None:
@@ -171,7 +217,15 @@ def test_factored_it_steps_by_the_means_of_squares_over_rows_and_columns(fused: 
 
 @pytest.mark.parametrize(
     ("stack", "copies"),
-    [("paced", 3), ("paced(base=adam)", 3), ("paced(base=muon)", 3), ("paced(base=factored)", 1.5), ("adam", 2)],
+    [
+        ("paced", 4),
+        ("paced(steps=100)", 4),
+        ("paced(base=adam)", 3),
+        ("paced(base=adam,steps=100)", 4),
+        ("paced(base=muon)", 3),
+        ("paced(base=factored)", 1.5),
+        ("adam", 2),
+    ],
 )
 def test_copies_of_the_parameters_that_are_kept(stack: str, copies: float) -> None:
     weight = nn.Parameter(torch.randn(400, 300))
@@ -181,6 +235,25 @@ def test_copies_of_the_parameters_that_are_kept(stack: str, copies: float) -> No
         optimizer.step()
     kept = sum(t.nbytes for t in optimizer.state_dict()["state"][0].values())
     assert kept == pytest.approx(copies * weight.nbytes, rel=0.01)
+
+
+@pytest.mark.parametrize("length", [None, 100])
+@pytest.mark.parametrize("base", ["mixed", "adam", "factored", "muon"])
+def test_an_explosion_takes_the_last_step_back(base: str, length: int | None) -> None:
+    model, before = network(), list[Tensor]()
+    optimizer = recopt.Optimizer(model.parameters(), f"paced(base={base})", steps=length)
+    for step in range(41):
+        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        optimizer.zero_grad()
+        loss = (model(x) - x[:, :3].sin()).square().mean()
+        loss.backward()
+        before = [*before, flat(model)][-2:]
+        if step < 40:
+            optimizer.step(loss=loss)
+    with pytest.warns(RuntimeWarning, match="exploded"):
+        optimizer.step(loss=1e9 * loss)
+    assert optimizer.guards()["restored"] == 1
+    torch.testing.assert_close(flat(model), before[0], rtol=1e-12, atol=1e-15)
 
 
 def test_factored_no_gradient_moves_nothing_and_a_tiny_one_as_any() -> None:
@@ -413,7 +486,7 @@ def test_the_fall_begins_at_step_100_or_in_the_middle_but_at_once_in_deep_plain_
 ) -> None:
     torch.manual_seed(0)
     model, rates = nn.Sequential(*(nn.Linear(30, 30) for _ in range(layers))), [0.0]
-    optimizer = recopt.Optimizer(model.parameters(), steps=length)
+    optimizer = recopt.Optimizer(model.parameters(), "paced(calm=0)", steps=length)
     rng = torch.Generator().manual_seed(0)
     for _ in range(length):
         for p in model.parameters():
@@ -465,14 +538,14 @@ def test_where_gradients_only_ask_to_go_on_weights_go_back_in_every_eighth_step(
             said = 1.0 if grad @ here < 0 and grad @ (here - start) < 0 else -1.0
             mean += max(0.2, 8 / step) * (said - mean)
         if step % 8 == 0 and step >= 32 and mean > 0.8:
-            back = 16 / (length + h) * f**0.5 * (5 * mean - 4) * (start - here)
+            back = 0.1 * f**0.5 * (5 * mean - 4) * (start - here)
             went += 1
             with torch.no_grad():
                 for p, part in zip(model.parameters(), back.split([6, 2]), strict=True):
                     p.add_(part.view_as(p))
     assert went >= 3
     torch.testing.assert_close(
-        flat(onwards(length, length, "paced(base=adam,shrink=0)", fused)[0]), flat(model), rtol=1e-9, atol=1e-12
+        flat(onwards(length, length, "paced(base=adam,shrink=0,calm=0)", fused)[0]), flat(model), rtol=1e-9, atol=1e-12
     )
 
 
@@ -496,16 +569,17 @@ def test_where_gradients_turn_about_zero_nothing_goes_back() -> None:
     assert torch.equal(*ends)
 
 
-def test_a_run_of_unknown_length_does_not_go_back() -> None:
-    assert torch.equal(*(flat(onwards(100, None, f"paced(back={back})")[0]) for back in (0, 0.7)))
+@pytest.mark.parametrize(("name", "values"), [("back", (0, 0.7)), ("calm", (0, 1))])
+def test_a_run_of_unknown_length_does_not_go_back_nor_calm_down(name: str, values: tuple[float, float]) -> None:
+    assert torch.equal(*(flat(onwards(100, None, f"paced({name}={value})")[0]) for value in values))
 
 
-def test_networks_that_normalize_and_plain_deep_ones_do_not_go_back() -> None:
+def test_networks_that_normalize_and_plain_deep_ones_do_not_go_back_nor_calm_down() -> None:
     plain = [nn.Linear(8, 8) for _ in range(8)]
-    for layers, back in ((plain[:3], 1.0), (plain, 0.0), ([nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)], 0.0)):
+    for layers, told in ((plain[:3], 1.0), (plain, 0.0), ([nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)], 0.0)):
         model = nn.Sequential(*layers)
         optimizer = recopt.Optimizer(model.parameters(), steps=100)
         model(torch.randn(4, 8)).sum().backward()
         optimizer.step()
         (part,) = optimizer._towers.all[0].state.levels[0].parts
-        assert part.strategy["back"] == back
+        assert (part.strategy["back"], part.strategy["calm"]) == (told, 0.8 * told)

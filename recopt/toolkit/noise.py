@@ -1,0 +1,56 @@
+"""How much of successive gradients is noise: they do not vanish, and neither go on nor turn back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .columns import between
+
+__all__ = ["UNHEARD", "heard", "noise"]
+
+Column = Any
+
+UNHEARD = {"power": 0.0, "most": 0.0, "accord": 0.0}
+"""What is kept, a number for each tensor, before the first gradient g: the running mean of ‖g‖² over all tensors, its
+largest value, and the running mean of ⟨g, m⟩, with m the mean of the gradients before g."""
+SPAN, FIRST = 20, 5
+"""The steps that the running means look back, and the step from which the largest counts."""
+SMALL, LARGE = 0.15, 0.45
+"""The root of the mean of ‖g‖² over its largest: up to the first gradients have vanished, from the second on not."""
+TURNED, AWAY, TOWARD, ON = -0.8, -0.5, 0.1, 0.5
+"""Agreements of gradients: up to the first and from the last on none is noise, between the others all."""
+
+
+def heard(ops: Any, grads: Column, mean: Column, state: Any, steps: int, decay: Any) -> dict[str, Column]:
+    """The numbers of :data:`UNHEARD` after the gradient of step ``steps``.
+
+    Args:
+        mean: the running mean of the gradients before it, which began at zero.
+        decay: that of ``mean``.
+    """
+    if steps == 1:
+        return {name: state[name] for name in UNHEARD}
+    new = max(1 / SPAN, 1 / steps)
+    square, product = (ops.together(ops.inner(grads, each)) for each in (grads, mean))
+    accord = ops.lerp(state["accord"], ops.mul(product, 1 / (1 - decay ** (steps - 1))), new)
+    power = ops.lerp(state["power"], square, new)
+    return {
+        "accord": accord,
+        "power": power,
+        "most": ops.maximum(state["most"], power) if steps >= FIRST else state["most"],
+    }
+
+
+def noise(ops: Any, numbers: Any, decay: Any) -> Column:
+    """How much of the last gradients is noise, from 0 to 1: the product of three lines between the limits above.
+
+    Their agreement is ⟨g, m⟩ / ‖g‖² · (1 + decay) / (1 − decay), by the running means. It is 0 where gradients are
+    independent, −1 where each is the last one turned round, as those of steps too long for a bowl are, and above 0 as
+    long as they descend.
+    """
+    root = ops.roots(numbers["power"])
+    agreement = ops.mul(ops.div(ops.div(numbers["accord"], root), root), (1 + decay) / (1 - decay))
+    left = ops.div(root, ops.roots(numbers["most"]))
+    lines = (agreement, TURNED, AWAY), (agreement, ON, TOWARD), (left, SMALL, LARGE)
+    first, second, third = (between(ops, *line) for line in lines)
+    return ops.mul(ops.mul(first, second), third)
