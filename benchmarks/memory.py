@@ -104,8 +104,10 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
         m.parameters(), s, average=a
     )
     for stack, average in [
-        (None, False), (None, True), ("paced(base=muon)", False), ("paced(base=muon)", True),
-        ("paced(base=factored)", False), ("paced(base=factored)", True), ("adam", False), ("muon", False),
+        (None, False), (None, True), ("paced(steps=100)", False), ("paced(base=adam)", False),
+        ("paced(base=adam,steps=100)", False), ("paced(base=muon)", False), ("paced(base=muon)", True),
+        ("paced(base=factored)", False), ("paced(base=factored,steps=100)", False), ("paced(base=factored)", True),
+        ("adam", False), ("muon", False),
         ("adam/adagrad[lr]", False), ("adam/kesten[lr]", True), ("adam/sgd[*]", False), ("schedule-free", False),
         ("prodigy", False), ("learned", False),
     ]
