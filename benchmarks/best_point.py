@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from no_knob import SETS
-from no_knob_tasks import Task, keeping_out
+from no_knob_jobs import Task, keeping_out
 from torch import Tensor
 
 import recopt

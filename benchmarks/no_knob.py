@@ -25,8 +25,9 @@ from typing import Any
 
 import torch
 from no_knob_fresh import DEVELOPMENT, SEALED
+from no_knob_jobs import Task, keeping_out
 from no_knob_rules import TUNED, UNTUNED, Rule
-from no_knob_tasks import CHOSEN_ON, HELD_BACK, TASKS, Task, keeping_out
+from no_knob_tasks import CHOSEN_ON, HELD_BACK, TASKS
 from no_knob_unseen import UNSEEN
 
 ALL: dict[str, Task] = TASKS | DEVELOPMENT | SEALED | UNSEEN

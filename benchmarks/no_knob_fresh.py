@@ -7,59 +7,17 @@ published, with what is lost on some of them: a later change to the default shou
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-import zlib
-from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 
 import torch
-from no_knob_tasks import Factors, Job, Pair, Task, _digits, _random, gan, mlp, supervised
+from no_knob_data import _digits, boxes, images, load_of_a_grid, mackey_glass, shipped, smaller, source, split, words
+from no_knob_equations import heat, logistic_growth
+from no_knob_jobs import CROSS, SQUARE, Job, Pair, Task, _random, mlp, supervised
+from no_knob_networks import Factors, Words
+from no_knob_tasks import gan
 from torch import Tensor, nn
-from torch.nn import functional
 from transformer import Transformer
-
-from recopt.data import load
-
-CROSS, SQUARE, BINARY = functional.cross_entropy, functional.mse_loss, functional.binary_cross_entropy_with_logits
-
-
-def split(x: Tensor, y: Tensor, rows: int) -> tuple[Pair, Pair]:
-    """The first ``rows`` of a shuffled pair, and the others."""
-    order = torch.randperm(len(x), generator=_random(21))
-    return (x[order[:rows]], y[order[:rows]]), (x[order[rows:]], y[order[rows:]])
-
-
-@cache
-def shipped(name: str) -> Pair:
-    """A table of scikit-learn's, standardized."""
-    found = getattr(import_module("sklearn.datasets"), f"load_{name}")()
-    x, y = torch.as_tensor(found.data).float(), torch.as_tensor(found.target)
-    return (x - x.mean(0)) / x.std(0), y.long() if name != "diabetes" else ((y - y.mean()) / y.std()).float()[:, None]
-
-
-@cache
-def images(name: str, rows: int, held: int) -> tuple[Pair, Pair]:
-    """Images as floats about 0, (rows, channels, side, side), and their classes."""
-    found = load(name)
-    pairs = [(found.train, rows), (found.test, held)]
-    x, y = [p[0][:n].float() / 128 - 1 for p, n in pairs], [p[1][:n].long() for p, n in pairs]
-    x = [t[:, None] if t.ndim == 3 else t for t in x]
-    return (x[0], y[0]), (x[1], y[1])
-
-
-@cache
-def boxes(rows: int, features: int, noise: float, seed: int) -> Pair:
-    """Classes by a sum of 30 products of thresholds, of which some are flipped."""
-    rng = _random(seed)
-    x, total = torch.randn(rows, features, generator=rng), torch.zeros(rows)
-    for _ in range(30):
-        a, b = torch.randint(features, (2,), generator=rng).tolist()
-        s, t, w = torch.randn(3, generator=rng).tolist()
-        total += w * (x[:, a] > s).float() * (x[:, b] > t).float()
-    flipped = torch.rand(rows, generator=rng) < noise
-    return x, ((total > total.median()) ^ flipped).long()
 
 
 def matrix(seed: int, rows: int, columns: int, rank: int, known: int, std: float, batch: int) -> Job:
@@ -73,57 +31,6 @@ def matrix(seed: int, rows: int, columns: int, rank: int, known: int, std: float
         nn.init.normal_(table.weight, std=std)
     train, held = (where[:known], values[:known]), (where[known:], values[known:])
     return supervised(network, train, held, batch, SQUARE, seed)
-
-
-def slopes(u: Tensor, at: Tensor) -> Tensor:
-    """The gradient of each entry of ``u``, to be differentiated further."""
-    return torch.autograd.grad(u.sum(), at, create_graph=True)[0]
-
-
-def physics(
-    network: nn.Module, residual: Callable[[nn.Module, torch.Generator], Tensor], exact: Pair, seed: int
-) -> Job:
-    """A network of coordinates, trained on an equation; scored by its distance from the solution."""
-    rng = _random(seed)
-
-    def score() -> float:
-        with torch.no_grad():
-            return float((network(exact[0]) - exact[1]).square().mean() ** 0.5)
-
-    return Job([network], [lambda: residual(network, rng)], score)
-
-
-def heat(seed: int) -> Job:
-    """u_t = 0.1 u_xx on [0, 1]², from sin(πx) + sin(2πx) / 2, zero at both ends."""
-
-    def solution(at: Tensor) -> Tensor:
-        x, t, p = at[:, :1], at[:, 1:], math.pi
-        return torch.sin(p * x) * torch.exp(-0.1 * p**2 * t) + torch.sin(2 * p * x) * torch.exp(-0.4 * p**2 * t) / 2
-
-    def residual(network: nn.Module, rng: torch.Generator) -> Tensor:
-        at, first, ends = torch.rand(3, 96, 2, generator=rng)
-        at.requires_grad_()
-        first[:, 1] = 0
-        ends[:, 0] = (ends[:, 0] > 0.5).float()
-        du = slopes(network(at), at)
-        inside = (du[:, 1] - 0.1 * slopes(du[:, 0], at)[:, 0]).square().mean()
-        return inside + 10 * (network(first) - solution(first)).square().mean() + 10 * network(ends).square().mean()
-
-    where = torch.rand(500, 2, generator=_random(23))
-    return physics(mlp(2, 32, 32, 32, 1, act=nn.Tanh), residual, (where, solution(where)), seed)
-
-
-def logistic_growth(seed: int) -> Job:
-    """u′ = 3 u (1 − u) on [0, 3] from u = 0.05."""
-
-    def residual(network: nn.Module, rng: torch.Generator) -> Tensor:
-        t = (3 * torch.rand(48, 1, generator=rng)).requires_grad_()
-        u = network(t)
-        start = (network(torch.zeros(1, 1)) - 0.05).square().sum()
-        return (slopes(u, t) - 3 * u * (1 - u)).square().mean() + 20 * start
-
-    where = torch.linspace(0, 3, 100)[:, None]
-    return physics(mlp(1, 24, 24, 1, act=nn.Tanh), residual, (where, 1 / (1 + 19 * torch.exp(-3 * where))), seed)
 
 
 class Forecaster(nn.Module):
@@ -146,31 +53,6 @@ def forecast(cell: type[nn.RNNBase], width: int, series: Tensor, length: int, ah
     return supervised(Forecaster(cell, width), next(train), next(held), 32, SQUARE, seed)
 
 
-@cache
-def mackey_glass(rows: int) -> Tensor:
-    """A chaotic series (Mackey & Glass 1977, delay 17), every third value."""
-    values = [1.2] * 18
-    for _ in range(3 * rows + 200):
-        values.append(values[-1] + 0.2 * values[-18] / (1 + values[-18] ** 10) - 0.1 * values[-1])
-    return torch.tensor(values[-3 * rows :: 3])
-
-
-@cache
-def load_of_a_grid(rows: int) -> Tensor:
-    """A day's and a week's rhythm, whose heights wander, with noise."""
-    rng, t = _random(24), torch.arange(float(rows))
-    wander = 0.03 * torch.randn(2, rows, generator=rng).cumsum(1)
-    daily, weekly = torch.sin(t * 2 * math.pi / 24), torch.sin(t * 2 * math.pi / 168)
-    return (1 + wander[0]) * daily + 0.5 * weekly + wander[1] + 0.2 * torch.randn(rows, generator=rng)
-
-
-@cache
-def source(*modules: str) -> tuple[list[str], list[int]]:
-    """Lines of Python's own library, and of which module each is."""
-    lines = [(line, i) for i, m in enumerate(modules) for line in inspect.getsource(import_module(m)).splitlines()]
-    return [line for line, _ in lines], [i for _, i in lines]
-
-
 def characters(seed: int, modules: tuple[str, ...], context: int, width: int, layers: int, std: float | None) -> Job:
     """The next character of Python's library; every fifth row is held out."""
     content = "\n".join(source(*modules)[0])[:120_000]
@@ -180,32 +62,6 @@ def characters(seed: int, modules: tuple[str, ...], context: int, width: int, la
     pairs = [(r[:, :-1].contiguous(), r[:, 1:].contiguous()) for r in (rows[~held], rows[held])]
     network = Transformer(len(index), context, width, layers, std)
     return supervised(network, pairs[0], pairs[1], 16, lambda out, y: CROSS(out, y.flatten()), seed)
-
-
-class Words(nn.Module):
-    """Softmax regression on hashed words, each a row of zeros at first; (batch, words) to (batch, classes)."""
-
-    def __init__(self, features: int, classes: int) -> None:
-        super().__init__()
-        self.weights = nn.EmbeddingBag(features, classes, mode="sum", padding_idx=0)
-        self.bias = nn.Parameter(torch.zeros(classes))
-        nn.init.zeros_(self.weights.weight)
-
-    def forward(self, words: Tensor) -> Tensor:
-        """Logits."""
-        return self.weights(words) + self.bias
-
-
-@cache
-def words(*modules: str) -> tuple[Pair, Pair]:
-    """The words of a line as numbers up to 8,192, 0 where there is none; and its module."""
-    lines, labels = source(*modules)
-    kept = [(line.replace("(", " ").replace(".", " ").split()[:12], y) for line, y in zip(lines, labels, strict=True)]
-    kept = [(found, y) for found, y in kept if found]
-    table = torch.zeros(len(kept), 12, dtype=torch.int64)
-    for row, (found, _) in enumerate(kept):
-        table[row, : len(found)] = torch.tensor([1 + zlib.crc32(w.encode()) % 8191 for w in found])
-    return split(table, torch.tensor([y for _, y in kept]), 2 * len(kept) // 3)
 
 
 def clicks(seed: int) -> Job:
@@ -226,12 +82,6 @@ def conv(channels: int, *widths: int, norm: bool, classes: int, side: int) -> nn
         layers += [nn.Conv2d(a, b, 3, padding=1), *([nn.BatchNorm2d(b)] if norm else []), nn.ReLU(), nn.MaxPool2d(2)]
         side //= 2
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, classes))
-
-
-def smaller(pairs: tuple[Pair, Pair], side: int) -> tuple[Pair, Pair]:
-    """Images averaged down to ``side``."""
-    (x, y), (u, v) = pairs
-    return (functional.adaptive_avg_pool2d(x, side), y), (functional.adaptive_avg_pool2d(u, side), v)
 
 
 def on_images(network: nn.Module, pairs: tuple[Pair, Pair], batch: int, seed: int) -> Job:

@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy
 import torch
 from no_knob import cached, run
+from no_knob_data import _digits, _fashion
+from no_knob_jobs import Job, Pair, Task, _random, mlp, supervised
 from no_knob_rules import ADAM, Rule, ours, torchs
-from no_knob_tasks import CONTEXT, Job, Pair, Task, _digits, _fashion, _random, mlp, supervised
+from no_knob_tasks import CONTEXT
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR

@@ -9,54 +9,17 @@ from __future__ import annotations
 
 import math
 import zlib
-from functools import cache
-from importlib import import_module
 
-import no_knob_unseen_networks as networks
+import no_knob_networks as networks
 import torch
-from no_knob_fresh import (
-    BINARY,
-    CROSS,
-    SQUARE,
-    Words,
-    characters,
-    forecast,
-    images,
-    on_images,
-    physics,
-    rows_of,
-    slopes,
-    smaller,
-    source,
-    split,
-    trained,
-)
-from no_knob_tasks import Job, Pair, Task, _digits, _random, gan, mlp, supervised
+from no_knob_data import _digits, asked, images, phases, roessler, shells, smaller, source, split, standard
+from no_knob_equations import physics, slopes
+from no_knob_fresh import characters, forecast, on_images, rows_of, trained
+from no_knob_jobs import BINARY, CROSS, SQUARE, Job, Pair, Task, _random, mlp, supervised
+from no_knob_networks import Words
+from no_knob_tasks import gan
 from torch import Tensor, nn
 from torch.nn import functional
-
-
-def standard(x: Tensor) -> Tensor:
-    """Columns of mean 0 and deviation 1."""
-    return (x - x.mean(0)) / x.std(0)
-
-
-@cache
-def shells(rows: int) -> Pair:
-    """Three classes by the distance from the middle in six dimensions; a twentieth of them drawn."""
-    rng = _random(51)
-    x = torch.randn(rows, 6, generator=rng)
-    y = torch.bucketize(x.norm(dim=1), torch.tensor([2.0, 2.6]))
-    drawn = torch.rand(rows, generator=rng) < 0.05
-    return x, torch.where(drawn, torch.randint(3, (rows,), generator=rng), y)
-
-
-@cache
-def phases(rows: int) -> Pair:
-    """Friedman's third regression, with noise."""
-    found = import_module("sklearn.datasets").make_friedman3(rows, noise=0.15, random_state=52)
-    x, y = (torch.as_tensor(t).float() for t in found)
-    return standard(x), standard(y[:, None])
 
 
 def prices(seed: int) -> Job:
@@ -79,17 +42,6 @@ def fraud(seed: int) -> Job:
     logits = 2 * x[:, 0] * x[:, 1] + 2 * torch.relu(x[:, 2]) * x[:, 3] + 1.5 * x[:, 4] - 6
     y = (torch.sigmoid(logits) > torch.rand(14_000, generator=rng)).float()[:, None]
     return supervised(mlp(18, 64, 32, 1), *split(x, y, 9000), 128, BINARY, seed)
-
-
-def asked(rows: int, users: int, items: int, each: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Users, and items that some like more than others; with each, its score by tastes of rank 3."""
-    rng = _random(seed)
-    odds = 1 / torch.arange(1.0, items + 1) ** 0.7
-    who = torch.randint(users, (rows, 1), generator=rng)
-    which = torch.multinomial(odds.expand(rows, items), each, generator=rng)
-    left, right = torch.randn(users, 3, generator=rng), torch.randn(items, 3, generator=rng)
-    scores = (left[who] * right[which]).sum(2) / 2 + 0.7 * torch.randn(items, generator=rng)[which]
-    return torch.cat([who, which], 1), scores
 
 
 def ratings(seed: int) -> Job:
@@ -144,17 +96,6 @@ def membrane(seed: int) -> Job:
 
     where = torch.rand(500, 2, generator=_random(60))
     return physics(networks.Clamped(), residual, (where, solution(where)), seed)
-
-
-@cache
-def roessler(rows: int) -> Tensor:
-    """The first coordinate of a chaotic flow (Rössler 1976), every 0.8, with noise."""
-    x, y, z, values = 1.0, 1.0, 0.0, []
-    for _ in range(80 * rows):
-        x, y, z = x - 0.01 * (y + z), y + 0.01 * (x + 0.2 * y), z + 0.01 * (0.2 + z * (x - 5.7))
-        values.append(x)
-    series = torch.tensor(values[::80])
-    return series + 0.2 * torch.randn(rows, generator=_random(61))
 
 
 def tied(seed: int) -> Job:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from no_knob_tasks import _random, mlp
+from no_knob_jobs import _random, mlp
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -147,3 +147,44 @@ class Neighbours(nn.Module):
     def forward(self, nodes: Tensor) -> Tensor:
         """Logits of the nodes."""
         return (self.links @ self.second((self.links @ self.first(self.features)).relu()))[nodes]
+
+
+class Factors(nn.Module):
+    """Rows and columns of a matrix, as vectors of ``rank`` numbers; (entries, 2) of int64 to (entries,)."""
+
+    def __init__(self, rows: int, columns: int, rank: int) -> None:
+        super().__init__()
+        self.rows, self.columns = nn.Embedding(rows, rank), nn.Embedding(columns, rank)
+        nn.init.normal_(self.rows.weight, std=0.1)
+        nn.init.normal_(self.columns.weight, std=0.1)
+
+    def forward(self, where: Tensor) -> Tensor:
+        """The entries."""
+        return (self.rows(where[:, 0]) * self.columns(where[:, 1])).sum(1)
+
+
+class Counts(nn.Module):
+    """Logistic regression from the numbers of the features that are on; starts at zero; (batch, on) to (batch,)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weights, self.bias = nn.Embedding(features, 1), nn.Parameter(torch.zeros(()))
+        nn.init.zeros_(self.weights.weight)
+
+    def forward(self, on: Tensor) -> Tensor:
+        """Logits."""
+        return self.weights(on)[:, :, 0].sum(1) + self.bias
+
+
+class Words(nn.Module):
+    """Softmax regression on hashed words, each a row of zeros at first; (batch, words) to (batch, classes)."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.weights = nn.EmbeddingBag(features, classes, mode="sum", padding_idx=0)
+        self.bias = nn.Parameter(torch.zeros(classes))
+        nn.init.zeros_(self.weights.weight)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Logits."""
+        return self.weights(words) + self.bias
