@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
-from zero_order import Out, by_strategy
+from zero_order_methods import Out, by_strategy
 
 import recopt
 from recopt import Strategy, Task

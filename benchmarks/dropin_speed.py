@@ -83,6 +83,21 @@ def published(height: int, clock: Clock) -> Callable[[int], float]:
     return block
 
 
+STACKS: dict[str, tuple[str, int]] = {
+    "adam": ("adam", 1), "paced": ("paced", 1), "paced(steps=1000)": ("paced(steps=1000)", 1),
+    "paced(base=adam)": ("paced(base=adam)", 1),
+    "paced(base=adam,steps=1000)": ("paced(base=adam,steps=1000)", 1),
+    "paced(base=muon)": ("paced(base=muon)", 1),
+    "paced(base=factored)": ("paced(base=factored)", 1),
+    "adam/adagrad(lr=1)[lr]": ("adam/adagrad(lr=1)[lr]", 2),
+    "adam/sgd": ("adam/sgd", 2),
+    "adam/sgd[*]": ("adam/sgd[*]", 2),
+    "adam/sgd[*] x5": ("adam/sgd[*]", 5), "adam/sgd[*] x20": ("adam/sgd[*]", 20),
+    "adam/adam[*]": ("adam/adam[*]", 2), "adam/adam[*] x20": ("adam/adam[*]", 20), "adam x20": ("adam", 20),
+}  # fmt: skip
+"""By name, the stack and its depth."""
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -95,23 +110,11 @@ def main() -> None:
     options = parser.parse_args()
     threads, clock = (1, time.thread_time) if options.processor else (options.threads, time.perf_counter)
     torch.set_num_threads(threads)
-    stacks: dict[str, tuple[str, int]] = {
-        "adam": ("adam", 1), "paced": ("paced", 1), "paced(steps=1000)": ("paced(steps=1000)", 1),
-        "paced(base=adam)": ("paced(base=adam)", 1),
-        "paced(base=adam,steps=1000)": ("paced(base=adam,steps=1000)", 1),
-        "paced(base=muon)": ("paced(base=muon)", 1),
-        "paced(base=factored)": ("paced(base=factored)", 1),
-        "adam/adagrad(lr=1)[lr]": ("adam/adagrad(lr=1)[lr]", 2),
-        "adam/sgd": ("adam/sgd", 2),
-        "adam/sgd[*]": ("adam/sgd[*]", 2),
-        "adam/sgd[*] x5": ("adam/sgd[*]", 5), "adam/sgd[*] x20": ("adam/sgd[*]", 20),
-        "adam/adam[*]": ("adam/adam[*]", 2), "adam/adam[*] x20": ("adam/adam[*]", 20), "adam x20": ("adam", 20),
-    }  # fmt: skip
     work = {
         PLAIN: workload(lambda m: torch.optim.Adam(m.parameters()), clock),
         FUSED: workload(lambda m: torch.optim.Adam(m.parameters(), fused=True), clock),
     }
-    for name, (stack, depth) in stacks.items():
+    for name, (stack, depth) in STACKS.items():
         if options.only and name not in options.only:
             continue
         work[name] = workload(lambda m, s=stack, d=depth: recopt.Optimizer(m.parameters(), s, depth=d), clock)

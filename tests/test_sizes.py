@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([*(ROOT / "recopt").rglob("*.py"), *(ROOT / "strategies").glob("*.py")])
+FILES = sorted(file for room in ("recopt", "strategies", "benchmarks") for file in (ROOT / room).rglob("*.py"))
 
 
 def lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
