@@ -46,9 +46,8 @@ def mlp(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
 Pair = tuple[Tensor, Tensor]
+CROSS, SQUARE, BINARY = functional.cross_entropy, functional.mse_loss, functional.binary_cross_entropy_with_logits
 
 
 _KEPT_OUT: ContextVar[float] = ContextVar("the share of the training rows that is kept out", default=0.0)
@@ -94,6 +93,3 @@ def supervised(network: nn.Module, train: Pair, held: Pair, batch: int, loss: Lo
 
 def _random(seed: int) -> Generator:
     return torch.Generator().manual_seed(seed)
-
-
-CROSS, SQUARE, BINARY = functional.cross_entropy, functional.mse_loss, functional.binary_cross_entropy_with_logits

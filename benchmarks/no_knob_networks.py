@@ -1,4 +1,4 @@
-"""The networks of no_knob_unseen.py."""
+"""The networks of no_knob.py's tasks."""
 
 from __future__ import annotations
 

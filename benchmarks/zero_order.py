@@ -49,8 +49,6 @@ from recopt.tasks.landscape import FUNCTIONS
 
 CASES = {name: (20 if name == "rosenbrock" else 10, name not in ("rastrigin", "rosenbrock")) for name in FUNCTIONS}
 """Coordinates, and whether they are rotated."""
-
-
 LRS, MOMENTA = (1e-3, 1e-2, 0.1, 0.3, 1.0), (0.0, 0.5, 0.8, 0.9, 0.99)
 CENTRE, ANNEALING = "sgd(lr=0.1, momentum=0.8)", "annealing(cooling=0.9)[lr,momentum]"
 WINDOW = 200

@@ -14,12 +14,8 @@ from recopt import Strategy, Trial
 from recopt.stacks.plugins import load_strategy
 
 Loss = Callable[[np.ndarray], float]
-
-
 SCALE = 2.0
 BUDGETS = (500, 1000, 2000, 10_000)
-
-
 OURS = {
     "annealing": "annealing(step=2)",
     "annealing-one": "annealing(step=2, moves=one, restart=0.01)",

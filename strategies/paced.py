@@ -223,10 +223,10 @@ class Paced(Rule):
         change = ops.add(ops.mul(excess, min(0.5, SPEED * share)), 1.0)
         low = at_most(ops, gain, 1.0)  # once it is below 1 it stays
         over = ops.add(ops.at_least(ops.mul(gain, change), 1.0), -1.0)
-        calm = ops.mul(low, ops.add(ops.mul(over, ops.add(ops.sign(ops.add(low, -1.0)), 1.0)), 1.0))
+        alone = ops.mul(low, ops.add(ops.mul(over, ops.add(ops.sign(ops.add(low, -1.0)), 1.0)), 1.0))
         fallen = ops.maximum(ops.mul(gain, FALL), floor)
         turns = ops.mul(ops.add(ops.sign(ops.add(turning, -TURNING)), 1.0), 0.5)
-        return ops.add(calm, ops.mul(turns, ops.add(fallen, calm, -1.0)))
+        return ops.add(alone, ops.mul(turns, ops.add(fallen, alone, -1.0)))
 
     def delta(self, ops: Ops, grads: Column, point: Column, state: State, hyper: Hypers) -> list[Term]:
         """−rate · (u + weight_decay · θ), − shrinking(t) · bulk · θ of entries that u makes smaller, and back."""
@@ -262,14 +262,14 @@ def _onward(ops: Ops, grads: Column, point: Column, state: State, steps: int) ->
 
 def _sizes(ops: Ops, state: State) -> Column:
     """size · gain · (1 − calm · noise)."""
+    sizes = ops.mul(state["size"], state["gain"])
     if not state["calm"]:
-        return ops.mul(state["size"], state["gain"])
-    calm = ops.at_least(ops.add(ops.mul(state["noise"], -state["calm"]), 1.0), 0.0)
-    return ops.mul(ops.mul(state["size"], state["gain"]), calm)
+        return sizes
+    return ops.mul(sizes, ops.at_least(ops.add(ops.mul(state["noise"], -state["calm"]), 1.0), 0.0))
 
 
 def _noisy(ops: Ops, grads: Column, state: State, steps: int, decay: Any) -> State:
-    """How much of the last gradients is noise, and what that follows from."""
+    """The share of noise in the last gradients, and what it follows from."""
     numbers = heard(ops, grads, state["mean"], state, steps, decay)
     return {**numbers, "noise": noise(ops, numbers, decay)} if steps > max(FIRST, state["level"]) else numbers
 
@@ -281,9 +281,9 @@ def _back(rule: Paced, ops: Ops, point: Column, state: State, lr: Any) -> list[T
         return []
     share = min(LARGEST, 2 * AGAIN * state["back"] / (rule.steps + level)) * math.sqrt(rule.course(steps, level))
     sure = ops.mul(ops.at_least(ops.add(state["onward"], -SURE), 0.0), 1 / (1 - SURE))
-    calm = ops.add(ops.sign(ops.add(at_most(ops, gain, 1.0), -1.0)), 1.0)
+    alone = ops.add(ops.sign(ops.add(at_most(ops, gain, 1.0), -1.0)), 1.0)
     way = ops.add(state["start"], point, -1.0)
-    return [Term(lr * share, ops.mul(way, ops.div(ops.mul(sure, calm), ops.at_least(gain, 1.0))))]
+    return [Term(lr * share, ops.mul(way, ops.div(ops.mul(sure, alone), ops.at_least(gain, 1.0))))]
 
 
 def _measured(ops: Ops, point: Column, state: State) -> State:

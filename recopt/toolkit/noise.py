@@ -1,4 +1,4 @@
-"""How much of successive gradients is noise: they do not vanish, and neither go on nor turn back."""
+"""The share of noise in successive gradients: those that do not vanish, and neither go on nor turn back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["UNHEARD", "heard", "noise"]
 Column = Any
 
 UNHEARD = {"power": 0.0, "most": 0.0, "accord": 0.0}
-"""What is kept, a number for each tensor, before the first gradient g: the running mean of ‖g‖² over all tensors, its
+"""A number for each tensor, before the first gradient g: the running mean of ‖g‖² over all tensors, its
 largest value, and the running mean of ⟨g, m⟩, with m the mean of the gradients before g."""
 SPAN, FIRST = 20, 5
 """The steps that the running means look back, and the step from which the largest counts."""
@@ -42,7 +42,7 @@ def heard(ops: Any, grads: Column, mean: Column, state: Any, steps: int, decay: 
 
 
 def noise(ops: Any, numbers: Any, decay: Any) -> Column:
-    """How much of the last gradients is noise, from 0 to 1: the product of three lines between the limits above.
+    """The share of noise in the last gradients, from 0 to 1: the product of three lines between the limits above.
 
     Their agreement is ⟨g, m⟩ / ‖g‖² · (1 + decay) / (1 − decay), by the running means. It is 0 where gradients are
     independent, −1 where each is the last one turned round, as those of steps too long for a bowl are, and above 0 as

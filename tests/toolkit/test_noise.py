@@ -1,4 +1,4 @@
-"""What counts as noise among successive gradients."""
+"""Noise among successive gradients: those that do not vanish, and neither go on nor turn back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def gradients(of: Callable[[int, Tensor], Tensor]) -> Iterator[list[Tensor]]:
 
 
 def after(ops: Ops, grads: Iterator[list[Tensor]], decay: float) -> float:
-    """What is noise among all of them, which is the same for both tensors."""
+    """The share of noise after all of them, which is the same for both tensors."""
     numbers = {name: [torch.full((), at, dtype=torch.float64) for _ in range(2)] for name, at in UNHEARD.items()}
     mean = [torch.zeros(300, dtype=torch.float64), torch.zeros(100, dtype=torch.float64)]
     for step, grad in enumerate(grads, 1):
