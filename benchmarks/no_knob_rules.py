@@ -147,7 +147,7 @@ UNTUNED: dict[str, Rule] = {
     "recopt as Adam": partial(ours, "paced(base=adam)"),
     "recopt at a third of the rate, steps told": partial(ours, "paced(lr=0.3)", told=True),
     "recopt without the way back, steps told": partial(ours, "paced(back=0)", told=True),
-    "recopt at the same rate in noise, steps told": partial(ours, "paced(calm=0)", told=True),
+    "recopt without a look at noise, steps told": partial(ours, "paced(calm=0)", told=True),
     "recopt, a fifth kept out, steps told": KeepingOut(None, told=True, best=False),
     "recopt, a fifth kept out, steps told, best point": KeepingOut(None, told=True),
     "recopt, a fifth kept out, best point": KeepingOut(None),

@@ -33,14 +33,14 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
 - With ``base=adam`` u is a. With ``base=factored`` too, from less memory. With ``base=muon`` u of matrices is
   0.2 √max(A, B) · O, which ``"square"`` holds then.
 - Where N is told, entries that u makes smaller shrink besides, by lr · min(0.1, 4 · ``shrink`` / (N + 3 h)) · f(t)³ ·
-  bulk of theirs, at lr = 1 in all by exp(−``shrink``) at most (cautious weight decay, Chen et al. 2025, 2510.12402).
-  bulk is trained · min(1, 0.085 / rms).
+  bulk · (1 + 3 · noise²) of theirs, at lr = 1 and without noise in all by exp(−``shrink``) at most (cautious weight
+  decay, Chen et al. 2025, 2510.12402). bulk is trained · min(1, 0.085 / rms).
 - Where N is told and gradients only ask to go on, weights go back, but not in plain deep networks nor where something
-  normalizes: in every eighth step by lr · min(0.1, 16 · ``back`` / (N + h)) · √f(t) · max(0, 5 s − 4) / gain of the way
-  to the start, not at all where the gain is below 1, with s the running mean (of five) of 1 where the loss falls both
-  along θ and along θ − start, −1 elsewhere. Once all rows are right, a cross-entropy falls without end as weights are
-  scaled up (Lyu & Li 2019, 1906.05890): what is learned by heart is held with too much confidence. Where errors stay,
-  as in most regressions, s turns about zero.
+  normalizes: in every eighth step by lr · min(0.1, 16 · ``back`` / (N + h)) · √f(t) · max(0, 5 s − 4) · (1 − noise) /
+  gain of the way to the start, not at all where the gain is below 1, with s the running mean (of five) of 1 where the
+  loss falls both along θ and along θ − start, −1 elsewhere. Once all rows are right, a cross-entropy falls without end
+  as weights are scaled up (Lyu & Li 2019, 1906.05890): what is learned by heart is held with too much confidence. Where
+  errors stay, as in most regressions, s turns about zero.
 
 Where parameters are split over processes, O is of each part.
 
@@ -79,8 +79,9 @@ TURNING, FALL, FLOOR = 0.17, 0.5, 0.08
 there, and its least value."""
 AGAIN, SURE, FEWEST = 8, 0.8, 4
 """The steps between looks at whether gradients only ask to go on, the s above which weights go back, the first look."""
-LARGEST = 0.1
-"""The largest share, at lr = 1, by which a step shrinks weights or takes them back."""
+LARGEST, FIRM = 0.1, 3.0
+"""The largest share, at lr = 1 and without noise, by which a step shrinks weights or takes them back; by how many times
+that they shrink more where all is noise."""
 _SHARES = WeakTensorKeyDictionary()
 """By the first tensor's gain, which each look at it makes anew: the products of all sizes and gains, as read once."""
 
@@ -143,7 +144,9 @@ class Paced(Rule):
     )
     shrink = option(3.0, "how far weights shrink at most over a run whose length is told: by exp(-shrink)", least=0)
     calm = option(
-        0.8, "how far the rate falls where gradients are noise, and the length is told; 1: to nothing", least=0
+        0.8,
+        "how far the rate falls where gradients are noise, and the length is told; 1: to nothing; 0: not measured",
+        least=0,
     )
     back = option(1.0, "how far weights go back where gradients only ask to go on, and the length is told", least=0)
 
@@ -233,12 +236,13 @@ class Paced(Rule):
         at = state["steps"], state["level"]
         course, shrinking = self.course(*at), self.shrinking(*at)
         rate = -hyper["lr"] * course
-        sizes = _sizes(ops, state)
+        sizes = _in_noise(ops, state, ops.mul(state["size"], state["gain"]), 1 - state["calm"])
         step = Term(*self.way.term(ops, rate, sizes, grads, state, hyper))
         terms = _back(self, ops, point, state, hyper["lr"])
         if shrinking:
             down = ops.at_least(ops.sign(ops.mul(step.numer, point)), 0.0)
-            terms.append(Term(-hyper["lr"] * shrinking, ops.mul(ops.mul(down, point), state["bulk"])))
+            firm = ops.add(ops.mul(ops.mul(state["noise"], state["noise"]), FIRM), 1.0)
+            terms.append(Term(-hyper["lr"] * shrinking, ops.mul(ops.mul(down, point), ops.mul(state["bulk"], firm))))
         if self.on("weight_decay"):
             terms.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
         return [*terms, step]
@@ -260,12 +264,11 @@ def _onward(ops: Ops, grads: Column, point: Column, state: State, steps: int) ->
     return ops.lerp(state["onward"], ops.mul(ops.maximum(up, on), -1.0), max(1 - SURE, AGAIN / steps))
 
 
-def _sizes(ops: Ops, state: State) -> Column:
-    """size · gain · (1 − calm · noise)."""
-    sizes = ops.mul(state["size"], state["gain"])
+def _in_noise(ops: Ops, state: State, numbers: Column, share: float) -> Column:
+    """The numbers, of which ``share`` is left where all is noise, and none where that is below 0."""
     if not state["calm"]:
-        return sizes
-    return ops.mul(sizes, ops.at_least(ops.add(ops.mul(state["noise"], -state["calm"]), 1.0), 0.0))
+        return numbers
+    return ops.mul(numbers, ops.at_least(ops.add(ops.mul(state["noise"], share - 1), 1.0), 0.0))
 
 
 def _noisy(ops: Ops, grads: Column, state: State, steps: int, decay: Any) -> State:
@@ -283,7 +286,8 @@ def _back(rule: Paced, ops: Ops, point: Column, state: State, lr: Any) -> list[T
     sure = ops.mul(ops.at_least(ops.add(state["onward"], -SURE), 0.0), 1 / (1 - SURE))
     alone = ops.add(ops.sign(ops.add(at_most(ops, gain, 1.0), -1.0)), 1.0)
     way = ops.add(state["start"], point, -1.0)
-    return [Term(lr * share, ops.mul(way, ops.div(ops.mul(sure, alone), ops.at_least(gain, 1.0))))]
+    held = _in_noise(ops, state, ops.mul(sure, alone), 0.0)
+    return [Term(lr * share, ops.mul(way, ops.div(held, ops.at_least(gain, 1.0))))]
 
 
 def _measured(ops: Ops, point: Column, state: State) -> State:

@@ -141,13 +141,14 @@ def test_entries_that_steps_make_smaller_shrink_besides(fused: bool) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("shrink", [0, 2])
 @pytest.mark.parametrize("fused", [True, False])
-def test_where_gradients_are_noise_the_rate_falls(fused: bool) -> None:
+def test_where_gradients_are_noise_the_rate_falls_and_weights_shrink_more(fused: bool, shrink: int) -> None:
     dice, length = torch.Generator().manual_seed(0), 160
     at = 0.2 * torch.randn(50, generator=dice, dtype=torch.float64)
     point, twin = nn.Parameter(at.clone()), nn.Parameter(at.clone())
-    optimizer = recopt.Optimizer([point], "paced(base=adam,shrink=0,back=0)", steps=length, fused=fused)
-    adam = torch.optim.Adam([twin])
+    optimizer = recopt.Optimizer([point], f"paced(base=adam,shrink={shrink},back=0)", steps=length, fused=fused)
+    adam, bulk = torch.optim.Adam([twin]), 0.085 / float(at.square().mean().sqrt())
     before, seen, noises = torch.zeros(50, dtype=torch.float64), list[tuple[float, float]](), [0.0]
     mean = square = largest = 0.0
     for step in range(1, length + 1):
@@ -168,7 +169,11 @@ def test_where_gradients_are_noise_the_rate_falls(fused: bool) -> None:
         adam.param_groups[0]["lr"] = 0.3 * 0.085 * f * (1 - 0.8 * noises[-1])
         point.grad, twin.grad = gradient.clone(), gradient.clone()
         optimizer.step()
+        old = twin.detach().clone()
         adam.step()
+        with torch.no_grad():
+            share = 4 * shrink / (2.5 * length) * f**3 * bulk * (1 + 3 * noises[-1] ** 2)
+            twin.sub_(share * old * ((twin - old) * old < 0))
         seen.append((optimizer.hyperparameters()["paced.rate"], adam.param_groups[0]["lr"]))
     torch.testing.assert_close(point, twin, rtol=1e-9, atol=1e-12)
     assert [ours for ours, _ in seen] == pytest.approx([hand for _, hand in seen])
@@ -567,6 +572,32 @@ def test_where_gradients_turn_about_zero_nothing_goes_back() -> None:
             optimizer.step()
         ends.append(point.detach())
     assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.25, 1.0])
+def test_weights_do_not_go_back_by_the_share_of_noise(noise: float) -> None:
+    def ended(back: float) -> tuple[Tensor, Tensor]:
+        model, start = onwards(0, None)
+        optimizer = recopt.Optimizer(model.parameters(), steps=160, fused=False)
+        for step in range(1, 97):
+            optimizer.zero_grad()
+            right(model).backward()
+            if step == 96:  # as if gradients had been noise so far, and the last one is nearly nothing
+                here, (part,) = flat(model), optimizer._towers.all[0].state.levels[0].parts
+                given = {"power": 1.0, "most": 1.0, "accord": (0.5 - 0.4 * noise) / 19, "onward": 1.0, "gain": 1.0}
+                part.strategy["back"] = back
+                for name, value in given.items():
+                    for number in part.strategy[name]:
+                        number.fill_(value)
+                for p in model.parameters():
+                    p.grad.mul_(1e-9)
+            optimizer.step()
+        assert entries(optimizer, "noise") == pytest.approx([noise] * 2)
+        return flat(model), start - here
+
+    (moved, way), (stayed, _) = (ended(back) for back in (1.0, 0.0))
+    share = 16 / (160 + 80) * (65 / 80) ** 0.5
+    torch.testing.assert_close(moved - stayed, share * (1 - noise) * way, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(("name", "values"), [("back", (0, 0.7)), ("calm", (0, 1))])
