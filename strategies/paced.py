@@ -32,9 +32,9 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   learned further; a keeps what O alone loses, as where two losses turn (:mod:`recopt.toolkit.bases` has all bases).
 - With ``base=adam`` u is a. With ``base=factored`` too, from less memory. With ``base=muon`` u of matrices is
   0.2 √max(A, B) · O, which ``"square"`` holds then.
-- Where N is told, entries that u makes smaller shrink besides, by lr · min(0.1, 4 · ``shrink`` / (N + 3 h)) · f(t)³ ·
-  bulk · (1 + 3 · noise²) of theirs, at lr = 1 and without noise in all by exp(−``shrink``) at most (cautious weight
-  decay, Chen et al. 2025, 2510.12402). bulk is trained · min(1, 0.085 / rms).
+- Where N is told, entries that u makes smaller shrink besides, by lr · min(0.1, 4 · ``shrink`` / (N + 3 h) ·
+  (1 + 3 · noise²)) · f(t)³ · bulk of theirs, at lr = 1 and without noise in all by exp(−``shrink``) at most (cautious
+  weight decay, Chen et al. 2025, 2510.12402). bulk is trained · min(1, 0.085 / rms).
 - Where N is told and gradients only ask to go on, weights go back, but not in plain deep networks nor where something
   normalizes: in every eighth step by lr · min(0.1, 16 · ``back`` / (N + h)) · √f(t) · max(0, 5 s − 4) · (1 − noise) /
   gain of the way to the start, not at all where the gain is below 1, with s the running mean (of five) of 1 where the
@@ -61,7 +61,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, positive, unit
 from recopt.toolkit.bases import AdamBase, FactoredBase, MixedBase, MuonBase
 from recopt.toolkit.columns import at_most, cosine
-from recopt.toolkit.noise import FIRST, UNHEARD, heard, noise
+from recopt.toolkit.noise import FIRST, UNHEARD, heard, noise, quieted
 from recopt.toolkit.weights import deep_share, is_plain, normalizes, trained_share
 
 SHARE, CAP = 0.3, 0.085
@@ -80,8 +80,8 @@ there, and its least value."""
 AGAIN, SURE, FEWEST = 8, 0.8, 4
 """The steps between looks at whether gradients only ask to go on, the s above which weights go back, the first look."""
 LARGEST, FIRM = 0.1, 3.0
-"""The largest share, at lr = 1 and without noise, by which a step shrinks weights or takes them back; by how many times
-that they shrink more where all is noise."""
+"""The largest share, at lr = 1, by which a step shrinks weights or takes them back; by how many times what they shrink
+else they shrink more where all is noise."""
 _SHARES = WeakTensorKeyDictionary()
 """By the first tensor's gain, which each look at it makes anew: the products of all sizes and gains, as read once."""
 
@@ -183,8 +183,11 @@ class Paced(Rule):
 
     def shrinking(self, steps: int, level: int) -> float:
         """4 · shrink / (N + 3 h) · f(t)³: the share that goes at step t of weights that go down."""
-        whole = 4 * self.shrink / (self.steps + 3 * level) if self.steps else 0.0
-        return min(LARGEST, whole) * self.course(steps, level) ** 3
+        return self.shrinks(level) * self.course(steps, level) ** 3 if self.steps else 0.0
+
+    def shrinks(self, level: int) -> float:
+        """The same where f(t) is 1."""
+        return min(LARGEST, 4 * self.shrink / (self.steps + 3 * level))
 
     def tells(self, state: State, hyper: Mapping[str, float]) -> dict[str, float]:
         """The present rate: the geometric mean over the tensors that move."""
@@ -236,12 +239,14 @@ class Paced(Rule):
         at = state["steps"], state["level"]
         course, shrinking = self.course(*at), self.shrinking(*at)
         rate = -hyper["lr"] * course
-        sizes = _in_noise(ops, state, ops.mul(state["size"], state["gain"]), 1 - state["calm"])
+        sizes = ops.mul(state["size"], state["gain"])
+        sizes = quieted(ops, sizes, state["noise"], state["calm"]) if state["calm"] else sizes
         step = Term(*self.way.term(ops, rate, sizes, grads, state, hyper))
         terms = _back(self, ops, point, state, hyper["lr"])
         if shrinking:
             down = ops.at_least(ops.sign(ops.mul(step.numer, point)), 0.0)
             firm = ops.add(ops.mul(ops.mul(state["noise"], state["noise"]), FIRM), 1.0)
+            firm = at_most(ops, firm, LARGEST / self.shrinks(at[1]))
             terms.append(Term(-hyper["lr"] * shrinking, ops.mul(ops.mul(down, point), ops.mul(state["bulk"], firm))))
         if self.on("weight_decay"):
             terms.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
@@ -264,13 +269,6 @@ def _onward(ops: Ops, grads: Column, point: Column, state: State, steps: int) ->
     return ops.lerp(state["onward"], ops.mul(ops.maximum(up, on), -1.0), max(1 - SURE, AGAIN / steps))
 
 
-def _in_noise(ops: Ops, state: State, numbers: Column, share: float) -> Column:
-    """The numbers, of which ``share`` is left where all is noise, and none where that is below 0."""
-    if not state["calm"]:
-        return numbers
-    return ops.mul(numbers, ops.at_least(ops.add(ops.mul(state["noise"], share - 1), 1.0), 0.0))
-
-
 def _noisy(ops: Ops, grads: Column, state: State, steps: int, decay: Any) -> State:
     """The share of noise in the last gradients, and what it follows from."""
     numbers = heard(ops, grads, state["mean"], state, steps, decay)
@@ -286,7 +284,7 @@ def _back(rule: Paced, ops: Ops, point: Column, state: State, lr: Any) -> list[T
     sure = ops.mul(ops.at_least(ops.add(state["onward"], -SURE), 0.0), 1 / (1 - SURE))
     alone = ops.add(ops.sign(ops.add(at_most(ops, gain, 1.0), -1.0)), 1.0)
     way = ops.add(state["start"], point, -1.0)
-    held = _in_noise(ops, state, ops.mul(sure, alone), 0.0)
+    held = quieted(ops, ops.mul(sure, alone), state["noise"], 1.0)
     return [Term(lr * share, ops.mul(way, ops.div(held, ops.at_least(gain, 1.0))))]
 
 

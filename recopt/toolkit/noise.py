@@ -6,7 +6,7 @@ from typing import Any
 
 from .columns import between
 
-__all__ = ["UNHEARD", "heard", "noise"]
+__all__ = ["UNHEARD", "heard", "noise", "quieted"]
 
 Column = Any
 
@@ -54,3 +54,8 @@ def noise(ops: Any, numbers: Any, decay: Any) -> Column:
     lines = (agreement, TURNED, AWAY), (agreement, ON, TOWARD), (left, SMALL, LARGE)
     first, second, third = (between(ops, *line) for line in lines)
     return ops.mul(ops.mul(first, second), third)
+
+
+def quieted(ops: Any, numbers: Column, share: Column, by: float) -> Column:
+    """numbers · max(0, 1 − by · share), with the share of noise, a number for each of them."""
+    return ops.mul(numbers, ops.at_least(ops.add(ops.mul(share, -by), 1.0), 0.0))
