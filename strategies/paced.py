@@ -80,8 +80,8 @@ there, and its least value."""
 AGAIN, SURE, FEWEST = 8, 0.8, 4
 """The steps between looks at whether gradients only ask to go on, the s above which weights go back, the first look."""
 LARGEST, FIRM = 0.1, 3.0
-"""The largest share, at lr = 1, by which a step shrinks weights or takes them back; by how many times what they shrink
-else they shrink more where all is noise."""
+"""The largest share, at lr = 1, by which a step shrinks weights or takes them back, and how many times as much again
+weights shrink where all is noise."""
 _SHARES = WeakTensorKeyDictionary()
 """By the first tensor's gain, which each look at it makes anew: the products of all sizes and gains, as read once."""
 
@@ -186,7 +186,7 @@ class Paced(Rule):
         return self.shrinks(level) * self.course(steps, level) ** 3 if self.steps else 0.0
 
     def shrinks(self, level: int) -> float:
-        """The same where f(t) is 1."""
+        """4 · shrink / (N + 3 h), a tenth at most: that share before the fall, and without noise."""
         return min(LARGEST, 4 * self.shrink / (self.steps + 3 * level))
 
     def tells(self, state: State, hyper: Mapping[str, float]) -> dict[str, float]:
@@ -245,9 +245,11 @@ class Paced(Rule):
         terms = _back(self, ops, point, state, hyper["lr"])
         if shrinking:
             down = ops.at_least(ops.sign(ops.mul(step.numer, point)), 0.0)
-            firm = ops.add(ops.mul(ops.mul(state["noise"], state["noise"]), FIRM), 1.0)
-            firm = at_most(ops, firm, LARGEST / self.shrinks(at[1]))
-            terms.append(Term(-hyper["lr"] * shrinking, ops.mul(ops.mul(down, point), ops.mul(state["bulk"], firm))))
+            bulk = state["bulk"]
+            if state["calm"]:
+                firm = ops.add(ops.mul(ops.mul(state["noise"], state["noise"]), FIRM), 1.0)
+                bulk = ops.mul(bulk, at_most(ops, firm, LARGEST / self.shrinks(at[1])))
+            terms.append(Term(-hyper["lr"] * shrinking, ops.mul(ops.mul(down, point), bulk)))
         if self.on("weight_decay"):
             terms.append(Term(rate * hyper["weight_decay"], ops.mul(point, sizes)))
         return [*terms, step]
