@@ -6,7 +6,7 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
     rate = lr · size · gain · f(t) · (1 − calm · noise)
     θ ← θ − rate · weight_decay · θ − rate · u,    u = (a + O · rms(a) / rms(O)) / √2 for matrices, a for the rest
     a = (m / (1 − β1ᵗ)) / (√v / √(1 − β2ᵗ) + eps),    O = β1 · m + (1 − β1) · g, orthogonalized (see muon)
-    size = 0.3 · min(rms, 0.085) · deep · trained   (a tensor of zeros counts as one of rms 0.085)
+    size = 0.3 · min(rms, 0.085) · deep · trained · embedded   (a tensor of zeros counts as one of rms 0.085)
     f(t) = min(t / (0.05 N), 1, (N + 1 − t) / (N − h)), h = min(100, N / 2);   without N:  min(t / 20, 1, √(100 / t))
 
 - A share of the weights' own size is right for networks as they are initialized, from 30 inputs a unit to thousands,
@@ -18,9 +18,11 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   independent entries have no singular value above rms · (√rows + √columns) (Marchenko & Pastur 1967), those of trained
   networks have (Martin & Mahoney 2021, 1810.01075): with s the largest over that bound, it is 0.1 to the power of
   min(1, max(0, (s − 1.05) / 0.1)), the power a mean over the entries of all matrices.
+- ``embedded`` is 1 unless the first matrices, the embeddings, begin smaller than layers do, and most do not:
+  rms < 0.6 · min(0.085, 1 / √(3 · columns)). Then they count as of rms 0.17. Where something normalizes, what layers
+  learn would drown them, and for the other matrices it is min(1, √(32 / narrower side)).
 - A short rise and a fall to zero along a line is the best simple schedule known (Defazio et al. 2023, 2310.07831). It
-  does not begin before step h: few runs are near where they are going in their first hundred steps. Where the errors
-  of layers multiply (``deep``) h is 0, as the rate is near the largest that goes well.
+  falls from step h: few runs are near where they are going in their first hundred steps. h is 0 in ``deep`` networks.
 - ``gain`` begins at 1. As long as the way from the start still descends, the cosine of the gradient and (start − θ)
   over all tensors being above 0.07, the way is long and the gain rises; it falls back to 1 when that ends. Where the
   gradient agrees with the last step and not with the way (cosines that differ by more than 0.17), two losses turn about
@@ -30,6 +32,7 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   neither go on nor turn back (:mod:`recopt.toolkit.noise`). Not in plain deep networks nor where something normalizes.
 - O descends faster. As long as Adam's steps it vanishes where gradients do, so that rows that are right already are not
   learned further; a keeps what O alone loses, as where two losses turn (:mod:`recopt.toolkit.bases` has all bases).
+  Where parameters are split over processes, O is of each part.
 - With ``base=adam`` u is a. With ``base=factored`` too, from less memory. With ``base=muon`` u of matrices is
   0.2 √max(A, B) · O, which ``"square"`` holds then.
 - Where N is told, entries that u makes smaller shrink besides, by lr · min(0.1, 4 · ``shrink`` / (N + 3 h) ·
@@ -41,8 +44,6 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   loss falls both along θ and along θ − start, −1 elsewhere. Once all rows are right, a cross-entropy falls without end
   as weights are scaled up (Lyu & Li 2019, 1906.05890): what is learned by heart is held with too much confidence. Where
   errors stay, as in most regressions, s turns about zero.
-
-Where parameters are split over processes, O is of each part.
 
 State: Adam's, ``"start"`` (the first point), ``"level"`` (h), ``"back"``, ``"calm"``, and a number for each tensor:
 ``"size"``, ``"bulk"``, ``"gain"``, its ``"floor"``, ``"noise"``, what that follows from, and running means of the way's
@@ -62,13 +63,11 @@ from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, posit
 from recopt.toolkit.bases import AdamBase, FactoredBase, MixedBase, MuonBase
 from recopt.toolkit.columns import at_most, cosine
 from recopt.toolkit.noise import FIRST, UNHEARD, heard, noise, quieted
-from recopt.toolkit.weights import deep_share, is_plain, normalizes, trained_share
+from recopt.toolkit.weights import CAP, deep_share, embedding_shares, is_plain, normalizes, trained_share
 
-SHARE, CAP = 0.3, 0.085
-"""The rate over the weights' root mean square, and the largest that this is taken for."""
-WARM, BEGINNING, LEVEL, MOST = 0.05, 20, 100, 0.5
-"""The share of a run in which steps grow; where its length is not told, how many those are; how many come before steps
-shrink, and the largest share of the run that those may be."""
+SHARE, WARM, BEGINNING, LEVEL, MOST = 0.3, 0.05, 20, 100, 0.5
+"""The rate over the weights' root mean square; the share of a run in which steps grow; where its length is not told,
+how many those are; how many come before steps shrink, and the largest share of the run that those may be."""
 EVERY, SEARCH, SPAN = 4, 0.3, 1000
 """The steps from one look at the gain to the next, the share of the run that has them, and its length if not told."""
 ONWARD, RANGE, SPEED = 0.07, 0.2, 20.0
@@ -158,14 +157,15 @@ class Paced(Rule):
         self.split = self.base in ("mixed", "adam")  # each part by itself; the others read whole matrices
 
     def init(self, point: Params) -> State:
-        """Adam's zeros, the first point, h, and a gain of 1; ``"size"`` is ``deep · trained`` until the first step."""
+        """Adam's zeros, the first point, h, and a gain of 1; ``"size"`` has no rms until the first step."""
         trained, deep = trained_share(point), is_plain(point)
         plain = deep and self.base != "muon"
         size, floor = trained * deep_share(point, plain), min(1.0, FLOOR / trained)
         level = 0 if plain else min(LEVEL, int(MOST * self.steps))
-        starts = {"size": size, "bulk": trained, "floor": floor, "gain": 1.0, **UNHEARD}
+        starts = {"bulk": trained, "floor": floor, "gain": 1.0, **UNHEARD}
         starts |= dict.fromkeys(("along", "turning", "onward", "noise"), 0.0)
         numbers = {name: [p.new_full((), at) for p in point] for name, at in starts.items()}
+        numbers["size"] = [p.new_full((), size * x) for p, x in zip(point, embedding_shares(point), strict=True)]
         told = bool(self.steps) and not deep and not normalizes(point)
         ends = {"back": self.back * told, "calm": self.calm * told}
         return {"steps": 0, "level": level, **ends, **self.way.begin(point), **numbers}

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from .matrices import spread
 
-__all__ = ["deep_share", "is_plain", "normalizes", "trained_share"]
+__all__ = ["CAP", "deep_share", "embedding_shares", "is_plain", "normalizes", "trained_share"]
 
+CAP = 0.085
+"""The largest root mean square of weights that a rate is taken for: that of a layer of 46 inputs as it begins."""
 DEPTH, PLAIN, ENTRIES = 6, 0.1, 8
 """The matrices from which on a network counts as deep, the least further factor where nothing normalizes, and the
 entries of a vector that tells of it."""
 TRAINED, BOUND, BEYOND = 0.1, 1.05, 0.1
 """The factor on the rate of trained weights, the singular value over that of independent entries from which on weights
 begin to count as trained, and how far beyond they do."""
+SMALL, EMBEDDED, NARROW = 0.6, 0.17, 32
+"""The root mean square of embeddings that begin small, over that of a layer of as many inputs; what it counts as; and
+the narrower side of other matrices from which on their rate is smaller, where something normalizes."""
 
 
 def trained_share(point: list[Tensor]) -> float:
@@ -39,3 +46,28 @@ def deep_share(point: list[Tensor], plain: bool) -> float:
     """The factor on the rate of a network of many matrices; ``plain``: less where nothing normalizes."""
     share = min(1.0, DEPTH / max(sum(p.ndim >= 2 for p in point), 1))
     return share * max(share**2, PLAIN) if plain else share
+
+
+def embedding_shares(point: list[Tensor]) -> list[float]:
+    """The factor on the rate of each tensor of a network whose embeddings begin small; 1 for all of any other.
+
+    Embeddings are the matrices before the first that is not small, where most matrices are not: small numbers that say
+    nothing yet, so that it is not their size that tells how far they should move. Where something normalizes, what
+    layers learn meanwhile drowns them: wide ones move less.
+    """
+    matrices = {i: _rows(p) for i, p in enumerate(point) if p.ndim > 1 and p.numel() and bool(p.any())}
+    sizes = {i: float(w.square().mean().sqrt()) for i, w in matrices.items()}
+    small = [i for i, w in matrices.items() if sizes[i] < SMALL * min(CAP, 1 / math.sqrt(3 * w.shape[1]))]
+    first = {i for i, j in zip(matrices, small, strict=False) if i == j}
+    shares = [1.0] * len(point)
+    if not first or 2 * len(small) >= len(matrices):
+        return shares
+    normal = normalizes(point)
+    for i, w in matrices.items():
+        shares[i] = math.sqrt(NARROW / max(NARROW, min(w.shape))) if normal and i not in first else 1.0
+    return [EMBEDDED / sizes[i] if i in first else share for i, share in enumerate(shares)]
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """A row for each output, or for each place of a table of shape (1, places, width)."""
+    return tensor[0] if tensor.ndim == 3 and len(tensor) == 1 else tensor.flatten(1)

@@ -1,0 +1,89 @@
+"""Embeddings that begin small, told from layers by their size before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recopt
+from recopt.toolkit.weights import embedding_shares
+
+WIDTH, TOKENS = 64, 30
+
+
+def table(rows: int, std: float, *, ahead: tuple[int, ...] = ()) -> Tensor:
+    return std * torch.randn(*ahead, rows, WIDTH, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
+
+
+def layer(outputs: int, inputs: int) -> Tensor:
+    torch.manual_seed(outputs)
+    return nn.Linear(inputs, outputs, dtype=torch.float64).weight.detach()
+
+
+def norm() -> list[Tensor]:
+    return [torch.ones(WIDTH, dtype=torch.float64), torch.zeros(WIDTH, dtype=torch.float64)]
+
+
+def rms(tensor: Tensor) -> float:
+    return float(tensor.square().mean().sqrt())
+
+
+def test_small_embeddings_count_as_of_one_size_and_wide_layers_move_less() -> None:
+    first, second = table(TOKENS, 0.02), table(20, 0.01)
+    layers = [layer(WIDTH, WIDTH), layer(16, WIDTH), layer(WIDTH, 256)]
+    shares = embedding_shares([first, second, *norm(), *layers])
+    assert shares == pytest.approx([0.17 / rms(first), 0.17 / rms(second), 1, 1, 0.5**0.5, 1, 0.5**0.5])
+
+
+def test_layers_move_as_ever_where_nothing_normalizes() -> None:
+    first = table(TOKENS, 0.02)
+    assert embedding_shares([first, layer(WIDTH, WIDTH), layer(16, WIDTH)]) == pytest.approx([0.17 / rms(first), 1, 1])
+
+
+def test_places_of_one_sequence_are_a_table_as_well_and_zeros_are_passed_over() -> None:
+    token, places = table(1, 0.02, ahead=(1,)), table(9, 0.02, ahead=(1,))
+    zeros = torch.zeros(1, 9, WIDTH, dtype=torch.float64)
+    shares = embedding_shares([zeros, token, places, layer(WIDTH, WIDTH), layer(WIDTH, 256), layer(10, WIDTH), *norm()])
+    assert shares == pytest.approx([1, 0.17 / rms(token), 0.17 / rms(places), 0.5**0.5, 0.5**0.5, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        lambda: [table(TOKENS, 1.0), *norm(), layer(WIDTH, WIDTH), layer(16, WIDTH)],  # they begin as torch's do
+        lambda: [layer(WIDTH, WIDTH), *norm(), layer(WIDTH, WIDTH), table(10, 0.001)],  # a last layer, not the first
+        lambda: [table(TOKENS, 0.02), *norm(), table(WIDTH, 0.02), layer(16, WIDTH)],  # most matrices begin small
+        lambda: [table(TOKENS, 0.02)],
+        lambda: [torch.zeros(TOKENS, WIDTH), *norm()],
+        norm,
+        lambda: [],
+    ],
+)
+def test_elsewhere_all_is_as_it_was(point: Callable[[], list[Tensor]]) -> None:
+    assert embedding_shares(point()) == [1.0] * len(point())
+
+
+def test_a_network_of_layers_alone_has_no_embeddings() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64), nn.Linear(2304, 10)
+    point = [p.detach() for p in nn.Sequential(*layers).parameters()]
+    assert embedding_shares(point) == [1.0] * len(point)
+
+
+@pytest.mark.parametrize("base", ["mixed", "adam", "factored", "muon"])
+def test_the_first_step_is_as_long_as_that_says(base: str) -> None:
+    """With gradients of ones, Adam's step is the rate: 0.3 · 0.17 of an embedding, and at its start 1 / 20 of that."""
+    point = [nn.Parameter(p) for p in (table(TOKENS, 0.02), *norm(), layer(WIDTH, WIDTH), layer(16, WIDTH))]
+    before = [p.detach().clone() for p in point]
+    optimizer = recopt.Optimizer(point, f"paced(base={base})")
+    for p in point:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    sizes = [0.3 * 0.17, 0.3 * 0.085, 0.3 * 0.085, 0.3 * rms(before[3]) * 0.5**0.5, 0.3 * rms(before[4])]
+    if base in ("adam", "factored"):
+        moved = [float((p.detach() - q).abs().mean()) for p, q in zip(point, before, strict=True)]
+        assert moved == pytest.approx([size / 20 for size in sizes], rel=1e-4)
+    assert [float(optimizer.state[p]["size"]) for p in point] == pytest.approx(sizes)
