@@ -18,9 +18,9 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   independent entries have no singular value above rms · (√rows + √columns) (Marchenko & Pastur 1967), those of trained
   networks have (Martin & Mahoney 2021, 1810.01075): with s the largest over that bound, it is 0.1 to the power of
   min(1, max(0, (s − 1.05) / 0.1)), the power a mean over the entries of all matrices.
-- ``embedded`` is 1 unless the first matrices, the embeddings, begin smaller than layers do, and most do not:
-  rms < 0.6 · min(0.085, 1 / √(3 · columns)). Then they count as of rms 0.17. Where something normalizes, what layers
-  learn would drown them, and for the other matrices it is min(1, √(32 / narrower side)).
+- ``embedded`` is 1 unless the first matrices, the embeddings, begin of another size than layers, and most do not, with
+  c = 1 / √(3 · columns): rms < 0.6 · min(0.085, c), or above 3 c. They count as of rms 0.17. Beside small ones, what
+  layers learn would drown them: where something normalizes it is min(1, √(32 / narrower side)) for other matrices.
 - A short rise and a fall to zero along a line is the best simple schedule known (Defazio et al. 2023, 2310.07831). It
   falls from step h: few runs are near where they are going in their first hundred steps. h is 0 in ``deep`` networks.
 - ``gain`` begins at 1. As long as the way from the start still descends, the cosine of the gradient and (start − θ)

@@ -18,9 +18,9 @@ entries of a vector that tells of it."""
 TRAINED, BOUND, BEYOND = 0.1, 1.05, 0.1
 """The factor on the rate of trained weights, the singular value over that of independent entries from which on weights
 begin to count as trained, and how far beyond they do."""
-SMALL, EMBEDDED, NARROW = 0.6, 0.17, 32
-"""The root mean square of embeddings that begin small, over that of a layer of as many inputs; what it counts as; and
-the narrower side of other matrices from which on their rate is smaller, where something normalizes."""
+SMALL, LARGE, EMBEDDED, NARROW = 0.6, 3.0, 0.17, 32
+"""The root mean square below and above which weights are embeddings, over that of a layer of as many inputs; what it
+counts as there; and the narrower side of other matrices from which on their rate is smaller beside small ones."""
 
 
 def trained_share(point: list[Tensor]) -> float:
@@ -49,23 +49,29 @@ def deep_share(point: list[Tensor], plain: bool) -> float:
 
 
 def embedding_shares(point: list[Tensor]) -> list[float]:
-    """The factor on the rate of each tensor of a network whose embeddings begin small; 1 for all of any other.
+    """The factor on the rate of each tensor of a network with embeddings; 1 for all of any other.
 
-    Embeddings are the matrices before the first that is not small, where most matrices are not: small numbers that say
-    nothing yet, so that it is not their size that tells how far they should move. Where something normalizes, what
-    layers learn meanwhile drowns them: wide ones move less.
+    Embeddings are the matrices before the first that is as large as layers are, where most matrices are so: numbers
+    that say nothing yet, so that it is not their size that tells how far they should move. Where they begin small and
+    something normalizes, what layers learn meanwhile drowns them: wide ones move less. As far as the network is
+    trained already, its numbers say something, and the factors are nearer to 1.
     """
     matrices = {i: _rows(p) for i, p in enumerate(point) if p.ndim > 1 and p.numel() and bool(p.any())}
     sizes = {i: float(w.square().mean().sqrt()) for i, w in matrices.items()}
-    small = [i for i, w in matrices.items() if sizes[i] < SMALL * min(CAP, 1 / math.sqrt(3 * w.shape[1]))]
-    first = {i for i, j in zip(matrices, small, strict=False) if i == j}
+    usual = {i: 1 / math.sqrt(3 * w.shape[1]) for i, w in matrices.items()}
+    small = {i for i in matrices if sizes[i] < SMALL * min(CAP, usual[i])}
+    other = [i for i in matrices if i in small or sizes[i] > LARGE * usual[i]]
+    first = {i for i, j in zip(matrices, other, strict=False) if i == j}
     shares = [1.0] * len(point)
-    if not first or 2 * len(small) >= len(matrices):
+    if not first or 2 * len(other) >= len(matrices):
         return shares
-    normal = normalizes(point)
+    drowned, fresh = bool(first & small) and normalizes(point), 1 - math.log(trained_share(point), TRAINED)
     for i, w in matrices.items():
-        shares[i] = math.sqrt(NARROW / max(NARROW, min(w.shape))) if normal and i not in first else 1.0
-    return [EMBEDDED / sizes[i] if i in first else share for i, share in enumerate(shares)]
+        if i in first:
+            shares[i] = (EMBEDDED / min(CAP, sizes[i])) ** fresh
+        elif drowned:
+            shares[i] = (NARROW / max(NARROW, min(w.shape))) ** (fresh / 2)
+    return shares
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Embeddings that begin small, told from layers by their size before training."""
+"""Embeddings, told from layers by their size before training."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import recopt
-from recopt.toolkit.weights import embedding_shares
+from recopt.toolkit.weights import embedding_shares, trained_share
 
 WIDTH, TOKENS = 64, 30
 
@@ -38,9 +39,28 @@ def test_small_embeddings_count_as_of_one_size_and_wide_layers_move_less() -> No
     assert shares == pytest.approx([0.17 / rms(first), 0.17 / rms(second), 1, 1, 0.5**0.5, 1, 0.5**0.5])
 
 
+def test_large_embeddings_count_as_of_that_size_as_well_and_layers_beside_them_move_as_ever() -> None:
+    point = [table(TOKENS, 1.0), table(20, 5.0), *norm(), layer(WIDTH, WIDTH), layer(16, WIDTH), layer(WIDTH, 256)]
+    assert embedding_shares(point) == pytest.approx([0.17 / 0.085] * 2 + [1.0] * 5)
+
+
 def test_layers_move_as_ever_where_nothing_normalizes() -> None:
     first = table(TOKENS, 0.02)
     assert embedding_shares([first, layer(WIDTH, WIDTH), layer(16, WIDTH)]) == pytest.approx([0.17 / rms(first), 1, 1])
+
+
+def test_the_factors_are_nearer_to_one_as_far_as_the_network_is_trained() -> None:
+    """A direction that stands out of half the entries: half trained, so that the factors are square roots."""
+    first, (left, right) = table(WIDTH, 0.02), (table(1, 1.0).T, table(1, 1.0))
+    grown = [layer(WIDTH, WIDTH) + 0.05 * left @ right, layer(16, WIDTH)]
+    point = [first, *norm(), *grown, *(layer(WIDTH, 40) for _ in range(2))]
+    share = trained_share(point)
+    fresh = 1 + math.log10(share)
+    assert 0.3 < fresh < 0.8
+    shares = embedding_shares(point)
+    assert shares == pytest.approx(
+        [(0.17 / rms(first)) ** fresh, 1, 1, 0.5 ** (fresh / 2), 1, *[0.8 ** (fresh / 2)] * 2]
+    )
 
 
 def test_places_of_one_sequence_are_a_table_as_well_and_zeros_are_passed_over() -> None:
@@ -53,7 +73,7 @@ def test_places_of_one_sequence_are_a_table_as_well_and_zeros_are_passed_over() 
 @pytest.mark.parametrize(
     "point",
     [
-        lambda: [table(TOKENS, 1.0), *norm(), layer(WIDTH, WIDTH), layer(16, WIDTH)],  # they begin as torch's do
+        lambda: [table(TOKENS, 0.1), *norm(), layer(WIDTH, WIDTH), layer(16, WIDTH)],  # about as large as a layer
         lambda: [layer(WIDTH, WIDTH), *norm(), layer(WIDTH, WIDTH), table(10, 0.001)],  # a last layer, not the first
         lambda: [table(TOKENS, 0.02), *norm(), table(WIDTH, 0.02), layer(16, WIDTH)],  # most matrices begin small
         lambda: [table(TOKENS, 0.02)],
