@@ -1,0 +1,149 @@
+"""Networks with embeddings that begin small, about as large as layers, and large: the default with and without a look.
+
+    python benchmarks/no_knob_embeddings.py --seeds 3 --cache embeddings.jsonl [--tasks "LSTM, 0.02" ...]
+
+Held-out losses of characters of Python's library after others, by transformers and LSTMs, and of noisy ratings by
+networks over two embeddings, for which the rating is a product. Behind each name is the root mean square that the
+embeddings begin at. Runs are those of no_knob.py, whose cache this is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import torch
+from no_knob import cached, run
+from no_knob_data import source
+from no_knob_fresh import characters
+from no_knob_jobs import CROSS, SQUARE, Job, Task, _random, mlp, supervised
+from no_knob_rules import ADAM, Rule, ours, torchs
+from torch import Tensor, nn
+
+from recopt.toolkit import weights
+
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+TEXTS = {"statistics": ("statistics", "fractions", "textwrap"), "parsers": ("argparse", "typing")}
+
+
+class Recurrent(nn.Module):
+    """An LSTM over embedded characters; (batch, places) of int64 to (batch · places, characters)."""
+
+    def __init__(self, letters: int, width: int, std: float) -> None:
+        super().__init__()
+        self.letter = nn.Embedding(letters, width)
+        nn.init.normal_(self.letter.weight, std=std)
+        self.cell, self.head = nn.LSTM(width, 2 * width, batch_first=True), nn.Linear(2 * width, letters)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits of each next character."""
+        logits: Tensor = self.head(self.cell(self.letter(rows))[0])
+        return logits.flatten(0, 1)
+
+
+class Recommender(nn.Module):
+    """Layers over a user's and an item's embedding; (batch, 2) of int64 to (batch, 1)."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(300, 16), nn.Embedding(200, 16)
+        for table in (self.user, self.item):
+            nn.init.normal_(table.weight, std=std)
+        self.layers = mlp(32, 64, 32, 1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The rating."""
+        rating: Tensor = self.layers(torch.cat([self.user(rows[:, 0]), self.item(rows[:, 1])], 1))
+        return rating
+
+
+def recurrent(std: float, seed: int) -> Job:
+    """The next character by an LSTM; every fifth row is held out."""
+    content = "\n".join(source(*TEXTS["statistics"])[0])[:120_000]
+    letters = sorted(set(content))
+    rows = torch.tensor([letters.index(c) for c in content]).unfold(0, 33, 32)
+    held = torch.arange(len(rows)) % 5 == 4
+    pairs = [(r[:, :-1].contiguous(), r[:, 1:].contiguous()) for r in (rows[~held], rows[held])]
+    torch.manual_seed(seed)
+    network = Recurrent(len(letters), 48, std)
+    return supervised(network, pairs[0], pairs[1], 16, lambda out, y: CROSS(out, y.flatten()), seed)
+
+
+def ratings(std: float, seed: int) -> Job:
+    """15,000 ratings, the products of four numbers of 300 users and 200 items, and noise; 3,000 are held out."""
+    dice = _random(77)
+    users, items = torch.randn(300, 4, generator=dice), torch.randn(200, 4, generator=dice)
+    rows = torch.stack([torch.randint(n, (15_000,), generator=dice) for n in (300, 200)], 1)
+    clean = (users[rows[:, 0]] * items[rows[:, 1]]).sum(1, keepdim=True) / 2
+    y = clean + 0.7 * torch.randn(15_000, 1, generator=dice)
+    torch.manual_seed(seed)
+    return supervised(Recommender(std), (rows[:12_000], y[:12_000]), (rows[12_000:], y[12_000:]), 128, SQUARE, seed)
+
+
+def transformer(text: str, context: int, width: int, layers: int, std: float, seed: int) -> Job:
+    """The next character by a transformer."""
+    return characters(seed, TEXTS[text], context, width, layers, std)
+
+
+TASKS = (
+    {f"one layer of 96, {std:g}": Task(partial(transformer, "statistics", 24, 96, 1, std), 250) for std in (0.02, 1)}
+    | {f"two layers of 32, {std:g}": Task(partial(transformer, "parsers", 32, 32, 2, std), 300) for std in (0.02, 1)}
+    | {
+        f"two layers of 96, {std:g}": Task(partial(transformer, "parsers", 32, 96, 2, std), 300)
+        for std in (0.02, 0.1, 1)
+    }
+    | {f"LSTM, {std:g}": Task(partial(recurrent, std), 400) for std in (0.02, 1)}
+    | {f"recommender, {std:g}": Task(partial(ratings, std), 1500) for std in (0.01, 0.1, 1)}
+)
+
+
+@contextmanager
+def blind() -> Iterator[None]:
+    """No matrix is an embedding for trainings inside."""
+    small, large = weights.SMALL, weights.LARGE
+    weights.SMALL, weights.LARGE = 0.0, float("inf")
+    try:
+        yield
+    finally:
+        weights.SMALL, weights.LARGE = small, large
+
+
+WITHOUT = "recopt without a look at embeddings, steps told"
+RULES: dict[str, Rule] = {f"Adam cosine {rate:g}": partial(torchs, ADAM, "cosine", lr=rate) for rate in RATES} | {
+    "recopt, steps told": partial(ours, None, told=True),
+    WITHOUT: partial(ours, None, told=True),
+}
+
+
+def main() -> None:
+    """Run what is missing, and print mean held-out losses over that of Adam at the best of its rates."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cache", type=Path, default=Path("no_knob_embeddings.jsonl"))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    known = cached(args.cache)
+    missing = [place for place in product(RULES, args.tasks, range(args.seeds)) if place not in known]
+    with args.cache.open("a") as out:
+        for rule, task, seed in missing:
+            with blind() if rule == WITHOUT else nullcontext():
+                found = {"rule": rule, "task": task, "seed": seed, **run(TASKS[task], RULES[rule], seed)}
+            out.write(json.dumps(found) + "\n")
+            out.flush()
+    runs = cached(args.cache)
+    for task in args.tasks:
+        means = {r: statistics.mean(runs[r, task, seed]["loss"] for seed in range(args.seeds)) for r in RULES}
+        best = min((r for r in RULES if r.startswith("Adam")), key=lambda r: means[r])
+        others = ", ".join(f"{rule} {mean / means[best]:.3f}" for rule, mean in means.items() if "Adam" not in rule)
+        print(f"{task:22} {best} {means[best]:.4g}; over it: {others}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
