@@ -87,6 +87,18 @@ def fill(path: Path, rules: dict[str, Rule], tasks: dict[str, Task], seeds: int,
             out.flush()
 
 
+def completed(path: Path, rules: dict[str, Rule], tasks: dict[str, Task], seeds: int) -> dict[Any, dict[str, Any]]:
+    """The trainings in the cache after what is missing has been run, one after another."""
+    known = cached(path)
+    missing = [place for place in product(rules, tasks, range(seeds)) if place not in known]
+    with path.open("a") as out:
+        for rule, task, seed in missing:
+            found = {"rule": rule, "task": task, "seed": seed, **run(tasks[task], rules[rule], seed)}
+            out.write(json.dumps(found) + "\n")
+            out.flush()
+    return cached(path)
+
+
 def table(path: Path, tasks: dict[str, Task]) -> dict[str, dict[str, float]]:
     """By rule and task, the mean held-out loss; tuned rules at their best setting."""
     losses: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))

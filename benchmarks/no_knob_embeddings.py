@@ -10,19 +10,16 @@ embeddings begin at. Runs are those of no_knob.py, whose cache this is.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import torch
-from no_knob import cached, run
-from no_knob_data import source
-from no_knob_fresh import characters
-from no_knob_jobs import CROSS, SQUARE, Job, Task, _random, mlp, supervised
+from no_knob import completed
+from no_knob_fresh import characters, following, letters
+from no_knob_jobs import SQUARE, Job, Task, _random, mlp, supervised
 from no_knob_rules import ADAM, Rule, ours, torchs
 from torch import Tensor, nn
 
@@ -65,14 +62,8 @@ class Recommender(nn.Module):
 
 def recurrent(std: float, seed: int) -> Job:
     """The next character by an LSTM; every fifth row is held out."""
-    content = "\n".join(source(*TEXTS["statistics"])[0])[:120_000]
-    letters = sorted(set(content))
-    rows = torch.tensor([letters.index(c) for c in content]).unfold(0, 33, 32)
-    held = torch.arange(len(rows)) % 5 == 4
-    pairs = [(r[:, :-1].contiguous(), r[:, 1:].contiguous()) for r in (rows[~held], rows[held])]
-    torch.manual_seed(seed)
-    network = Recurrent(len(letters), 48, std)
-    return supervised(network, pairs[0], pairs[1], 16, lambda out, y: CROSS(out, y.flatten()), seed)
+    count, pairs = letters(TEXTS["statistics"], 32)
+    return following(Recurrent(count, 48, std), pairs, seed)
 
 
 def ratings(std: float, seed: int) -> Job:
@@ -82,7 +73,6 @@ def ratings(std: float, seed: int) -> Job:
     rows = torch.stack([torch.randint(n, (15_000,), generator=dice) for n in (300, 200)], 1)
     clean = (users[rows[:, 0]] * items[rows[:, 1]]).sum(1, keepdim=True) / 2
     y = clean + 0.7 * torch.randn(15_000, 1, generator=dice)
-    torch.manual_seed(seed)
     return supervised(Recommender(std), (rows[:12_000], y[:12_000]), (rows[12_000:], y[12_000:]), 128, SQUARE, seed)
 
 
@@ -114,11 +104,10 @@ def blind() -> Iterator[None]:
         weights.SMALL, weights.LARGE = small, large
 
 
-WITHOUT = "recopt without a look at embeddings, steps told"
 RULES: dict[str, Rule] = {f"Adam cosine {rate:g}": partial(torchs, ADAM, "cosine", lr=rate) for rate in RATES} | {
-    "recopt, steps told": partial(ours, None, told=True),
-    WITHOUT: partial(ours, None, told=True),
+    "recopt, steps told": partial(ours, None, told=True)
 }
+WITHOUT: dict[str, Rule] = {"recopt without a look at embeddings, steps told": partial(ours, None, told=True)}
 
 
 def main() -> None:
@@ -129,17 +118,12 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    known = cached(args.cache)
-    missing = [place for place in product(RULES, args.tasks, range(args.seeds)) if place not in known]
-    with args.cache.open("a") as out:
-        for rule, task, seed in missing:
-            with blind() if rule == WITHOUT else nullcontext():
-                found = {"rule": rule, "task": task, "seed": seed, **run(TASKS[task], RULES[rule], seed)}
-            out.write(json.dumps(found) + "\n")
-            out.flush()
-    runs = cached(args.cache)
-    for task in args.tasks:
-        means = {r: statistics.mean(runs[r, task, seed]["loss"] for seed in range(args.seeds)) for r in RULES}
+    tasks = {name: TASKS[name] for name in args.tasks}
+    completed(args.cache, RULES, tasks, args.seeds)
+    with blind():
+        runs = completed(args.cache, WITHOUT, tasks, args.seeds)
+    for task in tasks:
+        means = {r: statistics.mean(runs[r, task, seed]["loss"] for seed in range(args.seeds)) for r in RULES | WITHOUT}
         best = min((r for r in RULES if r.startswith("Adam")), key=lambda r: means[r])
         others = ", ".join(f"{rule} {mean / means[best]:.3f}" for rule, mean in means.items() if "Adam" not in rule)
         print(f"{task:22} {best} {means[best]:.4g}; over it: {others}", flush=True)

@@ -53,14 +53,23 @@ def forecast(cell: type[nn.RNNBase], width: int, series: Tensor, length: int, ah
     return supervised(Forecaster(cell, width), next(train), next(held), 32, SQUARE, seed)
 
 
-def characters(seed: int, modules: tuple[str, ...], context: int, width: int, layers: int, std: float | None) -> Job:
-    """The next character of Python's library; every fifth row is held out."""
+def letters(modules: tuple[str, ...], context: int) -> tuple[int, list[Pair]]:
+    """How many characters there are in Python's library, and rows of them with those that follow; a fifth held out."""
     content = "\n".join(source(*modules)[0])[:120_000]
     index = {c: i for i, c in enumerate(sorted(set(content)))}
     rows = torch.tensor([index[c] for c in content]).unfold(0, context + 1, context)
     held = torch.arange(len(rows)) % 5 == 4
-    pairs = [(r[:, :-1].contiguous(), r[:, 1:].contiguous()) for r in (rows[~held], rows[held])]
-    network = Transformer(len(index), context, width, layers, std)
+    return len(index), [(r[:, :-1].contiguous(), r[:, 1:].contiguous()) for r in (rows[~held], rows[held])]
+
+
+def characters(seed: int, modules: tuple[str, ...], context: int, width: int, layers: int, std: float | None) -> Job:
+    """The next character of Python's library, by a transformer."""
+    count, pairs = letters(modules, context)
+    return following(Transformer(count, context, width, layers, std), pairs, seed)
+
+
+def following(network: nn.Module, pairs: list[Pair], seed: int) -> Job:
+    """The next of characters, which a network gives in one row of logits for each place."""
     return supervised(network, pairs[0], pairs[1], 16, lambda out, y: CROSS(out, y.flatten()), seed)
 
 

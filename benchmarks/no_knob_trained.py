@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.metadata import files
-from itertools import product
 from pathlib import Path
 
+import no_knob
 import numpy
 import torch
-from no_knob import cached, run
 from no_knob_data import _digits, _fashion
 from no_knob_jobs import Job, Pair, Task, _random, mlp, supervised
 from no_knob_rules import ADAM, Rule, ours, torchs
@@ -152,14 +150,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("no_knob_trained.jsonl"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    known = cached(args.cache)
-    missing = [place for place in product(RULES, TASKS, range(args.seeds)) if place not in known]
-    with args.cache.open("a") as out:
-        for rule, task, seed in missing:
-            found = {"rule": rule, "task": task, "seed": seed, **run(TASKS[task], RULES[rule], seed)}
-            out.write(json.dumps(found) + "\n")
-            out.flush()
-    runs = cached(args.cache)
+    runs = no_knob.completed(args.cache, RULES, TASKS, args.seeds)
     for rule in RULES:
         means = [statistics.mean(runs[rule, task, seed]["loss"] for seed in range(args.seeds)) for task in TASKS]
         print(f"{rule:20}", " ".join(f"{task} {mean:.3f}" for task, mean in zip(TASKS, means, strict=True)))

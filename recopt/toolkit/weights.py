@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import takewhile
 
 from torch import Tensor
 
@@ -60,8 +61,8 @@ def embedding_shares(point: list[Tensor]) -> list[float]:
     sizes = {i: float(w.square().mean().sqrt()) for i, w in matrices.items()}
     usual = {i: 1 / math.sqrt(3 * w.shape[1]) for i, w in matrices.items()}
     small = {i for i in matrices if sizes[i] < SMALL * min(CAP, usual[i])}
-    other = [i for i in matrices if i in small or sizes[i] > LARGE * usual[i]]
-    first = {i for i, j in zip(matrices, other, strict=False) if i == j}
+    other = small | {i for i in matrices if sizes[i] > LARGE * usual[i]}
+    first = set(takewhile(other.__contains__, matrices))
     shares = [1.0] * len(point)
     if not first or 2 * len(other) >= len(matrices):
         return shares

@@ -50,7 +50,7 @@ def test_layers_move_as_ever_where_nothing_normalizes() -> None:
 
 
 def test_the_factors_are_nearer_to_one_as_far_as_the_network_is_trained() -> None:
-    """A direction that stands out of half the entries: half trained, so that the factors are square roots."""
+    """A direction stands out of some of the entries."""
     first, (left, right) = table(WIDTH, 0.02), (table(1, 1.0).T, table(1, 1.0))
     grown = [layer(WIDTH, WIDTH) + 0.05 * left @ right, layer(16, WIDTH)]
     point = [first, *norm(), *grown, *(layer(WIDTH, 40) for _ in range(2))]
