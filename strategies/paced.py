@@ -19,8 +19,9 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   networks have (Martin & Mahoney 2021, 1810.01075): with s the largest over that bound, it is 0.1 to the power of
   min(1, max(0, (s − 1.05) / 0.1)), the power a mean over the entries of all matrices.
 - ``embedded`` is 1 unless the first matrices, the embeddings, begin of another size than layers, and most do not, with
-  c = 1 / √(3 · columns): rms < 0.6 · min(0.085, c), or above 3 c. They count as of rms 0.17. Beside small ones, what
-  layers learn would drown them: where something normalizes it is min(1, √(32 / narrower side)) for other matrices.
+  c = 1 / √(3 · columns): rms < 0.6 · min(0.085, c), or above 3 c. They count as of rms 0.17. Beside small ones it
+  is min(1, √(32 / narrower side)) for other matrices where something normalizes, as what layers learn drowns them. The
+  last matrix has twice as much, where it has as many rows as an embedding.
 - A short rise and a fall to zero along a line is the best simple schedule known (Defazio et al. 2023, 2310.07831). It
   falls from step h: few runs are near where they are going in their first hundred steps. h is 0 in ``deep`` networks.
 - ``gain`` begins at 1. As long as the way from the start still descends, the cosine of the gradient and (start − θ)
@@ -71,8 +72,7 @@ how many those are; how many come before steps shrink, and the largest share of 
 EVERY, SEARCH, SPAN = 4, 0.3, 1000
 """The steps from one look at the gain to the next, the share of the run that has them, and its length if not told."""
 ONWARD, RANGE, SPEED = 0.07, 0.2, 20.0
-"""The cosine above which the way goes on, what is a large difference from it, and how fast the gain moves: by so many
-powers of e, were it looked at all the run."""
+"""The cosine above which the way goes on, a large difference from it, and the powers of e that the gain moves a run."""
 TURNING, FALL, FLOOR = 0.17, 0.5, 0.08
 """The excess of the last step's descent over the way's where two losses turn about each other; the factor on the gain
 there, and its least value."""

@@ -19,9 +19,10 @@ entries of a vector that tells of it."""
 TRAINED, BOUND, BEYOND = 0.1, 1.05, 0.1
 """The factor on the rate of trained weights, the singular value over that of independent entries from which on weights
 begin to count as trained, and how far beyond they do."""
-SMALL, LARGE, EMBEDDED, NARROW = 0.6, 3.0, 0.17, 32
+SMALL, LARGE, EMBEDDED, NARROW, HEAD = 0.6, 3.0, 0.17, 32, 2.0
 """The root mean square below and above which weights are embeddings, over that of a layer of as many inputs; what it
-counts as there; and the narrower side of other matrices from which on their rate is smaller beside small ones."""
+counts as there; the narrower side of other matrices from which on their rate is smaller beside small ones; and the
+factor on that of the last matrix, where it has a row for each of the same symbols."""
 
 
 def trained_share(point: list[Tensor]) -> float:
@@ -54,8 +55,9 @@ def embedding_shares(point: list[Tensor]) -> list[float]:
 
     Embeddings are the matrices before the first that is as large as layers are, where most matrices are so: numbers
     that say nothing yet, so that it is not their size that tells how far they should move. Where they begin small and
-    something normalizes, what layers learn meanwhile drowns them: wide ones move less. As far as the network is
-    trained already, its numbers say something, and the factors are nearer to 1.
+    something normalizes, what layers learn meanwhile drowns them: wide ones move less. Where the last matrix has a row
+    for each of the same symbols, it moves further. As far as the network is trained already, its numbers say something,
+    and the factors are nearer to 1.
     """
     matrices = {i: _rows(p) for i, p in enumerate(point) if p.ndim > 1 and p.numel() and bool(p.any())}
     sizes = {i: float(w.square().mean().sqrt()) for i, w in matrices.items()}
@@ -72,6 +74,9 @@ def embedding_shares(point: list[Tensor]) -> list[float]:
             shares[i] = (EMBEDDED / min(CAP, sizes[i])) ** fresh
         elif drowned:
             shares[i] = (NARROW / max(NARROW, min(w.shape))) ** (fresh / 2)
+    last = max(matrices)
+    if last not in first and len(matrices[last]) in (len(matrices[i]) for i in first):
+        shares[last] *= HEAD**fresh
     return shares
 
 

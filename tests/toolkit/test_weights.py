@@ -49,8 +49,17 @@ def test_layers_move_as_ever_where_nothing_normalizes() -> None:
     assert embedding_shares([first, layer(WIDTH, WIDTH), layer(16, WIDTH)]) == pytest.approx([0.17 / rms(first), 1, 1])
 
 
+def test_a_last_matrix_of_a_row_for_each_symbol_moves_twice_as_far() -> None:
+    """Not another matrix of as many rows, and not a last one of other rows."""
+    first, inner, head = table(TOKENS, 1.0), layer(TOKENS, WIDTH), layer(TOKENS, WIDTH)
+    assert embedding_shares([first, inner, layer(WIDTH, TOKENS), head]) == pytest.approx([2, 1, 1, 2])
+    assert embedding_shares([first, inner, layer(WIDTH, TOKENS)]) == pytest.approx([2, 1, 1])
+    wide = [table(40, 0.02), *norm(), layer(WIDTH, WIDTH), layer(40, WIDTH)]
+    assert embedding_shares(wide)[-1] == pytest.approx(2 * (32 / 40) ** 0.5)
+
+
 def test_the_factors_are_nearer_to_one_as_far_as_the_network_is_trained() -> None:
-    """A direction stands out of some of the entries."""
+    """A direction stands out of some of the entries; the last matrix has as many rows as the embedding."""
     first, (left, right) = table(WIDTH, 0.02), (table(1, 1.0).T, table(1, 1.0))
     grown = [layer(WIDTH, WIDTH) + 0.05 * left @ right, layer(16, WIDTH)]
     point = [first, *norm(), *grown, *(layer(WIDTH, 40) for _ in range(2))]
@@ -59,7 +68,7 @@ def test_the_factors_are_nearer_to_one_as_far_as_the_network_is_trained() -> Non
     assert 0.3 < fresh < 0.8
     shares = embedding_shares(point)
     assert shares == pytest.approx(
-        [(0.17 / rms(first)) ** fresh, 1, 1, 0.5 ** (fresh / 2), 1, *[0.8 ** (fresh / 2)] * 2]
+        [(0.17 / rms(first)) ** fresh, 1, 1, 0.5 ** (fresh / 2), 1, 0.8 ** (fresh / 2), 2**fresh * 0.8 ** (fresh / 2)]
     )
 
 
