@@ -10,11 +10,14 @@ __all__ = ["UNHEARD", "heard", "noise", "quieted"]
 
 Column = Any
 
-UNHEARD = {"power": 0.0, "most": 0.0, "accord": 0.0}
-"""A number for each tensor, before the first gradient g: the running mean of ‖g‖² over all tensors, its
-largest value, and the running mean of ⟨g, m⟩, with m the mean of the gradients before g."""
-SPAN, FIRST = 20, 5
-"""The steps that the running means look back, and the step from which the largest counts."""
+UNHEARD = {"power": 0.0, "most": 0.0, "accord": 0.0, "touched": 1.0}
+"""A number for each tensor, before the first gradient g: the running mean of ‖g‖² over all tensors, its largest value,
+and the running means of ⟨g, m⟩, with m the mean of the gradients before g, and of the part of ‖m‖² where g is not 0."""
+SPAN, FIRST, EVERY = 20, 5, 8
+"""The steps that the running means look back, the step from which the largest counts, and the steps from one look at
+zeros to the next."""
+LEAST = 0.05
+"""The smallest share of touched entries that is made up for."""
 SMALL, LARGE = 0.15, 0.45
 """The root of the mean of ‖g‖² over its largest: up to the first gradients have vanished, from the second on not."""
 TURNED, AWAY, TOWARD, ON = -0.8, -0.5, 0.1, 0.5
@@ -34,11 +37,21 @@ def heard(ops: Any, grads: Column, mean: Column, state: Any, steps: int, decay: 
     square, product = (ops.together(ops.inner(grads, each)) for each in (grads, mean))
     accord = ops.lerp(state["accord"], ops.mul(product, 1 / (1 - decay ** (steps - 1))), new)
     power = ops.lerp(state["power"], square, new)
+    touched = state["touched"]
     return {
         "accord": accord,
         "power": power,
         "most": ops.maximum(state["most"], power) if steps >= FIRST else state["most"],
+        "touched": touched if steps % EVERY else ops.lerp(touched, _touched(ops, grads, mean), max(new, EVERY / steps)),
     }
+
+
+def _touched(ops: Any, grads: Column, mean: Column) -> Column:
+    """The share of ‖mean‖² over all tensors that is in entries whose gradient is not 0."""
+    some = ops.mul(ops.magnitude(ops.sign(grads)), mean)
+    part, whole = (ops.together(ops.inner(each, each)) for each in (some, mean))
+    root = ops.roots(whole)
+    return ops.div(ops.div(part, root), root)
 
 
 def noise(ops: Any, numbers: Any, decay: Any) -> Column:
@@ -46,12 +59,14 @@ def noise(ops: Any, numbers: Any, decay: Any) -> Column:
 
     Their agreement is ⟨g, m⟩ / ‖g‖² · (1 + decay) / (1 − decay), by the running means. It is 0 where gradients are
     independent, −1 where each is the last one turned round, as those of steps too long for a bowl are, and above 0 as
-    long as they descend.
+    long as they descend. Of gradients that are 0 in all but a few entries, others each time, it says less than of the
+    entries: where those go on, gradients agree by the share that one of them touches. There it is taken over that.
     """
     root = ops.roots(numbers["power"])
     agreement = ops.mul(ops.div(ops.div(numbers["accord"], root), root), (1 + decay) / (1 - decay))
     left = ops.div(root, ops.roots(numbers["most"]))
-    lines = (agreement, TURNED, AWAY), (agreement, ON, TOWARD), (left, SMALL, LARGE)
+    onward = ops.div(agreement, ops.at_least(numbers["touched"], LEAST))
+    lines = (agreement, TURNED, AWAY), (onward, ON, TOWARD), (left, SMALL, LARGE)
     first, second, third = (between(ops, *line) for line in lines)
     return ops.mul(ops.mul(first, second), third)
 

@@ -19,10 +19,10 @@ def gradients(of: Callable[[int, Tensor], Tensor]) -> Iterator[list[Tensor]]:
         yield list(whole.split([300, 100]))
 
 
-def after(ops: Ops, grads: Iterator[list[Tensor]], decay: float) -> float:
+def after(ops: Ops, grads: Iterator[list[Tensor]], decay: float, sizes: tuple[int, int] = (300, 100)) -> float:
     """The share of noise after all of them, which is the same for both tensors."""
     numbers = {name: [torch.full((), at, dtype=torch.float64) for _ in range(2)] for name, at in UNHEARD.items()}
-    mean = [torch.zeros(300, dtype=torch.float64), torch.zeros(100, dtype=torch.float64)]
+    mean = [torch.zeros(size, dtype=torch.float64) for size in sizes]
     for step, grad in enumerate(grads, 1):
         numbers = heard(ops, grad, mean, numbers, step, decay)
         mean = [torch.lerp(m, g, 1 - decay) for m, g in zip(mean, grad, strict=True)]
@@ -48,3 +48,28 @@ def test_what_neither_vanishes_nor_goes_on_nor_turns_is_noise(
     of: Callable[[int, Tensor], Tensor], expected: float, ops: Ops, decay: float
 ) -> None:
     assert after(ops, gradients(of), decay) == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize(("signal", "expected"), [(0.0, 1.0), (0.3, 0.0)])
+def test_of_gradients_that_touch_few_entries_it_is_those_entries_that_go_on(
+    signal: float, expected: float, share: float
+) -> None:
+    """Without zeros the agreement is 19 · 0.09 / 1.09 = 1.6; of a tenth of the entries it is 0.16, as in noise."""
+
+    def sparse() -> Iterator[list[Tensor]]:
+        dice = torch.Generator().manual_seed(1)
+        for _ in range(120):
+            entries = torch.randn(40_000, generator=dice, dtype=torch.float64) + signal
+            yield list((entries * (torch.rand(40_000, generator=dice) < share)).split([30_000, 10_000]))
+
+    assert after(TensorOps(), sparse(), 0.9, sizes=(30_000, 10_000)) == pytest.approx(expected, abs=0.03)
+
+
+def test_the_share_that_a_gradient_touches_is_one_without_zeros_and_is_measured_now_and_then() -> None:
+    mean = [torch.tensor([3.0, 0.0], dtype=torch.float64), torch.tensor([4.0], dtype=torch.float64)]
+    unheard = {name: [torch.full((), at, dtype=torch.float64) for _ in range(2)] for name, at in UNHEARD.items()}
+    dense, half = ([torch.ones(2).double(), torch.full((1,), at).double()] for at in (1.0, 0.0))
+    for step, grad, expected in ((8, dense, 1.0), (8, half, 9 / 25), (9, half, 1.0), (80, half, 0.9 + 0.1 * 9 / 25)):
+        touched = heard(TensorOps(), grad, mean, unheard, step, 0.9)["touched"]
+        assert [float(x) for x in touched] == pytest.approx([expected] * 2)
