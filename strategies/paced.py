@@ -64,7 +64,8 @@ from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, posit
 from recopt.toolkit.bases import AdamBase, FactoredBase, MixedBase, MuonBase
 from recopt.toolkit.columns import at_most, cosine
 from recopt.toolkit.noise import FIRST, UNHEARD, heard, noise, quieted
-from recopt.toolkit.weights import CAP, deep_share, embedding_shares, is_plain, normalizes, trained_share
+from recopt.toolkit.sizes import measured
+from recopt.toolkit.weights import deep_share, embedding_shares, is_plain, normalizes, trained_share
 
 SHARE, WARM, BEGINNING, LEVEL, MOST = 0.3, 0.05, 20, 100, 0.5
 """The rate over the weights' root mean square; the share of a run in which steps grow; where its length is not told,
@@ -160,7 +161,8 @@ class Paced(Rule):
         """Adam's zeros, the first point, h, and a gain of 1; ``"size"`` has no rms until the first step."""
         trained, deep = trained_share(point), is_plain(point)
         plain = deep and self.base != "muon"
-        size, floor = trained * deep_share(point, plain), min(1.0, FLOOR / trained)
+        share, branched = (deep_share(point, each) for each in (plain, False))
+        size, floor = trained * share, min(1.0, FLOOR / trained)
         level = 0 if plain else min(LEVEL, int(MOST * self.steps))
         starts = {"bulk": trained, "floor": floor, "gain": 1.0, **UNHEARD}
         starts |= dict.fromkeys(("along", "turning", "onward", "noise"), 0.0)
@@ -168,7 +170,7 @@ class Paced(Rule):
         numbers["size"] = [p.new_full((), size * x) for p, x in zip(point, embedding_shares(point), strict=True)]
         told = bool(self.steps) and not deep and not normalizes(point)
         ends = {"back": self.back * told, "calm": self.calm * told}
-        return {"steps": 0, "level": level, **ends, **self.way.begin(point), **numbers}
+        return {"steps": 0, "level": level, "branched": branched / share, **ends, **self.way.begin(point), **numbers}
 
     def looks(self, steps: int, back: float) -> bool:
         """True where the size, the gain or the way back is measured: at the first step, and now and then."""
@@ -207,7 +209,7 @@ class Paced(Rule):
         mean = ops.lerp(state["mean"], grads, 1 - hyper["beta1"])
         after = {**state, **looked, "steps": steps, "mean": mean}
         after["square"] = self.way.second(ops, grads, mean, state, hyper)
-        return {**after, **_measured(ops, point, state)} if steps == 1 else after
+        return {**after, **measured(ops, grads, point, state, SHARE)} if steps == 1 else after
 
     def _looked(self, ops: Ops, grads: Column, point: Column, state: State, steps: int) -> State:
         """The running means of the cosines, and the gain that follows from them."""
@@ -288,12 +290,3 @@ def _back(rule: Paced, ops: Ops, point: Column, state: State, lr: Any) -> list[T
     way = ops.add(state["start"], point, -1.0)
     held = quieted(ops, ops.mul(sure, alone), state["noise"], 1.0)
     return [Term(lr * share, ops.mul(way, ops.div(held, ops.at_least(gain, 1.0))))]
-
-
-def _measured(ops: Ops, point: Column, state: State) -> State:
-    """SHARE · min(rms, CAP), and min(1, CAP / rms), times what they begin at; those of CAP where all is zero."""
-    square = ops.inner(point, point)
-    some = ops.sign(square)
-    rms = ops.add(ops.mul(some, ops.roots(ops.div(square, ops.count(point)))), ops.mul(ops.add(some, -1.0), -CAP))
-    size = ops.mul(ops.mul(at_most(ops, rms, CAP), SHARE), state["size"])
-    return {"size": size, "bulk": ops.div(state["bulk"], ops.at_least(ops.mul(rms, 1 / CAP), 1.0))}

@@ -1,0 +1,111 @@
+"""Vectors that are added to one stream, told by their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recopt
+from recopt.rules.ops import ForeachOps, Ops, TensorOps
+from recopt.toolkit.sizes import streams
+
+WIDTH = 12
+
+
+class Residual(nn.Module):
+    """x + B φ(A x)."""
+
+    def __init__(self, activation: type[nn.Module], inner: int = WIDTH) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(WIDTH, inner), activation(), nn.Linear(inner, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTM(WIDTH, WIDTH, num_layers=4, batch_first=True), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(x[:, None].expand(-1, 4, -1))[0][:, -1])
+
+
+def blocks(activation: type[nn.Module], inner: int = WIDTH) -> nn.Module:
+    return nn.Sequential(*(Residual(activation, inner) for _ in range(5)), nn.Linear(WIDTH, 3))
+
+
+def row(activation: type[nn.Module], layers: int = 10) -> nn.Module:
+    inner = [part for _ in range(layers) for part in (nn.Linear(WIDTH, WIDTH), activation())]
+    return nn.Sequential(*inner, nn.Linear(WIDTH, 3))
+
+
+def gradients(make: Callable[[], nn.Module], seed: int = 0) -> list[Tensor]:
+    torch.manual_seed(seed)
+    model = make().double()
+    x, y = torch.randn(40, WIDTH).double(), torch.randint(3, (40,))
+    nn.functional.cross_entropy(model(x), y).backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("ops", [TensorOps(), ForeachOps()])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh])
+@pytest.mark.parametrize("inner", [WIDTH, 2 * WIDTH])
+def test_the_biases_of_residual_blocks_are_added_to_one_stream(
+    activation: type[nn.Module], inner: int, ops: Ops
+) -> None:
+    assert streams(ops, gradients(lambda: blocks(activation, inner))) == 1
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Softplus])
+def test_those_of_layers_in_a_row_are_not(activation: type[nn.Module]) -> None:
+    assert [streams(TensorOps(), gradients(lambda: row(activation), seed)) for seed in range(5)] == [0.0] * 5
+
+
+def test_both_biases_of_a_recurrent_layer_are_one_stream() -> None:
+    assert streams(TensorOps(), gradients(Recurrent)) == 1
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        lambda grads: grads[:12],  # six matrices: not many
+        lambda grads: [g for g in grads if g.ndim > 1],
+        lambda grads: [0 * g for g in grads],
+        lambda grads: [g if g.ndim > 1 else g[:7] for g in grads],  # vectors of few entries say nothing
+        lambda grads: [g * float("nan") for g in grads],
+        lambda grads: [],
+        lambda grads: 1.5,
+    ],
+)
+def test_elsewhere_there_is_none(kept: Callable[[list[Tensor]], list[Tensor] | float]) -> None:
+    assert streams(TensorOps(), kept(gradients(lambda: blocks(nn.ReLU)))) == 0
+
+
+@pytest.mark.parametrize(("added", "expected"), [(0, 0.0), (2, 0.0), (3, 0.5), (4, 1.0), (9, 1.0)])
+def test_it_grows_with_the_share_of_vectors_that_are_added(added: int, expected: float) -> None:
+    """Of ten vectors, on axes of their own but for ``added`` that are nearly the first axis."""
+    axes = torch.eye(12, dtype=torch.float64)
+    vectors = [(axes[0] + 0.3 * axes[i]) if i < added else axes[i] for i in range(10)]
+    matrices = [torch.ones(12, 12, dtype=torch.float64)] * 7
+    assert streams(TensorOps(), [*matrices, *vectors]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("base", ["mixed", "adam", "factored", "muon"])
+def test_the_rate_of_deep_networks_with_such_a_stream_is_as_of_normalized_ones(base: str) -> None:
+    sizes = {}
+    for kind, make in (("blocks", blocks), ("row", row)):
+        torch.manual_seed(0)
+        model = make(nn.ReLU)
+        optimizer = recopt.Optimizer(model.parameters(), f"paced(base={base})", steps=50)
+        rms = [min(float(p.detach().square().mean().sqrt()), 0.085) for p in model.parameters()]
+        nn.functional.cross_entropy(model(torch.randn(40, WIDTH)), torch.randint(3, (40,))).backward()
+        optimizer.step()
+        sizes[kind] = [float(optimizer.state[p]["size"]) / x for p, x in zip(model.parameters(), rms, strict=True)]
+    less = 1.0 if base == "muon" else (6 / 11) ** 2
+    assert sizes["blocks"] == pytest.approx([0.3 * 6 / 11] * 22, rel=1e-5)
+    assert sizes["row"] == pytest.approx([0.3 * 6 / 11 * less] * 22, rel=1e-5)
