@@ -9,23 +9,16 @@ embeddings begin at. Runs are those of no_knob.py, whose cache this is.
 
 from __future__ import annotations
 
-import argparse
-import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
-from no_knob import completed
 from no_knob_fresh import characters, following, letters
 from no_knob_jobs import SQUARE, Job, Task, _random, mlp, supervised
-from no_knob_rules import ADAM, Rule, ours, torchs
+from no_knob_without import TOLD, compare, replaced
 from torch import Tensor, nn
 
 from recopt.toolkit import weights
 
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 TEXTS = {"statistics": ("statistics", "fractions", "textwrap"), "parsers": ("argparse", "typing")}
 
 
@@ -93,41 +86,5 @@ TASKS = (
 )
 
 
-@contextmanager
-def blind() -> Iterator[None]:
-    """No matrix is an embedding for trainings inside."""
-    small, large = weights.SMALL, weights.LARGE
-    weights.SMALL, weights.LARGE = 0.0, float("inf")
-    try:
-        yield
-    finally:
-        weights.SMALL, weights.LARGE = small, large
-
-
-RULES: dict[str, Rule] = {f"Adam cosine {rate:g}": partial(torchs, ADAM, "cosine", lr=rate) for rate in RATES} | {
-    "recopt, steps told": partial(ours, None, told=True)
-}
-WITHOUT: dict[str, Rule] = {"recopt without a look at embeddings, steps told": partial(ours, None, told=True)}
-
-
-def main() -> None:
-    """Run what is missing, and print mean held-out losses over that of Adam at the best of its rates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cache", type=Path, default=Path("no_knob_embeddings.jsonl"))
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    tasks = {name: TASKS[name] for name in args.tasks}
-    completed(args.cache, RULES, tasks, args.seeds)
-    with blind():
-        runs = completed(args.cache, WITHOUT, tasks, args.seeds)
-    for task in tasks:
-        means = {r: statistics.mean(runs[r, task, seed]["loss"] for seed in range(args.seeds)) for r in RULES | WITHOUT}
-        best = min((r for r in RULES if r.startswith("Adam")), key=lambda r: means[r])
-        others = ", ".join(f"{rule} {mean / means[best]:.3f}" for rule, mean in means.items() if "Adam" not in rule)
-        print(f"{task:22} {best} {means[best]:.4g}; over it: {others}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    compare(str(__doc__), TASKS, TOLD, "embeddings", lambda: replaced(weights, SMALL=0.0, LARGE=float("inf")))
