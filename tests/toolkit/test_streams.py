@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 
 import recopt
 from recopt.rules.ops import ForeachOps, Ops, TensorOps
+from recopt.rules.shards import Shards
 from recopt.toolkit.sizes import streams
 
 WIDTH = 12
@@ -93,6 +97,27 @@ def test_it_grows_with_the_share_of_vectors_that_are_added(added: int, expected:
     vectors = [(axes[0] + 0.3 * axes[i]) if i < added else axes[i] for i in range(10)]
     matrices = [torch.ones(12, 12, dtype=torch.float64)] * 7
     assert streams(TensorOps(), [*matrices, *vectors]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("make", [lambda: blocks(nn.ReLU), lambda: row(nn.ReLU)])
+def test_processes_that_hold_a_part_each_find_what_one_would(make: Callable[[], nn.Module]) -> None:
+    """The first holds all but an entry of vectors of three, and a third of others."""
+    whole, barrier, told = gradients(make), Barrier(2), dict[int, list[float]]()
+
+    class Both(Shards):
+        def totals(self, numbers: Any, device: torch.device) -> list[float]:
+            mine = barrier.wait()
+            told[mine] = list(numbers)
+            barrier.wait()
+            return [a + b for a, b in zip(told[0], told[1], strict=True)]
+
+    def found(parts: list[Tensor]) -> float:
+        return streams(ForeachOps(Both(("group",))), parts)
+
+    cut = [2 if len(g) == 3 else len(g) // 3 for g in whole]
+    with ThreadPoolExecutor(2) as pool:
+        parts = [[g[:n] for g, n in zip(whole, cut, strict=True)], [g[n:] for g, n in zip(whole, cut, strict=True)]]
+        assert list(pool.map(found, parts)) == [streams(ForeachOps(), whole)] * 2
 
 
 @pytest.mark.parametrize("told", [None, 50])
