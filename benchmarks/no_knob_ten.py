@@ -1,0 +1,113 @@
+"""Eleven tasks of ten kinds that people train, made when the default was finished, and run once.
+
+They are of the kinds that the default is judged by: tables (few rows and thousands), matrix factorization, a network
+fitted to an equation, forecasts by a recurrent network, characters by a transformer, an autoencoder, a deep network
+without normalization, convolutions with BatchNorm, logistic regression on sparse data, two networks against each other.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from importlib import import_module
+
+import torch
+from no_knob_data import asked, boxes, images, smaller, split, standard
+from no_knob_equations import physics, slopes
+from no_knob_fresh import characters, compressed, conv, forecast, on_images
+from no_knob_jobs import CROSS, SQUARE, Job, Task, _random, mlp, supervised
+from no_knob_networks import Counts, Tastes
+from no_knob_tasks import gan
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def impedance(seed: int) -> Job:
+    """Friedman's second regression, 4,000 rows with noise."""
+    found = import_module("sklearn.datasets").make_friedman2(6000, noise=0.0, random_state=81)
+    x, y = (torch.as_tensor(t).float() for t in found)
+    y = standard(y[:, None]) + 0.3 * torch.randn(6000, 1, generator=_random(82))
+    return supervised(mlp(4, 64, 64, 1), *split(standard(x), y, 4000), 128, SQUARE, seed)
+
+
+def tastes(seed: int) -> Job:
+    """Scores of items by users, 40 a user, with noise, by factors and biases."""
+    where, scores = asked(20_000, 400, 300, 1, 83)
+    noisy = scores[:, 0] + 0.4 * torch.randn(20_000, generator=_random(84))
+    return supervised(Tastes(400, 300, 8), *split(where, noisy, 16_000), 256, SQUARE, seed)
+
+
+def advection(seed: int) -> Job:
+    """u_t + u_x = 0 on [0, 1]², from sin(2πx) with as much at both ends: a wave that travels round once."""
+
+    def solution(at: Tensor) -> Tensor:
+        return torch.sin(2 * math.pi * (at[:, :1] - at[:, 1:]))
+
+    def residual(network: nn.Module, rng: torch.Generator) -> Tensor:
+        at, first, ends = torch.rand(3, 96, 2, generator=rng)
+        at.requires_grad_()
+        first[:, 1], ends[:, 0] = 0, 0
+        other = ends + torch.tensor([1.0, 0.0])
+        inside = slopes(network(at), at).sum(1).square().mean()
+        return inside + 4 * SQUARE(network(first), solution(first)) + 4 * SQUARE(network(ends), network(other))
+
+    where = torch.rand(500, 2, generator=_random(85))
+    return physics(mlp(2, 32, 32, 32, 1, act=nn.Tanh), residual, (where, solution(where)), seed)
+
+
+@cache
+def lorenz(rows: int) -> Tensor:
+    """The first coordinate of a chaotic flow (Lorenz 1963), every 0.1, with noise."""
+    x, y, z, values = 1.0, 1.0, 20.0, []
+    for _ in range(20 * rows):
+        x, y, z = x + 0.05 * (y - x), y + 0.005 * (x * (28 - z) - y), z + 0.005 * (x * y - 8 / 3 * z)
+        values.append(x)
+    return torch.tensor(values[::20]) + 0.3 * torch.randn(rows, generator=_random(86))
+
+
+def rare(seed: int) -> Job:
+    """4,000 features of which each row has 20, drawn with falling frequency."""
+    rng = _random(87)
+    odds = 1 / torch.arange(1.0, 4001)
+    on = torch.multinomial(odds.expand(9000, 4000), 20, generator=rng)
+    truth = torch.randn(4000, generator=rng)
+    y = (torch.sigmoid(truth[on].sum(1)) > torch.rand(9000, generator=rng)).float()
+    return supervised(Counts(4000), *split(on, y, 6000), 64, functional.binary_cross_entropy_with_logits, seed)
+
+
+def cross(seed: int) -> Job:
+    """Nine Gaussians on two lines that cross."""
+    places = torch.tensor([[x, y] for x in range(-2, 3) for y in range(-2, 3) if not x * y])
+    return gan(seed, 0.6 * places, 0.05)
+
+
+TEN: dict[str, Task] = {
+    "few rows": Task(
+        lambda s: supervised(mlp(12, 64, 64, 2), *split(*boxes(2250, 12, 0.1, 88), 250), 32, CROSS, s), 600
+    ),
+    "impedance": Task(impedance, 1500),
+    "tastes": Task(tastes, 1200),
+    "advection": Task(advection, 1000),
+    "lorenz": Task(lambda s: forecast(nn.LSTM, 32, lorenz(1800), 16, 2, s), 600),
+    "json": Task(lambda s: characters(s, ("json.encoder", "json.decoder", "csv"), 32, 48, 2, None), 400),
+    "colours": Task(
+        lambda s: compressed(mlp(192, 96, 24, 96, 192), smaller(images("cifar10", 4000, 1000), 8), 0.0, s), 800
+    ),
+    "deep silu": Task(
+        lambda s: on_images(
+            nn.Sequential(nn.Flatten(), mlp(196, *[48] * 10, 10, act=nn.SiLU)),
+            smaller(images("fashion-mnist", 5000, 2000), 14),
+            64,
+            s,
+        ),
+        600,
+    ),
+    "conv": Task(
+        lambda s: on_images(
+            conv(1, 16, 32, norm=True, classes=10, side=16), smaller(images("fashion-mnist", 4000, 2000), 16), 32, s
+        ),
+        400,
+    ),
+    "rare": Task(rare, 1000),
+    "cross": Task(cross, 1500),
+}
