@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from no_knob_fresh import characters, following, letters
 from no_knob_jobs import SQUARE, Job, Task, _random, mlp, supervised
-from no_knob_without import TOLD, compare, replaced
+from no_knob_without import compare, replaced
 from torch import Tensor, nn
 
 from recopt.toolkit import weights
@@ -87,4 +87,4 @@ TASKS = (
 
 
 if __name__ == "__main__":
-    compare(str(__doc__), TASKS, TOLD, "embeddings", lambda: replaced(weights, SMALL=0.0, LARGE=float("inf")))
+    compare(str(__doc__), TASKS, "embeddings", lambda: replaced(weights, SMALL=0.0, LARGE=float("inf")))

@@ -17,8 +17,7 @@ from no_knob_rules import ADAM, Rule, ours, torchs
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 ADAMS: dict[str, Rule] = {f"Adam cosine {rate:g}": partial(torchs, ADAM, "cosine", lr=rate) for rate in RATES}
-TOLD: dict[str, Rule] = {"recopt, steps told": partial(ours, None, told=True)}
-EITHER: dict[str, Rule] = TOLD | {"recopt": partial(ours, None)}
+DEFAULT = partial(ours, None, told=True)
 
 
 @contextmanager
@@ -34,13 +33,7 @@ def replaced(module: Any, **constants: float) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def compare(
-    about: str,
-    tasks: dict[str, Task],
-    defaults: dict[str, Rule],
-    part: str,
-    blind: Callable[[], AbstractContextManager[None]],
-) -> None:
+def compare(about: str, tasks: dict[str, Task], part: str, blind: Callable[[], AbstractContextManager[None]]) -> None:
     """Run what is missing of a command's cache, and print mean held-out losses over that of Adam at its best rate.
 
     Args:
@@ -54,13 +47,15 @@ def compare(
     args = parser.parse_args()
     torch.set_num_threads(1)
     chosen = {name: tasks[name] for name in args.tasks}
-    without = {name.replace("recopt", f"recopt without a look at {part}", 1): rule for name, rule in defaults.items()}
-    completed(args.cache, ADAMS | defaults, chosen, args.seeds)
+    told, without = "recopt, steps told", f"recopt without a look at {part}, steps told"
+    completed(args.cache, ADAMS | {told: DEFAULT}, chosen, args.seeds)
     with blind():
-        runs = completed(args.cache, without, chosen, args.seeds)
+        runs = completed(args.cache, {without: DEFAULT}, chosen, args.seeds)
     for task in chosen:
-        rules = ADAMS | defaults | without
-        means = {rule: statistics.mean(runs[rule, task, seed]["loss"] for seed in range(args.seeds)) for rule in rules}
+        means = {
+            rule: statistics.mean(runs[rule, task, seed]["loss"] for seed in range(args.seeds))
+            for rule in (*ADAMS, told, without)
+        }
         best = min(ADAMS, key=lambda rule: means[rule])
-        others = ", ".join(f"{rule} {means[rule] / means[best]:.3f}" for rule in defaults | without)
-        print(f"{task:22} {best} {means[best]:.4g}; over it: {others}", flush=True)
+        ratios = ", ".join(f"{rule} {means[rule] / means[best]:.3f}" for rule in (told, without))
+        print(f"{task:22} {best} {means[best]:.4g}; over it: {ratios}", flush=True)

@@ -13,9 +13,8 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   where the best rate of Adam falls by two powers of ten.
 - ``deep`` is s = min(1, 6 / L) where something normalizes in between: a vector whose mean is twice its deviation, as
   scales of norms are. Otherwise the errors of all layers multiply, and it is s · max(s², 0.1); not so with
-  ``base=muon``, whose steps have no large singular value, nor where vectors are added to common streams, as biases of
-  residual blocks are (where N is not told, the root of it): their first gradients are nearly the same
-  (:mod:`recopt.toolkit.sizes`).
+  ``base=muon``, whose steps have no large singular value, nor, where N is told, where vectors are added to common
+  streams, as biases of residual blocks are: their first gradients are nearly the same (:mod:`recopt.toolkit.sizes`).
 - ``trained`` is 1 for weights as they are initialized and 0.1 for those that are trained already. Matrices of
   independent entries have no singular value above rms · (√rows + √columns) (Marchenko & Pastur 1967), those of trained
   networks have (Martin & Mahoney 2021, 1810.01075): with s the largest over that bound, it is 0.1 to the power of
@@ -173,7 +172,7 @@ class Paced(Rule):
         numbers["size"] = [p.new_full((), size * x) for p, x in zip(point, embedding_shares(point), strict=True)]
         told = bool(self.steps) and not deep and not normalizes(point)
         ends = {"back": self.back * told, "calm": self.calm * told}
-        ends["branched"] = (branched / share) ** (1.0 if self.steps else 0.5)
+        ends["branched"] = branched / share if self.steps else 1.0
         return {"steps": 0, "level": level, **ends, **self.way.begin(point), **numbers}
 
     def looks(self, steps: int, back: float) -> bool:
