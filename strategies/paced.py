@@ -12,9 +12,9 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
 - A share of the weights' own size is right for networks as they are initialized, from 30 inputs a unit to thousands,
   where the best rate of Adam falls by two powers of ten.
 - ``deep`` is s = min(1, 6 / L) where something normalizes in between: a vector whose mean is twice its deviation, as
-  scales of norms are. Otherwise the errors of all layers multiply, and it is s · max(s², 0.1); not so with
-  ``base=muon``, whose steps have no large singular value, nor, where N is told, where vectors are added to common
-  streams, as biases of residual blocks are: their first gradients are nearly the same (:mod:`recopt.toolkit.sizes`).
+  scales of norms are. Otherwise the errors of all layers multiply, and it is s · max(s², 0.1), but not with
+  ``base=muon``, whose steps have no large singular value. Where N is told, it goes back to s as far as, in step 2,
+  vectors are seen to be added to common streams, as biases of residual blocks are (:mod:`recopt.toolkit.sizes`).
 - ``trained`` is 1 for weights as they are initialized and 0.1 for those that are trained already. Matrices of
   independent entries have no singular value above rms · (√rows + √columns) (Marchenko & Pastur 1967), those of trained
   networks have (Martin & Mahoney 2021, 1810.01075): with s the largest over that bound, it is 0.1 to the power of
@@ -47,10 +47,9 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   as weights are scaled up (Lyu & Li 2019, 1906.05890): what is learned by heart is held with too much confidence. Where
   errors stay, as in most regressions, s turns about zero.
 
-State: Adam's, ``"start"`` (the first point), ``"level"`` (h), ``"back"``, ``"calm"``, ``"branched"`` (the factor on the
-rate where there are such streams), and a number for each tensor:
-``"size"``, ``"bulk"``, ``"gain"``, its ``"floor"``, ``"noise"``, what that follows from, and running means of the way's
-cosine, ``"along"``, of the difference of cosines, ``"turning"``, and s, ``"onward"``.
+State: Adam's, ``"start"`` (the first point), ``"level"`` (h), ``"back"``, ``"calm"``, ``"branched"`` (the factor for
+streams), and a number for each tensor: ``"size"``, ``"bulk"``, ``"gain"``, its ``"floor"``, ``"noise"``, what that
+follows from, and running means of the way's cosine, ``"along"``, the cosines' difference, ``"turning"``, and of s.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ from recopt import Column, Hypers, Ops, Params, Rule, State, Term, option, posit
 from recopt.toolkit.bases import AdamBase, FactoredBase, MixedBase, MuonBase
 from recopt.toolkit.columns import at_most, cosine
 from recopt.toolkit.noise import FIRST, UNHEARD, heard, noise, quieted
-from recopt.toolkit.sizes import measured
+from recopt.toolkit.sizes import measured, streams
 from recopt.toolkit.weights import deep_share, embedding_shares, is_plain, normalizes, trained_share
 
 SHARE, WARM, BEGINNING, LEVEL, MOST = 0.3, 0.05, 20, 100, 0.5
@@ -81,9 +80,9 @@ TURNING, FALL, FLOOR = 0.17, 0.5, 0.08
 there, and its least value."""
 AGAIN, SURE, FEWEST = 8, 0.8, 4
 """The steps between looks at whether gradients only ask to go on, the s above which weights go back, the first look."""
-LARGEST, FIRM = 0.1, 3.0
-"""The largest share, at lr = 1, by which a step shrinks weights or takes them back, and how many times as much again
-weights shrink where all is noise."""
+LARGEST, FIRM, SEEN = 0.1, 3.0, 2
+"""The largest share, at lr = 1, by which a step shrinks weights or takes them back; how many times as much again they
+shrink where all is noise; and the step at which streams are looked for, so that a last layer of zeros hides none."""
 _SHARES = WeakTensorKeyDictionary()
 """By the first tensor's gain, which each look at it makes anew: the products of all sizes and gains, as read once."""
 
@@ -176,8 +175,8 @@ class Paced(Rule):
         return {"steps": 0, "level": level, **ends, **self.way.begin(point), **numbers}
 
     def looks(self, steps: int, back: float) -> bool:
-        """True where the size, the gain or the way back is measured: at the first step, and now and then."""
-        return steps == 1 or _early(steps, self.steps) or _recalls(steps, back)
+        """True where the size, the gain or the way back is measured: at the first steps, and now and then."""
+        return steps <= SEEN or _early(steps, self.steps) or _recalls(steps, back)
 
     def course(self, steps: int, level: int) -> float:
         """f(t): the factor on the rate at step t, of which ``level`` come before the fall."""
@@ -212,7 +211,12 @@ class Paced(Rule):
         mean = ops.lerp(state["mean"], grads, 1 - hyper["beta1"])
         after = {**state, **looked, "steps": steps, "mean": mean}
         after["square"] = self.way.second(ops, grads, mean, state, hyper)
-        return {**after, **measured(ops, grads, point, state, SHARE)} if steps == 1 else after
+        if steps == 1:
+            return {**after, **measured(ops, point, state, SHARE)}
+        if steps == SEEN and self.steps and self.base != "muon":
+            further = ops.add(ops.mul(streams(ops, grads), state["branched"] - 1), 1.0)
+            return {**after, "size": ops.mul(state["size"], further)}
+        return after
 
     def _looked(self, ops: Ops, grads: Column, point: Column, state: State, steps: int) -> State:
         """The running means of the cosines, and the gain that follows from them."""

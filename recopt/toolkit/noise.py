@@ -37,21 +37,21 @@ def heard(ops: Any, grads: Column, mean: Column, state: Any, steps: int, decay: 
     square, product = (ops.together(ops.inner(grads, each)) for each in (grads, mean))
     accord = ops.lerp(state["accord"], ops.mul(product, 1 / (1 - decay ** (steps - 1))), new)
     power = ops.lerp(state["power"], square, new)
-    touched = state["touched"]
     return {
         "accord": accord,
         "power": power,
         "most": ops.maximum(state["most"], power) if steps >= FIRST else state["most"],
-        "touched": touched if steps % EVERY else ops.lerp(touched, _touched(ops, grads, mean), max(new, EVERY / steps)),
+        "touched": state["touched"] if steps % EVERY else _touched(ops, grads, mean, state["touched"], steps),
     }
 
 
-def _touched(ops: Any, grads: Column, mean: Column) -> Column:
-    """The share of ‖mean‖² over all tensors that is in entries whose gradient is not 0."""
+def _touched(ops: Any, grads: Column, mean: Column, before: Column, steps: int) -> Column:
+    """The running mean of the part of ‖mean‖² that is in entries whose gradient is not 0; as before, if all are."""
     some = ops.mul(ops.magnitude(ops.sign(grads)), mean)
     part, whole = (ops.together(ops.inner(each, each)) for each in (some, mean))
     root = ops.roots(whole)
-    return ops.div(ops.div(part, root), root)
+    apart = ops.add(ops.div(ops.div(part, root), root), before, -1.0)
+    return ops.add(before, ops.mul(apart, ops.mul(ops.sign(whole), max(1 / SPAN, EVERY / steps))))
 
 
 def noise(ops: Any, numbers: Any, decay: Any) -> Column:
@@ -59,8 +59,8 @@ def noise(ops: Any, numbers: Any, decay: Any) -> Column:
 
     Their agreement is ⟨g, m⟩ / ‖g‖² · (1 + decay) / (1 − decay), by the running means. It is 0 where gradients are
     independent, −1 where each is the last one turned round, as those of steps too long for a bowl are, and above 0 as
-    long as they descend. Of gradients that are 0 in all but a few entries, others each time, it says less than of the
-    entries: where those go on, gradients agree by the share that one of them touches. There it is taken over that.
+    long as they descend. Sparse gradients, each 0 in most entries, agree by no more than the share of entries that one
+    of them touches, however steadily those entries go on. So an agreement above 0 is divided by that share.
     """
     root = ops.roots(numbers["power"])
     agreement = ops.mul(ops.div(ops.div(numbers["accord"], root), root), (1 + decay) / (1 - decay))

@@ -1,64 +1,73 @@
-"""The size of steps, from the weights and the gradients at the first step."""
+"""The size of steps, from the weights and the first gradients."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .columns import at_most
-from .weights import CAP, DEPTH, ENTRIES
+from .weights import CAP, DEPTH
 
 __all__ = ["measured", "streams"]
 
 Column = Any
 
-ALIGNED, NEAR = 0.8, 8
-"""The cosine of gradients from which on two vectors count as added to one stream, and how many that follow one and have
-as many entries it is compared with."""
+ALIGNED, ENTRIES, NEAR = 0.8, 16, 8
+"""The cosine of gradients from which on two vectors count as added to one stream, the fewest entries that they have,
+and with how many of the next vectors of as many entries each is compared."""
 FEW, MANY = 0.2, 0.4
 """The shares of such vectors: up to the first none counts, from the second on all do."""
 
 
-def measured(ops: Any, grads: Column, point: Column, state: Any, share: float) -> dict[str, Column]:
-    """``"size"`` and ``"bulk"`` after the first gradient.
+def measured(ops: Any, point: Column, state: Any, share: float) -> dict[str, Column]:
+    """``"size"`` and ``"bulk"`` at the first step.
 
     With rms the root mean square of a tensor's weights, CAP where all are zero, they are share · min(rms, CAP) and
-    min(1, CAP / rms), times what they were. Where vectors are added to one stream, the former is also multiplied by
-    ``state["branched"]``.
+    min(1, CAP / rms), times what they were.
     """
     square = ops.inner(point, point)
     some = ops.sign(square)
     rms = ops.add(ops.mul(some, ops.roots(ops.div(square, ops.count(point)))), ops.mul(ops.add(some, -1.0), -CAP))
-    factor = 1 + (state["branched"] - 1) * streams(ops, grads)
-    size = ops.mul(ops.mul(at_most(ops, rms, CAP), share * factor), state["size"])
+    size = ops.mul(ops.mul(at_most(ops, rms, CAP), share), state["size"])
     return {"size": size, "bulk": ops.div(state["bulk"], ops.at_least(ops.mul(rms, 1 / CAP), 1.0))}
 
 
-def streams(ops: Any, grads: Column) -> float:
+def streams(ops: Any, grads: Column) -> Column:
     """How far the vectors of a network of many matrices are added to common streams, from 0 to 1; 0 for other networks.
 
-    What is added to one stream has one gradient, that of the stream: so have the biases of residual blocks, but for
-    what the blocks between them change, and of the two sides of a recurrent layer. The gradients of layers in a row
-    have nothing to do with each other.
+    Whatever is added to a stream has the gradient of that stream. So the biases of residual blocks have nearly the same
+    gradient, and both biases of a recurrent layer have exactly the same. Gradients of layers in a row are unrelated.
+
+    Returns:
+        one number, in place of each tensor.
     """
-    if not isinstance(grads, list) or sum(g.ndim > 1 for g in grads) <= DEPTH:
-        return 0.0
-    vectors = [g.detach() for g in grads if g.ndim == 1]
-    sizes = [int(n) for n in ops.count(vectors)]
-    places = [i for i, size in enumerate(sizes) if size >= ENTRIES]
-    pairs = [pair for i in places for pair in _followed(i, vectors, sizes)]
-    if not pairs:
-        return 0.0
-    products = ops.inner([vectors[i] for i, _ in pairs], [vectors[j] for _, j in pairs])
-    lengths = [float(square) ** 0.5 for square in ops.inner(vectors, vectors)]
-    found = zip(pairs, products, strict=True)
-    alike = {place for (i, j), dot in found for place in (i, j) if float(dot) > ALIGNED * lengths[i] * lengths[j]}
-    return min(1.0, max(0.0, (len(alike) / len(places) - FEW) / (MANY - FEW)))
+    vectors = [g.detach() for g in grads if g.ndim == 1] if isinstance(grads, list) else []
+    lengths = _lengths(ops, vectors)
+    wide = [i for i, length in enumerate(lengths) if length >= ENTRIES]
+    pairs = [pair for i in wide for pair in _followed(i, vectors, lengths)]
+    if not pairs or sum(g.ndim > 1 for g in grads) <= DEPTH:
+        return ops.mul(ops.count(grads), 0.0)
+    dots = ops.inner([vectors[i] for i, _ in pairs], [vectors[j] for _, j in pairs])
+    roots = ops.roots(ops.inner(vectors, vectors))
+    alike = torch.stack(
+        [(dot > ALIGNED * roots[i] * roots[j]).to(vectors[0]) for dot, (i, j) in zip(dots, pairs, strict=True)]
+    )
+    of = torch.tensor([[float(place in pair) for pair in pairs] for place in wide])
+    share = (of.to(vectors[0]) @ alike).clamp_max(1).sum() / len(wide)
+    return [((share - FEW) / (MANY - FEW)).clamp(0, 1).to(g) for g in grads]
 
 
-def _followed(place: int, vectors: list[Tensor], sizes: list[int]) -> list[tuple[int, int]]:
+def _lengths(ops: Any, vectors: list[Tensor]) -> list[int]:
+    """How many entries each vector has, in all processes that hold a part of it."""
+    if getattr(ops, "shards", None):
+        return [int(n) for n in ops.count(vectors)]
+    return [v.numel() for v in vectors]
+
+
+def _followed(place: int, vectors: list[Tensor], lengths: list[int]) -> list[tuple[int, int]]:
     """The place with those of the next few vectors of as many entries, on the same device."""
-    like = vectors[place].dtype, vectors[place].device, sizes[place]
+    like = vectors[place].dtype, vectors[place].device, lengths[place]
     after = range(place + 1, len(vectors))
-    return [(place, j) for j in after if (vectors[j].dtype, vectors[j].device, sizes[j]) == like][:NEAR]
+    return [(place, j) for j in after if (vectors[j].dtype, vectors[j].device, lengths[j]) == like][:NEAR]

@@ -22,7 +22,7 @@ begin to count as trained, and how far beyond they do."""
 SMALL, LARGE, EMBEDDED, NARROW, HEAD = 0.6, 3.0, 0.17, 32, 2.0
 """The root mean square below and above which weights are embeddings, over that of a layer of as many inputs; what it
 counts as there; the narrower side of other matrices from which on their rate is smaller beside small ones; and the
-factor on that of the last matrix, where it has a row for each of the same symbols."""
+factor on that of the last matrix, where it has as many rows as the first embedding."""
 
 
 def trained_share(point: list[Tensor]) -> float:
@@ -55,9 +55,9 @@ def embedding_shares(point: list[Tensor]) -> list[float]:
 
     Embeddings are the matrices before the first that is as large as layers are, where most matrices are so: numbers
     that say nothing yet, so that it is not their size that tells how far they should move. Where they begin small and
-    something normalizes, what layers learn meanwhile drowns them: wide ones move less. Where the last matrix has a row
-    for each of the same symbols, it moves further. As far as the network is trained already, its numbers say something,
-    and the factors are nearer to 1.
+    something normalizes, what layers learn meanwhile drowns them: wide ones move less. Where the last matrix has as
+    many rows as the first embedding, a row for each symbol, it moves further. As far as the network is trained already,
+    its numbers say something, and the factors are nearer to 1.
     """
     matrices = {i: _rows(p) for i, p in enumerate(point) if p.ndim > 1 and p.numel() and bool(p.any())}
     sizes = {i: float(w.square().mean().sqrt()) for i, w in matrices.items()}
@@ -74,8 +74,8 @@ def embedding_shares(point: list[Tensor]) -> list[float]:
             shares[i] = (EMBEDDED / min(CAP, sizes[i])) ** fresh
         elif drowned:
             shares[i] = (NARROW / max(NARROW, min(w.shape))) ** (fresh / 2)
-    last = max(matrices)
-    if last not in first and len(matrices[last]) in (len(matrices[i]) for i in first):
+    last = max(i for i, p in enumerate(point) if p.ndim > 1 and p.numel())
+    if last not in first and len(_rows(point[last])) == len(matrices[min(first)]):
         shares[last] *= HEAD**fresh
     return shares
 

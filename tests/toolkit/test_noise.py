@@ -73,3 +73,9 @@ def test_the_share_that_a_gradient_touches_is_one_without_zeros_and_is_measured_
     for step, grad, expected in ((8, dense, 1.0), (8, half, 9 / 25), (9, half, 1.0), (80, half, 0.9 + 0.1 * 9 / 25)):
         touched = heard(TensorOps(), grad, mean, unheard, step, 0.9)["touched"]
         assert [float(x) for x in touched] == pytest.approx([expected] * 2)
+
+
+def test_before_any_gradient_it_stays_as_it_was() -> None:
+    nothing = [torch.zeros(2).double(), torch.zeros(1).double()]
+    unheard = {name: [torch.full((), at, dtype=torch.float64) for _ in range(2)] for name, at in UNHEARD.items()}
+    assert [float(x) for x in heard(TensorOps(), nothing, nothing, unheard, 8, 0.9)["touched"]] == [1.0, 1.0]

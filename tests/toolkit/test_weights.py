@@ -54,6 +54,9 @@ def test_a_last_matrix_of_a_row_for_each_symbol_moves_twice_as_far() -> None:
     first, inner, head = table(TOKENS, 1.0), layer(TOKENS, WIDTH), layer(TOKENS, WIDTH)
     assert embedding_shares([first, inner, layer(WIDTH, TOKENS), head]) == pytest.approx([2, 1, 1, 2])
     assert embedding_shares([first, inner, layer(WIDTH, TOKENS)]) == pytest.approx([2, 1, 1])
+    zeros, places = torch.zeros(TOKENS, WIDTH, dtype=torch.float64), table(20, 1.0)
+    assert embedding_shares([first, layer(WIDTH, WIDTH), layer(WIDTH, WIDTH), zeros]) == pytest.approx([2, 1, 1, 2])
+    assert embedding_shares([first, places, *[layer(WIDTH, WIDTH)] * 3, layer(20, WIDTH)])[-1] == 1
     wide = [table(40, 0.02), *norm(), layer(WIDTH, WIDTH), layer(40, WIDTH)]
     assert embedding_shares(wide)[-1] == pytest.approx(2 * (32 / 40) ** 0.5)
 
