@@ -1,6 +1,6 @@
 """Deep networks without normalization, residual and of layers in a row: the default with and without a look at streams.
 
-    python benchmarks/no_knob_streams.py --seeds 3 --cache streams.jsonl [--tasks "8 blocks" ...]
+    python benchmarks/no_knob_streams.py --seeds 3 --cache streams.jsonl [--tasks "12 blocks" ...]
 
 Held-out losses over that of Adam at the best of four rates with a cosine. Residual blocks are x + B φ(A x); where
 nothing else is said weights begin as torch has them. Runs are those of no_knob.py, whose cache this is.

@@ -16,7 +16,7 @@ Column = Any
 
 ALIGNED, ENTRIES, NEAR = 0.8, 16, 8
 """The cosine of gradients from which on two vectors count as added to one stream, the fewest entries that they have,
-and with how many of the next vectors of as many entries each is compared."""
+and how many of the next vectors of its length each is compared with."""
 FEW, MANY = 0.2, 0.4
 """The shares of such vectors: up to the first none counts, from the second on all do."""
 
