@@ -66,7 +66,7 @@ from recopt.toolkit.bases import AdamBase, FactoredBase, MixedBase, MuonBase
 from recopt.toolkit.columns import at_most, cosine
 from recopt.toolkit.noise import FIRST, UNHEARD, heard, noise, quieted
 from recopt.toolkit.sizes import measured, streams
-from recopt.toolkit.weights import deep_share, embedding_shares, is_plain, normalizes, trained_share
+from recopt.toolkit.weights import deep_share, embedding_shares, is_plain, linear_share, normalizes, trained_share
 
 SHARE, WARM, BEGINNING, LEVEL, MOST = 0.3, 0.05, 20, 100, 0.5
 """The rate over the weights' root mean square; the share of a run in which steps grow; where its length is not told,
@@ -163,14 +163,15 @@ class Paced(Rule):
         trained, deep = trained_share(point), is_plain(point)
         plain = deep and self.base != "muon"
         share, branched = (deep_share(point, each) for each in (plain, False))
-        size, floor = trained * share, min(1.0, FLOOR / trained)
+        linear, floor = linear_share(point) if self.steps else 1.0, min(1.0, FLOOR / trained)
         level = 0 if plain else min(LEVEL, int(MOST * self.steps))
-        starts = {"bulk": trained, "floor": floor, "gain": 1.0, **UNHEARD}
+        starts = {"bulk": trained * linear, "floor": floor, "gain": 1.0, **UNHEARD}
         starts |= dict.fromkeys(("along", "turning", "onward", "noise"), 0.0)
         numbers = {name: [p.new_full((), at) for p in point] for name, at in starts.items()}
-        numbers["size"] = [p.new_full((), size * x) for p, x in zip(point, embedding_shares(point), strict=True)]
-        told = bool(self.steps) and not deep and not normalizes(point)
-        ends = {"back": self.back * told, "calm": self.calm * told}
+        sizes = (trained * share * linear * x for x in embedding_shares(point))
+        numbers["size"] = [p.new_full((), size) for p, size in zip(point, sizes, strict=True)]
+        told = self.steps > 0 and not deep and not normalizes(point)
+        ends = {"back": self.back * told * linear, "calm": self.calm * (told and linear == 1)}
         ends["branched"] = branched / share if self.steps else 1.0
         return {"steps": 0, "level": level, **ends, **self.way.begin(point), **numbers}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .matrices import spread
 
-__all__ = ["CAP", "deep_share", "embedding_shares", "is_plain", "normalizes", "trained_share"]
+__all__ = ["CAP", "deep_share", "embedding_shares", "is_plain", "linear_share", "normalizes", "trained_share"]
 
 CAP = 0.085
 """The largest root mean square of weights that a rate is taken for: that of a layer of 46 inputs as it begins."""
@@ -19,6 +19,8 @@ entries of a vector that tells of it."""
 TRAINED, BOUND, BEYOND = 0.1, 1.05, 0.1
 """The factor on the rate of trained weights, the singular value over that of independent entries from which on weights
 begin to count as trained, and how far beyond they do."""
+LINEAR = 0.6
+"""The factor on the rate, on how far weights shrink and on how far they go back, for linear models."""
 SMALL, LARGE, EMBEDDED, NARROW, HEAD = 0.6, 3.0, 0.17, 32, 2.0
 """The root mean square below and above which weights are embeddings, over that of a layer of as many inputs; what it
 counts as there; the narrower side of other matrices from which on their rate is smaller beside small ones; and the
@@ -48,6 +50,11 @@ def deep_share(point: list[Tensor], plain: bool) -> float:
     """The factor on the rate of a network of many matrices; ``plain``: less where nothing normalizes."""
     share = min(1.0, DEPTH / max(sum(p.ndim >= 2 for p in point), 1))
     return share * max(share**2, PLAIN) if plain else share
+
+
+def linear_share(point: list[Tensor]) -> float:
+    """The factor for a linear model, a matrix with vectors beside it (its bias); 1 for others."""
+    return LINEAR if sum(p.ndim >= 2 for p in point) == 1 < len(point) else 1.0
 
 
 def embedding_shares(point: list[Tensor]) -> list[float]:

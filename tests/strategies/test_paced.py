@@ -529,7 +529,7 @@ def test_where_gradients_only_ask_to_go_on_weights_go_back_in_every_eighth_step(
     length, h = 52, 26  # so short that no gain rises
     model, start = onwards(0, None)
     with torch.no_grad():
-        sizes = [0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in model.parameters()]
+        sizes = [0.6 * 0.3 * min(p.square().mean().sqrt().item(), 0.085) for p in model.parameters()]  # it is linear
     twin = torch.optim.Adam([{"params": [p]} for p in model.parameters()], lr=1.0)
     mean, went = 0.0, 0
     for step in range(1, length + 1):
@@ -583,6 +583,9 @@ def test_weights_do_not_go_back_by_the_share_of_noise(noise: float) -> None:
         for step in range(1, 97):
             optimizer.zero_grad()
             right(model).backward()
+            if step == 2:  # as in networks, which have more than one matrix
+                (part,) = optimizer._towers.all[0].state.levels[0].parts
+                part.strategy["calm"] = 0.8
             if step == 96:  # as if gradients had been noise so far, and the last one is nearly nothing
                 here, (part,) = flat(model), optimizer._towers.all[0].state.levels[0].parts
                 given = {"power": 1.0, "most": 1.0, "accord": (0.5 - 0.4 * noise) / 19, "onward": 1.0, "gain": 1.0}
@@ -615,3 +618,28 @@ def test_networks_that_normalize_and_plain_deep_ones_do_not_go_back_nor_calm_dow
         optimizer.step()
         (part,) = optimizer._towers.all[0].state.levels[0].parts
         assert (part.strategy["back"], part.strategy["calm"]) == (told, 0.8 * told)
+
+
+@pytest.mark.parametrize(
+    ("made", "steps", "factor"),
+    [
+        (lambda: nn.Linear(16, 3), 100, 0.6),
+        (lambda: nn.Linear(16, 3), None, 1.0),
+        (lambda: nn.Linear(16, 3, bias=False), 100, 1.0),  # any tensor of two dimensions
+        (lambda: nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 3)), 100, 1.0),
+    ],
+)
+def test_linear_models_move_less_and_nothing_counts_as_noise_there(
+    made: Callable[[], nn.Module], steps: int | None, factor: float
+) -> None:
+    model = made()
+    rms = [p.detach().square().mean().sqrt().item() for p in model.parameters()]
+    optimizer = recopt.Optimizer(model.parameters(), steps=steps)
+    model(torch.randn(4, 16)).square().sum().backward()
+    optimizer.step()
+    (part,) = optimizer._towers.all[0].state.levels[0].parts
+    told = 1.0 if steps else 0.0
+    assert entries(optimizer, "size") == pytest.approx([factor * 0.3 * min(x, 0.085) for x in rms])
+    assert entries(optimizer, "bulk") == pytest.approx([factor * min(1.0, 0.085 / x) for x in rms])
+    assert part.strategy["back"] == factor * told
+    assert part.strategy["calm"] == (0.8 * told if factor == 1 else 0.0)
