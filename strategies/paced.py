@@ -9,8 +9,7 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
     size = 0.3 · min(rms, 0.085) · deep · trained · embedded   (a tensor of zeros counts as one of rms 0.085)
     f(t) = min(t / (0.05 N), 1, (N + 1 − t) / (N − h)), h = min(100, N / 2);   without N:  min(t / 20, 1, √(100 / t))
 
-- A share of the weights' own size is right for networks as they are initialized, from 30 inputs a unit to thousands,
-  where the best rate of Adam falls by two powers of ten.
+- A share of the weights' size is right from 30 inputs a unit to thousands, where Adam's best rate falls a hundredfold.
 - ``deep`` is s = min(1, 6 / L) where something normalizes in between: a vector whose mean is twice its deviation, as
   scales of norms are. Otherwise the errors of all layers multiply, and it is s · max(s², 0.1), but not with
   ``base=muon``, whose steps have no large singular value. Where N is told, it goes back to s as far as, in step 2,
@@ -31,7 +30,8 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
   each other, as the networks of a GAN do: the gain falls, at most to 0.08 / ``trained``. It is looked at in every
   fourth step of the first 0.3 N (300, if N is not told).
 - Where N is told, after step h the rate falls by ``calm`` of it where gradients are noise: they have not vanished, and
-  neither go on nor turn back (:mod:`recopt.toolkit.noise`). Not in plain deep networks nor where something normalizes.
+  neither go on nor turn back (:mod:`recopt.toolkit.noise`). Not in plain deep networks nor where something normalizes,
+  nor in linear models (one matrix and its bias), where rate, ``shrink`` and ``back`` are 0.6 of what they would be.
 - O descends faster. As long as Adam's steps it vanishes where gradients do, so that rows that are right already are not
   learned further; a keeps what O alone loses, as where two losses turn (:mod:`recopt.toolkit.bases` has all bases).
   Where parameters are split over processes, O is of each part.
@@ -163,9 +163,8 @@ class Paced(Rule):
         trained, deep = trained_share(point), is_plain(point)
         plain = deep and self.base != "muon"
         share, branched = (deep_share(point, each) for each in (plain, False))
-        linear, floor = linear_share(point) if self.steps else 1.0, min(1.0, FLOOR / trained)
-        level = 0 if plain else min(LEVEL, int(MOST * self.steps))
-        starts = {"bulk": trained * linear, "floor": floor, "gain": 1.0, **UNHEARD}
+        linear, level = linear_share(point) if self.steps else 1.0, 0 if plain else min(LEVEL, int(MOST * self.steps))
+        starts = {"bulk": trained * linear, "floor": min(1.0, FLOOR / trained), "gain": 1.0, **UNHEARD}
         starts |= dict.fromkeys(("along", "turning", "onward", "noise"), 0.0)
         numbers = {name: [p.new_full((), at) for p in point] for name, at in starts.items()}
         sizes = (trained * share * linear * x for x in embedding_shares(point))
