@@ -28,14 +28,14 @@ from no_knob_fresh import DEVELOPMENT, SEALED
 from no_knob_jobs import Task, keeping_out
 from no_knob_rules import TUNED, UNTUNED, Rule
 from no_knob_tasks import CHOSEN_ON, HELD_BACK, TASKS
-from no_knob_ten import TEN
+from no_knob_ten import AGAIN, TEN
 from no_knob_unseen import UNSEEN
 
 ALL: dict[str, Task] = TASKS | DEVELOPMENT | SEALED | UNSEEN
 ROWS = ("noisy rows", "small table", "diabetes", "cancer", "wine", "boxes", "table", "digits", "words", "sparse",
         "mnist", "denoising", "factorization", "recurrent", "fashion", "convolution")  # fmt: skip
 SETS = {"chosen": CHOSEN_ON, "held": HELD_BACK, "all": TASKS, "development": DEVELOPMENT, "sealed": SEALED,
-        "fresh": DEVELOPMENT | SEALED, "unseen": UNSEEN, "ten": TEN,
+        "fresh": DEVELOPMENT | SEALED, "unseen": UNSEEN, "ten": TEN, "again": AGAIN,
         "rows": {name: ALL[name] for name in ROWS}}  # fmt: skip
 RULES: dict[str, Rule] = UNTUNED | {name: rule for grid in TUNED.values() for name, rule in grid.items()}
 
@@ -76,7 +76,7 @@ def one(place: tuple[str, str, int]) -> dict[str, Any]:
     """The training of a rule on a task from a seed, as a line of the cache."""
     torch.set_num_threads(1)
     rule, task, seed = place
-    return {"rule": rule, "task": task, "seed": seed, **run((ALL | TEN)[task], RULES[rule], seed)}
+    return {"rule": rule, "task": task, "seed": seed, **run((ALL | TEN | AGAIN)[task], RULES[rule], seed)}
 
 
 def fill(path: Path, rules: dict[str, Rule], tasks: dict[str, Task], seeds: int, workers: int) -> None:
