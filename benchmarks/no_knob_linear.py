@@ -8,10 +8,9 @@ others begin as torch has them. Runs are those of no_knob.py, whose cache this i
 
 from __future__ import annotations
 
-import torch
 from no_knob_data import _digits, images, shipped, smaller, split
-from no_knob_jobs import BINARY, CROSS, SQUARE, Job, Pair, Task, _random, supervised
-from no_knob_networks import Counts
+from no_knob_jobs import CROSS, SQUARE, Job, Pair, Task, supervised
+from no_knob_ten import sparse
 from no_knob_without import compare, replaced
 from torch import nn
 
@@ -27,16 +26,6 @@ def dense(seed: int, pairs: tuple[Pair, Pair], outputs: int, zero: bool = False,
         nn.init.zeros_(network.bias)
     flat = (x.flatten(1), y), (u.flatten(1), v)
     return supervised(network, *flat, batch, SQUARE if outputs == 1 else CROSS, seed)
-
-
-def sparse(seed: int, features: int, each: int, rows: int, power: float, scale: float, draw: int) -> Job:
-    """Logistic regression from zero on rows of ``each`` features, drawn with falling frequency; 3,000 are held out."""
-    rng = _random(draw)
-    odds = 1 / torch.arange(1.0, features + 1) ** power
-    on = torch.multinomial(odds.expand(rows + 3000, features), each, generator=rng)
-    truth = torch.randn(features, generator=rng)
-    y = (torch.sigmoid(scale * truth[on].sum(1)) > torch.rand(rows + 3000, generator=rng)).float()
-    return supervised(Counts(features), *split(on, y, rows), 64, BINARY, seed)
 
 
 TASKS: dict[str, Task] = {

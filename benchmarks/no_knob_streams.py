@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from no_knob_data import images, smaller
 from no_knob_embeddings import TEXTS
-from no_knob_fresh import following, letters, on_images
-from no_knob_jobs import Job, Task, mlp
+from no_knob_fresh import following, in_a_row, letters, on_images
+from no_knob_jobs import Job, Task
 from no_knob_without import compare, replaced
 from torch import Tensor, nn
 
@@ -96,10 +96,11 @@ def recurrent(seed: int) -> Job:
     return following(Recurrent(count), pairs, seed)
 
 
-def row(seed: int, layers: int, activation: type[nn.Module], kind: str = "") -> Job:
+def row(seed: int, layers: int, activation: type[nn.Module], kind: str) -> Job:
     """MNIST by layers in a row."""
-    network = nn.Sequential(nn.Flatten(), mlp(196, *[48] * (layers - 1), 10, act=activation))
-    return on_images(begun(network, kind), smaller(images("mnist", 5000, 2000), 14), 64, seed)
+    job = in_a_row(seed, "mnist", layers, 48, activation)
+    begun(job.networks[0], kind)
+    return job
 
 
 TASKS: dict[str, Task] = {
@@ -113,7 +114,7 @@ TASKS: dict[str, Task] = {
     "3 LSTM layers": Task(recurrent, 300),
     "9 layers, tanh, gain 5/3": Task(lambda seed: row(seed, 9, nn.Tanh, "tanh"), 500),
     "9 layers, GELU, He": Task(lambda seed: row(seed, 9, nn.GELU, "he"), 500),
-    "14 layers, softplus": Task(lambda seed: row(seed, 14, nn.Softplus), 500),
+    "14 layers, softplus": Task(lambda seed: in_a_row(seed, "mnist", 14, 48, nn.Softplus), 500),
 }
 
 

@@ -15,7 +15,7 @@ from importlib import import_module
 import torch
 from no_knob_data import _digits, asked, boxes, images, smaller, split, standard, words
 from no_knob_equations import physics, slopes
-from no_knob_fresh import characters, compressed, conv, forecast, on_images
+from no_knob_fresh import characters, compressed, conv, forecast, in_a_row, on_images
 from no_knob_jobs import BINARY, CROSS, SQUARE, Job, Task, _random, mlp, supervised
 from no_knob_networks import Counts, Tastes, Words
 from no_knob_tasks import gan
@@ -65,14 +65,14 @@ def lorenz(rows: int) -> Tensor:
     return torch.tensor(values[::20]) + 0.3 * torch.randn(rows, generator=_random(86))
 
 
-def rare(seed: int) -> Job:
-    """4,000 features of which each row has 20, drawn with falling frequency."""
-    rng = _random(87)
-    odds = 1 / torch.arange(1.0, 4001)
-    on = torch.multinomial(odds.expand(9000, 4000), 20, generator=rng)
-    truth = torch.randn(4000, generator=rng)
-    y = (torch.sigmoid(truth[on].sum(1)) > torch.rand(9000, generator=rng)).float()
-    return supervised(Counts(4000), *split(on, y, 6000), 64, BINARY, seed)
+def sparse(seed: int, features: int, each: int, rows: int, power: float, scale: float, draw: int) -> Job:
+    """Logistic regression from zero on rows of ``each`` features, drawn with falling frequency; 3,000 are held out."""
+    rng = _random(draw)
+    odds = 1 / torch.arange(1.0, features + 1) ** power
+    on = torch.multinomial(odds.expand(rows + 3000, features), each, generator=rng)
+    truth = torch.randn(features, generator=rng)
+    y = (torch.sigmoid(scale * truth[on].sum(1)) > torch.rand(rows + 3000, generator=rng)).float()
+    return supervised(Counts(features), *split(on, y, rows), 64, BINARY, seed)
 
 
 def cross(seed: int) -> Job:
@@ -93,22 +93,14 @@ TEN: dict[str, Task] = {
     "colours": Task(
         lambda s: compressed(mlp(192, 96, 24, 96, 192), smaller(images("cifar10", 4000, 1000), 8), 0.0, s), 800
     ),
-    "deep silu": Task(
-        lambda s: on_images(
-            nn.Sequential(nn.Flatten(), mlp(196, *[48] * 10, 10, act=nn.SiLU)),
-            smaller(images("fashion-mnist", 5000, 2000), 14),
-            64,
-            s,
-        ),
-        600,
-    ),
+    "deep silu": Task(lambda s: in_a_row(s, "fashion-mnist", 11, 48, nn.SiLU), 600),
     "conv": Task(
         lambda s: on_images(
             conv(1, 16, 32, norm=True, classes=10, side=16), smaller(images("fashion-mnist", 4000, 2000), 16), 32, s
         ),
         400,
     ),
-    "rare": Task(rare, 1000),
+    "rare": Task(lambda s: sparse(s, 4000, 20, 6000, 1.0, 1.0, 87), 1000),
     "cross": Task(cross, 1500),
 }
 
@@ -168,12 +160,7 @@ def arc(seed: int) -> Job:
 
 
 AGAIN: dict[str, Task] = {
-    "few digits": Task(
-        lambda s: supervised(
-            mlp(64, 128, 10), (_digits()[0][0][:200], _digits()[0][1][:200]), _digits()[1], 32, CROSS, s
-        ),
-        500,
-    ),
+    "few digits": Task(few_digits, 500),
     "taught": Task(taught, 1500),
     "bought": Task(bought, 1200),
     "plate": Task(plate, 800),
@@ -185,15 +172,7 @@ AGAIN: dict[str, Task] = {
         ),
         800,
     ),
-    "deep elu": Task(
-        lambda s: on_images(
-            nn.Sequential(nn.Flatten(), mlp(196, *[64] * 8, 10, act=nn.ELU)),
-            smaller(images("mnist", 5000, 2000), 14),
-            64,
-            s,
-        ),
-        600,
-    ),
+    "deep elu": Task(lambda s: in_a_row(s, "mnist", 9, 64, nn.ELU), 600),
     "conv of three": Task(
         lambda s: on_images(
             conv(3, 16, 32, 64, norm=True, classes=10, side=16), smaller(images("cifar10", 4000, 1000), 16), 32, s

@@ -21,7 +21,7 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
 - ``embedded`` is 1 unless the first matrices, the embeddings, begin of another size than layers, and most do not, with
   c = 1 / √(3 · columns): rms < 0.6 · min(0.085, c), or above 3 c. They count as of rms 0.17. Beside small ones it
   is min(1, √(32 / narrower side)) for other matrices where something normalizes, as what layers learn drowns them. The
-  last matrix has twice as much, where it has as many rows as an embedding.
+  last matrix has twice as much, where it has as many rows as the first embedding.
 - A short rise and a fall to zero along a line is the best simple schedule known (Defazio et al. 2023, 2310.07831). It
   falls from step h: few runs are near where they are going in their first hundred steps. h is 0 in ``deep`` networks.
 - ``gain`` begins at 1. As long as the way from the start still descends, the cosine of the gradient and (start − θ)
@@ -49,7 +49,7 @@ N = ``steps`` the length of the run (where it is told), step t = 1, 2, … of a 
 
 State: Adam's, ``"start"`` (the first point), ``"level"`` (h), ``"back"``, ``"calm"``, ``"branched"`` (the factor for
 streams), and a number for each tensor: ``"size"``, ``"bulk"``, ``"gain"``, its ``"floor"``, ``"noise"``, what that
-follows from, and running means of the way's cosine, ``"along"``, the cosines' difference, ``"turning"``, and of s.
+follows from, and running means: ``"along"`` and ``"turning"``, of cosines of and beside the way, and ``"onward"``, s.
 """
 
 from __future__ import annotations

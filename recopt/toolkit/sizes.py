@@ -16,7 +16,7 @@ Column = Any
 
 ALIGNED, ENTRIES, NEAR = 0.8, 16, 8
 """The cosine of gradients from which on two vectors count as added to one stream, the fewest entries that they have,
-and how many of the next vectors of its length each is compared with."""
+and the most vectors after it, of the same length, that each is compared with."""
 FEW, MANY = 0.2, 0.4
 """The shares of such vectors: up to the first none counts, from the second on all do."""
 
@@ -35,32 +35,35 @@ def measured(ops: Any, point: Column, state: Any, share: float) -> dict[str, Col
 
 
 def streams(ops: Any, grads: Column) -> Column:
-    """How far the vectors of a network of many matrices are added to common streams, from 0 to 1; 0 for other networks.
+    """The extent to which vectors of a network of many matrices are added to common streams, from 0 to 1.
 
     Whatever is added to a stream has the gradient of that stream. So the biases of residual blocks have nearly the same
     gradient, and both biases of a recurrent layer have exactly the same. Gradients of layers in a row are unrelated.
 
     Returns:
-        one number, in place of each tensor.
+        one number, in place of each tensor; 0 for other networks.
     """
-    vectors = [g.detach() for g in grads if g.ndim == 1] if isinstance(grads, list) else []
+    many = isinstance(grads, list) and sum(g.ndim > 1 for g in grads) > DEPTH  # the same in all processes
+    vectors = [g.detach() for g in grads if g.ndim == 1] if many else []
     lengths = _lengths(ops, vectors)
-    wide = [i for i, length in enumerate(lengths) if length >= ENTRIES]
+    wide = {i: row for row, i in enumerate(i for i, length in enumerate(lengths) if length >= ENTRIES)}
     pairs = [pair for i in wide for pair in _followed(i, vectors, lengths)]
-    if not pairs or sum(g.ndim > 1 for g in grads) <= DEPTH:
+    if not pairs:
         return ops.mul(ops.count(grads), 0.0)
     dots = ops.inner([vectors[i] for i, _ in pairs], [vectors[j] for _, j in pairs])
     roots = ops.roots(ops.inner(vectors, vectors))
     alike = torch.stack(
         [(dot > ALIGNED * roots[i] * roots[j]).to(vectors[0]) for dot, (i, j) in zip(dots, pairs, strict=True)]
     )
-    of = torch.tensor([[float(place in pair) for pair in pairs] for place in wide])
-    share = (of.to(vectors[0]) @ alike).clamp_max(1).sum() / len(wide)
+    counts = alike.new_zeros(len(wide))
+    for side in zip(*pairs, strict=True):
+        counts = counts.index_add(0, torch.tensor([wide[i] for i in side], device=alike.device), alike)
+    share = counts.clamp_max(1).sum() / len(wide)
     return [((share - FEW) / (MANY - FEW)).clamp(0, 1).to(g) for g in grads]
 
 
 def _lengths(ops: Any, vectors: list[Tensor]) -> list[int]:
-    """How many entries each vector has, in all processes that hold a part of it."""
+    """The number of entries of each vector, in all processes that hold a part of it."""
     if getattr(ops, "shards", None):
         return [int(n) for n in ops.count(vectors)]
     return [v.numel() for v in vectors]
